@@ -1,0 +1,73 @@
+//! Waiting for and waking on a word that two processes share.
+//!
+//! Never with `FUTEX_PRIVATE_FLAG`: with it, the kernel looks the word up by address space and a
+//! wake reaches nobody in the other process.
+
+#[cfg(not(all(test, loom)))]
+mod imp {
+    use std::time::Duration;
+
+    use rustix::io::Errno;
+    use rustix::thread::futex::{self, Flags, Timespec};
+
+    use crate::sync::AtomicU32;
+
+    /// Sleeps until woken, as long as `word` holds `seen`; at most for `timeout`.
+    ///
+    /// Returns early on signals and for no reason: callers look again.
+    pub(crate) fn wait(word: &AtomicU32, seen: u32, timeout: Option<Duration>) {
+        // A timeout that the kernel's clock cannot express is as good as none.
+        let timeout = timeout.and_then(|timeout| Timespec::try_from(timeout).ok());
+        match futex::wait(word, Flags::empty(), seen, timeout.as_ref()) {
+            Ok(()) | Err(Errno::AGAIN | Errno::INTR | Errno::TIMEDOUT) => {}
+            // The word is mapped, aligned and readable, so nothing else can be meant; and callers
+            // of this function look at their condition and their deadline in any case.
+            Err(_) => std::thread::yield_now(),
+        }
+    }
+
+    /// Wakes everyone who sleeps on `word`.
+    ///
+    /// All, never one: a wait of an io_uring that was just dropped stays queued for up to a
+    /// millisecond and would swallow the only wake.
+    pub(crate) fn wake(word: &AtomicU32) {
+        // The kernel takes the count as an `int`. It cannot fail for a mapped, aligned word.
+        let _ = futex::wake(word, Flags::empty(), i32::MAX as u32);
+    }
+}
+
+#[cfg(all(test, loom))]
+mod imp {
+    use std::collections::HashMap;
+    use std::time::Duration;
+
+    use loom::sync::{Arc, Condvar, Mutex};
+
+    use crate::sync::{AtomicU32, Ordering, lock};
+
+    loom::lazy_static! {
+        /// Sleepers by the address of their word, as the kernel's hash table keeps them.
+        static ref SLEEPERS: Mutex<HashMap<usize, Arc<Condvar>>> = Mutex::new(HashMap::new());
+    }
+
+    /// A futex wait as the kernel does it: compare and sleep under one lock. Timeouts do not pass.
+    pub(crate) fn wait(word: &AtomicU32, seen: u32, _timeout: Option<Duration>) {
+        let mut sleepers = lock(&SLEEPERS);
+        // ORDERING: Relaxed; the kernel's compare orders nothing for us either.
+        if word.load(Ordering::Relaxed) == seen {
+            let key = std::ptr::from_ref(word).addr();
+            let queue = sleepers.entry(key).or_insert_with(|| Arc::new(Condvar::new())).clone();
+            drop(queue.wait(sleepers));
+        }
+    }
+
+    /// Wakes everyone who sleeps on `word`.
+    pub(crate) fn wake(word: &AtomicU32) {
+        let key = std::ptr::from_ref(word).addr();
+        if let Some(queue) = lock(&SLEEPERS).get(&key) {
+            queue.notify_all();
+        }
+    }
+}
+
+pub(crate) use imp::{wait, wake};

@@ -1,0 +1,324 @@
+//! The region's words and geometry, as both processes see them.
+//!
+//! The written form of this module is the specification (`spec.md`, the page
+//! [`spec`](crate::spec) of the documentation). Offsets here and there are kept in step by the
+//! assertions below and by the test vectors.
+//!
+//! | word | writer | reader | what it is for |
+//! |---|---|---|---|
+//! | `waiting` | its side sets bits, the other clears them | both | what this side's tasks wait for |
+//! | `bell` | the other side, and its own at an end | its side | futex word that wakes this side |
+//! | `ends` | its side | the other | what this side has closed; how it likes to be rung |
+//! | `head` | its side | the other's producer | where this side's consumer is, an eighth of the ring at a time |
+//! | `taken` | its side | the other's producer, when it finds no room | where this side's consumer is |
+//! | `wants` | its side | the other's consumer | the head at which this side's parked sender is to be woken |
+//! | `snapshot` | its side | tools that look on | positions and counters |
+
+use crate::error::ShmError;
+use crate::sync::{AtomicU32, AtomicU64};
+
+/// First eight bytes of every region.
+pub(crate) const MAGIC: [u8; 8] = *b"wakering";
+/// Version of the protocol: layout, records, bells and handshake together.
+pub(crate) const VERSION: u32 = 1;
+/// Bytes before the first ring.
+pub(crate) const HEADER_BYTES: usize = 4096;
+/// Distance of words that different sides write: two lines, because processors fetch pairs.
+pub(crate) const LINE: usize = 128;
+
+/// Every record starts at a multiple of this and its header is one word of this size.
+pub(crate) const RECORD_ALIGN: usize = 8;
+/// Bytes of a record's header.
+pub(crate) const RECORD_HEADER: usize = 8;
+
+/// Smallest ring: one page.
+pub(crate) const MIN_RING_BYTES: u64 = 4096;
+/// Largest ring: 1 GiB.
+pub(crate) const MAX_RING_BYTES: u64 = 1 << 30;
+/// The ring of a builder that was told nothing: 1 MiB for each direction.
+pub(crate) const DEFAULT_RING_BYTES: u64 = 1 << 20;
+
+/// Bit of `waiting`: a receiver waits for packets.
+pub(crate) const RECV: u32 = 1;
+/// Bit of `waiting`: a sender waits for room.
+pub(crate) const SEND: u32 = 2;
+
+/// Bit of `ends`: this side will send no more.
+pub(crate) const TX_CLOSED: u32 = 1;
+/// Bit of `ends`: this side will receive no more.
+pub(crate) const RX_CLOSED: u32 = 2;
+/// Bit of `ends`: this side cut the channel off.
+pub(crate) const CANCELLED: u32 = 4;
+/// Bit of `ends`: ring this side by a byte on the lifeline as well.
+pub(crate) const RING_BY_BYTE: u32 = 8;
+/// All bits of `ends` that mean something.
+pub(crate) const ENDS: u32 = TX_CLOSED | RX_CLOSED | CANCELLED | RING_BY_BYTE;
+
+/// One end of a channel.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub(crate) enum Side {
+    /// The engine's end; it produces into the first ring.
+    Face = 0,
+    /// The application's end; it produces into the second ring.
+    Handle = 1,
+}
+
+impl Side {
+    pub(crate) fn peer(self) -> Self {
+        match self {
+            Self::Face => Self::Handle,
+            Self::Handle => Self::Face,
+        }
+    }
+}
+
+/// A word on a pair of cache lines of its own.
+#[derive(Debug)]
+#[repr(C, align(128))]
+pub(crate) struct Apart<T>(pub(crate) T);
+
+/// The words of one side.
+#[derive(Debug)]
+#[repr(C)]
+pub(crate) struct SideWords {
+    pub(crate) bell: Apart<BellWords>,
+    /// Written by this side alone: [`TX_CLOSED`] and its neighbours.
+    pub(crate) ends: Apart<AtomicU32>,
+    /// Written by this side's consumer, read by the other's producer.
+    pub(crate) head: Apart<AtomicU64>,
+    /// Written by this side's consumer, read by the other's producer when it finds no room.
+    pub(crate) taken: Apart<AtomicU64>,
+    /// Written by this side's producer, read by the other's consumer.
+    pub(crate) wants: Apart<AtomicU64>,
+    /// Written by this side, read by tools.
+    pub(crate) snapshot: Apart<Snapshot>,
+}
+
+/// The two words of a bell. Whoever wakes touches both, so they share their lines.
+#[derive(Debug)]
+#[repr(C)]
+pub(crate) struct BellWords {
+    /// [`RECV`] and [`SEND`]: set by this side, cleared by the one that wakes it.
+    pub(crate) waiting: AtomicU32,
+    /// Futex word, counted up by the one that wakes.
+    pub(crate) bell: AtomicU32,
+}
+
+/// What a tool that looks on can show. Never read by the protocol.
+#[derive(Debug)]
+#[repr(C)]
+pub(crate) struct Snapshot {
+    pub(crate) tail: AtomicU64,
+    pub(crate) head: AtomicU64,
+    pub(crate) packets_sent: AtomicU64,
+    pub(crate) bytes_sent: AtomicU64,
+    pub(crate) packets_received: AtomicU64,
+    pub(crate) bytes_received: AtomicU64,
+    pub(crate) wakes_sent: AtomicU64,
+    pub(crate) parks: AtomicU64,
+}
+
+/// Start of the region: written by the creator before anybody else can see it, then constant.
+#[derive(Debug)]
+#[repr(C)]
+pub(crate) struct GeometryWords {
+    pub(crate) magic: AtomicU64,
+    pub(crate) version: AtomicU32,
+    pub(crate) header_bytes: AtomicU32,
+    pub(crate) features: AtomicU64,
+    pub(crate) region_bytes: AtomicU64,
+    pub(crate) ring_bytes: AtomicU64,
+    pub(crate) max_packet: AtomicU64,
+}
+
+/// The first page of a region.
+#[derive(Debug)]
+#[repr(C)]
+pub(crate) struct Header {
+    pub(crate) geometry: Apart<GeometryWords>,
+    pub(crate) sides: [SideWords; 2],
+}
+
+#[cfg(not(all(test, loom)))]
+const _: () = {
+    use std::mem::{offset_of, size_of};
+    assert!(size_of::<SideWords>() == 6 * LINE);
+    assert!(offset_of!(Header, sides) == 0x080);
+    assert!(offset_of!(SideWords, bell) == 0x000);
+    assert!(offset_of!(BellWords, waiting) == 0 && offset_of!(BellWords, bell) == 4);
+    assert!(offset_of!(SideWords, ends) == 0x080);
+    assert!(offset_of!(SideWords, head) == 0x100);
+    assert!(offset_of!(SideWords, taken) == 0x180);
+    assert!(offset_of!(SideWords, wants) == 0x200);
+    assert!(offset_of!(SideWords, snapshot) == 0x280);
+    assert!(size_of::<Header>() <= HEADER_BYTES);
+};
+
+/// The numbers that shape a region. Private to each side once they are judged.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub(crate) struct Geometry {
+    ring_bytes: u64,
+    max_packet: u64,
+}
+
+impl Geometry {
+    /// The geometry that a builder asks for; what it leaves open follows from the other number.
+    ///
+    /// # Errors
+    /// `InvalidConfig` with the number and its limit.
+    pub(crate) fn new(ring_bytes: Option<u64>, max_packet: Option<u64>) -> Result<Self, ShmError> {
+        let ring_bytes = match (ring_bytes, max_packet) {
+            (Some(ring_bytes), _) => ring_bytes,
+            (None, None) => DEFAULT_RING_BYTES,
+            (None, Some(max_packet)) => {
+                let largest = max_packet_of(MAX_RING_BYTES);
+                if max_packet > largest {
+                    return Err(invalid(MAX_PACKET_OF_ANY, max_packet, largest));
+                }
+                ring_for(max_packet).max(DEFAULT_RING_BYTES)
+            }
+        };
+        check_ring(ring_bytes)?;
+        let geometry =
+            Self { ring_bytes, max_packet: max_packet.unwrap_or(max_packet_of(ring_bytes)) };
+        geometry.check_packet()?;
+        Ok(geometry)
+    }
+
+    /// Judges the numbers that the creator of a region wrote, against the region's real size.
+    ///
+    /// PEER: each was loaded once; nothing is computed from one before it was judged.
+    pub(crate) fn judge(
+        ring_bytes: u64,
+        max_packet: u64,
+        region_bytes: u64,
+    ) -> Result<Self, ShmError> {
+        check_ring(ring_bytes)?;
+        let geometry = Self { ring_bytes, max_packet };
+        geometry.check_packet()?;
+        if geometry.region_bytes() != region_bytes {
+            return Err(invalid("region size in bytes", region_bytes, geometry.region_bytes()));
+        }
+        Ok(geometry)
+    }
+
+    fn check_packet(self) -> Result<(), ShmError> {
+        let largest = max_packet_of(self.ring_bytes);
+        if self.max_packet > largest {
+            return Err(invalid(
+                "max_packet (at most ring_bytes / 4 - 8)",
+                self.max_packet,
+                largest,
+            ));
+        }
+        if self.max_packet == 0 {
+            return Err(invalid("max_packet (at least a byte)", 0, 1));
+        }
+        Ok(())
+    }
+
+    pub(crate) fn ring_bytes(self) -> u64 {
+        self.ring_bytes
+    }
+
+    pub(crate) fn max_packet(self) -> u64 {
+        self.max_packet
+    }
+
+    /// Size of the whole region. Cannot overflow: a ring is at most 1 GiB.
+    pub(crate) fn region_bytes(self) -> u64 {
+        HEADER_BYTES as u64 + 2 * self.ring_bytes
+    }
+
+    /// Where in the region the ring begins that `producer` writes.
+    pub(crate) fn ring_offset(self, producer: Side) -> u64 {
+        match producer {
+            Side::Face => HEADER_BYTES as u64,
+            Side::Handle => HEADER_BYTES as u64 + self.ring_bytes,
+        }
+    }
+}
+
+const MAX_PACKET_OF_ANY: &str = "max_packet (at most a quarter of the largest ring, less 8)";
+
+fn invalid(what: &'static str, given: u64, allowed: u64) -> ShmError {
+    ShmError::InvalidConfig { what, given, allowed }
+}
+
+/// The largest packet that a ring may carry: with its header, a quarter of the ring.
+fn max_packet_of(ring_bytes: u64) -> u64 {
+    ring_bytes / 4 - RECORD_HEADER as u64
+}
+
+/// The smallest ring for packets of this length. The caller has checked that there is one.
+fn ring_for(max_packet: u64) -> u64 {
+    (4 * (max_packet + RECORD_HEADER as u64)).next_power_of_two()
+}
+
+fn check_ring(ring_bytes: u64) -> Result<(), ShmError> {
+    if ring_bytes < MIN_RING_BYTES {
+        return Err(invalid("ring_bytes (smallest)", ring_bytes, MIN_RING_BYTES));
+    }
+    if ring_bytes > MAX_RING_BYTES {
+        return Err(invalid("ring_bytes (largest)", ring_bytes, MAX_RING_BYTES));
+    }
+    if !ring_bytes.is_power_of_two() {
+        return Err(invalid(
+            "ring_bytes (a power of two)",
+            ring_bytes,
+            ring_bytes.next_power_of_two(),
+        ));
+    }
+    Ok(())
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    fn refusal(ring_bytes: Option<u64>, max_packet: Option<u64>) -> (u64, u64) {
+        match Geometry::new(ring_bytes, max_packet) {
+            Err(ShmError::InvalidConfig { given, allowed, .. }) => (given, allowed),
+            other => panic!("expected a refusal, got {other:?}"),
+        }
+    }
+
+    #[test]
+    fn one_setting_adjusts_the_other() {
+        let geometry = Geometry::new(None, None).unwrap();
+        assert_eq!((geometry.ring_bytes(), geometry.max_packet()), (1 << 20, (1 << 18) - 8));
+        let geometry = Geometry::new(None, Some(1 << 18)).unwrap();
+        assert_eq!((geometry.ring_bytes(), geometry.max_packet()), (1 << 21, 1 << 18));
+        let geometry = Geometry::new(Some(8192), None).unwrap();
+        assert_eq!((geometry.ring_bytes(), geometry.max_packet()), (8192, 2040));
+        let geometry = Geometry::new(None, Some(max_packet_of(MAX_RING_BYTES))).unwrap();
+        assert_eq!(geometry.ring_bytes(), MAX_RING_BYTES);
+    }
+
+    #[test]
+    fn a_refusal_names_both_numbers() {
+        assert_eq!(refusal(Some(4096), Some(1017)), (1017, 1016));
+        assert_eq!(refusal(Some(5000), None), (5000, 8192));
+        assert_eq!(refusal(Some(0), None), (0, MIN_RING_BYTES));
+        assert_eq!(refusal(Some(MAX_RING_BYTES * 2), None), (MAX_RING_BYTES * 2, MAX_RING_BYTES));
+        assert_eq!(refusal(Some(u64::MAX), None), (u64::MAX, MAX_RING_BYTES));
+        assert_eq!(refusal(None, Some(u64::MAX)), (u64::MAX, max_packet_of(MAX_RING_BYTES)));
+        assert_eq!(refusal(None, Some(0)), (0, 1));
+    }
+
+    #[test]
+    fn a_claimed_geometry_must_fit_the_real_size() {
+        assert!(Geometry::judge(4096, 1016, 4096 * 3).is_ok());
+        for (ring, packet, size) in [
+            (4096, 1016, 4096 * 3 + 1),
+            (4096, 1016, 4096 * 2),
+            (4096, 1017, 4096 * 3),
+            (0, 0, 4096),
+            (u64::MAX, 1, 4096),
+            (1 << 63, 1, 4096),
+            (MAX_RING_BYTES, u64::MAX, 4096 + 2 * MAX_RING_BYTES),
+        ] {
+            assert!(Geometry::judge(ring, packet, size).is_err(), "{ring} {packet} {size}");
+        }
+    }
+}

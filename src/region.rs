@@ -1,0 +1,266 @@
+//! The shared memory: a sealed memfd, its mapping, and checked copies in and out of the rings.
+//!
+//! The only module that touches the mapping through raw pointers. Three things make that sound
+//! whatever the peer does:
+//!
+//! - the memory stays: the file is sealed against shrinking before anybody else sees it, and the
+//!   joining side refuses a file that is not;
+//! - control words and record headers are only ever reached as atomics;
+//! - packets are only ever copied. No `&[u8]` to the mapping exists, because the peer may write
+//!   there at any moment.
+
+use std::fs::File;
+use std::io;
+use std::mem::MaybeUninit;
+use std::os::fd::{AsFd, BorrowedFd, OwnedFd};
+use std::ptr::NonNull;
+
+use bytes::Bytes;
+use memmap2::{MmapOptions, MmapRaw};
+use rustix::fs::{MemfdFlags, SealFlags};
+
+use crate::error::ShmError;
+use crate::layout::{
+    Geometry, HEADER_BYTES, Header, MAGIC, RECORD_ALIGN, RECORD_HEADER, Side, SideWords, VERSION,
+};
+use crate::sync::{Arc, AtomicU64, Ordering};
+
+/// `TMPFS_MAGIC` of `linux/magic.h`. A memfd of ordinary pages lives there; one of huge pages does
+/// not, and may raise SIGBUS for want of pages.
+const TMPFS_MAGIC: u64 = 0x0102_1994;
+
+/// Seals that every region carries: its size is fixed for good.
+const SEALS: SealFlags = SealFlags::SHRINK.union(SealFlags::GROW).union(SealFlags::SEAL);
+
+/// A mapped region.
+#[derive(Debug)]
+pub(crate) struct Region {
+    map: MmapRaw,
+    geometry: Geometry,
+    /// The file itself; kept by the creator, which hands it over.
+    file: File,
+}
+
+impl Region {
+    /// Makes a region, writes its geometry and seals it.
+    pub(crate) fn create(geometry: Geometry, prefault: bool) -> Result<Self, ShmError> {
+        let file = memfd()?;
+        file.set_len(geometry.region_bytes()).map_err(ShmError::io("sizing the memfd"))?;
+        let map = map(&file, geometry, prefault)?;
+        let region = Self { map, geometry, file };
+        let words = &region.header().geometry.0;
+        // ORDERING: Relaxed; the file is handed over by a system call, which orders these.
+        words.magic.store(u64::from_ne_bytes(MAGIC), Ordering::Relaxed);
+        words.version.store(VERSION, Ordering::Relaxed);
+        words.header_bytes.store(HEADER_BYTES as u32, Ordering::Relaxed);
+        words.features.store(0, Ordering::Relaxed);
+        words.region_bytes.store(geometry.region_bytes(), Ordering::Relaxed);
+        words.ring_bytes.store(geometry.ring_bytes(), Ordering::Relaxed);
+        words.max_packet.store(geometry.max_packet(), Ordering::Relaxed);
+        rustix::fs::fcntl_add_seals(&region.file, SEALS)
+            .map_err(ShmError::io("sealing the memfd"))?;
+        Ok(region)
+    }
+
+    /// Maps a region that the peer made, after everything about it was checked.
+    pub(crate) fn join(file: OwnedFd) -> Result<Self, ShmError> {
+        let file = File::from(file);
+        let seals = rustix::fs::fcntl_get_seals(&file)
+            .map_err(ShmError::io("reading the region's seals"))?;
+        if !seals.contains(SEALS) {
+            return Err(refused("the region is not sealed against resizing"));
+        }
+        let statfs = rustix::fs::fstatfs(&file).map_err(ShmError::io("looking at the region"))?;
+        if statfs.f_type as u64 != TMPFS_MAGIC {
+            return Err(refused("the region is not made of ordinary pages"));
+        }
+        // The size cannot change any more: the seals were there before we looked at it.
+        let size = file.metadata().map_err(ShmError::io("looking at the region"))?.len();
+        let smallest = Geometry::new(Some(crate::layout::MIN_RING_BYTES), None)?;
+        if size < smallest.region_bytes() {
+            return Err(refused("the region is too small"));
+        }
+        let probe = MmapOptions::new()
+            .len(HEADER_BYTES)
+            .map_raw(&file)
+            .map_err(ShmError::io("mapping the region"))?;
+        let geometry = read_geometry(&probe, size)?;
+        let map = map(&file, geometry, false)?;
+        Ok(Self { map, geometry, file })
+    }
+
+    pub(crate) fn geometry(&self) -> Geometry {
+        self.geometry
+    }
+
+    /// The file, to be handed to the other side.
+    pub(crate) fn file(&self) -> BorrowedFd<'_> {
+        self.file.as_fd()
+    }
+
+    /// The control words of one side.
+    pub(crate) fn side(&self, side: Side) -> &SideWords {
+        &self.header().sides[side as usize]
+    }
+
+    /// The ring that `producer` writes into.
+    pub(crate) fn ring(self: &Arc<Self>, producer: Side) -> RingMemory {
+        let offset = self.geometry.ring_offset(producer) as usize;
+        // SAFETY: `ring_offset + ring_bytes <= region_bytes`, which is the length of the mapping,
+        // by the definition of both in `Geometry`.
+        let base = unsafe { self.map.as_mut_ptr().add(offset) };
+        let base = NonNull::new(base).expect("a mapping is never at address zero");
+        RingMemory { base, len: self.geometry.ring_bytes() as usize, _region: self.clone() }
+    }
+
+    fn header(&self) -> &Header {
+        header_of(&self.map)
+    }
+}
+
+/// The header at the start of a mapping of at least [`HEADER_BYTES`].
+fn header_of(map: &MmapRaw) -> &Header {
+    assert!(map.len() >= size_of::<Header>(), "every mapping here is longer");
+    // SAFETY: the mapping starts at a page, is long enough (asserted above) and lives as long as
+    // the borrow of `map`. `Header` is made of atomics alone, for which every bit pattern is valid
+    // and which may change under a shared reference.
+    unsafe { &*map.as_ptr().cast::<Header>() }
+}
+
+fn memfd() -> Result<File, ShmError> {
+    let flags = MemfdFlags::CLOEXEC | MemfdFlags::ALLOW_SEALING;
+    // MFD_NOEXEC_SEAL came with Linux 6.3; before that it is an invalid argument.
+    let fd = match rustix::fs::memfd_create("wakering", flags | MemfdFlags::NOEXEC_SEAL) {
+        Err(rustix::io::Errno::INVAL) => rustix::fs::memfd_create("wakering", flags),
+        made => made,
+    };
+    Ok(File::from(fd.map_err(ShmError::io("memfd_create"))?))
+}
+
+fn map(file: &File, geometry: Geometry, prefault: bool) -> Result<MmapRaw, ShmError> {
+    let mut options = MmapOptions::new();
+    options.len(geometry.region_bytes() as usize);
+    if prefault {
+        options.populate();
+    }
+    options.map_raw(file).map_err(ShmError::io("mapping the region"))
+}
+
+/// Copies the creator's numbers, each once, and judges them.
+fn read_geometry(map: &MmapRaw, size: u64) -> Result<Geometry, ShmError> {
+    let words = &header_of(map).geometry.0;
+    // PEER: all of these are claims; each is loaded once.
+    // ORDERING: Relaxed; written before the file was handed over.
+    let version = words.version.load(Ordering::Relaxed);
+    if words.magic.load(Ordering::Relaxed) != u64::from_ne_bytes(MAGIC) {
+        return Err(ShmError::VersionMismatch { ours: VERSION, theirs: 0 });
+    }
+    if version != VERSION || words.header_bytes.load(Ordering::Relaxed) != HEADER_BYTES as u32 {
+        return Err(ShmError::VersionMismatch { ours: VERSION, theirs: version });
+    }
+    if words.features.load(Ordering::Relaxed) != 0 {
+        return Err(ShmError::Unsupported {
+            reason: "the region uses features that this version does not know",
+        });
+    }
+    if words.region_bytes.load(Ordering::Relaxed) != size {
+        return Err(refused("the region has another size than it says"));
+    }
+    Geometry::judge(
+        words.ring_bytes.load(Ordering::Relaxed),
+        words.max_packet.load(Ordering::Relaxed),
+        size,
+    )
+}
+
+fn refused(why: &'static str) -> ShmError {
+    ShmError::Io {
+        step: "checking the region",
+        source: io::Error::new(io::ErrorKind::InvalidData, why),
+    }
+}
+
+/// The bytes of one ring. Every access is checked against the ring's length.
+#[derive(Debug)]
+pub(crate) struct RingMemory {
+    base: NonNull<u8>,
+    len: usize,
+    /// Keeps the mapping.
+    _region: Arc<Region>,
+}
+
+// SAFETY: `base` points into a mapping that `_region` keeps for as long as this lives, wherever it
+// is; all accesses through it are atomic or raw copies, which other threads may make as well.
+unsafe impl Send for RingMemory {}
+
+// SAFETY: as above; no method hands out a reference to anything but atomics.
+unsafe impl Sync for RingMemory {}
+
+impl RingMemory {
+    /// Length in bytes, a power of two.
+    pub(crate) fn len(&self) -> usize {
+        self.len
+    }
+
+    /// The record header at `offset`.
+    ///
+    /// # Panics
+    /// If `offset` is not a multiple of 8 within the ring, which would be a bug of ours: offsets
+    /// come from our own positions and from lengths that were judged.
+    #[inline]
+    pub(crate) fn header(&self, offset: usize) -> &AtomicU64 {
+        assert!(offset % RECORD_ALIGN == 0 && offset < self.len, "header outside of the ring");
+        // SAFETY: `offset < len` and both are multiples of 8, so the word lies in the ring.
+        let word = unsafe { self.base.add(offset) };
+        // SAFETY: aligned to 8 (the ring starts at a page), inside a mapping that lives as long as
+        // `self`, and an atomic may change under a shared reference.
+        unsafe { word.cast::<AtomicU64>().as_ref() }
+    }
+
+    /// Copies `packet` to `offset`.
+    ///
+    /// # Panics
+    /// If it does not fit between `offset` and the ring's end.
+    #[inline]
+    pub(crate) fn copy_in(&self, offset: usize, packet: &[u8]) {
+        let to = self.span(offset, packet.len());
+        // SAFETY: `span` checked that the bytes lie in the ring; `packet` is private memory, so
+        // the two do not overlap. The peer may write here meanwhile: only bytes are moved.
+        unsafe { to.copy_from_nonoverlapping(NonNull::from(packet).cast(), packet.len()) };
+    }
+
+    /// Copies the `len` bytes at `offset` into an allocation of their own.
+    ///
+    /// # Panics
+    /// If they do not lie between `offset` and the ring's end.
+    #[inline]
+    pub(crate) fn copy_out(&self, offset: usize, len: usize) -> Bytes {
+        let from = self.span(offset, len);
+        let mut copy = Vec::<u8>::with_capacity(len);
+        let spare: &mut [MaybeUninit<u8>] = copy.spare_capacity_mut();
+        // SAFETY: `span` checked that the bytes lie in the ring, `spare` has room for at least
+        // `len`, and a fresh allocation does not overlap the mapping. The peer may write here
+        // meanwhile: we copy bytes out and never form a `&[u8]` to them.
+        unsafe { from.copy_to_nonoverlapping(NonNull::from(spare).cast(), len) };
+        // What the caller judges must be what the caller uses: without this the optimizer may read
+        // the ring once more in place of the copy.
+        std::sync::atomic::compiler_fence(Ordering::SeqCst);
+        // SAFETY: the first `len` bytes were just written and `len <= capacity`.
+        unsafe { copy.set_len(len) };
+        Bytes::from(copy)
+    }
+
+    /// Address of `offset`, once it is clear that `len` bytes from there lie in the ring.
+    #[inline]
+    fn span(&self, offset: usize, len: usize) -> NonNull<u8> {
+        assert!(offset <= self.len && len <= self.len - offset, "bytes outside of the ring");
+        // SAFETY: `offset <= len` was checked, so the address lies in the ring or at its end.
+        unsafe { self.base.add(offset) }
+    }
+}
+
+/// Bytes that a packet takes in a ring: its header and itself, rounded up to the alignment.
+#[inline]
+pub(crate) const fn record_bytes(len: usize) -> usize {
+    (RECORD_HEADER + len).next_multiple_of(RECORD_ALIGN)
+}
