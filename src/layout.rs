@@ -32,11 +32,11 @@ pub(crate) const RECORD_ALIGN: usize = 8;
 pub(crate) const RECORD_HEADER: usize = 8;
 
 /// Smallest ring: one page.
-pub(crate) const MIN_RING_BYTES: u64 = 4096;
+pub(crate) const MIN_RING_BYTES: usize = 4096;
 /// Largest ring: 1 GiB.
-pub(crate) const MAX_RING_BYTES: u64 = 1 << 30;
+pub(crate) const MAX_RING_BYTES: usize = 1 << 30;
 /// The ring of a builder that was told nothing: 1 MiB for each direction.
-pub(crate) const DEFAULT_RING_BYTES: u64 = 1 << 20;
+pub(crate) const DEFAULT_RING_BYTES: usize = 1 << 20;
 
 /// Bit of `waiting`: a receiver waits for packets.
 pub(crate) const RECV: u32 = 1;
@@ -124,7 +124,8 @@ pub(crate) struct Snapshot {
 pub(crate) struct GeometryWords {
     pub(crate) magic: AtomicU64,
     pub(crate) version: AtomicU32,
-    pub(crate) header_bytes: AtomicU32,
+    pub(crate) reserved: AtomicU32,
+    pub(crate) header_bytes: AtomicU64,
     pub(crate) features: AtomicU64,
     pub(crate) region_bytes: AtomicU64,
     pub(crate) ring_bytes: AtomicU64,
@@ -157,8 +158,8 @@ const _: () = {
 /// The numbers that shape a region. Private to each side once they are judged.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub(crate) struct Geometry {
-    ring_bytes: u64,
-    max_packet: u64,
+    ring_bytes: usize,
+    max_packet: usize,
 }
 
 impl Geometry {
@@ -166,23 +167,19 @@ impl Geometry {
     ///
     /// # Errors
     /// `InvalidConfig` with the number and its limit.
-    pub(crate) fn new(ring_bytes: Option<u64>, max_packet: Option<u64>) -> Result<Self, ShmError> {
+    pub(crate) fn new(
+        ring_bytes: Option<usize>,
+        max_packet: Option<usize>,
+    ) -> Result<Self, ShmError> {
         let ring_bytes = match (ring_bytes, max_packet) {
             (Some(ring_bytes), _) => ring_bytes,
             (None, None) => DEFAULT_RING_BYTES,
-            (None, Some(max_packet)) => {
-                let largest = max_packet_of(MAX_RING_BYTES);
-                if max_packet > largest {
-                    return Err(invalid(MAX_PACKET_OF_ANY, max_packet, largest));
-                }
-                ring_for(max_packet).max(DEFAULT_RING_BYTES)
-            }
+            (None, Some(max_packet)) => ring_for(max_packet)?.max(DEFAULT_RING_BYTES),
         };
-        check_ring(ring_bytes)?;
-        let geometry =
-            Self { ring_bytes, max_packet: max_packet.unwrap_or(max_packet_of(ring_bytes)) };
-        geometry.check_packet()?;
-        Ok(geometry)
+        check_ring(ring_bytes as u64)?;
+        let max_packet = max_packet.unwrap_or(largest_packet(ring_bytes));
+        check_packet(max_packet as u64, ring_bytes)?;
+        Ok(Self { ring_bytes, max_packet })
     }
 
     /// Judges the numbers that the creator of a region wrote, against the region's real size.
@@ -193,90 +190,94 @@ impl Geometry {
         max_packet: u64,
         region_bytes: u64,
     ) -> Result<Self, ShmError> {
-        check_ring(ring_bytes)?;
+        let ring_bytes = check_ring(ring_bytes)?;
+        let max_packet = check_packet(max_packet, ring_bytes)?;
         let geometry = Self { ring_bytes, max_packet };
-        geometry.check_packet()?;
-        if geometry.region_bytes() != region_bytes {
-            return Err(invalid("region size in bytes", region_bytes, geometry.region_bytes()));
+        let lawful = geometry.region_bytes() as u64;
+        if region_bytes != lawful {
+            return Err(invalid("region size in bytes", region_bytes, lawful));
         }
         Ok(geometry)
     }
 
-    fn check_packet(self) -> Result<(), ShmError> {
-        let largest = max_packet_of(self.ring_bytes);
-        if self.max_packet > largest {
-            return Err(invalid(
-                "max_packet (at most ring_bytes / 4 - 8)",
-                self.max_packet,
-                largest,
-            ));
-        }
-        if self.max_packet == 0 {
-            return Err(invalid("max_packet (at least a byte)", 0, 1));
-        }
-        Ok(())
+    /// Any numbers, for the models, whose rings hold a few words.
+    #[cfg(all(test, loom))]
+    pub(crate) fn model(ring_bytes: usize, max_packet: usize) -> Self {
+        Self { ring_bytes, max_packet }
     }
 
-    pub(crate) fn ring_bytes(self) -> u64 {
+    /// Bytes of each ring, a power of two.
+    pub(crate) fn ring_bytes(self) -> usize {
         self.ring_bytes
     }
 
-    pub(crate) fn max_packet(self) -> u64 {
+    /// Longest packet in bytes.
+    pub(crate) fn max_packet(self) -> usize {
         self.max_packet
     }
 
     /// Size of the whole region. Cannot overflow: a ring is at most 1 GiB.
-    pub(crate) fn region_bytes(self) -> u64 {
-        HEADER_BYTES as u64 + 2 * self.ring_bytes
+    pub(crate) fn region_bytes(self) -> usize {
+        HEADER_BYTES + 2 * self.ring_bytes
     }
 
     /// Where in the region the ring begins that `producer` writes.
-    pub(crate) fn ring_offset(self, producer: Side) -> u64 {
+    pub(crate) fn ring_offset(self, producer: Side) -> usize {
         match producer {
-            Side::Face => HEADER_BYTES as u64,
-            Side::Handle => HEADER_BYTES as u64 + self.ring_bytes,
+            Side::Face => HEADER_BYTES,
+            Side::Handle => HEADER_BYTES + self.ring_bytes,
         }
     }
 }
-
-const MAX_PACKET_OF_ANY: &str = "max_packet (at most a quarter of the largest ring, less 8)";
 
 fn invalid(what: &'static str, given: u64, allowed: u64) -> ShmError {
     ShmError::InvalidConfig { what, given, allowed }
 }
 
 /// The largest packet that a ring may carry: with its header, a quarter of the ring.
-fn max_packet_of(ring_bytes: u64) -> u64 {
-    ring_bytes / 4 - RECORD_HEADER as u64
+const fn largest_packet(ring_bytes: usize) -> usize {
+    ring_bytes / 4 - RECORD_HEADER
 }
 
-/// The smallest ring for packets of this length. The caller has checked that there is one.
-fn ring_for(max_packet: u64) -> u64 {
-    (4 * (max_packet + RECORD_HEADER as u64)).next_power_of_two()
+/// The smallest ring for packets of this length.
+fn ring_for(max_packet: usize) -> Result<usize, ShmError> {
+    check_packet(max_packet as u64, MAX_RING_BYTES)?;
+    Ok((4 * (max_packet + RECORD_HEADER)).next_power_of_two())
 }
 
-fn check_ring(ring_bytes: u64) -> Result<(), ShmError> {
+fn check_ring(given: u64) -> Result<usize, ShmError> {
+    let ring_bytes = usize::try_from(given).unwrap_or(usize::MAX);
     if ring_bytes < MIN_RING_BYTES {
-        return Err(invalid("ring_bytes (smallest)", ring_bytes, MIN_RING_BYTES));
+        return Err(invalid("ring_bytes (smallest)", given, MIN_RING_BYTES as u64));
     }
     if ring_bytes > MAX_RING_BYTES {
-        return Err(invalid("ring_bytes (largest)", ring_bytes, MAX_RING_BYTES));
+        return Err(invalid("ring_bytes (largest)", given, MAX_RING_BYTES as u64));
     }
     if !ring_bytes.is_power_of_two() {
-        return Err(invalid(
-            "ring_bytes (a power of two)",
-            ring_bytes,
-            ring_bytes.next_power_of_two(),
-        ));
+        let next = ring_bytes.next_power_of_two() as u64;
+        return Err(invalid("ring_bytes (a power of two)", given, next));
     }
-    Ok(())
+    Ok(ring_bytes)
+}
+
+fn check_packet(given: u64, ring_bytes: usize) -> Result<usize, ShmError> {
+    let largest = largest_packet(ring_bytes);
+    let max_packet = usize::try_from(given).unwrap_or(usize::MAX);
+    if max_packet > largest {
+        let what = "max_packet (at most ring_bytes / 4 - 8)";
+        return Err(invalid(what, given, largest as u64));
+    }
+    if max_packet == 0 {
+        return Err(invalid("max_packet (smallest)", 0, 1));
+    }
+    Ok(max_packet)
 }
 
 #[cfg(test)]
 mod tests {
     use super::*;
 
-    fn refusal(ring_bytes: Option<u64>, max_packet: Option<u64>) -> (u64, u64) {
+    fn refusal(ring_bytes: Option<usize>, max_packet: Option<usize>) -> (u64, u64) {
         match Geometry::new(ring_bytes, max_packet) {
             Err(ShmError::InvalidConfig { given, allowed, .. }) => (given, allowed),
             other => panic!("expected a refusal, got {other:?}"),
@@ -291,7 +292,7 @@ mod tests {
         assert_eq!((geometry.ring_bytes(), geometry.max_packet()), (1 << 21, 1 << 18));
         let geometry = Geometry::new(Some(8192), None).unwrap();
         assert_eq!((geometry.ring_bytes(), geometry.max_packet()), (8192, 2040));
-        let geometry = Geometry::new(None, Some(max_packet_of(MAX_RING_BYTES))).unwrap();
+        let geometry = Geometry::new(None, Some(largest_packet(MAX_RING_BYTES))).unwrap();
         assert_eq!(geometry.ring_bytes(), MAX_RING_BYTES);
     }
 
@@ -299,10 +300,11 @@ mod tests {
     fn a_refusal_names_both_numbers() {
         assert_eq!(refusal(Some(4096), Some(1017)), (1017, 1016));
         assert_eq!(refusal(Some(5000), None), (5000, 8192));
-        assert_eq!(refusal(Some(0), None), (0, MIN_RING_BYTES));
-        assert_eq!(refusal(Some(MAX_RING_BYTES * 2), None), (MAX_RING_BYTES * 2, MAX_RING_BYTES));
-        assert_eq!(refusal(Some(u64::MAX), None), (u64::MAX, MAX_RING_BYTES));
-        assert_eq!(refusal(None, Some(u64::MAX)), (u64::MAX, max_packet_of(MAX_RING_BYTES)));
+        assert_eq!(refusal(Some(0), None), (0, 4096));
+        let largest = MAX_RING_BYTES as u64;
+        assert_eq!(refusal(Some(MAX_RING_BYTES * 2), None), (largest * 2, largest));
+        assert_eq!(refusal(Some(usize::MAX), None), (u64::MAX, largest));
+        assert_eq!(refusal(None, Some(usize::MAX)), (u64::MAX, largest / 4 - 8));
         assert_eq!(refusal(None, Some(0)), (0, 1));
     }
 
@@ -316,7 +318,7 @@ mod tests {
             (0, 0, 4096),
             (u64::MAX, 1, 4096),
             (1 << 63, 1, 4096),
-            (MAX_RING_BYTES, u64::MAX, 4096 + 2 * MAX_RING_BYTES),
+            (1 << 30, u64::MAX, 4096 + (2 << 30)),
         ] {
             assert!(Geometry::judge(ring, packet, size).is_err(), "{ring} {packet} {size}");
         }

@@ -6,3 +6,6 @@ mod layout;
 #[allow(unsafe_code, reason = "raw pointers into the mapping live here and nowhere else")]
 mod region;
 mod futex;
+mod ring;
+mod bell;
+mod waiters;

@@ -45,18 +45,18 @@ impl Region {
     /// Makes a region, writes its geometry and seals it.
     pub(crate) fn create(geometry: Geometry, prefault: bool) -> Result<Self, ShmError> {
         let file = memfd()?;
-        file.set_len(geometry.region_bytes()).map_err(ShmError::io("sizing the memfd"))?;
+        file.set_len(geometry.region_bytes() as u64).map_err(ShmError::io("sizing the memfd"))?;
         let map = map(&file, geometry, prefault)?;
         let region = Self { map, geometry, file };
         let words = &region.header().geometry.0;
         // ORDERING: Relaxed; the file is handed over by a system call, which orders these.
         words.magic.store(u64::from_ne_bytes(MAGIC), Ordering::Relaxed);
         words.version.store(VERSION, Ordering::Relaxed);
-        words.header_bytes.store(HEADER_BYTES as u32, Ordering::Relaxed);
+        words.header_bytes.store(HEADER_BYTES as u64, Ordering::Relaxed);
         words.features.store(0, Ordering::Relaxed);
-        words.region_bytes.store(geometry.region_bytes(), Ordering::Relaxed);
-        words.ring_bytes.store(geometry.ring_bytes(), Ordering::Relaxed);
-        words.max_packet.store(geometry.max_packet(), Ordering::Relaxed);
+        words.region_bytes.store(geometry.region_bytes() as u64, Ordering::Relaxed);
+        words.ring_bytes.store(geometry.ring_bytes() as u64, Ordering::Relaxed);
+        words.max_packet.store(geometry.max_packet() as u64, Ordering::Relaxed);
         rustix::fs::fcntl_add_seals(&region.file, SEALS)
             .map_err(ShmError::io("sealing the memfd"))?;
         Ok(region)
@@ -77,7 +77,7 @@ impl Region {
         // The size cannot change any more: the seals were there before we looked at it.
         let size = file.metadata().map_err(ShmError::io("looking at the region"))?.len();
         let smallest = Geometry::new(Some(crate::layout::MIN_RING_BYTES), None)?;
-        if size < smallest.region_bytes() {
+        if size < smallest.region_bytes() as u64 {
             return Err(refused("the region is too small"));
         }
         let probe = MmapOptions::new()
@@ -105,12 +105,12 @@ impl Region {
 
     /// The ring that `producer` writes into.
     pub(crate) fn ring(self: &Arc<Self>, producer: Side) -> RingMemory {
-        let offset = self.geometry.ring_offset(producer) as usize;
+        let offset = self.geometry.ring_offset(producer);
         // SAFETY: `ring_offset + ring_bytes <= region_bytes`, which is the length of the mapping,
         // by the definition of both in `Geometry`.
         let base = unsafe { self.map.as_mut_ptr().add(offset) };
         let base = NonNull::new(base).expect("a mapping is never at address zero");
-        RingMemory { base, len: self.geometry.ring_bytes() as usize, _region: self.clone() }
+        RingMemory { base, len: self.geometry.ring_bytes(), _region: self.clone() }
     }
 
     fn header(&self) -> &Header {
@@ -139,7 +139,7 @@ fn memfd() -> Result<File, ShmError> {
 
 fn map(file: &File, geometry: Geometry, prefault: bool) -> Result<MmapRaw, ShmError> {
     let mut options = MmapOptions::new();
-    options.len(geometry.region_bytes() as usize);
+    options.len(geometry.region_bytes());
     if prefault {
         options.populate();
     }
@@ -155,7 +155,7 @@ fn read_geometry(map: &MmapRaw, size: u64) -> Result<Geometry, ShmError> {
     if words.magic.load(Ordering::Relaxed) != u64::from_ne_bytes(MAGIC) {
         return Err(ShmError::VersionMismatch { ours: VERSION, theirs: 0 });
     }
-    if version != VERSION || words.header_bytes.load(Ordering::Relaxed) != HEADER_BYTES as u32 {
+    if version != VERSION || words.header_bytes.load(Ordering::Relaxed) != HEADER_BYTES as u64 {
         return Err(ShmError::VersionMismatch { ours: VERSION, theirs: version });
     }
     if words.features.load(Ordering::Relaxed) != 0 {
@@ -209,7 +209,10 @@ impl RingMemory {
     /// come from our own positions and from lengths that were judged.
     #[inline]
     pub(crate) fn header(&self, offset: usize) -> &AtomicU64 {
-        assert!(offset % RECORD_ALIGN == 0 && offset < self.len, "header outside of the ring");
+        assert!(
+            offset.is_multiple_of(RECORD_ALIGN) && offset < self.len,
+            "header outside of the ring"
+        );
         // SAFETY: `offset < len` and both are multiples of 8, so the word lies in the ring.
         let word = unsafe { self.base.add(offset) };
         // SAFETY: aligned to 8 (the ring starts at a page), inside a mapping that lives as long as

@@ -1,0 +1,140 @@
+//! One direction of a channel: a byte ring with one producer and one consumer.
+//!
+//! Records follow one another at multiples of 8 bytes: a header word, then the packet. A record is
+//! contiguous; where the next one would run over the end, a wrap marker sends the consumer to the
+//! start. There is no shared tail: a record is published by its own header, which the consumer
+//! polls where the next record will be. The producer first clears the header *after* the new
+//! record, then writes the packet, then stores the header, so nothing half-written is ever
+//! visible, even if the producer dies in the middle. (Publication in the record is what Aeron's
+//! log buffers do, and FastForward for fixed slots: Giacomoni, Moseley, Vachharajani, 2008.)
+//!
+//! | word | writer | reader | publishes |
+//! |---|---|---|---|
+//! | a record's header | producer, Release | consumer, Acquire | the packet, the cleared header behind it, the rest of its batch |
+//! | `head`, `taken` | consumer, Release | producer, Acquire | that the bytes before it were copied out and may be overwritten |
+//! | `wants` | producer, Relaxed before the bell's bit | consumer, Relaxed after it | nothing: a wish |
+//!
+//! Why two heads: the consumer stores `taken` at each take, on a line that a producer reads only
+//! when it finds no room, so that the line stays with the consumer; `head` follows once for each
+//! eighth of the ring, and is what a producer in full flight reads. A full ring is thus handed
+//! back in eighths, and yet a producer that is about to sleep sees each single record's room.
+//!
+//! Positions count bytes since the channel was made and are private to their owner; the offset in
+//! the ring is the position modulo its length, a power of two.
+#![warn(clippy::arithmetic_side_effects, clippy::indexing_slicing)]
+
+mod consumer;
+mod producer;
+
+pub(crate) use consumer::Consumer;
+pub(crate) use producer::{MAX_WAIT_FOR_LOOK, Producer};
+
+use crate::error::Violation;
+use crate::region::record_bytes;
+
+/// Bytes since the channel was made. Wraps after 2^64, to which all its arithmetic is indifferent.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub(crate) struct Position(u64);
+
+impl Position {
+    pub(crate) const START: Self = Self(0);
+
+    pub(crate) fn get(self) -> u64 {
+        self.0
+    }
+
+    #[inline]
+    fn plus(self, bytes: usize) -> Self {
+        Self(self.0.wrapping_add(bytes as u64))
+    }
+
+    /// The bytes from `earlier` to `self`.
+    #[inline]
+    fn since(self, earlier: Self) -> u64 {
+        self.0.wrapping_sub(earlier.0)
+    }
+
+    /// Whether `self` lies at `other` or behind it, the shorter way round.
+    #[inline]
+    fn has_reached(self, other: Self) -> bool {
+        self.since(other) < 1 << 63
+    }
+}
+
+/// What a record's header says. 0 is no record.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+enum Mark {
+    /// A packet of this length follows.
+    Packet(u32),
+    /// The next record is at the ring's start.
+    Wrap,
+}
+
+const KIND_PACKET: u64 = 1 << 32;
+const KIND_WRAP: u64 = 2 << 32;
+
+impl Mark {
+    /// The mark of a packet, whose length was checked against `max_packet`.
+    #[inline]
+    fn packet(len: usize) -> Self {
+        #[allow(clippy::cast_possible_truncation, reason = "a packet is shorter than 1 GiB")]
+        Self::Packet(len as u32)
+    }
+
+    fn encode(self) -> u64 {
+        match self {
+            Self::Packet(len) => KIND_PACKET | u64::from(len),
+            Self::Wrap => KIND_WRAP,
+        }
+    }
+
+    /// PEER: any value may stand in the word.
+    #[inline]
+    fn decode(word: u64) -> Result<Option<Self>, Violation> {
+        let len = (word & u64::from(u32::MAX)) as u32;
+        match word & !u64::from(u32::MAX) {
+            KIND_PACKET => Ok(Some(Self::Packet(len))),
+            _ if word == KIND_WRAP => Ok(Some(Self::Wrap)),
+            _ if word == 0 => Ok(None),
+            _ => Err(Violation::UnknownRecord(word)),
+        }
+    }
+}
+
+/// The numbers of a ring that both ends compute with.
+#[derive(Debug, Clone, Copy)]
+struct Shape {
+    bytes: usize,
+    max_packet: usize,
+}
+
+impl Shape {
+    /// Where `position` lies in the ring.
+    #[inline]
+    fn offset(self, position: Position) -> usize {
+        let offset = position.0 & (self.bytes as u64).wrapping_sub(1);
+        #[allow(clippy::cast_possible_truncation, reason = "masked to less than the ring's length")]
+        let offset = offset as usize;
+        offset
+    }
+
+    /// Bytes between `offset` and the ring's end.
+    #[inline]
+    fn rest(self, offset: usize) -> usize {
+        self.bytes.wrapping_sub(offset)
+    }
+
+    /// How much is taken before `head` is stored again.
+    #[inline]
+    fn eighth(self) -> u64 {
+        self.bytes as u64 / 8
+    }
+
+    /// Bytes of the longest record.
+    fn longest_record(self) -> usize {
+        record_bytes(self.max_packet)
+    }
+}
+
+#[cfg(all(test, not(loom)))]
+mod tests;

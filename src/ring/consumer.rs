@@ -1,0 +1,130 @@
+//! The end of a ring that reads.
+
+use bytes::Bytes;
+
+use super::{Mark, Position, Shape};
+use crate::error::Violation;
+use crate::layout::{RECORD_HEADER, Side, SideWords};
+use crate::region::{Region, RingMemory, record_bytes};
+use crate::sync::{Arc, Ordering};
+
+/// Reads records. One for a ring; `&mut self` throughout.
+#[derive(Debug)]
+pub(crate) struct Consumer {
+    memory: RingMemory,
+    region: Arc<Region>,
+    side: Side,
+    shape: Shape,
+    /// Where the next record's header is.
+    position: Position,
+    /// What `head` was last set to.
+    released: Position,
+}
+
+impl Consumer {
+    /// The consumer of the ring that `side` reads. The caller makes one for a ring.
+    pub(crate) fn new(region: &Arc<Region>, side: Side) -> Self {
+        Self::starting_at(region, side, Position::START)
+    }
+
+    pub(super) fn starting_at(region: &Arc<Region>, side: Side, start: Position) -> Self {
+        let memory = region.ring(side.peer());
+        let shape = Shape { bytes: memory.len(), max_packet: region.geometry().max_packet() };
+        Self { memory, region: region.clone(), side, shape, position: start, released: start }
+    }
+
+    /// Where the next record's header is.
+    pub(crate) fn position(&self) -> Position {
+        self.position
+    }
+
+    /// The length of the next packet, if one was published. Takes nothing.
+    #[inline]
+    pub(crate) fn peek(&mut self) -> Result<Option<usize>, Violation> {
+        // Once more at most: a wrap marker leads to offset 0, where none may stand.
+        loop {
+            let offset = self.shape.offset(self.position);
+            // ORDERING: Acquire pairs with the Release in `Producer::publish`; the packet behind
+            // the header is then complete.
+            // PEER: loaded once, judged below.
+            let word = self.memory.header(offset).load(Ordering::Acquire);
+            match Mark::decode(word)? {
+                None => return Ok(None),
+                Some(Mark::Packet(len)) => return self.judge(offset, len).map(Some),
+                Some(Mark::Wrap) => self.wrap(offset)?,
+            }
+        }
+    }
+
+    /// Copies the next packet out and gives its room back, if one was published.
+    #[inline]
+    pub(crate) fn take(&mut self) -> Result<Option<Bytes>, Violation> {
+        let Some(len) = self.peek()? else { return Ok(None) };
+        let offset = self.shape.offset(self.position);
+        let packet = self.memory.copy_out(offset.wrapping_add(RECORD_HEADER), len);
+        self.advance(record_bytes(len));
+        Ok(Some(packet))
+    }
+
+    /// Stores `head`, so that the producer sees everything that was taken.
+    #[inline]
+    pub(crate) fn release(&mut self) {
+        if self.released != self.position {
+            self.released = self.position;
+            // ORDERING: Release orders the copies out of the ring before it; pairs with the
+            // Acquire in `Producer::stage`. Loom does not see this one: review by hand.
+            self.own_words().head.0.store(self.position.get(), Ordering::Release);
+        }
+    }
+
+    /// Whether enough was taken for the producer's parked sender. Ask only after its bit was seen.
+    ///
+    /// PEER: `wants` is theirs. The worst a wrong one does is to wake them early or never.
+    pub(crate) fn has_what_it_wants(&self) -> bool {
+        // ORDERING: Relaxed; ordered by the bell's bit, behind which the producer wrote it.
+        let wants = Position(self.producer_words().wants.0.load(Ordering::Relaxed));
+        self.position.has_reached(wants)
+    }
+
+    #[inline]
+    fn advance(&mut self, bytes: usize) {
+        self.position = self.position.plus(bytes);
+        // ORDERING: Release orders the copy out of the ring before it; pairs with the Acquire in
+        // `Producer::look_at_taken`.
+        self.own_words().taken.0.store(self.position.get(), Ordering::Release);
+        if self.position.since(self.released) >= self.shape.eighth() {
+            self.release();
+        }
+    }
+
+    /// PEER: `len` is theirs; the result is not.
+    #[inline]
+    fn judge(&self, offset: usize, len: u32) -> Result<usize, Violation> {
+        let bytes = len as usize;
+        if bytes > self.shape.max_packet {
+            return Err(Violation::RecordTooLong(len));
+        }
+        if record_bytes(bytes) > self.shape.rest(offset) {
+            return Err(Violation::RecordOverEnd(len));
+        }
+        Ok(bytes)
+    }
+
+    /// PEER: a lawful producer wraps only where its record does not fit.
+    fn wrap(&mut self, offset: usize) -> Result<(), Violation> {
+        let rest = self.shape.rest(offset);
+        if offset == 0 || rest >= self.shape.longest_record() {
+            return Err(Violation::UselessWrap(offset as u64));
+        }
+        self.position = self.position.plus(rest);
+        Ok(())
+    }
+
+    fn own_words(&self) -> &SideWords {
+        self.region.side(self.side)
+    }
+
+    fn producer_words(&self) -> &SideWords {
+        self.region.side(self.side.peer())
+    }
+}

@@ -1,0 +1,254 @@
+//! The end of a ring that writes.
+
+use std::time::Duration;
+
+use super::{Mark, Position, Shape};
+use crate::error::Violation;
+use crate::layout::{RECORD_HEADER, Side, SideWords};
+use crate::region::{Region, RingMemory, record_bytes};
+use crate::sync::{Arc, AtomicU64, Ordering};
+
+/// How long after an announcement in `wants` or `waiting` the sender looks once more.
+///
+/// The consumer's look at the bit is not fenced, so it may miss one that was just set; its store
+/// to `taken`, made before that look, is visible long before this time is over.
+pub(crate) const MAX_WAIT_FOR_LOOK: Duration = Duration::from_millis(1);
+
+/// Writes records. One for a ring; `&mut self` throughout.
+#[derive(Debug)]
+pub(crate) struct Producer {
+    memory: RingMemory,
+    region: Arc<Region>,
+    side: Side,
+    shape: Shape,
+    /// Where the next record begins.
+    tail: Position,
+    /// The first header of what is written and not yet published.
+    staged: Option<Staged>,
+    /// The furthest that the consumer is known to have come.
+    freed: Position,
+    /// The two words that say so, as last seen: neither may move back.
+    seen_head: Position,
+    seen_taken: Position,
+    wish: Wish,
+}
+
+/// A withheld header.
+#[derive(Debug, Clone, Copy)]
+struct Staged {
+    begin: Position,
+    word: u64,
+}
+
+/// What the last parked sender asked for.
+#[derive(Debug, Clone, Copy)]
+struct Wish {
+    /// The tail at which it parked.
+    parked: Option<Position>,
+    wants: Position,
+}
+
+/// Where a record goes.
+#[derive(Debug, Clone, Copy)]
+struct Place {
+    /// Bytes that a wrap marker skips before it.
+    pad: usize,
+    record: usize,
+}
+
+impl Place {
+    /// Bytes that must be free: with the header behind the record, which is cleared first. Without
+    /// those 8 the clear would destroy the oldest unread header of a ring filled to the brim.
+    #[inline]
+    fn need(self) -> u64 {
+        (self.pad as u64).wrapping_add(self.record as u64).wrapping_add(RECORD_HEADER as u64)
+    }
+}
+
+impl Producer {
+    /// The producer of the ring that `side` writes. The caller makes one for a ring.
+    pub(crate) fn new(region: &Arc<Region>, side: Side) -> Self {
+        Self::starting_at(region, side, Position::START)
+    }
+
+    pub(super) fn starting_at(region: &Arc<Region>, side: Side, start: Position) -> Self {
+        let memory = region.ring(side);
+        let shape = Shape { bytes: memory.len(), max_packet: region.geometry().max_packet() };
+        Self {
+            memory,
+            region: region.clone(),
+            side,
+            shape,
+            tail: start,
+            staged: None,
+            freed: start,
+            seen_head: start,
+            seen_taken: start,
+            wish: Wish { parked: None, wants: start },
+        }
+    }
+
+    /// Longest packet in bytes.
+    pub(crate) fn max_packet(&self) -> usize {
+        self.shape.max_packet
+    }
+
+    /// Where the next record begins.
+    pub(crate) fn tail(&self) -> Position {
+        self.tail
+    }
+
+    /// Writes a record that [`publish`](Self::publish) will show together with all others staged
+    /// before it. `false` if there is no room; then nothing was written.
+    ///
+    /// # Panics
+    /// If the packet is longer than [`max_packet`](Self::max_packet): the caller checks.
+    #[inline]
+    pub(crate) fn stage(&mut self, packet: &[u8]) -> Result<bool, Violation> {
+        assert!(packet.len() <= self.shape.max_packet, "the caller checks the length");
+        let place = self.place(packet.len());
+        if !self.has_room(place.need()) {
+            let head = self.consumer_words().head.0.load(Ordering::Acquire);
+            self.free_to_head(head)?;
+            if !self.has_room(place.need()) {
+                return Ok(false);
+            }
+        }
+        self.write(place, packet);
+        Ok(true)
+    }
+
+    /// Whether enough is staged that it should be shown before more is written.
+    pub(crate) fn staged_enough(&self) -> bool {
+        self.staged.is_some_and(|staged| self.tail.since(staged.begin) >= self.shape.eighth())
+    }
+
+    /// Shows what was staged to the consumer, all at once. `false` if there was nothing.
+    #[inline]
+    pub(crate) fn publish(&mut self) -> bool {
+        let Some(staged) = self.staged.take() else { return false };
+        // ORDERING: Release publishes the packets staged so far, their other headers and the
+        // cleared header behind the last; pairs with the Acquire in `Consumer::peek`.
+        self.header(staged.begin).store(staged.word, Ordering::Release);
+        true
+    }
+
+    /// Reads the consumer's exact position, which `stage` alone does not.
+    ///
+    /// On the way to being `Full` or asleep only: each look costs both sides a cache line.
+    pub(crate) fn look_at_taken(&mut self) -> Result<(), Violation> {
+        // ORDERING: Acquire pairs with the Release in `Consumer::advance`: the bytes before it
+        // were copied out.
+        let taken = Position(self.consumer_words().taken.0.load(Ordering::Acquire));
+        self.judge(taken, self.seen_taken)?;
+        self.seen_taken = taken;
+        self.free_to(taken);
+        Ok(())
+    }
+
+    /// Announces at which head a sender with a packet of `len` bytes is to be woken. The caller
+    /// then sets the bell's bit. `true` if the announcement changed.
+    ///
+    /// Exactly its need the first time, an eighth of the ring more if it parks again within a
+    /// quarter of the ring; so a producer that outruns its consumer is woken for an eighth of the
+    /// ring and not for each record. One that is polled again where it parked has waited for
+    /// long enough: it gets its bare need.
+    pub(crate) fn announce(&mut self, len: usize) -> bool {
+        let need = self.place(len).need();
+        let exact = Position(self.tail.0.wrapping_add(need).wrapping_sub(self.shape.bytes as u64));
+        let again = self.wish.parked.map(|parked| self.tail.since(parked));
+        let wants = match again {
+            Some(distance) if distance != 0 && distance < self.shape.bytes as u64 / 4 => {
+                Position(exact.0.wrapping_add(self.shape.eighth()))
+            }
+            _ => exact,
+        };
+        let changed = wants != self.wish.wants || again != Some(0);
+        self.wish = Wish { parked: Some(self.tail), wants };
+        // ORDERING: Relaxed; the bell's bit, set behind it, carries it to the consumer.
+        self.own_words().wants.0.store(wants.0, Ordering::Relaxed);
+        changed
+    }
+
+    #[inline]
+    fn place(&self, len: usize) -> Place {
+        let record = record_bytes(len);
+        let rest = self.shape.rest(self.shape.offset(self.tail));
+        Place { pad: if record > rest { rest } else { 0 }, record }
+    }
+
+    #[inline]
+    fn has_room(&self, need: u64) -> bool {
+        self.tail.since(self.freed).wrapping_add(need) <= self.shape.bytes as u64
+    }
+
+    /// There is room: `place` has been checked.
+    #[inline]
+    fn write(&mut self, place: Place, packet: &[u8]) {
+        let begin = self.tail;
+        let at = begin.plus(place.pad);
+        let next = at.plus(place.record);
+        // ORDERING: Relaxed, here and for the headers below; the publication that follows is the
+        // Release which shows them.
+        self.header(next).store(0, Ordering::Relaxed);
+        self.memory.copy_in(self.shape.offset(at).wrapping_add(RECORD_HEADER), packet);
+        let mark = Mark::packet(packet.len()).encode();
+        let word = if place.pad == 0 {
+            mark
+        } else {
+            self.header(at).store(mark, Ordering::Relaxed);
+            Mark::Wrap.encode()
+        };
+        match self.staged {
+            None => self.staged = Some(Staged { begin, word }),
+            Some(_) => self.header(begin).store(word, Ordering::Relaxed),
+        }
+        self.tail = next;
+    }
+
+    /// ORDERING: the caller's Acquire load pairs with the Release in `Consumer::release`.
+    fn free_to_head(&mut self, head: u64) -> Result<(), Violation> {
+        let head = Position(head);
+        self.judge(head, self.seen_head)?;
+        self.seen_head = head;
+        self.free_to(head);
+        Ok(())
+    }
+
+    /// The two words advance at different times; whichever is ahead counts.
+    fn free_to(&mut self, head: Position) {
+        if head.has_reached(self.freed) {
+            self.freed = head;
+        }
+    }
+
+    /// PEER: a head is theirs; it must be a record boundary between what it was and what was
+    /// published. (That it is one of our boundaries is not checked: a lie about that frees bytes
+    /// the peer has not read, which harms the peer alone.)
+    fn judge(&self, claim: Position, seen: Position) -> Result<(), Violation> {
+        let published = self.staged.map_or(self.tail, |staged| staged.begin);
+        if !claim.0.is_multiple_of(8) {
+            return Err(Violation::UnalignedHead(claim.0));
+        }
+        if !claim.has_reached(seen) {
+            return Err(Violation::HeadMovedBack(claim.0));
+        }
+        if !published.has_reached(claim) {
+            return Err(Violation::HeadOvertook(claim.0));
+        }
+        Ok(())
+    }
+
+    #[inline]
+    fn header(&self, position: Position) -> &AtomicU64 {
+        self.memory.header(self.shape.offset(position))
+    }
+
+    fn own_words(&self) -> &SideWords {
+        self.region.side(self.side)
+    }
+
+    fn consumer_words(&self) -> &SideWords {
+        self.region.side(self.side.peer())
+    }
+}
