@@ -4,25 +4,29 @@ use crate::sync::AtomicU32;
 
 /// Something with a bell, descriptors or alarms that a driver looks after.
 ///
-/// All calls come from the thread that runs the driver, one at a time, with none of the driver's
-/// locks held: an implementation may register, watch and wake as it likes, and must not block.
+/// All calls but `bell` come from the thread that runs the driver, one at a time, with none of the
+/// driver's locks held: an implementation may register, watch, cancel and wake as it likes, and
+/// must not block. Any of them may come without a cause, so each looks at the state itself. A panic
+/// in one of them ends that call and nothing else. None begins after a cancellation that was made
+/// on the driver's own thread; after one from another thread, at most the one that was under way.
 pub(crate) trait Source: Send + Sync {
     /// The futex word on which the driver keeps a wait armed, if there is one. Always the same
-    /// word, mapped for as long as `self` lives.
+    /// word, mapped for as long as `self` lives. Called from any thread; only looks.
     fn bell(&self) -> Option<&AtomicU32> {
         None
     }
 
-    /// The bell was counted up, or somebody woke on it for no reason.
+    /// The bell was counted up, or somebody woke on it for no reason, or asked for this call.
     fn rung(&self) {}
 
     /// The descriptor that was watched under `token` is readable or hung up. It stays so, and this
     /// is called again, until the cause is read or the descriptor is no longer watched.
     fn ready(&self, _token: u16) {}
 
-    /// A time that was asked for has come. It may come early or for a wish since forgotten.
+    /// A time that was asked for has come. It may come early or for a wish since forgotten, and it
+    /// uses up all wishes: an implementation that still waits for a later time asks again.
     fn alarm(&self) {}
 
-    /// The driver can wait for nothing more on behalf of this source.
+    /// The driver can wait for nothing more on behalf of this source, or no more for its bell.
     fn abandoned(&self) {}
 }

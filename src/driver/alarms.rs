@@ -1,0 +1,105 @@
+//! The times at which registrations want to be called.
+
+use std::collections::BTreeSet;
+
+use super::table::Id;
+
+/// At most one time for each registration, in nanoseconds of the driver's clock.
+#[derive(Debug, Default)]
+pub(super) struct Alarms {
+    queue: BTreeSet<(u64, Id)>,
+    /// What `queue` holds for the registration in this slot.
+    by_slot: Vec<Option<(u64, Id)>>,
+}
+
+impl Alarms {
+    /// Notes a wish. An earlier one of the same registration stays and covers it; a later one is
+    /// replaced, because every alarm lets its registration ask again.
+    pub(super) fn set(&mut self, id: Id, at: u64) {
+        if self.by_slot.len() <= id.slot() {
+            self.by_slot.resize(id.slot() + 1, None);
+        }
+        match self.by_slot[id.slot()] {
+            Some((earlier, owner)) if owner == id && earlier <= at => return,
+            Some(later) => self.queue.remove(&later),
+            None => false,
+        };
+        self.by_slot[id.slot()] = Some((at, id));
+        self.queue.insert((at, id));
+    }
+
+    /// Forgets the wish of a registration that leaves.
+    pub(super) fn remove(&mut self, id: Id) {
+        if let Some(entry) = self.by_slot.get_mut(id.slot()).and_then(Option::take) {
+            self.queue.remove(&entry);
+        }
+    }
+
+    /// The earliest time of all.
+    pub(super) fn next(&self) -> Option<u64> {
+        self.queue.first().map(|&(at, _)| at)
+    }
+
+    /// Takes one registration out whose time has come by `now`.
+    pub(super) fn take_due(&mut self, now: u64) -> Option<Id> {
+        let &(_, id) = self.queue.first().filter(|&&(at, _)| at <= now)?;
+        self.remove(id);
+        Some(id)
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::super::table::Ids;
+    use super::*;
+
+    #[test]
+    fn the_earliest_wish_of_a_registration_counts() {
+        let id = Ids::default().take().unwrap();
+        let mut alarms = Alarms::default();
+        alarms.set(id, 50);
+        alarms.set(id, 70);
+        assert_eq!(alarms.next(), Some(50));
+        alarms.set(id, 30);
+        assert_eq!(alarms.take_due(29), None);
+        assert_eq!(alarms.take_due(30), Some(id));
+        assert_eq!((alarms.take_due(100), alarms.next()), (None, None));
+    }
+
+    #[test]
+    fn alarms_come_in_the_order_of_their_times() {
+        let mut ids = Ids::default();
+        let mut alarms = Alarms::default();
+        let [a, b, c] = std::array::from_fn(|_| ids.take().unwrap());
+        alarms.set(a, 3);
+        alarms.set(b, 1);
+        alarms.set(c, 1);
+        let order: Vec<_> = std::iter::from_fn(|| alarms.take_due(5)).collect();
+        assert_eq!(order, [b, c, a]);
+    }
+
+    #[test]
+    fn leaving_forgets_the_wish() {
+        let mut ids = Ids::default();
+        let mut alarms = Alarms::default();
+        let [a, b] = std::array::from_fn(|_| ids.take().unwrap());
+        alarms.set(a, 1);
+        alarms.set(b, 2);
+        alarms.remove(a);
+        alarms.remove(a);
+        assert_eq!(alarms.next(), Some(2));
+    }
+
+    #[test]
+    fn asking_again_and_again_leaves_one_entry() {
+        let id = Ids::default().take().unwrap();
+        let mut alarms = Alarms::default();
+        for round in 0..1000 {
+            alarms.set(id, 1_000_000);
+            alarms.set(id, round);
+            assert_eq!(alarms.take_due(round), Some(id));
+            alarms.set(id, 1_000_000);
+        }
+        assert_eq!(alarms.queue.len(), 1);
+    }
+}

@@ -1,0 +1,95 @@
+//! A driver on its own thread.
+
+use std::io;
+use std::panic::{AssertUnwindSafe, catch_unwind};
+use std::sync::mpsc::{SyncSender, sync_channel};
+use std::thread;
+use std::time::Duration;
+
+use super::epoll::EpollWaits;
+use super::runner::{Failure, Runner, Waits};
+use super::shared::Shared;
+use super::uring::{self, RingWaits};
+use super::{Backend, signals};
+use crate::error::ShmError;
+use crate::sync::Arc;
+
+/// How often in a row the kernel may fail before the driver gives up, a little later each time:
+/// about a quarter of a second in all.
+const ATTEMPTS: u32 = 8;
+
+type Answer = Result<Arc<Shared>, ShmError>;
+
+/// Starts a thread that runs a driver until it is told to stop and no source is left.
+///
+/// The thread is detached: a process may exit under it at any time.
+pub(super) fn start(backend: Backend) -> Answer {
+    let (sender, receiver) = sync_channel(1);
+    signals::blocked(|| {
+        thread::Builder::new().name("wakering".into()).spawn(move || main(backend, &sender))
+    })
+    .map_err(ShmError::io("start the driver's thread"))?;
+    // The thread ends without an answer only if it panicked.
+    let lost = |_| ShmError::io("start the driver's thread")(io::Error::other("it panicked"));
+    receiver.recv().map_err(lost)?
+}
+
+fn main(backend: Backend, started: &SyncSender<Answer>) {
+    match open(backend) {
+        Ok((shared, runner)) => {
+            // The other end waits for this.
+            let _ = started.send(Ok(shared));
+            run(runner);
+        }
+        Err(error) => {
+            let _ = started.send(Err(error));
+        }
+    }
+}
+
+/// Makes what the wish comes to. A ring belongs to the thread that makes it.
+fn open(wish: Backend) -> Result<(Arc<Shared>, Runner), ShmError> {
+    let ring = match wish {
+        Backend::Epoll => None,
+        Backend::Auto => uring::open().ok(),
+        Backend::IoUring => Some(uring::open().map_err(|_| ShmError::Unsupported {
+            reason: "io_uring with futex operations (Linux 6.7) is not to be had here",
+        })?),
+    };
+    let (shared, waits): (_, Box<dyn Waits>) = match ring {
+        Some(ring) => {
+            let shared = Shared::new(Backend::IoUring)?;
+            (shared.clone(), Box::new(RingWaits::new(ring, shared)))
+        }
+        None => {
+            let shared = Shared::new(Backend::Epoll)?;
+            (shared.clone(), Box::new(EpollWaits::new(shared)))
+        }
+    };
+    Ok((shared.clone(), Runner::new(shared, waits)))
+}
+
+/// Runs the driver to its end.
+pub(super) fn run(mut runner: Runner) {
+    // Sources are shielded one by one; this is for a mistake in the driver itself, which must not
+    // leave them asleep for ever.
+    match catch_unwind(AssertUnwindSafe(|| serve(&mut runner))) {
+        Ok(Ok(())) => runner.close(),
+        Ok(Err(_)) | Err(_) => runner.abandon(),
+    }
+}
+
+fn serve(runner: &mut Runner) -> io::Result<()> {
+    let mut failures = 0;
+    while !runner.is_done() {
+        match runner.turn(None) {
+            Ok(()) => failures = 0,
+            Err(Failure::Once(_)) if failures < ATTEMPTS => {
+                failures += 1;
+                thread::sleep(Duration::from_millis(1 << failures) / 2);
+            }
+            Err(Failure::Once(error) | Failure::ForGood(error)) => return Err(error),
+        }
+    }
+    Ok(())
+}

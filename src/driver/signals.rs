@@ -1,0 +1,49 @@
+//! The signal mask of a driver's own thread.
+//!
+//! Declared here by hand: rustix has this call in its `runtime` module alone, whose name it changes
+//! from release to release.
+
+use std::ffi::c_int;
+
+use rustix::process::Signal;
+
+/// A `sigset_t`, as large as that of any libc.
+#[repr(C, align(16))]
+struct SignalSet([u8; 128]);
+
+/// The same number on every architecture that io_uring is built for.
+const SIG_SETMASK: c_int = 2;
+
+/// Signals that a fault of the thread's own raises. To block them is undefined, and would take the
+/// process's own handler for them away.
+const FAULTS: [Signal; 6] =
+    [Signal::SEGV, Signal::BUS, Signal::FPE, Signal::ILL, Signal::TRAP, Signal::ABORT];
+
+/// Those that a libc keeps for itself: `setuid` and `pthread_cancel` wait for every thread to take
+/// them. A libc whose own they are leaves them out in any case, and refuses to touch them.
+const RESERVED: [c_int; 3] = [32, 33, 34];
+
+// SAFETY: these are the libc's own, with pointers to `sigset_t`, which `SignalSet` is large and
+// aligned enough for; a set that is read was filled before. Not one of them keeps a pointer.
+unsafe extern "C" {
+    safe fn sigfillset(set: &mut SignalSet) -> c_int;
+    safe fn sigdelset(set: &mut SignalSet, signal: c_int) -> c_int;
+    safe fn pthread_sigmask(how: c_int, set: &SignalSet, old: Option<&mut SignalSet>) -> c_int;
+}
+
+/// Runs `spawn` with all asynchronous signals blocked, so that a thread which it starts never
+/// takes one: they stay for the program's own threads.
+pub(super) fn blocked<T>(spawn: impl FnOnce() -> T) -> T {
+    let mut all = SignalSet([0; 128]);
+    sigfillset(&mut all);
+    for signal in FAULTS.map(Signal::as_raw).into_iter().chain(RESERVED) {
+        sigdelset(&mut all, signal);
+    }
+    let mut before = SignalSet([0; 128]);
+    let changed = pthread_sigmask(SIG_SETMASK, &all, Some(&mut before)) == 0;
+    let result = spawn();
+    if changed {
+        pthread_sigmask(SIG_SETMASK, &before, None);
+    }
+    result
+}

@@ -1,0 +1,637 @@
+//! The driver as endpoints see it, on both backends.
+
+use std::os::fd::AsFd;
+use std::sync::atomic::{AtomicUsize, Ordering::SeqCst};
+use std::sync::mpsc::{Receiver, Sender, channel};
+use std::sync::{OnceLock, Weak};
+use std::time::{Duration, Instant};
+
+use rustix::net::{AddressFamily, SocketFlags, SocketType, socketpair};
+
+use super::runner::{Failure, Found, Runner, Waits};
+use super::table::Id;
+use super::*;
+use crate::futex;
+use crate::sync::AtomicU32;
+
+/// No test waits longer than this for what must happen.
+const DEADLINE: Duration = Duration::from_secs(20);
+
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+enum Call {
+    Rung,
+    Ready(u16),
+    Alarm,
+    Abandoned,
+}
+
+type Hook = Box<dyn Fn(&Probe, Call) + Send + Sync>;
+
+/// A source that reports its calls.
+struct Probe {
+    word: AtomicU32,
+    hook: Hook,
+    registration: OnceLock<Registration>,
+}
+
+impl Probe {
+    fn new(hook: impl Fn(&Probe, Call) + Send + Sync + 'static) -> Arc<Self> {
+        let registration = OnceLock::new();
+        Arc::new(Self { word: AtomicU32::new(7), hook: Box::new(hook), registration })
+    }
+
+    /// One whose calls come out of a channel.
+    fn reporting() -> (Arc<Self>, Receiver<Call>) {
+        let (sender, receiver) = channel();
+        let sender = Mutex::new(sender);
+        (Self::new(move |_, call| report(&sender, call)), receiver)
+    }
+
+    /// As the peer does it, by whatever way this backend is rung.
+    fn ring(&self, registration: &Registration) {
+        self.word.fetch_add(1, SeqCst);
+        match registration.backend() {
+            Backend::IoUring => futex::wake(&self.word),
+            _ => registration.nudge(),
+        }
+    }
+}
+
+impl Source for Probe {
+    fn bell(&self) -> Option<&AtomicU32> {
+        Some(&self.word)
+    }
+    fn rung(&self) {
+        (self.hook)(self, Call::Rung);
+    }
+    fn ready(&self, token: u16) {
+        (self.hook)(self, Call::Ready(token));
+    }
+    fn alarm(&self) {
+        (self.hook)(self, Call::Alarm);
+    }
+    fn abandoned(&self) {
+        (self.hook)(self, Call::Abandoned);
+    }
+}
+
+fn report(sender: &Mutex<Sender<Call>>, call: Call) {
+    // Nobody listens any more to a test that is over.
+    let _ = lock(sender).send(call);
+}
+
+fn eventually(what: &str, mut holds: impl FnMut() -> bool) {
+    let end = Instant::now() + DEADLINE;
+    while !holds() {
+        assert!(Instant::now() < end, "not in time: {what}");
+        std::thread::sleep(Duration::from_millis(1));
+    }
+}
+
+/// Waits until the driver sleeps, so that what comes next meets a sleeper.
+fn asleep(driver: &Driver) -> u64 {
+    let mut until = 0;
+    eventually("the driver sleeps", || {
+        until = driver.keeper.shared.asleep_until();
+        until != 0
+    });
+    until
+}
+
+fn driver(backend: Backend) -> Driver {
+    let driver = Driver::builder().backend(backend).background().unwrap();
+    assert_eq!(driver.backend(), backend);
+    driver
+}
+
+/// Each of these functions is a test on each backend.
+macro_rules! on_both_backends {
+    ($($name:ident)*) => {
+        mod io_uring { $(#[test] fn $name() { super::$name(super::Backend::IoUring) })* }
+        mod epoll { $(#[test] fn $name() { super::$name(super::Backend::Epoll) })* }
+    };
+}
+
+on_both_backends! {
+    a_ring_is_heard
+    a_ring_before_the_driver_knows_the_bell_is_heard
+    no_ring_is_lost_in_a_ping_pong
+    thousands_of_bells_are_all_heard
+    alarms_come_in_time
+    only_an_earlier_alarm_interrupts
+    an_alarm_that_has_passed_comes_at_once
+    descriptors_are_reported
+    a_descriptor_watched_by_a_callback_is_reported
+    one_busy_descriptor_starves_nobody
+    cancelling_drops_the_source
+    cancelling_from_a_callback_ends_the_calls
+    a_panic_disturbs_nobody_else
+    a_source_may_own_its_registration_and_cancel_it
+    churn_leaves_nothing_behind
+    the_last_handle_ends_the_thread
+    a_registration_alone_keeps_the_driver
+    an_idle_driver_uses_no_processor
+    the_thread_takes_no_signals
+}
+
+fn a_ring_is_heard(backend: Backend) {
+    let driver = driver(backend);
+    let (probe, calls) = Probe::reporting();
+    let registration = driver.register(probe.clone()).unwrap();
+    for _ in 0..100 {
+        asleep(&driver);
+        probe.ring(&registration);
+        assert_eq!(calls.recv_timeout(DEADLINE), Ok(Call::Rung));
+    }
+}
+
+fn a_ring_before_the_driver_knows_the_bell_is_heard(backend: Backend) {
+    let driver = driver(backend);
+    for _ in 0..100 {
+        let (probe, calls) = Probe::reporting();
+        let registration = driver.register(probe.clone()).unwrap();
+        probe.ring(&registration);
+        assert_eq!(calls.recv_timeout(DEADLINE), Ok(Call::Rung));
+    }
+}
+
+fn no_ring_is_lost_in_a_ping_pong(backend: Backend) {
+    const ROUNDS: u32 = 100_000;
+    let driver = driver(backend);
+    let echo = Arc::new(AtomicU32::new(0));
+    let answer = echo.clone();
+    let probe = Probe::new(move |probe, _| {
+        answer.store(probe.word.load(SeqCst), SeqCst);
+        futex::wake(&answer);
+    });
+    let registration = driver.register(probe.clone()).unwrap();
+    for round in 0..ROUNDS {
+        probe.ring(&registration);
+        let sent = Instant::now();
+        loop {
+            let heard = echo.load(SeqCst);
+            if heard == 8 + round {
+                break;
+            }
+            assert!(sent.elapsed() < DEADLINE, "lost in round {round}");
+            futex::wait(&echo, heard, Some(DEADLINE));
+        }
+    }
+}
+
+fn thousands_of_bells_are_all_heard(backend: Backend) {
+    // More than either queue of a ring holds, at once.
+    const BELLS: usize = 5000;
+    let driver = driver(backend);
+    let heard = Arc::new(AtomicUsize::new(0));
+    let round = Arc::new(AtomicU32::new(0));
+    let gate = Arc::new(Mutex::new(()));
+    let probes: Vec<_> = (0..BELLS)
+        .map(|_| {
+            let (heard, round, gate) = (heard.clone(), round.clone(), gate.clone());
+            let last = AtomicU32::new(0);
+            let probe = Probe::new(move |_, _| {
+                drop(lock(&gate));
+                let now = round.load(SeqCst);
+                if last.swap(now, SeqCst) != now {
+                    heard.fetch_add(1, SeqCst);
+                }
+            });
+            let registration = driver.register(probe.clone()).unwrap();
+            (probe, registration)
+        })
+        .collect();
+    for turn in 1..4 {
+        asleep(&driver);
+        heard.store(0, SeqCst);
+        round.store(turn, SeqCst);
+        let closed = lock(&gate);
+        for (probe, registration) in &probes {
+            probe.ring(registration);
+        }
+        drop(closed);
+        eventually("all bells heard", || heard.load(SeqCst) == BELLS);
+    }
+    let weak: Vec<_> = probes.iter().map(|(probe, _)| Arc::downgrade(probe)).collect();
+    drop(probes);
+    eventually("all gone", || weak.iter().all(|weak| weak.strong_count() == 0));
+}
+
+fn alarms_come_in_time(backend: Backend) {
+    let driver = driver(backend);
+    let (probe, calls) = Probe::reporting();
+    let registration = driver.register(probe).unwrap();
+    for millis in [1, 20, 50] {
+        let start = Instant::now();
+        let wish = Duration::from_millis(millis);
+        registration.alarm(start + wish);
+        registration.alarm(start + wish * 2);
+        assert_eq!(calls.recv_timeout(DEADLINE), Ok(Call::Alarm));
+        let late = start.elapsed().checked_sub(wish).expect("not before its time");
+        assert!(late < Duration::from_secs(2), "{late:?} late");
+    }
+    assert!(calls.recv_timeout(Duration::from_millis(150)).is_err(), "one call for all wishes");
+}
+
+fn only_an_earlier_alarm_interrupts(backend: Backend) {
+    let driver = driver(backend);
+    let (one, calls) = Probe::reporting();
+    let (another, _calls) = Probe::reporting();
+    let one = driver.register(one).unwrap();
+    let another = driver.register(another).unwrap();
+    let now = Instant::now();
+
+    one.alarm(now + Duration::from_secs(100));
+    let mut until = 0;
+    eventually("it sleeps for the alarm", || {
+        until = asleep(&driver);
+        until != shared::NEVER
+    });
+    let interrupts = driver.keeper.shared.control().load(SeqCst);
+    another.alarm(now + Duration::from_secs(200));
+    one.alarm(now + Duration::from_secs(150));
+    assert_eq!(driver.keeper.shared.asleep_until(), until, "it sleeps on");
+    if backend == Backend::IoUring {
+        assert_eq!(driver.keeper.shared.control().load(SeqCst), interrupts);
+    }
+
+    let start = Instant::now();
+    one.alarm(start + Duration::from_millis(5));
+    assert_eq!(calls.recv_timeout(DEADLINE), Ok(Call::Alarm));
+    assert!(start.elapsed() >= Duration::from_millis(5));
+    eventually("it sleeps for the other", || asleep(&driver) > until);
+}
+
+fn an_alarm_that_has_passed_comes_at_once(backend: Backend) {
+    let driver = driver(backend);
+    let (probe, calls) = Probe::reporting();
+    let registration = driver.register(probe).unwrap();
+    registration.alarm(Instant::now() - Duration::from_millis(1));
+    assert_eq!(calls.recv_timeout(DEADLINE), Ok(Call::Alarm));
+}
+
+fn pair() -> (std::os::fd::OwnedFd, std::os::fd::OwnedFd) {
+    let flags = SocketFlags::CLOEXEC | SocketFlags::NONBLOCK;
+    socketpair(AddressFamily::UNIX, SocketType::SEQPACKET, flags, None).unwrap()
+}
+
+fn descriptors_are_reported(backend: Backend) {
+    let driver = driver(backend);
+    let (ours, theirs) = pair();
+    let ours = Arc::new(ours);
+    let (sender, calls) = channel();
+    let (sender, socket) = (Mutex::new(sender), ours.clone());
+    let probe = Probe::new(move |probe, call| {
+        let mut buffer = [0; 8];
+        match rustix::io::read(&*socket, &mut buffer) {
+            Ok(0) => {
+                // Hung up, and so for ever.
+                probe.registration.get().unwrap().unwatch(socket.as_fd());
+                report(&sender, Call::Abandoned);
+            }
+            Ok(_) => report(&sender, call),
+            Err(_) => {}
+        }
+    });
+    let registration = driver.register(probe.clone()).unwrap();
+    probe.registration.set(registration).unwrap();
+    let registration = probe.registration.get().unwrap();
+    registration.watch(ours.as_fd(), 42).unwrap();
+    assert!(registration.watch(ours.as_fd(), 43).is_err(), "watched twice");
+    for _ in 0..100 {
+        asleep(&driver);
+        rustix::io::write(&theirs, b"x").unwrap();
+        assert_eq!(calls.recv_timeout(DEADLINE), Ok(Call::Ready(42)));
+    }
+    registration.unwatch(ours.as_fd());
+    rustix::io::write(&theirs, b"y").unwrap();
+    assert!(calls.recv_timeout(Duration::from_millis(50)).is_err(), "not watched now");
+    registration.watch(ours.as_fd(), 44).unwrap();
+    assert_eq!(calls.recv_timeout(DEADLINE), Ok(Call::Ready(44)));
+    drop(theirs);
+    assert_eq!(calls.recv_timeout(DEADLINE), Ok(Call::Abandoned));
+    registration.cancel();
+    assert!(registration.watch(ours.as_fd(), 45).is_err(), "cancelled");
+}
+
+fn a_descriptor_watched_by_a_callback_is_reported(backend: Backend) {
+    let driver = driver(backend);
+    let (ours, theirs) = pair();
+    rustix::io::write(&theirs, b"x").unwrap();
+    let (inner, calls) = Probe::reporting();
+    let (handle, registered) = (driver.clone(), OnceLock::new());
+    let outer = Probe::new(move |_, _| {
+        registered.get_or_init(|| {
+            let registration = handle.register(inner.clone()).unwrap();
+            registration.watch(ours.as_fd(), 5).unwrap();
+            registration.alarm(Instant::now());
+            registration
+        });
+    });
+    let registration = driver.register(outer.clone()).unwrap();
+    outer.ring(&registration);
+    let mut seen = [calls.recv_timeout(DEADLINE).unwrap(), calls.recv_timeout(DEADLINE).unwrap()];
+    while !seen.contains(&Call::Alarm) || !seen.contains(&Call::Ready(5)) {
+        seen[1] = calls.recv_timeout(DEADLINE).unwrap();
+    }
+}
+
+fn one_busy_descriptor_starves_nobody(backend: Backend) {
+    let driver = driver(backend);
+    let busy: Vec<_> = (0..200).map(|_| pair()).collect();
+    let idle = Probe::new(|_, _| {});
+    let noise = driver.register(idle).unwrap();
+    for (ours, theirs) in &busy {
+        rustix::io::write(theirs, b"never read").unwrap();
+        noise.watch(ours.as_fd(), 0).unwrap();
+    }
+    let (probe, calls) = Probe::reporting();
+    let registration = driver.register(probe.clone()).unwrap();
+    let (ours, theirs) = pair();
+    registration.watch(ours.as_fd(), 1).unwrap();
+    probe.ring(&registration);
+    assert_eq!(calls.recv_timeout(DEADLINE), Ok(Call::Rung));
+    registration.alarm(Instant::now());
+    assert_eq!(calls.recv_timeout(DEADLINE), Ok(Call::Alarm));
+    rustix::io::write(&theirs, b"x").unwrap();
+    assert_eq!(calls.recv_timeout(DEADLINE), Ok(Call::Ready(1)));
+    registration.unwatch(ours.as_fd());
+    for (ours, _) in &busy {
+        noise.unwatch(ours.as_fd());
+    }
+    asleep(&driver);
+}
+
+fn cancelling_drops_the_source(backend: Backend) {
+    let driver = driver(backend);
+    for armed in [true, false] {
+        let (probe, calls) = Probe::reporting();
+        let weak = Arc::downgrade(&probe);
+        let registration = driver.register(probe).unwrap();
+        registration.alarm(Instant::now() + Duration::from_millis(20));
+        if armed {
+            // By now the wait is armed, and nobody will ever wake it.
+            asleep(&driver);
+        }
+        registration.cancel();
+        registration.cancel();
+        eventually("the source is dropped", || weak.strong_count() == 0);
+        registration.nudge();
+        registration.alarm(Instant::now());
+        assert_eq!(calls.iter().count(), 0, "calls after the end");
+        drop(registration);
+    }
+    asleep(&driver);
+}
+
+fn cancelling_from_a_callback_ends_the_calls(backend: Backend) {
+    let driver = driver(backend);
+    let (sender, calls) = channel();
+    let sender = Mutex::new(sender);
+    let probe = Probe::new(move |probe, call| {
+        report(&sender, call);
+        probe.registration.get().unwrap().cancel();
+        // Neither this nor the ring in the middle is heard any more.
+        probe.ring(probe.registration.get().unwrap());
+        probe.registration.get().unwrap().alarm(Instant::now());
+    });
+    probe.registration.set(driver.register(probe.clone()).unwrap()).unwrap();
+    let weak = Arc::downgrade(&probe);
+    probe.ring(probe.registration.get().unwrap());
+    assert_eq!(calls.recv_timeout(DEADLINE), Ok(Call::Rung));
+    drop(probe);
+    eventually("the source is dropped", || weak.strong_count() == 0);
+    assert_eq!(calls.iter().count(), 0);
+}
+
+fn a_panic_disturbs_nobody_else(backend: Backend) {
+    let driver = driver(backend);
+    let unwinding = Probe::new(|_, _| std::panic::resume_unwind(Box::new(Unpleasant)));
+    let (probe, calls) = Probe::reporting();
+    let bad = driver.register(unwinding.clone()).unwrap();
+    let good = driver.register(probe.clone()).unwrap();
+    for _ in 0..50 {
+        asleep(&driver);
+        unwinding.ring(&bad);
+        bad.alarm(Instant::now());
+        probe.ring(&good);
+        assert_eq!(calls.recv_timeout(DEADLINE), Ok(Call::Rung));
+    }
+    let weak = Arc::downgrade(&unwinding);
+    drop((bad, unwinding));
+    eventually("it is dropped all the same", || weak.strong_count() == 0);
+}
+
+/// What is thrown, and throws when it is dropped.
+struct Unpleasant;
+
+impl Drop for Unpleasant {
+    fn drop(&mut self) {
+        std::panic::resume_unwind(Box::new("dropped"));
+    }
+}
+
+fn a_source_may_own_its_registration_and_cancel_it(backend: Backend) {
+    let driver = driver(backend);
+    let weak = Arc::downgrade(&driver.keeper.shared);
+    let probe = Probe::new(|_, _| {});
+    probe.registration.set(driver.register(probe.clone()).unwrap()).unwrap();
+    drop(driver);
+    // The last handle is dropped on the driver's own thread, with the source.
+    probe.registration.get().unwrap().cancel();
+    drop(probe);
+    eventually("the driver ends", || weak.strong_count() == 0);
+}
+
+fn churn_leaves_nothing_behind(backend: Backend) {
+    let driver = driver(backend);
+    let sources: Vec<Weak<Probe>> = std::thread::scope(|scope| {
+        let workers: Vec<_> = (0..4)
+            .map(|_| {
+                scope.spawn(|| {
+                    let mut sources = Vec::new();
+                    for round in 0..500 {
+                        let (probe, calls) = Probe::reporting();
+                        let registration = driver.register(probe.clone()).unwrap();
+                        if round % 2 == 0 {
+                            probe.ring(&registration);
+                            assert_eq!(calls.recv_timeout(DEADLINE), Ok(Call::Rung));
+                        }
+                        sources.push(Arc::downgrade(&probe));
+                    }
+                    sources
+                })
+            })
+            .collect();
+        workers.into_iter().flat_map(|worker| worker.join().unwrap()).collect()
+    });
+    eventually("all gone", || sources.iter().all(|source| source.strong_count() == 0));
+    asleep(&driver);
+}
+
+/// A driver, a probe on it, and the number of the driver's thread.
+fn with_thread(backend: Backend) -> (Driver, Registration, i32) {
+    let driver = driver(backend);
+    let (sender, thread) = channel();
+    let sender = Mutex::new(sender);
+    let probe = Probe::new(move |_, _| {
+        let _ = lock(&sender).send(rustix::thread::gettid().as_raw_nonzero().get());
+    });
+    let registration = driver.register(probe.clone()).unwrap();
+    probe.ring(&registration);
+    let thread = thread.recv_timeout(DEADLINE).unwrap();
+    (driver, registration, thread)
+}
+
+fn the_last_handle_ends_the_thread(backend: Backend) {
+    let (driver, registration, thread) = with_thread(backend);
+    let task = format!("/proc/self/task/{thread}");
+    let comm = std::fs::read_to_string(format!("{task}/comm")).unwrap();
+    assert_eq!(comm.trim(), "wakering");
+    let weak = Arc::downgrade(&driver.keeper.shared);
+    let clone = driver.clone();
+    drop((driver, registration));
+    asleep(&clone);
+    drop(clone);
+    eventually("the thread ends", || !std::fs::exists(&task).unwrap());
+    assert_eq!(weak.strong_count(), 0);
+}
+
+fn a_registration_alone_keeps_the_driver(backend: Backend) {
+    let driver = driver(backend);
+    let weak = Arc::downgrade(&driver.keeper.shared);
+    let (probe, calls) = Probe::reporting();
+    let registration = driver.register(probe.clone()).unwrap();
+    drop(driver);
+    for _ in 0..3 {
+        probe.ring(&registration);
+        assert_eq!(calls.recv_timeout(DEADLINE), Ok(Call::Rung));
+    }
+    drop(registration);
+    eventually("the driver ends", || weak.strong_count() == 0);
+    assert_eq!(Arc::strong_count(&probe), 1);
+}
+
+fn an_idle_driver_uses_no_processor(backend: Backend) {
+    let (driver, registration, thread) = with_thread(backend);
+    let (ours, _theirs) = pair();
+    registration.watch(ours.as_fd(), 0).unwrap();
+    registration.alarm(Instant::now() + Duration::from_secs(100));
+    asleep(&driver);
+    // Time on the processor in nanoseconds, time in the queue, times scheduled.
+    let spent = || {
+        let stat = std::fs::read_to_string(format!("/proc/self/task/{thread}/schedstat")).unwrap();
+        let numbers: Vec<u64> = stat.split_whitespace().map(|n| n.parse().unwrap()).collect();
+        (numbers[0], numbers[2])
+    };
+    let (mut time, mut slices) = spent();
+    eventually("it has settled", || {
+        let before = (time, slices);
+        std::thread::sleep(Duration::from_millis(20));
+        (time, slices) = spent();
+        before == (time, slices)
+    });
+    std::thread::sleep(Duration::from_millis(300));
+    assert_eq!(spent(), (time, slices));
+}
+
+fn the_thread_takes_no_signals(backend: Backend) {
+    let blocked = |path: String| {
+        let status = std::fs::read_to_string(path).unwrap();
+        let line = status.lines().find_map(|line| line.strip_prefix("SigBlk:")).unwrap();
+        u64::from_str_radix(line.trim(), 16).unwrap()
+    };
+    let before = blocked("/proc/thread-self/status".into());
+    let (_driver, _registration, thread) = with_thread(backend);
+    assert_eq!(blocked("/proc/thread-self/status".into()), before, "the caller's is as before");
+    let mask = blocked(format!("/proc/self/task/{thread}/status"));
+    let is_blocked = |signal: i32| mask >> (signal - 1) & 1 == 1;
+    for signal in [1, 2, 3, 10, 12, 13, 14, 15, 17, 18, 20, 28, 35, 64] {
+        assert!(is_blocked(signal), "signal {signal} is not blocked");
+    }
+    // Faults, those that cannot be blocked, and the libc's own.
+    for signal in [4, 5, 6, 7, 8, 9, 11, 19, 32, 33, 34] {
+        assert!(!is_blocked(signal), "signal {signal} is blocked");
+    }
+}
+
+/// A kernel that has had enough.
+struct Broken;
+
+impl Waits for Broken {
+    fn arm(&mut self, _: Id, _: &AtomicU32, _: u32) -> bool {
+        true
+    }
+    fn disarm(&mut self, _: Id) {}
+    fn wait(&mut self, _: Option<Duration>, _: &mut Found) -> Result<(), Failure> {
+        Err(Failure::Once(rustix::io::Errno::PERM.into()))
+    }
+    fn close(&mut self) {}
+}
+
+#[test]
+fn a_driver_that_cannot_go_on_abandons_all_sources() {
+    let shared = Shared::new(Backend::IoUring).unwrap();
+    let runner = Runner::new(shared.clone(), Box::new(Broken));
+    let driver = Driver { keeper: Arc::new(Keeper { shared }) };
+    let (probe, calls) = Probe::reporting();
+    let registration = driver.register(probe.clone()).unwrap();
+    background::run(runner);
+    assert_eq!(calls.recv_timeout(DEADLINE), Ok(Call::Abandoned));
+    assert_eq!(Arc::strong_count(&probe), 1, "the source is dropped");
+    assert!(matches!(driver.register(probe), Err(ShmError::Io { .. })));
+    registration.nudge();
+    registration.alarm(Instant::now());
+    registration.cancel();
+}
+
+#[test]
+fn a_word_that_cannot_be_waited_on_abandons_its_source_alone() {
+    // Not a multiple of four in the table of the kernel: refused with EINVAL. There is no such
+    // `&AtomicU32` in safe code, so the runner is told what the kernel would have said.
+    struct Poisoned(Option<Id>);
+    impl Waits for Poisoned {
+        fn arm(&mut self, id: Id, _: &AtomicU32, _: u32) -> bool {
+            assert!(self.0.replace(id).is_none(), "armed again");
+            true
+        }
+        fn disarm(&mut self, _: Id) {}
+        fn wait(&mut self, _: Option<Duration>, found: &mut Found) -> Result<(), Failure> {
+            found.wakes.extend(self.0.map(|id| runner::Wake { id, poisoned: true }));
+            Ok(())
+        }
+        fn close(&mut self) {}
+    }
+    let shared = Shared::new(Backend::IoUring).unwrap();
+    let mut runner = Runner::new(shared.clone(), Box::new(Poisoned(None)));
+    let driver = Driver { keeper: Arc::new(Keeper { shared }) };
+    let (probe, calls) = Probe::reporting();
+    let registration = driver.register(probe.clone()).unwrap();
+    runner.turn(None).unwrap();
+    assert_eq!(calls.try_recv(), Ok(Call::Abandoned));
+    registration.cancel();
+    runner.turn(None).unwrap();
+    assert_eq!(Arc::strong_count(&probe), 1, "the source is dropped");
+}
+
+#[test]
+fn the_global_driver_is_one() {
+    let one = Driver::global().unwrap();
+    let another = Driver::global().unwrap();
+    assert!(Arc::ptr_eq(&one.keeper, &another.keeper));
+    assert_ne!(one.backend(), Backend::Auto);
+}
+
+#[test]
+fn handles_are_send_sync_and_debug() {
+    fn check<T: Send + Sync + Unpin + fmt::Debug>() {}
+    check::<Driver>();
+    check::<DriverBuilder>();
+    check::<Backend>();
+    check::<Registration>();
+    assert_eq!(Backend::default().to_string(), "auto");
+    assert_eq!(
+        (Backend::IoUring.to_string(), Backend::Epoll.to_string()),
+        ("io-uring".into(), "epoll".into())
+    );
+}
