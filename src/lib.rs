@@ -9,3 +9,17 @@ mod futex;
 mod ring;
 mod bell;
 mod waiters;
+mod driver;
+mod credentials;
+mod endpoint;
+mod canceller;
+mod sender;
+mod receiver;
+
+pub use canceller::Canceller;
+pub use credentials::PeerCredentials;
+pub use driver::{Backend, Driver, DriverBuilder};
+pub use endpoint::{Endpoint, Stats};
+pub use error::{CloseReason, RecvTimeoutError, ShmError, TryRecvError, TrySendError, Violation};
+pub use receiver::Receiver;
+pub use sender::Sender;

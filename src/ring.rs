@@ -27,7 +27,7 @@ mod consumer;
 mod producer;
 
 pub(crate) use consumer::Consumer;
-pub(crate) use producer::{MAX_WAIT_FOR_LOOK, Producer};
+pub(crate) use producer::{LOOK_AGAIN_AFTER, Producer};
 
 use crate::error::Violation;
 use crate::region::record_bytes;
@@ -91,7 +91,8 @@ impl Mark {
     /// PEER: any value may stand in the word.
     #[inline]
     fn decode(word: u64) -> Result<Option<Self>, Violation> {
-        let len = (word & u64::from(u32::MAX)) as u32;
+        #[allow(clippy::cast_possible_truncation, reason = "the length is the lower half")]
+        let len = word as u32;
         match word & !u64::from(u32::MAX) {
             KIND_PACKET => Ok(Some(Self::Packet(len))),
             _ if word == KIND_WRAP => Ok(Some(Self::Wrap)),

@@ -6,7 +6,7 @@ use super::{Mark, Position, Shape};
 use crate::error::Violation;
 use crate::layout::{RECORD_HEADER, Side, SideWords};
 use crate::region::{Region, RingMemory, record_bytes};
-use crate::sync::{Arc, Ordering};
+use crate::sync::{Arc, Ordering, fence};
 
 /// Reads records. One for a ring; `&mut self` throughout.
 #[derive(Debug)]
@@ -77,11 +77,19 @@ impl Consumer {
         }
     }
 
+    /// Whether `head` says all that was taken.
+    #[inline]
+    pub(crate) fn is_released(&self) -> bool {
+        self.released == self.position
+    }
+
     /// Whether enough was taken for the producer's parked sender. Ask only after its bit was seen.
     ///
     /// PEER: `wants` is theirs. The worst a wrong one does is to wake them early or never.
     pub(crate) fn has_what_it_wants(&self) -> bool {
-        // ORDERING: Relaxed; ordered by the bell's bit, behind which the producer wrote it.
+        // ORDERING: this fence behind the look at the bit pairs with the Release in `Bell::arm`, so
+        // the Relaxed load sees the wish that the bit stands for.
+        fence(Ordering::Acquire);
         let wants = Position(self.producer_words().wants.0.load(Ordering::Relaxed));
         self.position.has_reached(wants)
     }

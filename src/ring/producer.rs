@@ -12,7 +12,7 @@ use crate::sync::{Arc, AtomicU64, Ordering};
 ///
 /// The consumer's look at the bit is not fenced, so it may miss one that was just set; its store
 /// to `taken`, made before that look, is visible long before this time is over.
-pub(crate) const MAX_WAIT_FOR_LOOK: Duration = Duration::from_millis(1);
+pub(crate) const LOOK_AGAIN_AFTER: Duration = Duration::from_millis(1);
 
 /// Writes records. One for a ring; `&mut self` throughout.
 #[derive(Debug)]
@@ -98,6 +98,11 @@ impl Producer {
         self.tail
     }
 
+    /// Whether the tail has entered another eighth of the ring since it was at `before`.
+    pub(crate) fn passed_an_eighth_since(&self, before: Position) -> bool {
+        (before.get() ^ self.tail.get()) >= self.shape.eighth()
+    }
+
     /// Writes a record that [`publish`](Self::publish) will show together with all others staged
     /// before it. `false` if there is no room; then nothing was written.
     ///
@@ -144,6 +149,14 @@ impl Producer {
         self.seen_taken = taken;
         self.free_to(taken);
         Ok(())
+    }
+
+    /// Bytes that are free for a packet at the ring's current place, were the end not there: less
+    /// its own header and the one behind it.
+    pub(crate) fn free_bytes(&self) -> usize {
+        let used = self.tail.since(self.freed);
+        let free = (self.shape.bytes as u64).saturating_sub(used);
+        usize::try_from(free).unwrap_or(usize::MAX).saturating_sub(2 * RECORD_HEADER)
     }
 
     /// Announces at which head a sender with a packet of `len` bytes is to be woken. The caller

@@ -1,0 +1,349 @@
+//! One side of a channel: both directions, and how they end.
+
+mod access;
+mod counters;
+mod ends;
+mod lifeline;
+mod link;
+mod receiving;
+mod sending;
+#[cfg(all(test, not(loom)))]
+mod tests;
+
+use std::fmt;
+use std::future::poll_fn;
+use std::os::fd::OwnedFd;
+use std::task::Poll;
+use std::time::{Duration, Instant};
+
+use bytes::Bytes;
+
+pub use counters::Stats;
+pub(crate) use ends::Directions;
+pub(crate) use link::Link;
+pub(crate) use receiving::{Receiving, Rx, Taken, register};
+pub(crate) use sending::{Sending, Tx};
+
+use crate::canceller::Canceller;
+use crate::credentials::PeerCredentials;
+use crate::driver::Driver;
+use crate::error::{CloseReason, RecvTimeoutError, ShmError, TryRecvError, TrySendError};
+use crate::layout::Side;
+use crate::receiver::Receiver;
+use crate::region::Region;
+use crate::sender::Sender;
+use crate::sync::{Arc, Mutex, lock};
+
+/// One side of a channel: what [`SpscFace`](crate::SpscFace) and
+/// [`SpscHandle`](crate::SpscHandle) have in common.
+///
+/// All methods take `&self` and may be called from any number of tasks and threads; to share an
+/// end, put it into an `Arc`. Senders that find the ring full queue and are served in the order in
+/// which they came; receivers that find it empty likewise. A task that both sends and receives in
+/// full flight is better served by the two halves of [`into_split`](Self::into_split), which take
+/// no lock.
+///
+/// Dropping an end closes it in order: the other side receives all that was sent, then the end.
+pub struct Endpoint {
+    link: Arc<Link>,
+    tx: Mutex<Tx>,
+    rx: Mutex<Rx>,
+}
+
+impl Endpoint {
+    /// The end of `region` that is `side`, in the care of `driver`.
+    pub(crate) fn open(
+        region: Arc<Region>,
+        side: Side,
+        send_timeout: Option<Duration>,
+        driver: &Driver,
+    ) -> Result<Self, ShmError> {
+        let link = Arc::new(Link::new(region, side, send_timeout));
+        let endpoint =
+            Self { tx: Mutex::new(Tx::new(&link)), rx: Mutex::new(Rx::new(&link)), link };
+        endpoint.link.bind(driver)?;
+        Ok(endpoint)
+    }
+
+    pub(crate) fn link(&self) -> &Arc<Link> {
+        &self.link
+    }
+
+    /// Sends a packet, waiting for room if there is none.
+    ///
+    /// `Ok` means that the packet is in shared memory: the peer receives it even if this process
+    /// ends right away, unless either side cancels or the peer stops receiving.
+    ///
+    /// # Errors
+    /// - [`PacketTooLarge`](ShmError::PacketTooLarge): longer than [`max_packet`](Self::max_packet).
+    /// - [`TimedOut`](ShmError::TimedOut): no room for the builder's `send_timeout` (5 s unless
+    ///   set), counted from when the send first had to wait, whether or not anybody is connected.
+    /// - [`Closed`](ShmError::Closed): the channel has ended, or the peer receives no more.
+    ///
+    /// # Cancel safety
+    /// A future that is dropped before it was ready has sent nothing, and passes its turn on.
+    pub fn send(&self, packet: Bytes) -> impl Future<Output = Result<(), ShmError>> + Send + '_ {
+        Sending::new(&self.link, &self.tx, [packet])
+    }
+
+    /// Sends packets one after the other, with one publication and one look at the peer's bell for
+    /// as many as fit. No other sender's packets come in between.
+    ///
+    /// # Errors
+    /// As [`send`](Self::send). `PacketTooLarge` means that none was sent; the others tell in
+    /// `sent` how many went. The batch has one deadline for all.
+    ///
+    /// # Cancel safety
+    /// A future that is dropped before it was ready has sent the first so many of the packets.
+    pub fn send_batch<'a>(
+        &'a self,
+        packets: &'a [Bytes],
+    ) -> impl Future<Output = Result<(), ShmError>> + Send + 'a {
+        Sending::new(&self.link, &self.tx, packets)
+    }
+
+    /// Sends a packet if there is room for it now and nobody else waits for room.
+    ///
+    /// # Errors
+    /// The packet comes back in the error: see [`TrySendError`].
+    pub fn try_send(&self, packet: Bytes) -> Result<(), TrySendError> {
+        lock(&self.tx).try_send(packet)
+    }
+
+    /// As [`send`](Self::send), blocking the thread. It sleeps on the bell itself, so the peer's
+    /// wake reaches it without a detour over the driver.
+    ///
+    /// # Errors
+    /// As [`send`](Self::send).
+    pub fn send_blocking(&self, packet: Bytes) -> Result<(), ShmError> {
+        Sending::new(&self.link, &self.tx, [packet]).block()
+    }
+
+    /// As [`send_batch`](Self::send_batch), blocking the thread.
+    ///
+    /// # Errors
+    /// As [`send_batch`](Self::send_batch).
+    pub fn send_batch_blocking(&self, packets: &[Bytes]) -> Result<(), ShmError> {
+        Sending::new(&self.link, &self.tx, packets).block()
+    }
+
+    /// Receives the next packet; `None` is the end, of which [`close_reason`](Self::close_reason)
+    /// tells more.
+    ///
+    /// # Cancel safety
+    /// A future that is dropped before it was ready has taken nothing.
+    pub fn recv(&self) -> impl Future<Output = Option<Bytes>> + Send + '_ {
+        let receiving = Receiving::new(&self.link, &self.rx, Rx::take);
+        async move { receiving.await.ok() }
+    }
+
+    /// Receives at least one and at most `max` packets, appends them to `packets` and tells how
+    /// many; 0 is the end (or a `max` of 0).
+    ///
+    /// # Cancel safety
+    /// A future that is dropped before it was ready has taken nothing and leaves `packets` as it
+    /// was.
+    pub fn recv_batch<'a>(
+        &'a self,
+        packets: &'a mut Vec<Bytes>,
+        max: usize,
+    ) -> impl Future<Output = usize> + Send + 'a {
+        let receiving =
+            Receiving::new(&self.link, &self.rx, move |rx: &mut Rx| rx.take_batch(packets, max));
+        async move { receiving.await.unwrap_or(0) }
+    }
+
+    /// Takes the next packet if one is there.
+    ///
+    /// # Errors
+    /// [`TryRecvError::Empty`] if there is none now, [`TryRecvError::Closed`] if none will come.
+    pub fn try_recv(&self) -> Result<Bytes, TryRecvError> {
+        from_taken(lock(&self.rx).take())
+    }
+
+    /// As [`recv`](Self::recv), blocking the thread.
+    pub fn recv_blocking(&self) -> Option<Bytes> {
+        Receiving::new(&self.link, &self.rx, Rx::take).block(None)?.ok()
+    }
+
+    /// As [`recv_batch`](Self::recv_batch), blocking the thread.
+    pub fn recv_batch_blocking(&self, packets: &mut Vec<Bytes>, max: usize) -> usize {
+        let take = |rx: &mut Rx| rx.take_batch(packets, max);
+        Receiving::new(&self.link, &self.rx, take).block(None).map_or(0, |taken| taken.unwrap_or(0))
+    }
+
+    /// As [`recv_blocking`](Self::recv_blocking), for no longer than `timeout`.
+    ///
+    /// # Errors
+    /// [`RecvTimeoutError::Timeout`] if no packet came in time, [`RecvTimeoutError::Closed`] if
+    /// none will come.
+    pub fn recv_timeout(&self, timeout: Duration) -> Result<Bytes, RecvTimeoutError> {
+        from_timed(Receiving::new(&self.link, &self.rx, Rx::take).block(deadline_after(timeout)))
+    }
+
+    /// Ends both directions in order: the peer receives all that was sent, then the end; its sends
+    /// fail at once, and so do ours. Our own `recv` ends at once.
+    ///
+    /// No `send` returns `Ok` once this has returned.
+    pub fn close(&self) {
+        {
+            let _no_send_goes_on_behind_it = lock(&self.tx);
+            self.link.close();
+        }
+        self.link.tell_everyone();
+    }
+
+    /// Cuts the channel off for both sides: what was sent and not received is lost, and every
+    /// waiting call returns.
+    ///
+    /// After [`close`](Self::close) it still cuts off what the peer has not received.
+    pub fn cancel(&self) {
+        self.link.cancel();
+    }
+
+    /// A new [`Canceller`] that cancels this end, from any thread and after the end has moved.
+    pub fn canceller(&self) -> Canceller {
+        let canceller = Canceller::new();
+        self.set_cancel(&canceller);
+        canceller
+    }
+
+    /// Lets `canceller` cancel this end too; if it has been used already, that happens now. An end
+    /// may have any number of cancellers.
+    pub fn set_cancel(&self, canceller: &Canceller) {
+        canceller.add(&self.link);
+    }
+
+    /// Whether the channel is over: [`close_reason`](Self::close_reason) is known.
+    ///
+    /// Packets that were sent before an orderly close by the peer can still be received.
+    pub fn is_closed(&self) -> bool {
+        self.close_reason().is_some()
+    }
+
+    /// Why the channel is over, or `None` while it is not. Once `Some`, it never changes.
+    pub fn close_reason(&self) -> Option<CloseReason> {
+        self.link.close_reason()
+    }
+
+    /// Waits until the channel is over.
+    ///
+    /// # Cancel safety
+    /// Changes nothing.
+    pub fn closed(&self) -> impl Future<Output = CloseReason> + Send + '_ {
+        self.link.wait_for(|link| link.close_reason())
+    }
+
+    /// Waits until the peer has connected, and tells who it is.
+    ///
+    /// # Errors
+    /// [`Closed`](ShmError::Closed) if this end is over before that.
+    ///
+    /// # Cancel safety
+    /// Changes nothing.
+    pub fn connected(&self) -> impl Future<Output = Result<PeerCredentials, ShmError>> + Send + '_ {
+        self.link.wait_for(|link| {
+            let ended = || link.close_reason().map(|reason| ShmError::Closed { reason, sent: 0 });
+            link.peer().map(Ok).or_else(|| ended().map(Err))
+        })
+    }
+
+    /// Whether the peer has connected and is still there.
+    pub fn is_connected(&self) -> bool {
+        self.link.is_connected()
+    }
+
+    /// Who the peer is, once it has connected.
+    pub fn peer_credentials(&self) -> Option<PeerCredentials> {
+        self.link.peer()
+    }
+
+    /// Longest packet in bytes.
+    pub fn max_packet(&self) -> usize {
+        self.link.region().geometry().max_packet()
+    }
+
+    /// Size of the ring of each direction in bytes.
+    pub fn ring_bytes(&self) -> usize {
+        self.link.region().geometry().ring_bytes()
+    }
+
+    /// What this end has done so far.
+    pub fn stats(&self) -> Stats {
+        self.link.counters().read()
+    }
+
+    /// Splits the end into its two halves: a `Sink<Bytes>` and a `Stream`.
+    ///
+    /// Each half ends its own direction when it is dropped.
+    pub fn into_split(self) -> (Sender, Receiver) {
+        let Self { link, tx, rx } = self;
+        let sender = Sender::new(&link, into_inner(tx));
+        (sender, Receiver::new(&link, into_inner(rx)))
+    }
+
+    /// The socket of a handshake that is through: the peer is there.
+    pub(crate) fn attach(&self, socket: OwnedFd, peer: PeerCredentials) -> Result<(), ShmError> {
+        self.link.attach(socket, peer)
+    }
+}
+
+impl fmt::Debug for Endpoint {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        self.link.describe("Endpoint", f)
+    }
+}
+
+impl Link {
+    /// Waits until `look` finds something, looking whenever there is news.
+    pub(crate) fn wait_for<T>(
+        &self,
+        mut look: impl FnMut(&Self) -> Option<T> + Send,
+    ) -> impl Future<Output = T> + Send {
+        let mut place = None;
+        poll_fn(move |cx| {
+            if let Some(found) = look(self) {
+                return Poll::Ready(found);
+            }
+            register(self.news(), &mut place, cx);
+            // What happens from now on notifies us.
+            look(self).map_or(Poll::Pending, Poll::Ready)
+        })
+    }
+
+    /// The `Debug` form of everything that is one end of a channel.
+    pub(crate) fn describe(&self, name: &str, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        f.debug_struct(name)
+            .field("side", &self.side())
+            .field("peer", &self.peer())
+            .field("ring_bytes", &self.region().geometry().ring_bytes())
+            .field("max_packet", &self.region().geometry().max_packet())
+            .field("close_reason", &self.close_reason())
+            .finish_non_exhaustive()
+    }
+}
+
+fn into_inner<T>(mutex: Mutex<T>) -> T {
+    mutex.into_inner().unwrap_or_else(|poisoned| poisoned.into_inner())
+}
+
+/// A packet or the error of `try_recv`.
+pub(crate) fn from_taken(taken: Taken<Bytes>) -> Result<Bytes, TryRecvError> {
+    match taken {
+        Ok(Some(packet)) => Ok(packet),
+        Ok(None) => Err(TryRecvError::Empty),
+        Err(_) => Err(TryRecvError::Closed),
+    }
+}
+
+/// A packet or the error of `recv_timeout`.
+pub(crate) fn from_timed(
+    taken: Option<Result<Bytes, CloseReason>>,
+) -> Result<Bytes, RecvTimeoutError> {
+    taken.ok_or(RecvTimeoutError::Timeout)?.map_err(|_| RecvTimeoutError::Closed)
+}
+
+/// A deadline that the clock cannot express is as good as none.
+pub(crate) fn deadline_after(timeout: Duration) -> Option<Instant> {
+    Instant::now().checked_add(timeout)
+}

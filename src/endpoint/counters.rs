@@ -1,0 +1,77 @@
+//! What a channel has done so far.
+
+use std::sync::atomic::{AtomicU64, Ordering};
+
+/// Counters of one end of a channel since it was made. All from this side's own books.
+#[derive(Debug, Clone, Copy, Default, PartialEq, Eq)]
+#[non_exhaustive]
+pub struct Stats {
+    /// Packets that this side published.
+    pub packets_sent: u64,
+    /// Their bytes, without headers.
+    pub bytes_sent: u64,
+    /// Packets that this side took out.
+    pub packets_received: u64,
+    /// Their bytes, without headers.
+    pub bytes_received: u64,
+    /// How often this side woke the other, each time at the price of a system call.
+    pub wakes_sent: u64,
+    /// How often this side's driver was woken for this channel.
+    pub wakes_received: u64,
+    /// How often this side announced that it was about to sleep: at most that often it is woken.
+    pub parks: u64,
+    /// How many of those were for want of room.
+    pub full_stalls: u64,
+    /// How often spinning before a park found something.
+    pub spins_paid: u64,
+    /// How often it did not.
+    pub spins_unpaid: u64,
+}
+
+/// The live form of [`Stats`].
+///
+/// Those that one end of a ring counts have a single writer at a time, which holds that end; they
+/// are stored, not added to. The rest are rare.
+#[derive(Debug, Default)]
+pub(crate) struct Counters {
+    pub(crate) packets_sent: AtomicU64,
+    pub(crate) bytes_sent: AtomicU64,
+    pub(crate) packets_received: AtomicU64,
+    pub(crate) bytes_received: AtomicU64,
+    pub(crate) wakes_sent: AtomicU64,
+    pub(crate) wakes_received: AtomicU64,
+    pub(crate) parks: AtomicU64,
+    pub(crate) full_stalls: AtomicU64,
+    pub(crate) spins_paid: AtomicU64,
+    pub(crate) spins_unpaid: AtomicU64,
+}
+
+/// Adds for the counter's only writer.
+#[inline]
+pub(crate) fn bump(counter: &AtomicU64, by: u64) {
+    // ORDERING: Relaxed, here and below; a counter publishes nothing.
+    counter.store(counter.load(Ordering::Relaxed).wrapping_add(by), Ordering::Relaxed);
+}
+
+/// Adds one, whoever else does.
+pub(crate) fn count(counter: &AtomicU64) -> u64 {
+    counter.fetch_add(1, Ordering::Relaxed).wrapping_add(1)
+}
+
+impl Counters {
+    pub(crate) fn read(&self) -> Stats {
+        let get = |counter: &AtomicU64| counter.load(Ordering::Relaxed);
+        Stats {
+            packets_sent: get(&self.packets_sent),
+            bytes_sent: get(&self.bytes_sent),
+            packets_received: get(&self.packets_received),
+            bytes_received: get(&self.bytes_received),
+            wakes_sent: get(&self.wakes_sent),
+            wakes_received: get(&self.wakes_received),
+            parks: get(&self.parks),
+            full_stalls: get(&self.full_stalls),
+            spins_paid: get(&self.spins_paid),
+            spins_unpaid: get(&self.spins_unpaid),
+        }
+    }
+}

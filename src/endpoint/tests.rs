@@ -1,0 +1,80 @@
+//! Two ends in one process, without a rendezvous.
+
+use std::os::fd::AsFd;
+use std::time::Duration;
+
+use bytes::Bytes;
+use rustix::net::{AddressFamily, SocketFlags, SocketType, socketpair};
+
+use super::Endpoint;
+use crate::credentials::PeerCredentials;
+use crate::driver::{Backend, Driver};
+use crate::layout::{Geometry, Side};
+use crate::region::Region;
+
+fn drivers() -> Vec<Driver> {
+    [Backend::IoUring, Backend::Epoll]
+        .into_iter()
+        .filter_map(|backend| Driver::builder().backend(backend).background().ok())
+        .collect()
+}
+
+/// Both ends of a channel with rings of this size.
+fn pair(driver: &Driver, ring_bytes: usize) -> (Endpoint, Endpoint) {
+    let geometry = Geometry::new(Some(ring_bytes), None).unwrap();
+    let region = Region::create(geometry, false).unwrap();
+    let joined = Region::join(region.file().try_clone_to_owned().unwrap()).unwrap();
+    let flags = SocketFlags::CLOEXEC | SocketFlags::NONBLOCK;
+    let (one, other) =
+        socketpair(AddressFamily::UNIX, SocketType::SEQPACKET, flags, None).unwrap();
+    let peer = PeerCredentials::of(one.as_fd()).unwrap();
+    let timeout = Some(Duration::from_secs(20));
+    let face = Endpoint::open(region.into(), Side::Face, timeout, driver).unwrap();
+    let handle = Endpoint::open(joined.into(), Side::Handle, timeout, driver).unwrap();
+    face.attach(one, peer).unwrap();
+    handle.attach(other, peer).unwrap();
+    (face, handle)
+}
+
+#[test]
+fn a_hundred_thousand_round_trips_lose_no_wake() {
+    for driver in drivers() {
+        let (face, handle) = pair(&driver, 4096);
+        let echo = std::thread::spawn(move || {
+            pollster::block_on(async {
+                while let Some(packet) = face.recv().await {
+                    face.send(packet).await.unwrap();
+                }
+            });
+        });
+        pollster::block_on(async {
+            for round in 0..20_000u64 {
+                handle.send(Bytes::copy_from_slice(&round.to_le_bytes())).await.unwrap();
+                assert_eq!(handle.recv().await.unwrap(), &round.to_le_bytes()[..]);
+            }
+        });
+        drop(handle);
+        echo.join().unwrap();
+    }
+}
+
+#[test]
+fn a_taker_that_goes_away_wakes_the_blocked_sender() {
+    for driver in drivers() {
+        let (face, handle) = pair(&driver, 4096);
+        let mut next = 0u64;
+        let packet = |n: u64| Bytes::copy_from_slice(&n.to_le_bytes());
+        while face.try_send(packet(next)).is_ok() {
+            next += 1;
+        }
+        let face = std::sync::Arc::new(face);
+        for taken in 0..5_000u64 {
+            let sender = face.clone();
+            let last = packet(next);
+            next += 1;
+            let sent = std::thread::spawn(move || pollster::block_on(sender.send(last)));
+            assert_eq!(pollster::block_on(handle.recv()).unwrap(), packet(taken));
+            sent.join().unwrap().unwrap();
+        }
+    }
+}

@@ -1,0 +1,183 @@
+//! The receiving half.
+
+use std::fmt;
+use std::pin::Pin;
+use std::task::{Context, Poll};
+use std::time::Duration;
+
+use bytes::Bytes;
+use futures::stream::{FusedStream, Stream};
+
+use crate::canceller::Canceller;
+use crate::credentials::PeerCredentials;
+use crate::endpoint::{
+    Directions, Link, Receiving, Rx, Stats, deadline_after, from_taken, from_timed,
+};
+use crate::error::{CloseReason, RecvTimeoutError, ShmError, TryRecvError};
+use crate::sync::Arc;
+use crate::waiters::Waiting;
+
+/// The receiving half of an [`Endpoint`](crate::Endpoint): a `Stream` of packets, and the same
+/// calls as the whole end has, without its lock.
+///
+/// # As a `Stream`
+///
+/// Packets come as `Ok`. If the direction ends in a way that may have lost packets (cancelled, the
+/// peer died, the driver gone, a violation of the protocol), one `Err` comes before the end, so
+/// that a pipeline such as `receiver.forward(sink)` fails where its source was cut off. An orderly
+/// close is a bare end.
+///
+/// # How it ends
+///
+/// Dropping the half tells the peer that nobody receives any more: its sends fail.
+pub struct Receiver {
+    link: Arc<Link>,
+    rx: Rx,
+    place: Option<Waiting>,
+    /// The stream has yielded its end.
+    is_over: bool,
+}
+
+impl Receiver {
+    pub(crate) fn new(link: &Arc<Link>, rx: Rx) -> Self {
+        Self { link: link.clone(), rx, place: None, is_over: false }
+    }
+
+    /// Receives the next packet; `None` is the end.
+    ///
+    /// # Cancel safety
+    /// A future that is dropped before it was ready has taken nothing.
+    pub fn recv(&mut self) -> impl Future<Output = Option<Bytes>> + Send + '_ {
+        let receiving = Receiving::new(&self.link, &mut self.rx, Rx::take);
+        async move { receiving.await.ok() }
+    }
+
+    /// Receives at least one and at most `max` packets, appends them to `packets` and tells how
+    /// many; 0 is the end (or a `max` of 0).
+    ///
+    /// # Cancel safety
+    /// A future that is dropped before it was ready has taken nothing and leaves `packets` as it
+    /// was.
+    pub fn recv_batch<'a>(
+        &'a mut self,
+        packets: &'a mut Vec<Bytes>,
+        max: usize,
+    ) -> impl Future<Output = usize> + Send + 'a {
+        let take = move |rx: &mut Rx| rx.take_batch(packets, max);
+        let receiving = Receiving::new(&self.link, &mut self.rx, take);
+        async move { receiving.await.unwrap_or(0) }
+    }
+
+    /// Takes the next packet if one is there.
+    ///
+    /// # Errors
+    /// [`TryRecvError::Empty`] if there is none now, [`TryRecvError::Closed`] if none will come.
+    pub fn try_recv(&mut self) -> Result<Bytes, TryRecvError> {
+        from_taken(self.rx.take())
+    }
+
+    /// As [`recv`](Self::recv), blocking the thread.
+    pub fn recv_blocking(&mut self) -> Option<Bytes> {
+        Receiving::new(&self.link, &mut self.rx, Rx::take).block(None)?.ok()
+    }
+
+    /// As [`recv_batch`](Self::recv_batch), blocking the thread.
+    pub fn recv_batch_blocking(&mut self, packets: &mut Vec<Bytes>, max: usize) -> usize {
+        let take = |rx: &mut Rx| rx.take_batch(packets, max);
+        let taken = Receiving::new(&self.link, &mut self.rx, take).block(None);
+        taken.map_or(0, |taken| taken.unwrap_or(0))
+    }
+
+    /// As [`recv_blocking`](Self::recv_blocking), for no longer than `timeout`.
+    ///
+    /// # Errors
+    /// [`RecvTimeoutError::Timeout`] if no packet came in time, [`RecvTimeoutError::Closed`] if
+    /// none will come.
+    pub fn recv_timeout(&mut self, timeout: Duration) -> Result<Bytes, RecvTimeoutError> {
+        let receiving = Receiving::new(&self.link, &mut self.rx, Rx::take);
+        from_timed(receiving.block(deadline_after(timeout)))
+    }
+
+    /// Whether no packet is there now. Takes nothing.
+    pub fn is_empty(&mut self) -> bool {
+        !self.rx.has_packet()
+    }
+
+    /// Cuts the channel off: see [`Endpoint::cancel`](crate::Endpoint::cancel).
+    pub fn cancel(&self) {
+        self.link.cancel();
+    }
+
+    /// A new [`Canceller`] for this end.
+    pub fn canceller(&self) -> Canceller {
+        let canceller = Canceller::new();
+        canceller.add(&self.link);
+        canceller
+    }
+
+    /// Whether the peer sends no more. What it sent before that may still be there.
+    pub fn is_closed(&self) -> bool {
+        self.link.direction_end(Directions::RX).is_some()
+    }
+
+    /// Waits until the peer sends no more. What it sent before that may still be there.
+    ///
+    /// # Cancel safety
+    /// Changes nothing.
+    pub fn closed(&self) -> impl Future<Output = CloseReason> + Send + '_ {
+        self.link.wait_for(|link| link.direction_end(Directions::RX))
+    }
+
+    /// Why the channel is over: see [`Endpoint::close_reason`](crate::Endpoint::close_reason).
+    pub fn close_reason(&self) -> Option<CloseReason> {
+        self.link.close_reason()
+    }
+
+    /// Longest packet in bytes.
+    pub fn max_packet(&self) -> usize {
+        self.link.region().geometry().max_packet()
+    }
+
+    /// What this end, with both its halves, has done so far.
+    pub fn stats(&self) -> Stats {
+        self.link.counters().read()
+    }
+
+    /// Who the peer is, once it has connected.
+    pub fn peer_credentials(&self) -> Option<PeerCredentials> {
+        self.link.peer()
+    }
+}
+
+impl Stream for Receiver {
+    type Item = Result<Bytes, ShmError>;
+
+    fn poll_next(mut self: Pin<&mut Self>, cx: &mut Context<'_>) -> Poll<Option<Self::Item>> {
+        if self.is_over {
+            return Poll::Ready(None);
+        }
+        let Self { link, rx, place, is_over } = &mut *self;
+        let Poll::Ready(taken) = Receiving::new(link, rx, Rx::take).poll_in(place, cx) else {
+            return Poll::Pending;
+        };
+        Poll::Ready(match taken {
+            Ok(packet) => Some(Ok(packet)),
+            Err(reason) => {
+                *is_over = true;
+                reason.is_lossy().then_some(Err(ShmError::Closed { reason, sent: 0 }))
+            }
+        })
+    }
+}
+
+impl FusedStream for Receiver {
+    fn is_terminated(&self) -> bool {
+        self.is_over
+    }
+}
+
+impl fmt::Debug for Receiver {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        self.link.describe("Receiver", f)
+    }
+}

@@ -1,0 +1,271 @@
+//! The sending half.
+
+use std::fmt;
+use std::pin::Pin;
+use std::task::{Context, Poll};
+
+use bytes::Bytes;
+use futures::sink::Sink;
+
+use crate::canceller::Canceller;
+use crate::credentials::PeerCredentials;
+use crate::endpoint::{Directions, Link, Sending, Stats, Tx};
+use crate::error::{CloseReason, ShmError, TrySendError};
+use crate::sync::Arc;
+use crate::waiters::Waiting;
+
+/// The sending half of an [`Endpoint`](crate::Endpoint): a `Sink<Bytes>`, and the same calls as
+/// the whole end has, without its lock.
+///
+/// # As a `Sink`
+///
+/// `start_send` publishes the packet at once, and wakes the peer if it sleeps: a packet never
+/// waits for a `flush` while there is room. If there is none, the half holds that one packet back,
+/// and `poll_ready` and `poll_flush` are pending until it is out. A `Sink` has no deadline:
+/// backpressure is not an error. Those who want one look at the peer's bell for many packets use
+/// [`send_batch`](Self::send_batch).
+///
+/// # How it ends
+///
+/// [`SinkExt::close`](futures::SinkExt::close), or dropping the half, ends this direction in
+/// order: the peer receives everything, then the end. Neither waits until the peer has read it. A
+/// half that is dropped while it holds a packet back tries once more and then loses that packet:
+/// `flush` or `close` first. A pipeline that failed half-way calls [`cancel`](Self::cancel), so
+/// that what it cut off does not look complete at the other end.
+pub struct Sender {
+    link: Arc<Link>,
+    tx: Tx,
+    /// The packet that found no room.
+    held: Option<Bytes>,
+    place: Option<Waiting>,
+}
+
+impl Sender {
+    pub(crate) fn new(link: &Arc<Link>, tx: Tx) -> Self {
+        Self { link: link.clone(), tx, held: None, place: None }
+    }
+
+    /// Sends a packet, waiting for room if there is none.
+    ///
+    /// # Errors
+    /// As [`Endpoint::send`](crate::Endpoint::send).
+    ///
+    /// # Cancel safety
+    /// A future that is dropped before it was ready has not sent this packet. (One that the half
+    /// held back as a `Sink` may be out by then.)
+    pub fn send(
+        &mut self,
+        packet: Bytes,
+    ) -> impl Future<Output = Result<(), ShmError>> + Send + '_ {
+        async move {
+            self.send_held().await?;
+            self.begin([packet]).await
+        }
+    }
+
+    /// Sends packets one after the other, with one publication and one look at the peer's bell for
+    /// as many as fit.
+    ///
+    /// # Errors
+    /// As [`Endpoint::send_batch`](crate::Endpoint::send_batch).
+    ///
+    /// # Cancel safety
+    /// A future that is dropped before it was ready has sent the first so many of the packets.
+    pub fn send_batch<'a>(
+        &'a mut self,
+        packets: &'a [Bytes],
+    ) -> impl Future<Output = Result<(), ShmError>> + Send + 'a {
+        async move {
+            self.send_held().await?;
+            self.begin(packets).await
+        }
+    }
+
+    /// Sends a packet if there is room for it now.
+    ///
+    /// # Errors
+    /// The packet comes back in the error: see [`TrySendError`].
+    pub fn try_send(&mut self, packet: Bytes) -> Result<(), TrySendError> {
+        self.tx.reset_turn();
+        match self.try_send_held() {
+            Ok(()) => self.tx.try_send(packet),
+            Err(TrySendError::Closed(_, reason)) => Err(TrySendError::Closed(packet, reason)),
+            Err(_) => Err(TrySendError::Full(packet)),
+        }
+    }
+
+    /// As [`send`](Self::send), blocking the thread.
+    ///
+    /// # Errors
+    /// As [`send`](Self::send).
+    pub fn send_blocking(&mut self, packet: Bytes) -> Result<(), ShmError> {
+        self.send_held_blocking()?;
+        self.begin([packet]).block()
+    }
+
+    /// As [`send_batch`](Self::send_batch), blocking the thread.
+    ///
+    /// # Errors
+    /// As [`send_batch`](Self::send_batch).
+    pub fn send_batch_blocking(&mut self, packets: &[Bytes]) -> Result<(), ShmError> {
+        self.send_held_blocking()?;
+        self.begin(packets).block()
+    }
+
+    /// Cuts the channel off: see [`Endpoint::cancel`](crate::Endpoint::cancel).
+    pub fn cancel(&self) {
+        self.link.cancel();
+    }
+
+    /// A new [`Canceller`] for this end.
+    pub fn canceller(&self) -> Canceller {
+        let canceller = Canceller::new();
+        canceller.add(&self.link);
+        canceller
+    }
+
+    /// Whether nothing can be sent any more.
+    pub fn is_closed(&self) -> bool {
+        self.link.direction_end(Directions::TX).is_some()
+    }
+
+    /// Waits until nothing can be sent any more: the peer receives no longer, or the channel is
+    /// over.
+    ///
+    /// # Cancel safety
+    /// Changes nothing.
+    pub fn closed(&self) -> impl Future<Output = CloseReason> + Send + '_ {
+        self.link.wait_for(|link| link.direction_end(Directions::TX))
+    }
+
+    /// Why the channel is over: see [`Endpoint::close_reason`](crate::Endpoint::close_reason).
+    pub fn close_reason(&self) -> Option<CloseReason> {
+        self.link.close_reason()
+    }
+
+    /// Longest packet in bytes.
+    pub fn max_packet(&self) -> usize {
+        self.link.region().geometry().max_packet()
+    }
+
+    /// Bytes that are free in the ring now, less what the next record takes for its header. Room
+    /// for one packet of that size is not promised: a record does not go around the ring's end.
+    pub fn free_bytes(&mut self) -> usize {
+        self.tx.free_bytes()
+    }
+
+    /// What this end, with both its halves, has done so far.
+    pub fn stats(&self) -> Stats {
+        self.link.counters().read()
+    }
+
+    /// Who the peer is, once it has connected.
+    pub fn peer_credentials(&self) -> Option<PeerCredentials> {
+        self.link.peer()
+    }
+
+    fn begin<P: AsRef<[Bytes]>>(&mut self, packets: P) -> Sending<'_, &mut Tx, P> {
+        self.tx.reset_turn();
+        Sending::new(&self.link, &mut self.tx, packets)
+    }
+
+    /// What was held back goes first.
+    async fn send_held(&mut self) -> Result<(), ShmError> {
+        if let Some(packet) = self.held.clone() {
+            self.begin([packet]).await?;
+            self.held = None;
+        }
+        Ok(())
+    }
+
+    fn send_held_blocking(&mut self) -> Result<(), ShmError> {
+        if let Some(packet) = self.held.clone() {
+            self.begin([packet]).block()?;
+            self.held = None;
+        }
+        Ok(())
+    }
+
+    fn try_send_held(&mut self) -> Result<(), TrySendError> {
+        let Some(packet) = self.held.take() else { return Ok(()) };
+        let outcome = self.tx.try_send(packet.clone());
+        if outcome.is_err() {
+            self.held = Some(packet);
+        }
+        outcome
+    }
+
+    /// Ready when nothing is held back.
+    fn poll_held(&mut self, cx: &mut Context<'_>) -> Poll<Result<(), ShmError>> {
+        let Some(packet) = &self.held else { return Poll::Ready(Ok(())) };
+        let packets = std::slice::from_ref(packet);
+        let Poll::Ready(done) = self.tx.poll_send(packets, &mut self.place, cx) else {
+            return Poll::Pending;
+        };
+        done.map_err(|reason| self.closed_for(reason))?;
+        self.held = None;
+        Poll::Ready(Ok(()))
+    }
+
+    fn closed_for(&self, reason: CloseReason) -> ShmError {
+        self.link.settle(reason);
+        ShmError::Closed { reason, sent: 0 }
+    }
+}
+
+impl Sink<Bytes> for Sender {
+    type Error = ShmError;
+
+    fn poll_ready(mut self: Pin<&mut Self>, cx: &mut Context<'_>) -> Poll<Result<(), ShmError>> {
+        self.tx.reset_turn();
+        match self.link.tx_end() {
+            Some(reason) => Poll::Ready(Err(self.closed_for(reason))),
+            None => self.poll_held(cx),
+        }
+    }
+
+    /// # Panics
+    /// If a packet is still held back, because `poll_ready` was not asked.
+    fn start_send(mut self: Pin<&mut Self>, packet: Bytes) -> Result<(), ShmError> {
+        assert!(self.held.is_none(), "start_send without a poll_ready that was ready");
+        match self.tx.try_send(packet) {
+            Ok(()) => Ok(()),
+            Err(TrySendError::Full(packet)) => {
+                self.held = Some(packet);
+                Ok(())
+            }
+            Err(TrySendError::Closed(_, reason)) => Err(ShmError::Closed { reason, sent: 0 }),
+            Err(TrySendError::TooLarge(packet, max)) => {
+                Err(ShmError::PacketTooLarge { len: packet.len(), max })
+            }
+        }
+    }
+
+    fn poll_flush(mut self: Pin<&mut Self>, cx: &mut Context<'_>) -> Poll<Result<(), ShmError>> {
+        self.tx.reset_turn();
+        self.poll_held(cx)
+    }
+
+    /// Waits for the packet that is held back, then marks the end. Does not wait for the peer.
+    fn poll_close(mut self: Pin<&mut Self>, cx: &mut Context<'_>) -> Poll<Result<(), ShmError>> {
+        self.tx.reset_turn();
+        let held = self.poll_held(cx)?;
+        if held.is_ready() {
+            self.tx.finish();
+        }
+        held.map(Ok)
+    }
+}
+
+impl Drop for Sender {
+    fn drop(&mut self) {
+        // The last chance of a packet that was held back; without room there is none.
+        let _ = self.try_send_held();
+    }
+}
+
+impl fmt::Debug for Sender {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        self.link.describe("Sender", f)
+    }
+}
