@@ -34,6 +34,9 @@ use crate::region::Region;
 use crate::sender::Sender;
 use crate::sync::{Arc, Mutex, lock};
 
+/// How long a send waits for room, unless a builder says otherwise.
+pub(crate) const DEFAULT_SEND_TIMEOUT: Duration = Duration::from_secs(5);
+
 /// One side of a channel: what [`SpscFace`](crate::SpscFace) and
 /// [`SpscHandle`](crate::SpscHandle) have in common.
 ///

@@ -15,11 +15,16 @@ mod endpoint;
 mod canceller;
 mod sender;
 mod receiver;
+mod rendezvous;
+mod face;
+mod handle;
 
 pub use canceller::Canceller;
 pub use credentials::PeerCredentials;
 pub use driver::{Backend, Driver, DriverBuilder};
 pub use endpoint::{Endpoint, Stats};
 pub use error::{CloseReason, RecvTimeoutError, ShmError, TryRecvError, TrySendError, Violation};
+pub use face::{FaceBuilder, SpscFace};
+pub use handle::{HandleBuilder, SpscHandle};
 pub use receiver::Receiver;
 pub use sender::Sender;

@@ -25,8 +25,7 @@ fn pair(driver: &Driver, ring_bytes: usize) -> (Endpoint, Endpoint) {
     let region = Region::create(geometry, false).unwrap();
     let joined = Region::join(region.file().try_clone_to_owned().unwrap()).unwrap();
     let flags = SocketFlags::CLOEXEC | SocketFlags::NONBLOCK;
-    let (one, other) =
-        socketpair(AddressFamily::UNIX, SocketType::SEQPACKET, flags, None).unwrap();
+    let (one, other) = socketpair(AddressFamily::UNIX, SocketType::SEQPACKET, flags, None).unwrap();
     let peer = PeerCredentials::of(one.as_fd()).unwrap();
     let timeout = Some(Duration::from_secs(20));
     let face = Endpoint::open(region.into(), Side::Face, timeout, driver).unwrap();

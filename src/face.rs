@@ -1,0 +1,266 @@
+//! The engine's end.
+
+use std::ops::Deref;
+use std::os::fd::OwnedFd;
+use std::sync::atomic::{AtomicBool, Ordering};
+use std::sync::{Arc, OnceLock, Weak};
+use std::time::Duration;
+
+use crate::credentials::{Allow, PeerCredentials};
+use crate::driver::{Driver, Registration, Source};
+use crate::endpoint::{DEFAULT_SEND_TIMEOUT, Endpoint, Link};
+use crate::error::ShmError;
+use crate::layout::{Geometry, Side};
+use crate::region::Region;
+use crate::rendezvous::{BoundSocket, Desk, Host, Name, Refusal};
+
+/// The engine's end of a channel, found by its name.
+///
+/// A face serves one handle in its life: a second one is told `Busy`, and once its peer is gone
+/// the face is over. Everything that it can do it has from [`Endpoint`].
+///
+/// ```
+/// # fn main() -> Result<(), Box<dyn std::error::Error>> {
+/// # let directory = std::env::temp_dir().join(format!("wakering-face-{}", std::process::id()));
+/// # std::fs::create_dir_all(&directory)?;
+/// # use std::os::unix::fs::PermissionsExt;
+/// # std::fs::set_permissions(&directory, std::fs::Permissions::from_mode(0o700))?;
+/// use wakering::{SpscFace, SpscHandle};
+///
+/// # let name = format!("{}/face", directory.display());
+/// # let name = name.as_str();
+/// let face = SpscFace::builder().max_packet(2048).create(name)?;
+/// face.try_send("may be sent before anybody is there".into())?;
+///
+/// let handle = SpscHandle::connect(name)?;
+/// assert_eq!(handle.try_recv()?, "may be sent before anybody is there");
+/// # drop((face, handle));
+/// # std::fs::remove_dir_all(&directory)?;
+/// # Ok(())
+/// # }
+/// ```
+#[derive(Debug)]
+pub struct SpscFace(Endpoint);
+
+impl SpscFace {
+    /// Creates a face that applications find under `name`, with rings of 1 MiB for packets of up
+    /// to 256 KiB less 8 bytes.
+    ///
+    /// A name has 1 to 100 ASCII letters, digits, dots, underscores and hyphens and does not begin
+    /// with a dot. Its socket is `<name>.sock` in `$WAKERING_DIR`, else in
+    /// `$XDG_RUNTIME_DIR/wakering`, else in `/run/wakering` for root or `/tmp/wakering-<uid>`. A
+    /// name that begins with a slash is the path of the socket itself.
+    ///
+    /// # Errors
+    /// See [`FaceBuilder::create`].
+    pub fn create(name: &str) -> Result<Self, ShmError> {
+        Self::builder().create(name)
+    }
+
+    /// As [`create`](Self::create), for packets of up to `mtu` bytes.
+    ///
+    /// # Errors
+    /// See [`FaceBuilder::create`].
+    pub fn create_for_mtu(name: &str, mtu: usize) -> Result<Self, ShmError> {
+        Self::builder().max_packet(mtu).create(name)
+    }
+
+    /// Creates a face with other settings.
+    pub fn builder() -> FaceBuilder {
+        FaceBuilder::default()
+    }
+}
+
+impl Deref for SpscFace {
+    type Target = Endpoint;
+
+    fn deref(&self) -> &Endpoint {
+        &self.0
+    }
+}
+
+impl From<SpscFace> for Endpoint {
+    fn from(face: SpscFace) -> Self {
+        face.0
+    }
+}
+
+/// Settings of a face. Built by [`SpscFace::builder`].
+#[derive(Debug, Clone)]
+#[must_use = "a builder does nothing until its last call"]
+pub struct FaceBuilder {
+    max_packet: Option<usize>,
+    ring_bytes: Option<usize>,
+    prefault: bool,
+    mode: Option<u32>,
+    allow: Option<Allow>,
+    send_timeout: Option<Duration>,
+    driver: Option<Driver>,
+}
+
+impl Default for FaceBuilder {
+    fn default() -> Self {
+        Self {
+            max_packet: None,
+            ring_bytes: None,
+            prefault: false,
+            mode: None,
+            allow: None,
+            send_timeout: Some(DEFAULT_SEND_TIMEOUT),
+            driver: None,
+        }
+    }
+}
+
+impl FaceBuilder {
+    /// Longest packet in bytes: 1 to `ring_bytes / 4 - 8`. Set alone, it makes the ring as large as
+    /// it has to be, at least 1 MiB.
+    pub fn max_packet(mut self, bytes: usize) -> Self {
+        self.max_packet = Some(bytes);
+        self
+    }
+
+    /// Size of the ring of each direction in bytes: a power of two from 4 KiB to 1 GiB. Set alone,
+    /// it makes `max_packet` as large as the ring allows.
+    ///
+    /// Memory is taken as it is first used; an idle channel takes a few pages whatever its size.
+    pub fn ring_bytes(mut self, bytes: usize) -> Self {
+        self.ring_bytes = Some(bytes);
+        self
+    }
+
+    /// Takes all memory at creation (`false` unless set), so that none is taken under way.
+    pub fn prefault(mut self, prefault: bool) -> Self {
+        self.prefault = prefault;
+        self
+    }
+
+    /// Permissions of the socket (`0o600` unless set). To let others in, set [`allow`](Self::allow)
+    /// as well, and use a directory that they can reach.
+    pub fn mode(mut self, mode: u32) -> Self {
+        self.mode = Some(mode);
+        self
+    }
+
+    /// Who may connect, in place of the rule that lets in our own user and root.
+    ///
+    /// The predicate runs on the driver's thread and must not block. If it panics, it refuses.
+    pub fn allow(
+        mut self,
+        predicate: impl Fn(&PeerCredentials) -> bool + Send + Sync + 'static,
+    ) -> Self {
+        self.allow = Some(Allow::new(predicate));
+        self
+    }
+
+    /// How long `send` and `send_batch` wait for room (5 s unless set); `None` is for ever.
+    pub fn send_timeout(mut self, timeout: Option<Duration>) -> Self {
+        self.send_timeout = timeout;
+        self
+    }
+
+    /// Who does the waiting, in place of the process's own background driver.
+    pub fn driver(mut self, driver: &Driver) -> Self {
+        self.driver = Some(driver.clone());
+        self
+    }
+
+    /// Creates the face and opens it to applications.
+    ///
+    /// # Errors
+    /// - [`InvalidName`](ShmError::InvalidName), [`InvalidConfig`](ShmError::InvalidConfig): the
+    ///   name or a setting is not allowed.
+    /// - [`NameInUse`](ShmError::NameInUse): another engine serves the name. (What an engine left
+    ///   that was killed is taken over.)
+    /// - [`PermissionDenied`](ShmError::PermissionDenied): the socket's directory belongs to
+    ///   somebody else, or others may write to it.
+    /// - [`Io`](ShmError::Io), [`Unsupported`](ShmError::Unsupported): a system call failed.
+    pub fn create(self, name: &str) -> Result<SpscFace, ShmError> {
+        let name = Name::new(name)?;
+        let geometry = Geometry::new(self.ring_bytes, self.max_packet)?;
+        let driver = self.driver.map_or_else(Driver::global, Ok)?;
+        let socket = BoundSocket::bind(&name, self.mode)?;
+        let region = Arc::new(Region::create(geometry, self.prefault)?);
+        let endpoint = Endpoint::open(region, Side::Face, self.send_timeout, &driver)?;
+        Reception::open(&endpoint, Desk::new(socket, self.allow), &driver)?;
+        Ok(SpscFace(endpoint))
+    }
+}
+
+/// Receives the handle: the face's socket, for as long as the face lives.
+#[derive(Debug)]
+struct Reception {
+    desk: Desk,
+    /// Weak, because the link keeps the reception.
+    link: Weak<Link>,
+    /// Some handle has the region.
+    is_taken: AtomicBool,
+    driver: OnceLock<Registration>,
+}
+
+impl Reception {
+    fn open(endpoint: &Endpoint, desk: Desk, driver: &Driver) -> Result<(), ShmError> {
+        let link = endpoint.link();
+        let reception = Arc::new(Self {
+            desk,
+            link: Arc::downgrade(link),
+            is_taken: AtomicBool::new(false),
+            driver: OnceLock::new(),
+        });
+        let registration = driver.register(reception.clone())?;
+        let registration = reception.driver.get_or_init(|| registration);
+        link.keep(Box::new(Closing(reception.clone())));
+        reception.desk.open(registration)
+    }
+}
+
+impl Source for Reception {
+    fn ready(&self, token: u16) {
+        if let Some(driver) = self.driver.get() {
+            self.desk.ready(token, driver, self);
+        }
+    }
+
+    fn alarm(&self) {
+        if let Some(driver) = self.driver.get() {
+            self.desk.alarm(driver, self);
+        }
+    }
+}
+
+impl Host for Reception {
+    fn admit(&self, _peer: PeerCredentials) -> Result<Arc<Region>, Refusal> {
+        let link = self.link.upgrade().ok_or(Refusal::Busy)?;
+        // ORDERING: Relaxed; only the driver's thread gets here.
+        if self.is_taken.swap(true, Ordering::Relaxed) {
+            return Err(Refusal::Busy);
+        }
+        Ok(link.region().clone())
+    }
+
+    fn connected(&self, lifeline: OwnedFd, peer: PeerCredentials) {
+        let Some(link) = self.link.upgrade() else { return };
+        if link.attach(lifeline, peer).is_err() {
+            // Nobody would notice the peer's death.
+            link.abandoned();
+        }
+    }
+
+    fn undelivered(&self) {
+        // ORDERING: Relaxed, as in `admit`.
+        self.is_taken.store(false, Ordering::Relaxed);
+    }
+}
+
+/// Closes the reception when the face is over.
+#[derive(Debug)]
+struct Closing(Arc<Reception>);
+
+impl Drop for Closing {
+    fn drop(&mut self) {
+        if let Some(driver) = self.0.driver.get() {
+            self.0.desk.close(driver);
+            driver.cancel();
+        }
+    }
+}

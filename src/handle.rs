@@ -1,0 +1,296 @@
+//! The application's end.
+
+use std::ops::Deref;
+use std::os::fd::AsFd;
+use std::sync::{Arc, Mutex, OnceLock, PoisonError};
+use std::task::{Context, Poll};
+use std::time::{Duration, Instant};
+
+use crate::credentials::{Allow, PeerCredentials};
+use crate::driver::{Driver, Registration, Source};
+use crate::endpoint::{DEFAULT_SEND_TIMEOUT, Endpoint, register};
+use crate::error::ShmError;
+use crate::layout::Side;
+use crate::rendezvous::{Connection, Dial, Name, Progress};
+use crate::waiters::Waiters;
+
+/// How long an engine may take to answer, unless the builder says otherwise.
+const DEFAULT_CONNECT_TIMEOUT: Duration = Duration::from_secs(5);
+
+/// The application's end of a channel.
+///
+/// Everything that it can do it has from [`Endpoint`]. See [`SpscFace`](crate::SpscFace) for an
+/// example with both ends.
+#[derive(Debug)]
+pub struct SpscHandle(Endpoint);
+
+impl SpscHandle {
+    /// Connects to the engine that serves `name`.
+    ///
+    /// Blocks the thread until the engine has answered, for at most 5 seconds. Not to be called on
+    /// the thread that runs the engine's driver, which could then not answer.
+    ///
+    /// # Errors
+    /// See [`HandleBuilder::connect`].
+    pub fn connect(name: &str) -> Result<Self, ShmError> {
+        Self::builder().connect(name)
+    }
+
+    /// As [`connect`](Self::connect), without blocking.
+    ///
+    /// # Errors
+    /// See [`HandleBuilder::connect`].
+    ///
+    /// # Cancel safety
+    /// A future that is dropped before it was ready hangs up. A face whose answer was already
+    /// under way is used up by that.
+    pub fn connect_async(name: &str) -> impl Future<Output = Result<Self, ShmError>> + Send + '_ {
+        Self::builder().connect_async(name)
+    }
+
+    /// Connects with other settings.
+    pub fn builder() -> HandleBuilder {
+        HandleBuilder::default()
+    }
+}
+
+impl Deref for SpscHandle {
+    type Target = Endpoint;
+
+    fn deref(&self) -> &Endpoint {
+        &self.0
+    }
+}
+
+impl From<SpscHandle> for Endpoint {
+    fn from(handle: SpscHandle) -> Self {
+        handle.0
+    }
+}
+
+/// Settings of a handle. Built by [`SpscHandle::builder`].
+#[derive(Debug, Clone)]
+#[must_use = "a builder does nothing until its last call"]
+pub struct HandleBuilder {
+    send_timeout: Option<Duration>,
+    connect_timeout: Duration,
+    allow: Option<Allow>,
+    driver: Option<Driver>,
+}
+
+impl Default for HandleBuilder {
+    fn default() -> Self {
+        Self {
+            send_timeout: Some(DEFAULT_SEND_TIMEOUT),
+            connect_timeout: DEFAULT_CONNECT_TIMEOUT,
+            allow: None,
+            driver: None,
+        }
+    }
+}
+
+impl HandleBuilder {
+    /// How long `send` and `send_batch` wait for room (5 s unless set); `None` is for ever.
+    pub fn send_timeout(mut self, timeout: Option<Duration>) -> Self {
+        self.send_timeout = timeout;
+        self
+    }
+
+    /// How long the engine may take to answer (5 s unless set).
+    pub fn connect_timeout(mut self, timeout: Duration) -> Self {
+        self.connect_timeout = timeout;
+        self
+    }
+
+    /// Which engine to talk to, in place of the rule that it must run as our own user or as root.
+    ///
+    /// It is asked about the process that bound the socket, on the calling thread. If it panics,
+    /// the engine is refused.
+    pub fn allow(
+        mut self,
+        predicate: impl Fn(&PeerCredentials) -> bool + Send + Sync + 'static,
+    ) -> Self {
+        self.allow = Some(Allow::new(predicate));
+        self
+    }
+
+    /// Who does the waiting, in place of the process's own background driver.
+    pub fn driver(mut self, driver: &Driver) -> Self {
+        self.driver = Some(driver.clone());
+        self
+    }
+
+    /// Connects to the engine that serves `name`, blocking the thread.
+    ///
+    /// # Errors
+    /// - [`InvalidName`](ShmError::InvalidName): the name has a form that is not allowed.
+    /// - [`NotFound`](ShmError::NotFound): no engine serves it; tells the path.
+    /// - [`PermissionDenied`](ShmError::PermissionDenied): the engine, or its directory, belongs
+    ///   to somebody whom we do not trust; or it does not let us in.
+    /// - [`Busy`](ShmError::Busy): the face serves another handle, or has served one.
+    /// - [`VersionMismatch`](ShmError::VersionMismatch): what listens there speaks another version,
+    ///   or is no wakering engine at all.
+    /// - [`TimedOut`](ShmError::TimedOut): no answer for the `connect_timeout`.
+    /// - [`Io`](ShmError::Io): the engine hung up half-way, or a system call failed.
+    pub fn connect(self, name: &str) -> Result<SpscHandle, ShmError> {
+        let (name, driver) = (Name::new(name)?, self.own_driver()?);
+        let connection = self.dial(&name)?.block()?;
+        self.take(connection, &driver)
+    }
+
+    /// As [`connect`](Self::connect), without blocking.
+    ///
+    /// # Errors
+    /// As [`connect`](Self::connect).
+    ///
+    /// # Cancel safety
+    /// As [`SpscHandle::connect_async`].
+    pub fn connect_async(
+        self,
+        name: &str,
+    ) -> impl Future<Output = Result<SpscHandle, ShmError>> + Send + '_ {
+        async move {
+            let (name, driver) = (Name::new(name)?, self.own_driver()?);
+            let connection = Dialling::start(self.dial(&name)?, &driver)?.finish().await?;
+            self.take(connection, &driver)
+        }
+    }
+
+    fn own_driver(&self) -> Result<Driver, ShmError> {
+        self.driver.clone().map_or_else(Driver::global, Ok)
+    }
+
+    fn dial(&self, name: &Name) -> Result<Dial, ShmError> {
+        let now = Instant::now();
+        // A deadline that the clock cannot express is moved to one that it can.
+        let far = now + Duration::from_secs(u64::from(u32::MAX));
+        let deadline = now.checked_add(self.connect_timeout).map_or(far, |at| at.min(far));
+        Dial::new(name, self.allow.clone(), deadline)
+    }
+
+    fn take(&self, connection: Connection, driver: &Driver) -> Result<SpscHandle, ShmError> {
+        let Connection { region, lifeline, peer } = connection;
+        let endpoint = Endpoint::open(region.into(), Side::Handle, self.send_timeout, driver)?;
+        endpoint.attach(lifeline, peer)?;
+        Ok(SpscHandle(endpoint))
+    }
+}
+
+/// A handshake that a driver carries on.
+#[derive(Debug)]
+struct Dialling {
+    waiters: Waiters,
+    step: Mutex<Step>,
+    driver: OnceLock<Registration>,
+}
+
+/// Where it stands.
+#[derive(Debug)]
+enum Step {
+    /// Waits for the engine or for a time.
+    Under(Box<Dial>),
+    Over(Result<Box<Connection>, ShmError>),
+    /// The outcome was taken.
+    Taken,
+}
+
+/// Under which the driver watches the socket.
+const SOCKET: u16 = 1;
+
+impl Dialling {
+    fn start(dial: Dial, driver: &Driver) -> Result<Guard, ShmError> {
+        let dialling = Arc::new(Self {
+            waiters: Waiters::default(),
+            step: Mutex::new(Step::Under(Box::new(dial))),
+            driver: OnceLock::new(),
+        });
+        let registration = driver.register(dialling.clone())?;
+        // Set once, here.
+        let _ = dialling.driver.set(registration);
+        dialling.go_on();
+        Ok(Guard(dialling))
+    }
+
+    /// Takes the next step, and asks the driver for what it then waits for.
+    fn go_on(&self) {
+        let Some(driver) = self.driver.get() else { return };
+        let mut step = self.step.lock().unwrap_or_else(PoisonError::into_inner);
+        let Step::Under(dial) = &mut *step else { return };
+        let was_connected = dial.as_fd().is_some();
+        let outcome = match dial.step() {
+            Ok(Progress::Done(connection)) => Ok(Box::new(connection)),
+            Err(error) => Err(error),
+            Ok(Progress::RetryAt(at)) => return driver.alarm(at),
+            Ok(Progress::WaitReadable) => {
+                driver.alarm(dial.deadline());
+                match dial.as_fd().filter(|_| !was_connected) {
+                    Some(socket) => match driver.watch(socket, SOCKET) {
+                        Ok(()) => return,
+                        Err(error) => Err(error),
+                    },
+                    None => return,
+                }
+            }
+        };
+        // The socket goes on as the lifeline, with a watch of its own.
+        match &outcome {
+            Ok(connection) => driver.unwatch(connection.lifeline.as_fd()),
+            Err(_) => dial.as_fd().into_iter().for_each(|socket| driver.unwatch(socket)),
+        }
+        *step = Step::Over(outcome);
+        drop(step);
+        self.waiters.notify_all();
+    }
+
+    /// The outcome, once.
+    fn take(&self) -> Option<Result<Connection, ShmError>> {
+        let mut step = self.step.lock().unwrap_or_else(PoisonError::into_inner);
+        match std::mem::replace(&mut *step, Step::Taken) {
+            Step::Over(outcome) => Some(outcome.map(|connection| *connection)),
+            under => {
+                *step = under;
+                None
+            }
+        }
+    }
+}
+
+impl Source for Dialling {
+    fn ready(&self, _token: u16) {
+        self.go_on();
+    }
+
+    fn alarm(&self) {
+        self.go_on();
+    }
+}
+
+/// Ends the handshake when its future is dropped.
+struct Guard(Arc<Dialling>);
+
+impl Guard {
+    async fn finish(self) -> Result<Connection, ShmError> {
+        let mut place = None;
+        std::future::poll_fn(|cx: &mut Context<'_>| {
+            if let Some(outcome) = self.0.take() {
+                return Poll::Ready(outcome);
+            }
+            register(&self.0.waiters, &mut place, cx);
+            // What happens from now on notifies us.
+            self.0.take().map_or(Poll::Pending, Poll::Ready)
+        })
+        .await
+    }
+}
+
+impl Drop for Guard {
+    fn drop(&mut self) {
+        let Some(driver) = self.0.driver.get() else { return };
+        let step = self.0.step.lock().unwrap_or_else(PoisonError::into_inner);
+        if let Step::Under(dial) = &*step {
+            dial.as_fd().into_iter().for_each(|socket| driver.unwatch(socket));
+        }
+        drop(step);
+        driver.cancel();
+    }
+}

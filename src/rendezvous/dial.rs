@@ -1,0 +1,231 @@
+//! The application's side of the handshake.
+
+use std::io;
+use std::os::fd::{AsFd, BorrowedFd, OwnedFd};
+use std::time::{Duration, Instant};
+
+use rustix::event::{PollFd, PollFlags, Timespec};
+use rustix::io::Errno;
+
+use super::directory::Directory;
+use super::message::{self, Spoken, Status};
+use super::name::Name;
+use super::socket::{self, Message, Received};
+use crate::credentials::{self, Allow, PeerCredentials};
+use crate::error::ShmError;
+use crate::layout::VERSION;
+use crate::region::Region;
+
+/// How long to wait at first when the engine's backlog is full; twice as long each time after.
+const FIRST_PAUSE: Duration = Duration::from_millis(1);
+/// And at most.
+const LONGEST_PAUSE: Duration = Duration::from_millis(32);
+
+/// What every failure of the conversation itself is called.
+const HANDSHAKE: &str = "handshake";
+
+/// What a handshake leads to.
+#[derive(Debug)]
+pub(crate) struct Connection {
+    /// The engine's region, joined and judged.
+    pub(crate) region: Region,
+    /// The socket, from now on the lifeline.
+    pub(crate) lifeline: OwnedFd,
+    /// The engine.
+    pub(crate) peer: PeerCredentials,
+}
+
+/// How far a [`Dial`] has come.
+#[derive(Debug)]
+pub(crate) enum Progress {
+    /// All is there. Further steps are an error.
+    Done(Connection),
+    /// Step again when the descriptor is readable or hung up, or at the deadline.
+    WaitReadable,
+    /// The backlog is full, which nobody announces the end of: step again at this time.
+    RetryAt(Instant),
+}
+
+/// A handshake under way. It never blocks; [`Dial::block`] does that on its behalf.
+#[derive(Debug)]
+pub(crate) struct Dial {
+    name: Name,
+    directory: Directory,
+    allow: Option<Allow>,
+    deadline: Instant,
+    pause: Duration,
+    /// Connected, and hello was said.
+    engine: Option<(OwnedFd, PeerCredentials)>,
+}
+
+impl Dial {
+    /// Prepares a handshake with the engine called `name`, to be over by `deadline`.
+    ///
+    /// # Errors
+    /// `NotFound` without a directory, `PermissionDenied` for one that others may write to, or that
+    /// belongs to somebody whom nothing here trusts; `Io`.
+    pub(crate) fn new(
+        name: &Name,
+        allow: Option<Allow>,
+        deadline: Instant,
+    ) -> Result<Self, ShmError> {
+        let directory = Directory::for_application(name)?;
+        // Somebody else's is accepted if `allow` accepts an engine that runs as its owner.
+        if !directory.is_trusted() && allow.is_none() {
+            return Err(ShmError::PermissionDenied);
+        }
+        let name = name.clone();
+        Ok(Self { name, directory, allow, deadline, pause: FIRST_PAUSE, engine: None })
+    }
+
+    /// By when it will be over, one way or the other.
+    pub(crate) fn deadline(&self) -> Instant {
+        self.deadline
+    }
+
+    /// What [`Progress::WaitReadable`] waits for; `None` before there is a connection.
+    pub(crate) fn as_fd(&self) -> Option<BorrowedFd<'_>> {
+        self.engine.as_ref().map(|(socket, _)| socket.as_fd())
+    }
+
+    /// Goes on as far as possible without waiting.
+    ///
+    /// # Errors
+    /// `NotFound`, `PermissionDenied`, `Busy` and `VersionMismatch` as the engine or the kernel
+    /// say so, `TimedOut` at the deadline, `Io` and `Unsupported`. All are final.
+    pub(crate) fn step(&mut self) -> Result<Progress, ShmError> {
+        if self.engine.is_none() {
+            self.engine = self.connect()?;
+        }
+        let now = Instant::now();
+        let Some((socket, peer)) = self.engine.take() else {
+            self.check_deadline(now)?;
+            return Ok(Progress::RetryAt(self.next_try(now)));
+        };
+        match receive(socket.as_fd())? {
+            Received::Nothing => {
+                self.engine = Some((socket, peer));
+                // After the look: an answer in time counts, even if we come late to read it.
+                self.check_deadline(now)?;
+                Ok(Progress::WaitReadable)
+            }
+            Received::HungUp => Err(hung_up()),
+            Received::Message(message) => {
+                Ok(Progress::Done(Connection { region: welcome(message)?, lifeline: socket, peer }))
+            }
+        }
+    }
+
+    /// Waits for the end of the handshake.
+    ///
+    /// # Errors
+    /// As [`Dial::step`].
+    pub(crate) fn block(mut self) -> Result<Connection, ShmError> {
+        loop {
+            match self.step()? {
+                Progress::Done(connection) => return Ok(connection),
+                Progress::RetryAt(at) => {
+                    std::thread::sleep(at.saturating_duration_since(Instant::now()));
+                }
+                Progress::WaitReadable => self.wait_readable()?,
+            }
+        }
+    }
+
+    fn wait_readable(&self) -> Result<(), ShmError> {
+        let Some(socket) = self.as_fd() else { return Ok(()) };
+        let left = self.deadline.saturating_duration_since(Instant::now());
+        // A deadline that the kernel's clock cannot express is as good as none.
+        let timeout = Timespec::try_from(left).ok();
+        let mut fds = [PollFd::from_borrowed_fd(socket, PollFlags::IN)];
+        match rustix::event::poll(&mut fds, timeout.as_ref()) {
+            Ok(_) | Err(Errno::INTR) => Ok(()),
+            Err(errno) => Err(ShmError::io("waiting for the engine")(errno)),
+        }
+    }
+
+    /// Connects, looks at the engine and says hello. `None`: its backlog is full.
+    fn connect(&self) -> Result<Option<(OwnedFd, PeerCredentials)>, ShmError> {
+        let connected = socket::connect(self.directory.as_fd(), self.name.file());
+        let Some(socket) = connected.map_err(|errno| self.refused(errno))? else {
+            return Ok(None);
+        };
+        let peer = PeerCredentials::of(socket.as_fd()).map_err(|_| ShmError::PermissionDenied)?;
+        if !self.trusts(&peer) {
+            return Err(ShmError::PermissionDenied);
+        }
+        match socket::send(socket.as_fd(), &message::hello(), None) {
+            Ok(()) => Ok(Some((socket, peer))),
+            Err(Errno::PIPE | Errno::CONNRESET) => Err(hung_up()),
+            Err(errno) => Err(ShmError::io(HANDSHAKE)(errno)),
+        }
+    }
+
+    /// Whether what `peer` sends may be believed as far as the protocol goes.
+    fn trusts(&self, peer: &PeerCredentials) -> bool {
+        // A predicate speaks of engines, so of a directory only as far as it is the engine's.
+        (self.directory.is_trusted() || self.directory.owner() == peer.uid)
+            && credentials::accepts(self.allow.as_ref(), peer)
+    }
+
+    /// What it means that the kernel did not connect us.
+    fn refused(&self, errno: Errno) -> ShmError {
+        match errno {
+            // Nobody ever listened here, or whoever did is gone.
+            Errno::NOENT | Errno::CONNREFUSED => self.name.not_found(),
+            // Somebody listens, on a socket of another type: no engine of ours.
+            Errno::PROTOTYPE => junk(),
+            errno => socket::error("connecting", errno),
+        }
+    }
+
+    fn check_deadline(&self, now: Instant) -> Result<(), ShmError> {
+        if now >= self.deadline { Err(ShmError::TimedOut { sent: 0 }) } else { Ok(()) }
+    }
+
+    fn next_try(&mut self, now: Instant) -> Instant {
+        let at = (now + self.pause).min(self.deadline);
+        self.pause = (self.pause * 2).min(LONGEST_PAUSE);
+        at
+    }
+}
+
+/// Takes the engine's answer, if it is there.
+fn receive(socket: BorrowedFd<'_>) -> Result<Received, ShmError> {
+    let received = match socket::receive_with_descriptor(socket) {
+        // Told once, if the engine closed without having read all: it may have spoken before.
+        Err(Errno::CONNRESET) => socket::receive_with_descriptor(socket),
+        received => received,
+    };
+    received.map_err(ShmError::io(HANDSHAKE))
+}
+
+/// Judges an answer, and joins the region if it is a welcome.
+pub(super) fn welcome(answer: Message) -> Result<Region, ShmError> {
+    // PEER: the engine is trusted to be who it is, not to be right.
+    match message::parse_answer(answer.bytes()) {
+        Err(_) => Err(junk()),
+        Ok(Spoken::Other(theirs)) => Err(ShmError::VersionMismatch { ours: VERSION, theirs }),
+        Ok(Spoken::Ours(Status::Busy)) => Err(ShmError::Busy),
+        Ok(Spoken::Ours(Status::PermissionDenied)) => Err(ShmError::PermissionDenied),
+        Ok(Spoken::Ours(Status::VersionMismatch)) => Err(junk()),
+        Ok(Spoken::Ours(Status::Ok)) => match answer.descriptor {
+            Some(descriptor) => Region::join(descriptor),
+            // The kernel had one for us, but we have no number left for it.
+            None if answer.truncated => {
+                Err(ShmError::io("receiving the region's descriptor")(Errno::MFILE))
+            }
+            None => Err(junk()),
+        },
+    }
+}
+
+/// The error for a listener that does not speak the protocol at all.
+fn junk() -> ShmError {
+    ShmError::VersionMismatch { ours: VERSION, theirs: 0 }
+}
+
+/// The error for an engine that went away in the middle.
+pub(super) fn hung_up() -> ShmError {
+    ShmError::Io { step: HANDSHAKE, source: io::ErrorKind::UnexpectedEof.into() }
+}

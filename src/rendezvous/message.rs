@@ -1,0 +1,219 @@
+//! The two messages of the handshake.
+//!
+//! The application says hello, the engine answers; both on a `SOCK_SEQPACKET` Unix socket, each as
+//! one message of exactly 32 bytes. Numbers are in the machine's own byte order: both sides run on
+//! it. What has another length, magic or kind is junk, whatever else it says.
+//!
+//! | offset | bytes | hello | answer |
+//! |---|---|---|---|
+//! | 0 | 8 | magic, `wakering` | magic, `wakering` |
+//! | 8 | 4 | version of the application | version of the engine |
+//! | 12 | 4 | kind, 1 | kind, 2 |
+//! | 16 | 8 | features that the application knows beyond its version, 0 | features in force, 0 |
+//! | 24 | 4 | reserved, 0 | status |
+//! | 28 | 4 | reserved, 0 | reserved, 0 |
+//!
+//! The length and the first 16 bytes are the same in all versions, so that every version can tell
+//! every other that they differ; the rest is judged only when the versions are equal. An engine
+//! ignores features in a hello that it does not know. It turns on none that was not offered: an
+//! application takes an answer that does for junk.
+//!
+//! | status | meaning | carries |
+//! |---|---|---|
+//! | 0 | welcome | the region's memfd, as one `SCM_RIGHTS` descriptor |
+//! | 1 | the face serves another handle | nothing |
+//! | 2 | the engine does not let this user in | nothing |
+//! | 3 | the engine does not speak the version of the hello | nothing |
+//!
+//! Every other status is junk. After a status other than 0 the engine closes the socket; after 0
+//! the socket is the lifeline.
+
+use crate::layout::{MAGIC, VERSION};
+
+/// Bytes of a hello and of an answer.
+pub(crate) const MESSAGE_BYTES: usize = 32;
+
+/// Kind of the application's message.
+const HELLO: u32 = 1;
+/// Kind of the engine's message.
+const ANSWER: u32 = 2;
+
+/// What the engine says to a hello.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+#[repr(u32)]
+pub(crate) enum Status {
+    /// The region comes with this answer.
+    Ok = 0,
+    /// The face serves another handle.
+    Busy = 1,
+    /// The engine does not let this user in.
+    PermissionDenied = 2,
+    /// The engine does not speak the application's version.
+    VersionMismatch = 3,
+}
+
+impl Status {
+    fn from_wire(status: u32) -> Option<Self> {
+        [Self::Ok, Self::Busy, Self::PermissionDenied, Self::VersionMismatch]
+            .into_iter()
+            .find(|known| *known as u32 == status)
+    }
+}
+
+/// A message that makes no sense in any version of the protocol, or not in ours.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub(crate) struct Junk;
+
+/// What follows from a message in the right form.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub(crate) enum Spoken<T> {
+    /// The other side speaks our version.
+    Ours(T),
+    /// It speaks another one, which is given; the rest of the message was not looked at.
+    Other(u32),
+}
+
+/// The application's message.
+pub(crate) fn hello() -> [u8; MESSAGE_BYTES] {
+    message(HELLO, 0)
+}
+
+/// The engine's message.
+pub(crate) fn answer(status: Status) -> [u8; MESSAGE_BYTES] {
+    message(ANSWER, status as u32)
+}
+
+/// Judges what an application said.
+///
+/// # Errors
+/// `Junk` if it is no hello.
+pub(crate) fn parse_hello(bytes: &[u8]) -> Result<Spoken<()>, Junk> {
+    let fields = Fields::of(bytes, HELLO)?;
+    if fields.version != VERSION {
+        return Ok(Spoken::Other(fields.version));
+    }
+    // PEER: features are what it could do, and ours to choose from; we choose none.
+    if fields.status != 0 || fields.reserved != 0 {
+        return Err(Junk);
+    }
+    Ok(Spoken::Ours(()))
+}
+
+/// Judges what an engine said.
+///
+/// # Errors
+/// `Junk` if it is no answer to our hello.
+pub(crate) fn parse_answer(bytes: &[u8]) -> Result<Spoken<Status>, Junk> {
+    let fields = Fields::of(bytes, ANSWER)?;
+    if fields.version != VERSION {
+        return Ok(Spoken::Other(fields.version));
+    }
+    // PEER: we offered no features, so none can be in force.
+    if fields.features != 0 || fields.reserved != 0 {
+        return Err(Junk);
+    }
+    match Status::from_wire(fields.status).ok_or(Junk)? {
+        // It names the very version that it does not speak.
+        Status::VersionMismatch => Err(Junk),
+        status => Ok(Spoken::Ours(status)),
+    }
+}
+
+/// A message's numbers, as they were read.
+struct Fields {
+    version: u32,
+    features: u64,
+    status: u32,
+    reserved: u32,
+}
+
+impl Fields {
+    fn of(bytes: &[u8], kind: u32) -> Result<Self, Junk> {
+        let bytes: &[u8; MESSAGE_BYTES] = bytes.try_into().map_err(|_| Junk)?;
+        if bytes[..8] != MAGIC || word(bytes, 12) != kind {
+            return Err(Junk);
+        }
+        Ok(Self {
+            version: word(bytes, 8),
+            features: u64::from_ne_bytes(field(bytes, 16)),
+            status: word(bytes, 24),
+            reserved: word(bytes, 28),
+        })
+    }
+}
+
+fn word(bytes: &[u8; MESSAGE_BYTES], at: usize) -> u32 {
+    u32::from_ne_bytes(field(bytes, at))
+}
+
+fn field<const N: usize>(bytes: &[u8; MESSAGE_BYTES], at: usize) -> [u8; N] {
+    std::array::from_fn(|i| bytes[at + i])
+}
+
+fn message(kind: u32, status: u32) -> [u8; MESSAGE_BYTES] {
+    let mut bytes = [0; MESSAGE_BYTES];
+    bytes[..8].copy_from_slice(&MAGIC);
+    bytes[8..12].copy_from_slice(&VERSION.to_ne_bytes());
+    bytes[12..16].copy_from_slice(&kind.to_ne_bytes());
+    bytes[24..28].copy_from_slice(&status.to_ne_bytes());
+    bytes
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    fn with(mut bytes: [u8; MESSAGE_BYTES], at: usize, word: u32) -> [u8; MESSAGE_BYTES] {
+        bytes[at..at + 4].copy_from_slice(&word.to_ne_bytes());
+        bytes
+    }
+
+    #[test]
+    fn what_is_said_is_understood() {
+        assert_eq!(parse_hello(&hello()), Ok(Spoken::Ours(())));
+        for status in [Status::Ok, Status::Busy, Status::PermissionDenied] {
+            assert_eq!(parse_answer(&answer(status)), Ok(Spoken::Ours(status)));
+        }
+    }
+
+    #[test]
+    fn another_version_is_told_whatever_follows() {
+        let other = with(with(hello(), 8, 9), 24, 77);
+        assert_eq!(parse_hello(&other), Ok(Spoken::Other(9)));
+        let other = with(with(answer(Status::VersionMismatch), 8, 9), 28, 77);
+        assert_eq!(parse_answer(&other), Ok(Spoken::Other(9)));
+    }
+
+    #[test]
+    fn junk_is_junk() {
+        for (at, value) in [(0, 0), (4, 7), (12, 2), (12, 0), (24, 1), (28, 1)] {
+            assert_eq!(parse_hello(&with(hello(), at, value)), Err(Junk), "{at} {value}");
+        }
+        for (at, value) in [(0, 0), (12, 1), (16, 1), (20, 1), (24, 3), (24, 4), (28, 1)] {
+            let bytes = with(answer(Status::Ok), at, value);
+            assert_eq!(parse_answer(&bytes), Err(Junk), "{at} {value}");
+        }
+        let mut longer = hello().to_vec();
+        longer.push(0);
+        for bytes in [&longer[..], &longer[..31], &[], &[0; 32]] {
+            assert_eq!(parse_hello(bytes), Err(Junk));
+            assert_eq!(parse_answer(bytes), Err(Junk));
+        }
+    }
+
+    #[test]
+    fn features_that_are_offered_may_be_ignored() {
+        assert_eq!(parse_hello(&with(hello(), 16, 0xffff)), Ok(Spoken::Ours(())));
+    }
+
+    /// The specification's test vector, on a machine that stores the lowest byte first.
+    #[test]
+    #[cfg(target_endian = "little")]
+    fn a_hello_looks_like_this() {
+        let mut bytes = *b"wakering\x01\0\0\0\x01\0\0\0\0\0\0\0\0\0\0\0\0\0\0\0\0\0\0\0";
+        assert_eq!(hello(), bytes);
+        bytes[12] = 2;
+        bytes[24] = 1;
+        assert_eq!(answer(Status::Busy), bytes);
+    }
+}

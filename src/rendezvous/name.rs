@@ -1,0 +1,227 @@
+//! Names of engines, and the sockets that they stand for.
+
+use std::ffi::{OsStr, OsString};
+use std::io;
+use std::path::{Path, PathBuf};
+
+use crate::error::ShmError;
+
+/// Longest relative name in bytes.
+const MAX_NAME: usize = 100;
+/// What a relative name gets appended.
+const SUFFIX: &str = ".sock";
+
+/// The file that is locked while a name of its directory is taken over or given up.
+pub(super) const LOCK_FILE: &str = ".lock";
+/// Where a socket is made ready before it is renamed; only the holder of the lock has one.
+pub(super) const NEW_FILE: &str = ".wakering-new";
+
+/// A name that was judged, and the socket that it stands for.
+///
+/// | name | directory | file |
+/// |---|---|---|
+/// | `video` | `$WAKERING_DIR`, else `$XDG_RUNTIME_DIR/wakering`, else `/run/wakering` for root or `/tmp/wakering-<uid>` | `video.sock` |
+/// | `/srv/media/video` | `/srv/media` | `video` |
+///
+/// An empty variable counts as unset. A relative one is an error instead of a reason to look
+/// further: engine and application would silently end up in different places.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub(crate) struct Name {
+    directory: PathBuf,
+    file: OsString,
+    path: Box<Path>,
+    relative: bool,
+}
+
+impl Name {
+    /// Judges `name` and resolves it by the environment of this process.
+    ///
+    /// # Errors
+    /// `InvalidName` for a form that is not allowed, `Io` for a directory from the environment
+    /// that is not absolute.
+    pub(crate) fn new(name: &str) -> Result<Self, ShmError> {
+        Self::resolve(name, &Places::of_process())
+    }
+
+    /// As [`Name::new`], in places that the caller chose.
+    pub(super) fn resolve(name: &str, places: &Places) -> Result<Self, ShmError> {
+        if name.starts_with('/') {
+            return Self::absolute(name);
+        }
+        if !is_relative_name(name) {
+            return Err(ShmError::InvalidName);
+        }
+        let directory = places.directory()?;
+        let file = OsString::from(format!("{name}{SUFFIX}"));
+        let path = directory.join(&file).into();
+        Ok(Self { directory, file, path, relative: true })
+    }
+
+    /// A name with a slash in front is the socket's own path.
+    fn absolute(name: &str) -> Result<Self, ShmError> {
+        let (directory, file) = name.rsplit_once('/').ok_or(ShmError::InvalidName)?;
+        // The last two are ours in every directory with sockets.
+        let reserved = ["", ".", "..", LOCK_FILE, NEW_FILE];
+        if name.contains('\0') || reserved.contains(&file) {
+            return Err(ShmError::InvalidName);
+        }
+        Ok(Self {
+            directory: plain(Path::new(if directory.is_empty() { "/" } else { directory })),
+            file: file.into(),
+            path: Path::new(name).into(),
+            relative: false,
+        })
+    }
+
+    /// The directory, without a trailing slash or dot: behind those the kernel would follow a
+    /// link even where it was told not to.
+    pub(super) fn directory(&self) -> &Path {
+        &self.directory
+    }
+
+    /// Whether the library looks after the directory itself, and makes it when it is missing.
+    pub(super) fn is_relative(&self) -> bool {
+        self.relative
+    }
+
+    /// The socket's name within its directory.
+    pub(super) fn file(&self) -> &OsStr {
+        &self.file
+    }
+
+    /// The whole path, as errors show it.
+    pub(crate) fn path(&self) -> &Path {
+        &self.path
+    }
+
+    /// The error that says that nobody listens here.
+    pub(super) fn not_found(&self) -> ShmError {
+        ShmError::NotFound { path: self.path.clone() }
+    }
+
+    /// The error that says that somebody else does.
+    pub(super) fn in_use(&self) -> ShmError {
+        ShmError::NameInUse { path: self.path.clone() }
+    }
+}
+
+fn is_relative_name(name: &str) -> bool {
+    (1..=MAX_NAME).contains(&name.len())
+        && !name.starts_with('.')
+        && name.bytes().all(|byte| byte.is_ascii_alphanumeric() || b"._-".contains(&byte))
+}
+
+/// `path` without doubled or trailing slashes and single dots.
+fn plain(path: &Path) -> PathBuf {
+    path.components().collect()
+}
+
+/// What decides where relative names live. Taken as a value so that tests need not change the
+/// environment, which all threads share.
+#[derive(Debug, Clone, Default)]
+pub(super) struct Places {
+    /// `$WAKERING_DIR`.
+    pub(super) wakering: Option<OsString>,
+    /// `$XDG_RUNTIME_DIR`.
+    pub(super) runtime: Option<OsString>,
+    /// Effective user.
+    pub(super) uid: u32,
+}
+
+impl Places {
+    fn of_process() -> Self {
+        Self {
+            wakering: std::env::var_os("WAKERING_DIR"),
+            runtime: std::env::var_os("XDG_RUNTIME_DIR"),
+            uid: rustix::process::geteuid().as_raw(),
+        }
+    }
+
+    fn directory(&self) -> Result<PathBuf, ShmError> {
+        if let Some(directory) = set(&self.wakering) {
+            return absolute("reading WAKERING_DIR", directory);
+        }
+        if let Some(directory) = set(&self.runtime) {
+            return Ok(absolute("reading XDG_RUNTIME_DIR", directory)?.join("wakering"));
+        }
+        Ok(match self.uid {
+            0 => PathBuf::from("/run/wakering"),
+            uid => PathBuf::from(format!("/tmp/wakering-{uid}")),
+        })
+    }
+}
+
+/// An empty variable is what shells make of one that was meant to be unset.
+fn set(variable: &Option<OsString>) -> Option<&Path> {
+    variable.as_deref().filter(|value| !value.is_empty()).map(Path::new)
+}
+
+fn absolute(step: &'static str, path: &Path) -> Result<PathBuf, ShmError> {
+    if path.is_absolute() {
+        return Ok(plain(path));
+    }
+    let source = io::Error::new(io::ErrorKind::InvalidInput, "not an absolute path");
+    Err(ShmError::Io { step, source })
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    fn places(wakering: Option<&str>, runtime: Option<&str>, uid: u32) -> Places {
+        Places { wakering: wakering.map(Into::into), runtime: runtime.map(Into::into), uid }
+    }
+
+    fn path_in(places: &Places) -> PathBuf {
+        Name::resolve("a", places).unwrap().path().into()
+    }
+
+    #[test]
+    fn relative_names_are_short_and_plain() {
+        let longest = "x".repeat(100);
+        for good in ["a", "A-9_z.b", "9", "-", "_", "a..b", longest.as_str()] {
+            assert!(Name::resolve(good, &Places::default()).is_ok(), "{good}");
+        }
+        let too_long = "x".repeat(101);
+        for bad in ["", ".", "..", ".a", "a/b", "a b", "ä", "a\0", "a\n", "~", too_long.as_str()] {
+            let result = Name::resolve(bad, &Places::default());
+            assert!(matches!(result, Err(ShmError::InvalidName)), "{bad:?}");
+        }
+    }
+
+    #[test]
+    fn an_absolute_name_is_the_path_itself() {
+        let name = Name::new("/srv//media/./video").unwrap();
+        assert_eq!(name.path(), Path::new("/srv//media/./video"));
+        assert_eq!(name.directory().as_os_str(), "/srv/media");
+        assert_eq!(name.file(), "video");
+        assert!(!name.is_relative());
+        assert_eq!(Name::new("/top").unwrap().directory().as_os_str(), "/");
+        let odd = ["/", "//", "/a/", "/a/.", "/a/..", "/a\0b", "/a/.lock", "/a/.wakering-new"];
+        for bad in odd {
+            assert!(matches!(Name::new(bad), Err(ShmError::InvalidName)), "{bad:?}");
+        }
+    }
+
+    #[test]
+    fn the_first_place_that_is_set_wins() {
+        assert_eq!(path_in(&places(Some("/w/"), Some("/x"), 7)), Path::new("/w/a.sock"));
+        assert_eq!(path_in(&places(None, Some("/x"), 7)), Path::new("/x/wakering/a.sock"));
+        assert_eq!(path_in(&places(Some(""), Some(""), 7)), Path::new("/tmp/wakering-7/a.sock"));
+        assert_eq!(path_in(&places(None, None, 0)), Path::new("/run/wakering/a.sock"));
+    }
+
+    #[test]
+    fn a_trailing_slash_does_not_hide_a_link() {
+        let name = Name::resolve("a", &places(Some("/w/link/."), None, 0)).unwrap();
+        assert_eq!(name.directory().as_os_str(), "/w/link");
+    }
+
+    #[test]
+    fn a_relative_place_is_an_error() {
+        for places in [places(Some("w"), None, 0), places(None, Some("./x"), 0)] {
+            let result = Name::resolve("a", &places);
+            assert!(matches!(result, Err(ShmError::Io { .. })), "{result:?}");
+        }
+    }
+}

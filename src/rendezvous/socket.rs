@@ -1,0 +1,287 @@
+//! What a `SOCK_SEQPACKET` Unix socket is asked to do. Nothing here blocks or raises a signal.
+
+use std::ffi::OsStr;
+use std::io::{IoSlice, IoSliceMut};
+use std::mem::MaybeUninit;
+use std::os::fd::{AsRawFd, BorrowedFd, OwnedFd};
+
+use rustix::fs::{FileType, Mode, OFlags};
+use rustix::io::{Errno, retry_on_intr};
+use rustix::net::{
+    AddressFamily, RecvAncillaryBuffer, RecvAncillaryMessage, RecvFlags, ReturnFlags,
+    SendAncillaryBuffer, SendAncillaryMessage, SendFlags, SocketAddrUnix, SocketFlags, SocketType,
+};
+
+use super::message::MESSAGE_BYTES;
+use crate::error::ShmError;
+
+/// What [`connect`] says where `/proc` is missing, through which sockets are reached.
+pub(super) const NO_PROC: Errno = Errno::NOSYS;
+
+const SEND: SendFlags = SendFlags::NOSIGNAL.union(SendFlags::DONTWAIT);
+
+/// A socket that is not bound or connected to anything.
+pub(super) fn unbound() -> Result<OwnedFd, Errno> {
+    let flags = SocketFlags::CLOEXEC | SocketFlags::NONBLOCK;
+    rustix::net::socket_with(AddressFamily::UNIX, SocketType::SEQPACKET, flags, None)
+}
+
+/// Binds `socket` to `file` below `directory`; the name must be short.
+///
+/// An address holds 107 bytes, fewer than many a directory's path. The path through `/proc` of an
+/// open descriptor is always short.
+pub(super) fn bind(
+    socket: &OwnedFd,
+    directory: BorrowedFd<'_>,
+    file: &'static str,
+) -> Result<(), Errno> {
+    let path = format!("/proc/self/fd/{}/{file}", directory.as_raw_fd());
+    match rustix::net::bind(socket, &SocketAddrUnix::new(path)?) {
+        // The directory is open, so what is missing is the way to it.
+        Err(Errno::NOENT) => Err(NO_PROC),
+        other => other,
+    }
+}
+
+/// Connects to `file` below `directory`. `None`: nobody accepts at the moment, because the backlog
+/// is full; this cannot be waited for, only tried again.
+///
+/// # Errors
+/// `ENOENT` if there is no such file, `ECONNREFUSED` if nobody listens on the socket, `ENOTSOCK` if
+/// it is something else or a link, [`NO_PROC`], and all that the kernel says besides.
+pub(super) fn connect(directory: BorrowedFd<'_>, file: &OsStr) -> Result<Option<OwnedFd>, Errno> {
+    // Not through the directory: the name alone may be longer than what an address has left. And
+    // so it is this very file that was looked at.
+    let flags = OFlags::PATH | OFlags::NOFOLLOW | OFlags::CLOEXEC;
+    let target = rustix::fs::openat(directory, file, flags, Mode::empty())?;
+    if !is_socket(rustix::fs::fstat(&target)?.st_mode) {
+        return Err(Errno::NOTSOCK);
+    }
+    let address = SocketAddrUnix::new(format!("/proc/self/fd/{}", target.as_raw_fd()))?;
+    let socket = unbound()?;
+    match retry_on_intr(|| rustix::net::connect(&socket, &address)) {
+        Ok(()) => Ok(Some(socket)),
+        Err(Errno::AGAIN) => Ok(None),
+        // The file is open, so what is missing is the way to it.
+        Err(Errno::NOENT) => Err(NO_PROC),
+        Err(error) => Err(error),
+    }
+}
+
+/// Whether this `st_mode` is that of a socket.
+pub(super) fn is_socket(mode: u32) -> bool {
+    FileType::from_raw_mode(mode) == FileType::Socket
+}
+
+/// The public error for [`NO_PROC`], and for everything else the one of `step`.
+pub(super) fn error(step: &'static str, errno: Errno) -> ShmError {
+    match errno {
+        NO_PROC => ShmError::Unsupported { reason: "sockets need /proc to be mounted" },
+        Errno::ACCESS | Errno::PERM => ShmError::PermissionDenied,
+        errno => ShmError::Io { step, source: errno.into() },
+    }
+}
+
+/// What a peer of whom a message is expected has done.
+#[derive(Debug)]
+pub(super) enum Received {
+    /// Nothing yet.
+    Nothing,
+    /// It closed its end. (An empty message looks the same; lawful peers never send one.)
+    HungUp,
+    /// It said something.
+    Message(Message),
+}
+
+/// A message as it came, not judged yet.
+#[derive(Debug)]
+pub(super) struct Message {
+    /// One byte more than a message has, so that a longer one is seen to be longer.
+    bytes: [u8; MESSAGE_BYTES + 1],
+    len: usize,
+    /// The first descriptor that came with it.
+    pub(super) descriptor: Option<OwnedFd>,
+    /// Whether the kernel could not install all descriptors.
+    pub(super) truncated: bool,
+}
+
+impl Message {
+    /// The bytes that came, as far as they matter: a message that was cut here is too long anyhow.
+    pub(super) fn bytes(&self) -> &[u8] {
+        &self.bytes[..self.len.min(MESSAGE_BYTES + 1)]
+    }
+}
+
+/// Takes a message. There is no room for descriptors: the kernel drops those that come with it
+/// and never installs them here.
+pub(super) fn receive(socket: BorrowedFd<'_>) -> Result<Received, Errno> {
+    let mut bytes = [0; MESSAGE_BYTES + 1];
+    match retry_on_intr(|| rustix::net::recv(socket, &mut bytes, RecvFlags::DONTWAIT)) {
+        Ok((0, _)) => Ok(Received::HungUp),
+        Ok((len, _)) => {
+            Ok(Received::Message(Message { bytes, len, descriptor: None, truncated: false }))
+        }
+        Err(Errno::AGAIN) => Ok(Received::Nothing),
+        Err(error) => Err(error),
+    }
+}
+
+/// Takes a message and the first descriptor that comes with it. All others are closed.
+pub(super) fn receive_with_descriptor(socket: BorrowedFd<'_>) -> Result<Received, Errno> {
+    let mut bytes = [0; MESSAGE_BYTES + 1];
+    // Rounded up for alignment, this has room for a few more than one.
+    let mut space = [MaybeUninit::uninit(); rustix::cmsg_space!(ScmRights(1))];
+    let mut control = RecvAncillaryBuffer::new(&mut space);
+    let flags = RecvFlags::DONTWAIT | RecvFlags::CMSG_CLOEXEC;
+    let received = retry_on_intr(|| {
+        rustix::net::recvmsg(socket, &mut [IoSliceMut::new(&mut bytes)], &mut control, flags)
+    });
+    let received = match received {
+        Ok(received) => received,
+        Err(Errno::AGAIN) => return Ok(Received::Nothing),
+        Err(error) => return Err(error),
+    };
+    let mut descriptor = None;
+    // PEER: it may have sent many. The iterators close what is not taken out of them.
+    for message in control.drain() {
+        if let RecvAncillaryMessage::ScmRights(mut descriptors) = message {
+            descriptor = descriptor.or_else(|| descriptors.next());
+        }
+    }
+    if received.bytes == 0 {
+        return Ok(Received::HungUp);
+    }
+    let truncated = received.flags.contains(ReturnFlags::CTRUNC);
+    Ok(Received::Message(Message { bytes, len: received.bytes, descriptor, truncated }))
+}
+
+/// Sends a message, with a descriptor if there is one.
+pub(super) fn send(
+    socket: BorrowedFd<'_>,
+    message: &[u8; MESSAGE_BYTES],
+    descriptor: Option<BorrowedFd<'_>>,
+) -> Result<(), Errno> {
+    let mut space = [MaybeUninit::uninit(); rustix::cmsg_space!(ScmRights(1))];
+    let mut control = SendAncillaryBuffer::new(&mut space);
+    if let Some(descriptor) = &descriptor {
+        let fits = control.push(SendAncillaryMessage::ScmRights(std::slice::from_ref(descriptor)));
+        assert!(fits, "the space was made for it");
+    }
+    let sent = retry_on_intr(|| {
+        rustix::net::sendmsg(socket, &[IoSlice::new(message)], &mut control, SEND)
+    });
+    // A message of a SEQPACKET socket goes whole or not at all.
+    sent.map(drop)
+}
+
+/// Rings the peer by a byte on the lifeline.
+///
+/// Failures need no care: a full buffer means that a ring is already pending, and a hang-up is
+/// told by the lifeline itself.
+pub(crate) fn ring_by_byte(lifeline: BorrowedFd<'_>) {
+    let _ = retry_on_intr(|| rustix::net::send(lifeline, &[1], SEND));
+}
+
+/// What was found on a lifeline.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub(crate) struct Drained {
+    /// How many rings were taken.
+    pub(crate) rings: usize,
+    /// Whether the peer has gone.
+    pub(crate) hung_up: bool,
+}
+
+/// Takes the rings that are pending on a lifeline, at most `max`: what is left over makes it
+/// readable again.
+pub(crate) fn drain(lifeline: BorrowedFd<'_>, max: usize) -> Drained {
+    let mut byte = [0; 1];
+    for rings in 0..max {
+        // PEER: longer messages are cut and count as one; descriptors are never installed.
+        match retry_on_intr(|| rustix::net::recv(lifeline, &mut byte, RecvFlags::DONTWAIT)) {
+            Ok((0, _)) => return Drained { rings, hung_up: true },
+            Ok(_) => {}
+            Err(Errno::AGAIN) => return Drained { rings, hung_up: false },
+            // ECONNRESET: it died without reading our rings. Nothing else leaves hope either.
+            Err(_) => return Drained { rings, hung_up: true },
+        }
+    }
+    Drained { rings: max, hung_up: false }
+}
+
+/// Two connected sockets.
+pub(super) fn pair() -> Result<(OwnedFd, OwnedFd), Errno> {
+    let flags = SocketFlags::CLOEXEC | SocketFlags::NONBLOCK;
+    rustix::net::socketpair(AddressFamily::UNIX, SocketType::SEQPACKET, flags, None)
+}
+
+#[cfg(test)]
+mod tests {
+    use std::os::fd::AsFd;
+
+    use super::*;
+
+    fn sockets() -> (OwnedFd, OwnedFd) {
+        pair().unwrap()
+    }
+
+    #[test]
+    fn rings_are_counted_and_a_hang_up_is_told() {
+        let (one, other) = sockets();
+        assert_eq!(drain(one.as_fd(), 9), Drained { rings: 0, hung_up: false });
+        for _ in 0..5 {
+            ring_by_byte(other.as_fd());
+        }
+        assert_eq!(drain(one.as_fd(), 2), Drained { rings: 2, hung_up: false });
+        drop(other);
+        assert_eq!(drain(one.as_fd(), 9), Drained { rings: 3, hung_up: true });
+        ring_by_byte(one.as_fd());
+    }
+
+    #[test]
+    fn ringing_a_peer_that_never_reads_never_blocks() {
+        let (one, other) = sockets();
+        for _ in 0..10_000 {
+            ring_by_byte(one.as_fd());
+        }
+        assert!(drain(other.as_fd(), 10_000).rings < 10_000);
+    }
+
+    #[test]
+    fn a_death_with_unread_rings_is_a_hang_up() {
+        let (one, other) = sockets();
+        ring_by_byte(one.as_fd());
+        drop(other);
+        assert!(drain(one.as_fd(), 9).hung_up);
+    }
+
+    #[test]
+    fn one_descriptor_is_taken_and_no_more() {
+        let (one, other) = sockets();
+        let (passed, watched) = sockets();
+        let three = [passed.as_fd(), passed.as_fd(), passed.as_fd()];
+        let mut space = [MaybeUninit::uninit(); rustix::cmsg_space!(ScmRights(3))];
+        let mut control = SendAncillaryBuffer::new(&mut space);
+        assert!(control.push(SendAncillaryMessage::ScmRights(&three)));
+        let iov = [IoSlice::new(b"x")];
+        rustix::net::sendmsg(&one, &iov, &mut control, SEND).unwrap();
+        drop(passed);
+        let Received::Message(message) = receive_with_descriptor(other.as_fd()).unwrap() else {
+            panic!("a message was sent");
+        };
+        assert_eq!(message.bytes(), b"x");
+        assert!(!drain(watched.as_fd(), 1).hung_up, "the descriptor is open");
+        drop(message);
+        assert!(drain(watched.as_fd(), 1).hung_up, "the others were closed");
+    }
+
+    #[test]
+    fn without_room_no_descriptor_is_installed() {
+        let (one, other) = sockets();
+        let (passed, watched) = sockets();
+        send(one.as_fd(), &[7; MESSAGE_BYTES], Some(passed.as_fd())).unwrap();
+        drop(passed);
+        let received = receive(other.as_fd()).unwrap();
+        assert!(matches!(received, Received::Message(_)));
+        assert!(drain(watched.as_fd(), 1).hung_up);
+    }
+}

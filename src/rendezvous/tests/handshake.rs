@@ -1,0 +1,131 @@
+//! Desk and dial, with each other.
+
+use super::*;
+
+#[test]
+fn a_handshake_hands_the_region_over() {
+    let dir = TempDir::new();
+    let name = dir.name("a");
+    let engine = Engine::new(&name);
+    let connection = engine.connect(&name).unwrap();
+    assert!(same_memory(&engine.face.region, &connection.region));
+    assert_eq!(connection.region.geometry(), engine.face.region.geometry());
+    assert_eq!(connection.peer.pid, i32::try_from(std::process::id()).unwrap());
+    {
+        let peers = lock(&engine.face.peers);
+        let [(lifeline, peer)] = &peers[..] else { panic!("one peer") };
+        assert_eq!(*peer, connection.peer);
+        ring_by_byte(lifeline.as_fd());
+        assert_eq!(drain(connection.lifeline.as_fd(), 9).rings, 1);
+        ring_by_byte(connection.lifeline.as_fd());
+        assert_eq!(drain(lifeline.as_fd(), 9).rings, 1);
+    }
+    let Connection { lifeline, .. } = connection;
+    drop(lifeline);
+    assert!(drain(lock(&engine.face.peers)[0].0.as_fd(), 9).hung_up);
+    assert_eq!(engine.desk.clients(), Clients::default());
+}
+
+#[test]
+fn the_blocking_dial_waits_for_the_engine() {
+    let dir = TempDir::new();
+    let name = dir.name("a");
+    let engine = Engine::new(&name);
+    std::thread::scope(|scope| {
+        let client = scope.spawn(|| dial(&name).unwrap().block());
+        engine.run_until(|engine| engine.lifelines() == 1);
+        let connection = client.join().unwrap().unwrap();
+        assert!(same_memory(&engine.face.region, &connection.region));
+    });
+}
+
+#[test]
+fn a_second_client_is_told_busy() {
+    let dir = TempDir::new();
+    let name = dir.name("a");
+    let engine = Engine::new(&name);
+    let _first = engine.connect(&name).unwrap();
+    assert!(matches!(engine.connect(&name), Err(ShmError::Busy)));
+    assert_eq!(engine.desk.clients(), Clients { refused: 1, ..Clients::default() });
+}
+
+#[test]
+fn predicates_of_both_sides_are_asked() {
+    let dir = TempDir::new();
+    let name = dir.name("a");
+    let bound = BoundSocket::bind(&name, None).unwrap();
+    let engine = Engine::with(bound, Some(Allow::new(|_| false)));
+    assert!(matches!(engine.connect(&name), Err(ShmError::PermissionDenied)));
+    assert_eq!(engine.desk.clients().refused, 1);
+    let choosy = Dial::new(&name, Some(Allow::new(|_| panic!("never"))), Instant::now() + LONG);
+    assert!(matches!(engine.meet(choosy.unwrap()), Err(ShmError::PermissionDenied)));
+    assert_eq!(engine.lifelines(), 0);
+}
+
+#[test]
+fn a_full_backlog_is_tried_again() {
+    let dir = TempDir::new();
+    let name = dir.name("a");
+    let engine = Engine::new(&name);
+    let silent: Vec<_> = std::iter::from_fn(|| raw(&name)).collect();
+    assert!(silent.len() >= 128);
+    let mut late = Dial::new(&name, None, Instant::now()).unwrap();
+    assert!(matches!(late.step(), Err(ShmError::TimedOut { sent: 0 })));
+    let mut patient = dial(&name).unwrap();
+    assert!(matches!(patient.step(), Ok(Progress::RetryAt(at)) if at > Instant::now()));
+    assert!(patient.as_fd().is_none());
+    assert!(engine.meet(patient).is_ok());
+}
+
+#[test]
+fn an_engine_that_never_answers_is_timed_out() {
+    let dir = TempDir::new();
+    let name = dir.name("a");
+    let _bound = BoundSocket::bind(&name, None).unwrap();
+    let start = Instant::now();
+    let patience = Duration::from_millis(50);
+    let dial = Dial::new(&name, None, start + patience).unwrap();
+    assert!(matches!(dial.block(), Err(ShmError::TimedOut { sent: 0 })));
+    assert!(start.elapsed() >= patience);
+}
+
+#[test]
+fn an_engine_that_leaves_half_way_is_a_failed_handshake() {
+    let dir = TempDir::new();
+    let name = dir.name("a");
+    let bound = BoundSocket::bind(&name, None).unwrap();
+    let mut dial = dial(&name).unwrap();
+    assert!(matches!(dial.step(), Ok(Progress::WaitReadable)));
+    drop(bound);
+    assert!(matches!(dial.step(), Err(ShmError::Io { step: "handshake", .. })));
+}
+
+#[test]
+fn a_closed_desk_is_not_found() {
+    let dir = TempDir::new();
+    let name = dir.name("a");
+    let engine = Engine::new(&name);
+    let _silent = raw(&name).unwrap();
+    engine.settle();
+    engine.desk.close(&engine.board);
+    assert_eq!(engine.board.watched.load(Ordering::Relaxed), 0);
+    assert!(matches!(engine.connect(&name), Err(ShmError::NotFound { .. })));
+    assert_eq!(engine.desk.next_alarm(), None);
+}
+
+#[test]
+fn a_pair_needs_no_name_and_nobody_waits() {
+    let engine = Region::create(Geometry::new(None, None).unwrap(), false).unwrap();
+    let (lifeline, theirs) = pair(&engine).unwrap();
+    let connection = adopt(theirs).unwrap();
+    assert!(same_memory(&engine, &connection.region));
+    ring_by_byte(lifeline.as_fd());
+    assert_eq!(drain(connection.lifeline.as_fd(), 9).rings, 1);
+    let again = adopt(connection.lifeline);
+    assert!(matches!(again, Err(ShmError::Io { .. })), "what was in it was taken");
+    let (one, other) = std::os::unix::net::UnixStream::pair().unwrap();
+    assert!(matches!(adopt(one.into()), Err(ShmError::Io { .. })));
+    drop(other);
+    let file = std::fs::File::open("/dev/null").unwrap();
+    assert!(matches!(adopt(file.into()), Err(ShmError::Io { .. })));
+}

@@ -1,0 +1,236 @@
+//! Real sockets in directories of their own, with an epoll set in the driver's place.
+
+mod binding;
+mod handshake;
+mod hostile;
+mod processes;
+mod trust;
+
+use std::fs::{DirBuilder, Permissions};
+use std::mem::MaybeUninit;
+use std::os::fd::{AsFd, BorrowedFd, OwnedFd};
+use std::os::unix::fs::{DirBuilderExt, PermissionsExt};
+use std::path::{Path, PathBuf};
+use std::sync::atomic::{AtomicUsize, Ordering};
+use std::time::{Duration, Instant};
+
+use rustix::event::{Timespec, epoll};
+
+use super::name::Places;
+use super::*;
+use crate::credentials::{Allow, PeerCredentials};
+use crate::error::ShmError;
+use crate::layout::Geometry;
+use crate::region::Region;
+use crate::sync::{Arc, Mutex, lock};
+
+/// Longer than anything takes that does not hang.
+const LONG: Duration = Duration::from_secs(20);
+
+/// A directory that only we may write to, removed at the end.
+struct TempDir(PathBuf);
+
+impl TempDir {
+    fn new() -> Self {
+        static COUNT: AtomicUsize = AtomicUsize::new(0);
+        let count = COUNT.fetch_add(1, Ordering::Relaxed);
+        let name = format!("wakering-test-{}-{count}", std::process::id());
+        let path = std::env::temp_dir().join(name);
+        DirBuilder::new().mode(0o755).create(&path).unwrap();
+        Self(path)
+    }
+
+    fn path(&self) -> &Path {
+        &self.0
+    }
+
+    /// A relative name, with this directory as `$WAKERING_DIR`.
+    fn name(&self, name: &str) -> Name {
+        name_in(&self.0, name)
+    }
+
+    fn set_mode(&self, mode: u32) {
+        std::fs::set_permissions(&self.0, Permissions::from_mode(mode)).unwrap();
+    }
+}
+
+impl Drop for TempDir {
+    fn drop(&mut self) {
+        let _ = std::fs::remove_dir_all(&self.0);
+    }
+}
+
+fn name_in(directory: &Path, name: &str) -> Name {
+    let places = Places { wakering: Some(directory.into()), ..Places::default() };
+    Name::resolve(name, &places).unwrap()
+}
+
+/// An epoll set and the alarms that were asked for.
+struct Board {
+    epoll: OwnedFd,
+    alarm: Mutex<Option<Instant>>,
+    /// How many descriptors are watched now.
+    watched: AtomicUsize,
+}
+
+impl Board {
+    fn new() -> Self {
+        let epoll = epoll::create(epoll::CreateFlags::CLOEXEC).unwrap();
+        Self { epoll, alarm: Mutex::new(None), watched: AtomicUsize::new(0) }
+    }
+}
+
+impl Watcher for Board {
+    fn watch(&self, fd: BorrowedFd<'_>, token: u16) -> Result<(), ShmError> {
+        let flags = epoll::EventFlags::IN | epoll::EventFlags::RDHUP;
+        epoll::add(&self.epoll, fd, epoll::EventData::new_u64(token.into()), flags)
+            .map_err(ShmError::io("epoll"))?;
+        self.watched.fetch_add(1, Ordering::Relaxed);
+        Ok(())
+    }
+
+    fn unwatch(&self, fd: BorrowedFd<'_>) {
+        if epoll::delete(&self.epoll, fd).is_ok() {
+            self.watched.fetch_sub(1, Ordering::Relaxed);
+        }
+    }
+
+    fn alarm(&self, at: Instant) {
+        *lock(&self.alarm) = Some(at);
+    }
+}
+
+/// A face's part: one region, handed out once.
+struct Face {
+    region: Arc<Region>,
+    free: Mutex<bool>,
+    peers: Mutex<Vec<(OwnedFd, PeerCredentials)>>,
+    undelivered: AtomicUsize,
+}
+
+impl Host for Face {
+    fn admit(&self, _peer: PeerCredentials) -> Result<Arc<Region>, Refusal> {
+        let free = std::mem::replace(&mut *lock(&self.free), false);
+        if free { Ok(self.region.clone()) } else { Err(Refusal::Busy) }
+    }
+
+    fn connected(&self, lifeline: OwnedFd, peer: PeerCredentials) {
+        lock(&self.peers).push((lifeline, peer));
+    }
+
+    fn undelivered(&self) {
+        *lock(&self.free) = true;
+        self.undelivered.fetch_add(1, Ordering::Relaxed);
+    }
+}
+
+/// A desk with all that it needs, driven by hand.
+struct Engine {
+    board: Board,
+    face: Face,
+    desk: Desk,
+    turns: AtomicUsize,
+}
+
+impl Engine {
+    fn new(name: &Name) -> Self {
+        Self::with(BoundSocket::bind(name, None).unwrap(), None)
+    }
+
+    fn with(socket: BoundSocket, allow: Option<Allow>) -> Self {
+        let region = Region::create(Geometry::new(Some(4096), None).unwrap(), false).unwrap();
+        let face = Face {
+            region: Arc::new(region),
+            free: Mutex::new(true),
+            peers: Mutex::new(Vec::new()),
+            undelivered: AtomicUsize::new(0),
+        };
+        let engine = Self {
+            board: Board::new(),
+            face,
+            desk: Desk::new(socket, allow),
+            turns: AtomicUsize::new(0),
+        };
+        engine.desk.open(&engine.board).unwrap();
+        engine
+    }
+
+    /// Handles one event or alarm; false if there was none until then.
+    fn turn(&self, until: Instant) -> bool {
+        let alarm = *lock(&self.board.alarm);
+        let wake = alarm.map_or(until, |alarm| alarm.min(until));
+        let timeout = wake.saturating_duration_since(Instant::now());
+        let timeout = Timespec::try_from(timeout).unwrap();
+        let mut space = [MaybeUninit::uninit(); 1];
+        let (events, _) = epoll::wait(&self.board.epoll, &mut space, Some(&timeout)).unwrap();
+        self.turns.fetch_add(1, Ordering::Relaxed);
+        if let [event] = events {
+            let token = u16::try_from(event.data.u64()).unwrap();
+            self.desk.ready(token, &self.board, &self.face);
+            return true;
+        }
+        if alarm.is_some_and(|alarm| alarm <= Instant::now()) {
+            *lock(&self.board.alarm) = None;
+            self.desk.alarm(&self.board, &self.face);
+            return true;
+        }
+        false
+    }
+
+    /// Turns until something is true, or the test has failed.
+    fn run_until(&self, done: impl Fn(&Self) -> bool) {
+        let deadline = Instant::now() + LONG;
+        while !done(self) {
+            assert!(self.turn(deadline), "nothing happens: {:?}", self.desk);
+        }
+    }
+
+    /// Turns until nothing more is pending.
+    fn settle(&self) {
+        while self.turn(Instant::now()) {}
+    }
+
+    /// Steps a dial and the desk in turn until the dial comes to an end.
+    fn meet(&self, mut dial: Dial) -> Result<Connection, ShmError> {
+        loop {
+            match dial.step()? {
+                Progress::Done(connection) => return Ok(connection),
+                Progress::RetryAt(at) => while self.turn(at) {},
+                Progress::WaitReadable => drop(self.turn(dial.deadline())),
+            }
+        }
+    }
+
+    fn connect(&self, name: &Name) -> Result<Connection, ShmError> {
+        self.meet(dial(name)?)
+    }
+
+    fn lifelines(&self) -> usize {
+        lock(&self.face.peers).len()
+    }
+}
+
+fn dial(name: &Name) -> Result<Dial, ShmError> {
+    Dial::new(name, None, Instant::now() + LONG)
+}
+
+/// A bare connection, as a client makes that does not keep to the protocol.
+fn raw(name: &Name) -> Option<OwnedFd> {
+    let directory = directory::Directory::for_application(name).unwrap();
+    socket::connect(directory.as_fd(), name.file()).unwrap()
+}
+
+/// What a dead engine leaves behind.
+fn leave_stale_socket(path: &Path) {
+    drop(std::os::unix::net::UnixListener::bind(path).unwrap());
+    assert!(path.exists());
+}
+
+/// Whether two regions are the same memory.
+fn same_memory(one: &Region, other: &Region) -> bool {
+    use crate::layout::Side;
+    let word = |region: &Region| region.side(Side::Face).bell.0.bell.load(Ordering::SeqCst);
+    let before = word(other);
+    one.side(Side::Face).bell.0.bell.fetch_add(1, Ordering::SeqCst);
+    word(other) == before + 1
+}

@@ -1,0 +1,135 @@
+//! What needs a process of its own: this very test binary, run again for one ignored test.
+
+use std::os::unix::process::CommandExt;
+use std::process::{Child, Command};
+
+use super::*;
+
+/// Where the other process finds the socket.
+const PATH: &str = "WAKERING_TEST_PATH";
+
+fn other(test: &str, path: &Path) -> Command {
+    let mut command = Command::new(std::env::current_exe().unwrap());
+    let test = format!("rendezvous::tests::processes::{test}");
+    command.args(["--exact", &test, "--ignored", "--nocapture"]).env(PATH, path);
+    command
+}
+
+/// The name that the other process was given; `None` when somebody runs the ignored tests.
+fn given() -> Option<Name> {
+    let path = std::env::var(PATH).ok()?;
+    Some(Name::new(&path).unwrap())
+}
+
+/// Turns until the other process has exited, and wants it to be content.
+fn serve(engine: &Engine, mut child: Child) {
+    let deadline = Instant::now() + LONG;
+    loop {
+        if let Some(status) = child.try_wait().unwrap() {
+            assert!(status.success());
+            return;
+        }
+        assert!(Instant::now() < deadline);
+        engine.turn(Instant::now() + Duration::from_millis(5));
+    }
+}
+
+#[test]
+#[ignore = "run by another_user_is_let_in_by_a_predicate_alone"]
+fn as_another_user() {
+    let Some(name) = given() else { return };
+    assert!(matches!(dial(&name).unwrap().block(), Err(ShmError::PermissionDenied)));
+}
+
+#[test]
+#[ignore = "run by another_user_is_let_in_by_a_predicate_alone"]
+fn as_another_user_who_is_welcome() {
+    let Some(name) = given() else { return };
+    let connection = dial(&name).unwrap().block().unwrap();
+    assert_eq!(connection.peer.uid, 0);
+}
+
+#[test]
+fn another_user_is_let_in_by_a_predicate_alone() {
+    if !rustix::process::geteuid().is_root() {
+        return;
+    }
+    let dir = TempDir::new();
+    let path = dir.path().join("a");
+    let name = Name::new(path.to_str().unwrap()).unwrap();
+    let run = |test| {
+        // The binary may lie where others cannot read; then there is nothing to learn here.
+        other(test, &path).uid(54321).gid(54321).spawn().ok()
+    };
+    // The socket's mode keeps him out, then the engine.
+    for (mode, refused) in [(0o600, 0), (0o666, 1)] {
+        let engine = Engine::with(BoundSocket::bind(&name, Some(mode)).unwrap(), None);
+        let Some(child) = run("as_another_user") else { return };
+        serve(&engine, child);
+        assert_eq!(engine.desk.clients().refused, refused, "{mode:o}");
+    }
+    let allow = Allow::new(|peer| peer.uid == 54321);
+    let engine = Engine::with(BoundSocket::bind(&name, Some(0o666)).unwrap(), Some(allow));
+    let Some(child) = run("as_another_user_who_is_welcome") else { return };
+    serve(&engine, child);
+    assert_eq!(lock(&engine.face.peers)[0].1.uid, 54321);
+}
+
+#[test]
+#[ignore = "run by want_of_descriptors_never_spins"]
+fn without_descriptors() {
+    use rustix::process::{Resource, Rlimit, getrlimit, setrlimit};
+    let Some(name) = given() else { return };
+    let engine = Engine::new(&name);
+    let mut clients = vec![dial(&name).unwrap()];
+    assert!(matches!(clients[0].step(), Ok(Progress::WaitReadable)));
+    let limit = getrlimit(Resource::Nofile);
+    setrlimit(Resource::Nofile, Rlimit { current: Some(0), maximum: limit.maximum }).unwrap();
+    let start = Instant::now();
+    while start.elapsed() < Duration::from_millis(350) {
+        engine.turn(start + Duration::from_millis(350));
+    }
+    // Every tenth of a second one alarm and one refused accept.
+    assert!(engine.turns.load(Ordering::Relaxed) < 15);
+    assert_eq!(engine.lifelines(), 0);
+    setrlimit(Resource::Nofile, limit).unwrap();
+    assert!(engine.meet(clients.remove(0)).is_ok());
+}
+
+#[test]
+fn want_of_descriptors_never_spins() {
+    let dir = TempDir::new();
+    let mut child = other("without_descriptors", &dir.path().join("a")).spawn().unwrap();
+    assert!(child.wait().unwrap().success());
+}
+
+#[test]
+#[ignore = "run by a_killed_engine_is_taken_over"]
+fn to_be_killed() {
+    let Some(name) = given() else { return };
+    let engine = Engine::new(&name);
+    engine.run_until(|_| false);
+}
+
+#[test]
+fn a_killed_engine_is_taken_over() {
+    let dir = TempDir::new();
+    let path = dir.path().join("a");
+    let name = Name::new(path.to_str().unwrap()).unwrap();
+    let mut child = other("to_be_killed", &path).spawn().unwrap();
+    let deadline = Instant::now() + LONG;
+    let connection = loop {
+        match dial(&name).unwrap().block() {
+            Ok(connection) => break connection,
+            Err(ShmError::NotFound { .. }) => std::thread::yield_now(),
+            Err(error) => panic!("{error:?}"),
+        }
+        assert!(Instant::now() < deadline);
+    };
+    assert!(matches!(BoundSocket::bind(&name, None), Err(ShmError::NameInUse { .. })));
+    child.kill().unwrap();
+    child.wait().unwrap();
+    assert!(drain(connection.lifeline.as_fd(), 9).hung_up);
+    assert!(path.exists());
+    assert!(BoundSocket::bind(&name, None).is_ok());
+}

@@ -1,0 +1,75 @@
+//! Directories that may not be trusted.
+
+use std::os::unix::fs::{chown, symlink};
+
+use super::*;
+
+fn refusals(name: &Name) -> (ShmError, ShmError) {
+    (BoundSocket::bind(name, None).unwrap_err(), dial(name).unwrap_err())
+}
+
+#[test]
+fn where_others_may_write_nobody_is_trusted() {
+    let dir = TempDir::new();
+    for mode in [0o777, 0o770, 0o720, 0o702, 0o1777] {
+        dir.set_mode(mode);
+        let refused = refusals(&dir.name("a"));
+        assert!(
+            matches!(refused, (ShmError::PermissionDenied, ShmError::PermissionDenied)),
+            "{mode:o} {refused:?}"
+        );
+    }
+    let open = Name::new("/tmp/wakering-test-never").unwrap();
+    let refused = BoundSocket::bind(&open, None);
+    assert!(matches!(refused, Err(ShmError::PermissionDenied)), "{refused:?}");
+    // Reading is no danger.
+    dir.set_mode(0o755);
+    assert!(BoundSocket::bind(&dir.name("a"), None).is_ok());
+}
+
+#[test]
+fn a_link_or_a_file_in_the_directorys_place_is_an_error() {
+    let dir = TempDir::new();
+    std::fs::create_dir(dir.path().join("real")).unwrap();
+    let link = dir.path().join("link");
+    symlink("real", &link).unwrap();
+    let file = dir.path().join("file");
+    std::fs::write(&file, "").unwrap();
+    let dangling = dir.path().join("dangling");
+    symlink("nowhere", &dangling).unwrap();
+    for place in [link.clone(), link.join("."), file, dangling] {
+        let refused = refusals(&name_in(&place, "a"));
+        assert!(matches!(refused, (ShmError::Io { .. }, ShmError::Io { .. })), "{refused:?}");
+    }
+    // Further up links are the administrator's business.
+    let below = link.join("below");
+    std::fs::create_dir(&below).unwrap();
+    assert!(BoundSocket::bind(&name_in(&below, "a"), None).is_ok());
+}
+
+#[test]
+fn somebody_elses_directory_is_refused() {
+    if !rustix::process::geteuid().is_root() {
+        return;
+    }
+    let dir = TempDir::new();
+    let name = dir.name("a");
+    let engine = Engine::new(&name);
+    chown(dir.path(), Some(54321), None).unwrap();
+    let (bind, dial) = refusals(&name);
+    assert!(matches!(bind, ShmError::PermissionDenied));
+    assert!(matches!(dial, ShmError::PermissionDenied));
+    // The predicate accepts the engine, but the directory belongs to neither of us.
+    let open = Dial::new(&name, Some(Allow::new(|_| true)), Instant::now() + LONG).unwrap();
+    assert!(matches!(engine.meet(open), Err(ShmError::PermissionDenied)));
+}
+
+#[test]
+fn a_link_in_the_sockets_place_is_not_followed() {
+    let dir = TempDir::new();
+    let name = dir.name("a");
+    let _engine = Engine::new(&name);
+    symlink("a.sock", dir.path().join("b.sock")).unwrap();
+    let error = dial(&dir.name("b")).unwrap().block().unwrap_err();
+    assert!(matches!(error, ShmError::Io { .. }), "{error:?}");
+}
