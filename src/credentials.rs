@@ -26,11 +26,7 @@ pub struct PeerCredentials {
 impl PeerCredentials {
     /// Asks the kernel (`SO_PEERCRED`).
     pub(crate) fn of(socket: BorrowedFd<'_>) -> io::Result<Self> {
-        // rustix cannot express a process id of 0, which is what the kernel says of a process in
-        // a PID namespace that we do not see: what then comes back is an error without a meaning.
-        // Callers treat every error as a peer about whom nothing is known, and refuse it.
-        let peer = rustix::net::sockopt::socket_peercred(socket)?;
-        Ok(Self { pid: peer.pid.as_raw_pid(), uid: peer.uid.as_raw(), gid: peer.gid.as_raw() })
+        crate::sockopt::peer_credentials(socket)
     }
 }
 

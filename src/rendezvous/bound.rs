@@ -19,6 +19,7 @@ use super::directory::Directory;
 use super::name::{LOCK_FILE, NEW_FILE, Name};
 use super::socket;
 use crate::error::ShmError;
+use crate::sockopt;
 
 /// Connections that the kernel completes before we accept them.
 const BACKLOG: i32 = 128;
@@ -173,6 +174,8 @@ fn remove_new(directory: &Directory) -> Result<(), ShmError> {
 /// Under the lock: a socket that is ready in every way but its name.
 fn listen(directory: &Directory, mode: Mode) -> Result<(OwnedFd, Inode), ShmError> {
     let socket = socket::unbound().map_err(ShmError::io("making a socket"))?;
+    // What is accepted later inherits it.
+    sockopt::refuse_descriptors(socket.as_fd());
     socket::bind(&socket, directory.as_fd(), NEW_FILE)
         .map_err(|errno| socket::error("binding the socket", errno))?;
     // Nobody listens yet, so the mode that the umask gave it let nobody in.

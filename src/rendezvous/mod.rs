@@ -18,11 +18,10 @@ mod pair;
 mod socket;
 
 pub(crate) use bound::BoundSocket;
-pub(crate) use desk::{Clients, Desk, Host, Refusal, Watcher};
+pub(crate) use desk::{Desk, Host, Refusal};
 pub(crate) use dial::{Connection, Dial, Progress};
 pub(crate) use name::Name;
 pub(crate) use pair::{adopt, pair};
-pub(crate) use socket::{drain, ring_by_byte};
 
 #[cfg(all(test, not(loom)))]
 mod tests;

@@ -174,40 +174,6 @@ pub(super) fn send(
     sent.map(drop)
 }
 
-/// Rings the peer by a byte on the lifeline.
-///
-/// Failures need no care: a full buffer means that a ring is already pending, and a hang-up is
-/// told by the lifeline itself.
-pub(crate) fn ring_by_byte(lifeline: BorrowedFd<'_>) {
-    let _ = retry_on_intr(|| rustix::net::send(lifeline, &[1], SEND));
-}
-
-/// What was found on a lifeline.
-#[derive(Debug, Clone, Copy, PartialEq, Eq)]
-pub(crate) struct Drained {
-    /// How many rings were taken.
-    pub(crate) rings: usize,
-    /// Whether the peer has gone.
-    pub(crate) hung_up: bool,
-}
-
-/// Takes the rings that are pending on a lifeline, at most `max`: what is left over makes it
-/// readable again.
-pub(crate) fn drain(lifeline: BorrowedFd<'_>, max: usize) -> Drained {
-    let mut byte = [0; 1];
-    for rings in 0..max {
-        // PEER: longer messages are cut and count as one; descriptors are never installed.
-        match retry_on_intr(|| rustix::net::recv(lifeline, &mut byte, RecvFlags::DONTWAIT)) {
-            Ok((0, _)) => return Drained { rings, hung_up: true },
-            Ok(_) => {}
-            Err(Errno::AGAIN) => return Drained { rings, hung_up: false },
-            // ECONNRESET: it died without reading our rings. Nothing else leaves hope either.
-            Err(_) => return Drained { rings, hung_up: true },
-        }
-    }
-    Drained { rings: max, hung_up: false }
-}
-
 /// Two connected sockets.
 pub(super) fn pair() -> Result<(OwnedFd, OwnedFd), Errno> {
     let flags = SocketFlags::CLOEXEC | SocketFlags::NONBLOCK;
@@ -219,39 +185,10 @@ mod tests {
     use std::os::fd::AsFd;
 
     use super::*;
+    use crate::lifeline::drain;
 
     fn sockets() -> (OwnedFd, OwnedFd) {
         pair().unwrap()
-    }
-
-    #[test]
-    fn rings_are_counted_and_a_hang_up_is_told() {
-        let (one, other) = sockets();
-        assert_eq!(drain(one.as_fd(), 9), Drained { rings: 0, hung_up: false });
-        for _ in 0..5 {
-            ring_by_byte(other.as_fd());
-        }
-        assert_eq!(drain(one.as_fd(), 2), Drained { rings: 2, hung_up: false });
-        drop(other);
-        assert_eq!(drain(one.as_fd(), 9), Drained { rings: 3, hung_up: true });
-        ring_by_byte(one.as_fd());
-    }
-
-    #[test]
-    fn ringing_a_peer_that_never_reads_never_blocks() {
-        let (one, other) = sockets();
-        for _ in 0..10_000 {
-            ring_by_byte(one.as_fd());
-        }
-        assert!(drain(other.as_fd(), 10_000).rings < 10_000);
-    }
-
-    #[test]
-    fn a_death_with_unread_rings_is_a_hang_up() {
-        let (one, other) = sockets();
-        ring_by_byte(one.as_fd());
-        drop(other);
-        assert!(drain(one.as_fd(), 9).hung_up);
     }
 
     #[test]

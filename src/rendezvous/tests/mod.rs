@@ -16,11 +16,14 @@ use std::time::{Duration, Instant};
 
 use rustix::event::{Timespec, epoll};
 
+use super::desk::{Clients, Watcher};
 use super::name::Places;
+use super::pair::{adopt, pair};
 use super::*;
 use crate::credentials::{Allow, PeerCredentials};
 use crate::error::ShmError;
 use crate::layout::Geometry;
+use crate::lifeline::{drain, ring_by_byte};
 use crate::region::Region;
 use crate::sync::{Arc, Mutex, lock};
 

@@ -133,3 +133,27 @@ fn a_killed_engine_is_taken_over() {
     assert!(path.exists());
     assert!(BoundSocket::bind(&name, None).is_ok());
 }
+
+#[test]
+#[ignore = "run by a_peer_in_another_pid_namespace_has_no_pid"]
+fn in_another_pid_namespace() {
+    let Some(name) = given() else { return };
+    let connection = dial(&name).unwrap().block().unwrap();
+    assert_eq!((connection.peer.pid, connection.peer.uid), (0, 0));
+}
+
+#[test]
+fn a_peer_in_another_pid_namespace_has_no_pid() {
+    if !rustix::process::geteuid().is_root() {
+        return;
+    }
+    let dir = TempDir::new();
+    let path = dir.path().join("a");
+    let engine = Engine::new(&Name::new(path.to_str().unwrap()).unwrap());
+    let inner = other("in_another_pid_namespace", &path);
+    let mut command = Command::new("unshare");
+    command.args(["--pid", "--fork"]).arg(inner.get_program()).args(inner.get_args());
+    let Ok(child) = command.env(PATH, &path).spawn() else { return };
+    serve(&engine, child);
+    assert_eq!(engine.lifelines(), 1);
+}

@@ -1,0 +1,130 @@
+//! The socket that both sides keep open: its hang-up tells of the peer's end.
+//!
+//! Besides, a side whose driver cannot wait on futex words is rung through it, by one byte.
+
+use std::os::fd::{AsFd, BorrowedFd, OwnedFd};
+
+use rustix::io::{Errno, retry_on_intr};
+use rustix::net::{RecvFlags, SendFlags, Shutdown};
+
+use crate::credentials::PeerCredentials;
+
+/// Rings read in one go, so that a peer which floods the line does not keep the driver.
+const DRAIN_AT_ONCE: usize = 64;
+
+/// A connected Unix socket that keeps message boundaries, and who is at its other end.
+#[derive(Debug)]
+pub(crate) struct Lifeline {
+    socket: OwnedFd,
+    peer: PeerCredentials,
+}
+
+impl Lifeline {
+    pub(crate) fn new(socket: OwnedFd, peer: PeerCredentials) -> Self {
+        Self { socket, peer }
+    }
+
+    pub(crate) fn peer(&self) -> PeerCredentials {
+        self.peer
+    }
+
+    /// Rings by a byte. Never blocks: if the line is full, rings enough are pending; if it is cut,
+    /// the line itself tells so.
+    pub(crate) fn ring(&self) {
+        ring_by_byte(self.as_fd());
+    }
+
+    /// Takes rings that are pending; what is left over makes the line readable again.
+    pub(crate) fn drain(&self) -> Drained {
+        drain(self.as_fd(), DRAIN_AT_ONCE)
+    }
+
+    /// Hangs up, now, whoever else holds a copy of the descriptor.
+    pub(crate) fn hang_up(&self) {
+        // It fails if the other side was faster.
+        let _ = rustix::net::shutdown(&self.socket, Shutdown::Both);
+    }
+}
+
+impl AsFd for Lifeline {
+    fn as_fd(&self) -> BorrowedFd<'_> {
+        self.socket.as_fd()
+    }
+}
+
+/// Rings whoever is at the other end of `line`.
+pub(crate) fn ring_by_byte(line: BorrowedFd<'_>) {
+    let flags = SendFlags::NOSIGNAL.union(SendFlags::DONTWAIT);
+    let _ = retry_on_intr(|| rustix::net::send(line, &[1], flags));
+}
+
+/// What was found on a lifeline.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub(crate) struct Drained {
+    /// How many rings were taken.
+    pub(crate) rings: usize,
+    /// Whether the peer has gone.
+    pub(crate) hung_up: bool,
+}
+
+/// Takes at most `max` rings from `line`.
+pub(crate) fn drain(line: BorrowedFd<'_>, max: usize) -> Drained {
+    let mut byte = [0; 1];
+    for rings in 0..max {
+        // PEER: longer messages are cut and count as one; descriptors are never installed. An empty
+        // one looks like a hang-up and is taken for it: no lawful peer sends one.
+        match retry_on_intr(|| rustix::net::recv(line, &mut byte, RecvFlags::DONTWAIT)) {
+            Ok((0, _)) => return Drained { rings, hung_up: true },
+            Ok(_) => {}
+            Err(Errno::AGAIN) => return Drained { rings, hung_up: false },
+            // ECONNRESET: it died without reading our rings. Nothing else leaves hope either.
+            Err(_) => return Drained { rings, hung_up: true },
+        }
+    }
+    Drained { rings: max, hung_up: false }
+}
+
+#[cfg(all(test, not(loom)))]
+mod tests {
+    use rustix::net::{AddressFamily, SocketFlags, SocketType, socketpair};
+
+    use super::*;
+
+    fn lifelines() -> (Lifeline, Lifeline) {
+        let flags = SocketFlags::CLOEXEC | SocketFlags::NONBLOCK;
+        let (one, other) =
+            socketpair(AddressFamily::UNIX, SocketType::SEQPACKET, flags, None).unwrap();
+        let peer = PeerCredentials::of(one.as_fd()).unwrap();
+        (Lifeline::new(one, peer), Lifeline::new(other, peer))
+    }
+
+    #[test]
+    fn rings_are_counted_and_a_hang_up_is_told() {
+        let (one, other) = lifelines();
+        assert_eq!(one.drain(), Drained { rings: 0, hung_up: false });
+        for _ in 0..DRAIN_AT_ONCE + 3 {
+            other.ring();
+        }
+        assert_eq!(one.drain(), Drained { rings: DRAIN_AT_ONCE, hung_up: false });
+        other.hang_up();
+        assert_eq!(one.drain(), Drained { rings: 3, hung_up: true });
+        one.ring();
+    }
+
+    #[test]
+    fn ringing_a_peer_that_never_reads_never_blocks() {
+        let (one, other) = lifelines();
+        for _ in 0..10_000 {
+            one.ring();
+        }
+        assert!(drain(other.as_fd(), 10_000).rings < 10_000);
+    }
+
+    #[test]
+    fn a_death_with_unread_rings_is_a_hang_up() {
+        let (one, other) = lifelines();
+        one.ring();
+        drop(other);
+        assert!(one.drain().hung_up);
+    }
+}

@@ -1,0 +1,69 @@
+//! The two socket options for which rustix has no safe, working call.
+//!
+//! `SO_PEERCRED`: rustix reads the process id as one that cannot be 0, but 0 is what the kernel
+//! says of a process in a PID namespace that we do not see. `SO_PASSRIGHTS`: rustix does not know
+//! it. The symbols are those of the C library that std is linked with.
+
+use std::ffi::{c_int, c_void};
+use std::io;
+use std::os::fd::{AsRawFd, BorrowedFd};
+
+use crate::credentials::PeerCredentials;
+
+#[cfg(not(any(
+    target_arch = "mips",
+    target_arch = "mips32r6",
+    target_arch = "mips64",
+    target_arch = "mips64r6",
+    target_arch = "sparc",
+    target_arch = "sparc64",
+    target_arch = "powerpc",
+    target_arch = "powerpc64",
+)))]
+const SO_PEERCRED: c_int = 17;
+#[cfg(any(target_arch = "powerpc", target_arch = "powerpc64"))]
+const SO_PEERCRED: c_int = 21;
+const SOL_SOCKET: c_int = 1;
+/// Linux 6.16.
+const SO_PASSRIGHTS: c_int = 83;
+
+unsafe extern "C" {
+    fn getsockopt(fd: c_int, level: c_int, name: c_int, value: *mut c_void, len: *mut u32)
+    -> c_int;
+    fn setsockopt(fd: c_int, level: c_int, name: c_int, value: *const c_void, len: u32) -> c_int;
+}
+
+/// The kernel's `struct ucred`.
+#[derive(Default)]
+#[repr(C)]
+struct Ucred {
+    pid: i32,
+    uid: u32,
+    gid: u32,
+}
+
+/// Who is at the other end.
+pub(crate) fn peer_credentials(socket: BorrowedFd<'_>) -> io::Result<PeerCredentials> {
+    let mut ucred = Ucred::default();
+    let mut len: u32 = 12;
+    let value = (&raw mut ucred).cast();
+    // SAFETY: `value` points to `len` writable bytes, for which every bit pattern is valid, and the
+    // kernel writes no more than `len`.
+    let failed =
+        unsafe { getsockopt(socket.as_raw_fd(), SOL_SOCKET, SO_PEERCRED, value, &mut len) };
+    match failed {
+        0 if len == 12 => Ok(PeerCredentials { pid: ucred.pid, uid: ucred.uid, gid: ucred.gid }),
+        0 => Err(io::ErrorKind::InvalidData.into()),
+        _ => Err(io::Error::last_os_error()),
+    }
+}
+
+/// Tells the kernel to refuse descriptors that are sent to `socket`, if it can: otherwise they are
+/// closed here, unseen, and closing some of them takes seconds.
+pub(crate) fn refuse_descriptors(socket: BorrowedFd<'_>) {
+    let off: c_int = 0;
+    let value = (&raw const off).cast();
+    // SAFETY: `value` points to the four readable bytes that are announced. A kernel that does not
+    // know the option fails the call.
+    unsafe { setsockopt(socket.as_raw_fd(), SOL_SOCKET, SO_PASSRIGHTS, value, 4) };
+}
