@@ -3,7 +3,6 @@
 mod access;
 mod counters;
 mod ends;
-mod lifeline;
 mod link;
 mod receiving;
 mod sending;
@@ -20,7 +19,7 @@ use bytes::Bytes;
 
 pub use counters::Stats;
 pub(crate) use ends::Directions;
-pub(crate) use link::Link;
+pub(crate) use link::{Link, Options};
 pub(crate) use receiving::{Receiving, Rx, Taken, register};
 pub(crate) use sending::{Sending, Tx};
 
@@ -33,9 +32,6 @@ use crate::receiver::Receiver;
 use crate::region::Region;
 use crate::sender::Sender;
 use crate::sync::{Arc, Mutex, lock};
-
-/// How long a send waits for room, unless a builder says otherwise.
-pub(crate) const DEFAULT_SEND_TIMEOUT: Duration = Duration::from_secs(5);
 
 /// One side of a channel: what [`SpscFace`](crate::SpscFace) and
 /// [`SpscHandle`](crate::SpscHandle) have in common.
@@ -58,10 +54,10 @@ impl Endpoint {
     pub(crate) fn open(
         region: Arc<Region>,
         side: Side,
-        send_timeout: Option<Duration>,
+        options: Options,
         driver: &Driver,
     ) -> Result<Self, ShmError> {
-        let link = Arc::new(Link::new(region, side, send_timeout));
+        let link = Arc::new(Link::new(region, side, options));
         let endpoint =
             Self { tx: Mutex::new(Tx::new(&link)), rx: Mutex::new(Rx::new(&link)), link };
         endpoint.link.bind(driver)?;

@@ -1,18 +1,19 @@
 //! The engine's end.
 
 use std::ops::Deref;
-use std::os::fd::OwnedFd;
+use std::os::fd::{AsFd, OwnedFd};
 use std::sync::atomic::{AtomicBool, Ordering};
 use std::sync::{Arc, OnceLock, Weak};
 use std::time::Duration;
 
 use crate::credentials::{Allow, PeerCredentials};
 use crate::driver::{Driver, Registration, Source};
-use crate::endpoint::{DEFAULT_SEND_TIMEOUT, Endpoint, Link};
+use crate::endpoint::{Endpoint, Link, Options};
 use crate::error::ShmError;
 use crate::layout::{Geometry, Side};
+use crate::listener::SpscListener;
 use crate::region::Region;
-use crate::rendezvous::{BoundSocket, Desk, Host, Name, Refusal};
+use crate::rendezvous::{self, BoundSocket, Desk, Host, Name, Refusal};
 
 /// The engine's end of a channel, found by its name.
 ///
@@ -40,7 +41,7 @@ use crate::rendezvous::{BoundSocket, Desk, Host, Name, Refusal};
 /// # }
 /// ```
 #[derive(Debug)]
-pub struct SpscFace(Endpoint);
+pub struct SpscFace(pub(crate) Endpoint);
 
 impl SpscFace {
     /// Creates a face that applications find under `name`, with rings of 1 MiB for packets of up
@@ -65,6 +66,28 @@ impl SpscFace {
         Self::builder().max_packet(mtu).create(name)
     }
 
+    /// Creates a face without a name, and a descriptor from which another process makes the handle
+    /// by [`SpscHandle::from_fd`](crate::SpscHandle::from_fd). Typically a child inherits it.
+    ///
+    /// All that `from_fd` needs is queued already: nobody has to wait for anybody, so both ends can
+    /// live on one thread, as in a test.
+    ///
+    /// ```
+    /// use wakering::{SpscFace, SpscHandle};
+    ///
+    /// let (face, descriptor) = SpscFace::pair()?;
+    /// let handle = SpscHandle::from_fd(descriptor)?;
+    /// handle.send_blocking("hello".into())?;
+    /// assert_eq!(face.recv_blocking().unwrap(), "hello");
+    /// # Ok::<(), wakering::ShmError>(())
+    /// ```
+    ///
+    /// # Errors
+    /// See [`FaceBuilder::pair`].
+    pub fn pair() -> Result<(Self, OwnedFd), ShmError> {
+        Self::builder().pair()
+    }
+
     /// Creates a face with other settings.
     pub fn builder() -> FaceBuilder {
         FaceBuilder::default()
@@ -86,7 +109,7 @@ impl From<SpscFace> for Endpoint {
 }
 
 /// Settings of a face. Built by [`SpscFace::builder`].
-#[derive(Debug, Clone)]
+#[derive(Debug, Clone, Default)]
 #[must_use = "a builder does nothing until its last call"]
 pub struct FaceBuilder {
     max_packet: Option<usize>,
@@ -94,22 +117,8 @@ pub struct FaceBuilder {
     prefault: bool,
     mode: Option<u32>,
     allow: Option<Allow>,
-    send_timeout: Option<Duration>,
+    options: Options,
     driver: Option<Driver>,
-}
-
-impl Default for FaceBuilder {
-    fn default() -> Self {
-        Self {
-            max_packet: None,
-            ring_bytes: None,
-            prefault: false,
-            mode: None,
-            allow: None,
-            send_timeout: Some(DEFAULT_SEND_TIMEOUT),
-            driver: None,
-        }
-    }
 }
 
 impl FaceBuilder {
@@ -155,7 +164,18 @@ impl FaceBuilder {
 
     /// How long `send` and `send_batch` wait for room (5 s unless set); `None` is for ever.
     pub fn send_timeout(mut self, timeout: Option<Duration>) -> Self {
-        self.send_timeout = timeout;
+        self.options.send_timeout = timeout;
+        self
+    }
+
+    /// How long a receive that finds nothing may look again before it sleeps (20 us unless set; 0
+    /// is not at all, and 1 ms the most that is heeded).
+    ///
+    /// An answer that comes meanwhile costs no system call on either side. Whether it is done
+    /// depends on whether it has paid lately; on a single core it never is. The thread serves
+    /// nobody else while it spins.
+    pub fn spin(mut self, cap: Duration) -> Self {
+        self.options.spin = cap;
         self
     }
 
@@ -177,13 +197,63 @@ impl FaceBuilder {
     /// - [`Io`](ShmError::Io), [`Unsupported`](ShmError::Unsupported): a system call failed.
     pub fn create(self, name: &str) -> Result<SpscFace, ShmError> {
         let name = Name::new(name)?;
-        let geometry = Geometry::new(self.ring_bytes, self.max_packet)?;
-        let driver = self.driver.map_or_else(Driver::global, Ok)?;
-        let socket = BoundSocket::bind(&name, self.mode)?;
-        let region = Arc::new(Region::create(geometry, self.prefault)?);
-        let endpoint = Endpoint::open(region, Side::Face, self.send_timeout, &driver)?;
-        Reception::open(&endpoint, Desk::new(socket, self.allow), &driver)?;
+        let mould = self.mould()?;
+        let desk = Desk::new(BoundSocket::bind(&name, self.mode)?, self.allow);
+        let endpoint = mould.cast()?;
+        Reception::open(&endpoint, desk, &mould.driver)?;
         Ok(SpscFace(endpoint))
+    }
+
+    /// Serves any number of applications under one name, with a face of these settings for each.
+    ///
+    /// # Errors
+    /// As [`create`](Self::create).
+    pub fn bind(self, name: &str) -> Result<SpscListener, ShmError> {
+        let name = Name::new(name)?;
+        let mould = self.mould()?;
+        let desk = Desk::new(BoundSocket::bind(&name, self.mode)?, self.allow);
+        SpscListener::open(desk, mould)
+    }
+
+    /// Creates a face without a name, and the descriptor that is its other end: see
+    /// [`SpscFace::pair`]. `mode` and `allow` mean nothing here.
+    ///
+    /// # Errors
+    /// [`InvalidConfig`](ShmError::InvalidConfig), [`Io`](ShmError::Io),
+    /// [`Unsupported`](ShmError::Unsupported), as [`create`](Self::create).
+    pub fn pair(self) -> Result<(SpscFace, OwnedFd), ShmError> {
+        let endpoint = self.mould()?.cast()?;
+        let (lifeline, descriptor) = rendezvous::pair(endpoint.link().region())?;
+        let peer = PeerCredentials::of(lifeline.as_fd())
+            .map_err(ShmError::io("asking who made the pair"))?;
+        endpoint.attach(lifeline, peer)?;
+        Ok((SpscFace(endpoint), descriptor))
+    }
+
+    fn mould(&self) -> Result<Mould, ShmError> {
+        Ok(Mould {
+            geometry: Geometry::new(self.ring_bytes, self.max_packet)?,
+            prefault: self.prefault,
+            options: self.options,
+            driver: self.driver.clone().map_or_else(Driver::global, Ok)?,
+        })
+    }
+}
+
+/// Settings that were judged: what faces are made from.
+#[derive(Debug)]
+pub(crate) struct Mould {
+    geometry: Geometry,
+    prefault: bool,
+    options: Options,
+    pub(crate) driver: Driver,
+}
+
+impl Mould {
+    /// A face's end of a new region.
+    pub(crate) fn cast(&self) -> Result<Endpoint, ShmError> {
+        let region = Region::create(self.geometry, self.prefault)?;
+        Endpoint::open(Arc::new(region), Side::Face, self.options, &self.driver)
     }
 }
 

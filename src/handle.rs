@@ -1,17 +1,17 @@
 //! The application's end.
 
 use std::ops::Deref;
-use std::os::fd::AsFd;
+use std::os::fd::{AsFd, OwnedFd};
 use std::sync::{Arc, Mutex, OnceLock, PoisonError};
 use std::task::{Context, Poll};
 use std::time::{Duration, Instant};
 
 use crate::credentials::{Allow, PeerCredentials};
 use crate::driver::{Driver, Registration, Source};
-use crate::endpoint::{DEFAULT_SEND_TIMEOUT, Endpoint, register};
+use crate::endpoint::{Endpoint, Options, register};
 use crate::error::ShmError;
 use crate::layout::Side;
-use crate::rendezvous::{Connection, Dial, Name, Progress};
+use crate::rendezvous::{self, Connection, Dial, Name, Progress};
 use crate::waiters::Waiters;
 
 /// How long an engine may take to answer, unless the builder says otherwise.
@@ -48,6 +48,15 @@ impl SpscHandle {
         Self::builder().connect_async(name)
     }
 
+    /// Makes the handle of a face that was made by [`SpscFace::pair`](crate::SpscFace::pair), from
+    /// the descriptor that came with it.
+    ///
+    /// # Errors
+    /// See [`HandleBuilder::from_fd`].
+    pub fn from_fd(descriptor: OwnedFd) -> Result<Self, ShmError> {
+        Self::builder().from_fd(descriptor)
+    }
+
     /// Connects with other settings.
     pub fn builder() -> HandleBuilder {
         HandleBuilder::default()
@@ -72,7 +81,7 @@ impl From<SpscHandle> for Endpoint {
 #[derive(Debug, Clone)]
 #[must_use = "a builder does nothing until its last call"]
 pub struct HandleBuilder {
-    send_timeout: Option<Duration>,
+    options: Options,
     connect_timeout: Duration,
     allow: Option<Allow>,
     driver: Option<Driver>,
@@ -81,7 +90,7 @@ pub struct HandleBuilder {
 impl Default for HandleBuilder {
     fn default() -> Self {
         Self {
-            send_timeout: Some(DEFAULT_SEND_TIMEOUT),
+            options: Options::default(),
             connect_timeout: DEFAULT_CONNECT_TIMEOUT,
             allow: None,
             driver: None,
@@ -92,7 +101,18 @@ impl Default for HandleBuilder {
 impl HandleBuilder {
     /// How long `send` and `send_batch` wait for room (5 s unless set); `None` is for ever.
     pub fn send_timeout(mut self, timeout: Option<Duration>) -> Self {
-        self.send_timeout = timeout;
+        self.options.send_timeout = timeout;
+        self
+    }
+
+    /// How long a receive that finds nothing may look again before it sleeps (20 us unless set; 0
+    /// is not at all, and 1 ms the most that is heeded).
+    ///
+    /// An answer that comes meanwhile costs no system call on either side. Whether it is done
+    /// depends on whether it has paid lately; on a single core it never is. The thread serves
+    /// nobody else while it spins.
+    pub fn spin(mut self, cap: Duration) -> Self {
+        self.options.spin = cap;
         self
     }
 
@@ -156,6 +176,18 @@ impl HandleBuilder {
         }
     }
 
+    /// Makes the handle of a pair: see [`SpscHandle::from_fd`]. Who could give us the descriptor is
+    /// trusted to be the engine; `allow` and `connect_timeout` mean nothing here.
+    ///
+    /// # Errors
+    /// - [`VersionMismatch`](ShmError::VersionMismatch): the descriptor is of another version, or
+    ///   not of a pair at all.
+    /// - [`Io`](ShmError::Io): it was used already, its face is gone, or a system call failed.
+    pub fn from_fd(self, descriptor: OwnedFd) -> Result<SpscHandle, ShmError> {
+        let driver = self.own_driver()?;
+        self.take(rendezvous::adopt(descriptor)?, &driver)
+    }
+
     fn own_driver(&self) -> Result<Driver, ShmError> {
         self.driver.clone().map_or_else(Driver::global, Ok)
     }
@@ -170,7 +202,7 @@ impl HandleBuilder {
 
     fn take(&self, connection: Connection, driver: &Driver) -> Result<SpscHandle, ShmError> {
         let Connection { region, lifeline, peer } = connection;
-        let endpoint = Endpoint::open(region.into(), Side::Handle, self.send_timeout, driver)?;
+        let endpoint = Endpoint::open(region.into(), Side::Handle, self.options, driver)?;
         endpoint.attach(lifeline, peer)?;
         Ok(SpscHandle(endpoint))
     }

@@ -9,14 +9,19 @@ mod futex;
 mod ring;
 mod bell;
 mod waiters;
+mod spin;
 mod driver;
+#[allow(unsafe_code, reason = "two socket options that rustix cannot read or set")]
+mod sockopt;
 mod credentials;
+mod lifeline;
 mod endpoint;
 mod canceller;
 mod sender;
 mod receiver;
 mod rendezvous;
 mod face;
+mod listener;
 mod handle;
 
 pub use canceller::Canceller;
@@ -26,5 +31,6 @@ pub use endpoint::{Endpoint, Stats};
 pub use error::{CloseReason, RecvTimeoutError, ShmError, TryRecvError, TrySendError, Violation};
 pub use face::{FaceBuilder, SpscFace};
 pub use handle::{HandleBuilder, SpscHandle};
+pub use listener::{ListenerStats, SpscListener};
 pub use receiver::Receiver;
 pub use sender::Sender;

@@ -9,15 +9,16 @@ use std::time::{Duration, Instant};
 
 use super::counters::{Counters, count};
 use super::ends::{Directions, Ends};
-use super::lifeline::Lifeline;
 use crate::bell::Bell;
 use crate::credentials::PeerCredentials;
 use crate::driver::{Backend, Driver, Registration, Source};
 use crate::error::{CloseReason, ShmError, Violation};
 use crate::layout::{
-    CANCELLED, ENDS, RECV, RING_BY_BYTE, RX_CLOSED, SEND, Side, SideWords, Snapshot, TX_CLOSED,
+    CANCELLED, ENDS, RING_BY_BYTE, RX_CLOSED, SEND, Side, SideWords, Snapshot, TX_CLOSED,
 };
+use crate::lifeline::Lifeline;
 use crate::region::Region;
+use crate::spin::{DEFAULT_SPIN, Spin};
 use crate::sync::{Arc, AtomicU32, Ordering};
 use crate::waiters::Waiters;
 
@@ -29,6 +30,21 @@ const LIFELINE: u16 = 1;
 /// Twice, because one ring may end two waits of the driver: its count fails the compare of the one
 /// that is armed next, and its wake then ends the one after that.
 const SPARE_WAKES: u64 = 64;
+
+/// What a builder lets one choose of an end.
+#[derive(Debug, Clone, Copy)]
+pub(crate) struct Options {
+    /// How long a send waits for room; `None` is for ever.
+    pub(crate) send_timeout: Option<Duration>,
+    /// How long an empty look may be repeated before the task parks.
+    pub(crate) spin: Duration,
+}
+
+impl Default for Options {
+    fn default() -> Self {
+        Self { send_timeout: Some(Duration::from_secs(5)), spin: DEFAULT_SPIN }
+    }
+}
 
 /// One end of a channel, seen from both its halves and from the driver.
 #[derive(Debug)]
@@ -50,6 +66,7 @@ pub(crate) struct Link {
     pub(super) news: Waiters,
     pub(super) counters: Counters,
     pub(super) send_timeout: Option<Duration>,
+    pub(super) spin: Spin,
     driver: OnceLock<Registration>,
     lifeline: OnceLock<Lifeline>,
     /// [`TX_CLOSED`] and [`RX_CLOSED`] of the halves that were dropped.
@@ -61,7 +78,7 @@ pub(crate) struct Link {
 }
 
 impl Link {
-    pub(crate) fn new(region: Arc<Region>, side: Side, send_timeout: Option<Duration>) -> Self {
+    pub(crate) fn new(region: Arc<Region>, side: Side, options: Options) -> Self {
         Self {
             bell: Bell::new(&region, side),
             peer_bell: Bell::new(&region, side.peer()),
@@ -73,7 +90,8 @@ impl Link {
             turn: Waiters::default(),
             news: Waiters::default(),
             counters: Counters::default(),
-            send_timeout,
+            send_timeout: options.send_timeout,
+            spin: Spin::new(options.spin),
             driver: OnceLock::new(),
             lifeline: OnceLock::new(),
             left: StdAtomicU32::new(0),
@@ -150,10 +168,11 @@ impl Link {
         ends
     }
 
-    /// Adds bits to what the other side sees of ours. They are never taken back.
-    fn announce(&self, bits: u32) {
+    /// Adds bits to what the other side sees of ours; they are never taken back. `true` if one of
+    /// them is new.
+    fn announce(&self, bits: u32) -> bool {
         // ORDERING: Release orders all packets published before it; pairs with `peer_ends`.
-        self.own_words().ends.0.fetch_or(bits, Ordering::Release);
+        self.own_words().ends.0.fetch_or(bits, Ordering::Release) & bits != bits
     }
 
     /// Wakes the peer, if it sleeps for `bit`, after something was published for it.
@@ -189,9 +208,10 @@ impl Link {
 
     /// Tells the peer of an end, whether or not it sleeps. The flag comes before the ring.
     fn announce_end(&self, bits: u32) {
-        self.announce(bits);
-        self.peer_bell.strike();
-        self.rang();
+        if self.announce(bits) {
+            self.peer_bell.strike();
+            self.rang();
+        }
     }
 
     /// Asks the driver for a look at `at`.
@@ -354,7 +374,7 @@ impl Link {
         self.ends.set_peer_gone();
         let reason = if ends & CANCELLED != 0 {
             CloseReason::Cancelled
-        } else if ends & TX_CLOSED != 0 {
+        } else if ends & TX_CLOSED != 0 && ends & RX_CLOSED != 0 {
             CloseReason::Peer
         } else {
             CloseReason::PeerDied
@@ -399,10 +419,7 @@ impl Link {
     pub(super) fn end_direction(&self, bit: u32) {
         let direction = if bit == TX_CLOSED { Directions::TX } else { Directions::RX };
         self.ends.end(direction, CloseReason::Local);
-        // ORDERING: Relaxed; our own word.
-        if self.own_words().ends.0.load(Ordering::Relaxed) & bit == 0 {
-            self.announce_end(bit);
-        }
+        self.announce_end(bit);
     }
 
     /// One half is dropped: its direction ends in order. With the second, the end is over.
@@ -444,9 +461,9 @@ impl Source for Link {
     fn ready(&self, _token: u16) {
         let Some(lifeline) = self.lifeline.get() else { return };
         let drained = lifeline.drain();
-        if drained.messages > 0 {
+        if drained.rings > 0 {
             // One wake for each, as if each had come by the bell.
-            for _ in 1..drained.messages {
+            for _ in 1..drained.rings {
                 count(&self.counters.wakes_received);
             }
             self.rung();

@@ -7,7 +7,7 @@ use std::time::Instant;
 use bytes::Bytes;
 
 use super::access::Access;
-use super::counters::bump;
+use super::counters::{bump, count};
 use super::ends::Directions;
 use super::link::Link;
 use crate::error::CloseReason;
@@ -30,10 +30,6 @@ pub(crate) struct Rx {
 impl Rx {
     pub(super) fn new(link: &Arc<Link>) -> Self {
         Self { link: link.clone(), consumer: Consumer::new(link.region(), link.side()) }
-    }
-
-    pub(crate) fn link(&self) -> &Arc<Link> {
-        &self.link
     }
 
     /// Whether a packet could be taken now.
@@ -170,13 +166,33 @@ where
         Self { link, rx, take, place: None }
     }
 
+    /// Takes, or looks again for a while if that is worth it.
+    #[inline]
+    fn look(&mut self) -> Taken<T> {
+        let taken = self.rx.with(|rx| (self.take)(rx));
+        if let Ok(None) = taken { self.spin() } else { taken }
+    }
+
+    fn spin(&mut self) -> Taken<T> {
+        let Some(mut spinning) = self.link.spin.begin() else { return Ok(None) };
+        let mut taken = Ok(None);
+        while matches!(taken, Ok(None)) && spinning.again() {
+            taken = self.rx.with(|rx| (self.take)(rx));
+        }
+        let found = !matches!(taken, Ok(None));
+        let counters = &self.link.counters;
+        count(if found { &counters.spins_paid } else { &counters.spins_unpaid });
+        spinning.end(found);
+        taken
+    }
+
     /// As the future does, but the place in the queue is the caller's, who polls again later.
     pub(crate) fn poll_in(
         &mut self,
         place: &mut Option<Waiting>,
         cx: &mut Context<'_>,
     ) -> Poll<Result<T, CloseReason>> {
-        let mut taken = self.rx.with(|rx| (self.take)(rx));
+        let mut taken = self.look();
         if let Ok(None) = taken {
             register(&self.link.data, place, cx);
             taken = self.rx.with(|rx| rx.park(&mut self.take));
@@ -194,7 +210,7 @@ where
         loop {
             // Read before the looks: whatever is published behind them changes it.
             let count = self.link.bell.count();
-            let mut taken = self.rx.with(|rx| (self.take)(rx));
+            let mut taken = self.look();
             if let Ok(None) = taken {
                 taken = self.rx.with(|rx| rx.park(&mut self.take));
             }

@@ -58,10 +58,6 @@ impl Tx {
         Self { link: link.clone(), producer, turn: Turn::default() }
     }
 
-    pub(crate) fn link(&self) -> &Arc<Link> {
-        &self.link
-    }
-
     /// Forgets the turn of a send that was leaked. For a half, whose sends cannot overlap.
     pub(crate) fn reset_turn(&mut self) {
         self.turn = Turn::default();

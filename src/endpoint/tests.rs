@@ -6,7 +6,7 @@ use std::time::Duration;
 use bytes::Bytes;
 use rustix::net::{AddressFamily, SocketFlags, SocketType, socketpair};
 
-use super::Endpoint;
+use super::{Endpoint, Options};
 use crate::credentials::PeerCredentials;
 use crate::driver::{Backend, Driver};
 use crate::layout::{Geometry, Side};
@@ -27,9 +27,9 @@ fn pair(driver: &Driver, ring_bytes: usize) -> (Endpoint, Endpoint) {
     let flags = SocketFlags::CLOEXEC | SocketFlags::NONBLOCK;
     let (one, other) = socketpair(AddressFamily::UNIX, SocketType::SEQPACKET, flags, None).unwrap();
     let peer = PeerCredentials::of(one.as_fd()).unwrap();
-    let timeout = Some(Duration::from_secs(20));
-    let face = Endpoint::open(region.into(), Side::Face, timeout, driver).unwrap();
-    let handle = Endpoint::open(joined.into(), Side::Handle, timeout, driver).unwrap();
+    let options = Options { send_timeout: Some(Duration::from_secs(20)), ..Options::default() };
+    let face = Endpoint::open(region.into(), Side::Face, options, driver).unwrap();
+    let handle = Endpoint::open(joined.into(), Side::Handle, options, driver).unwrap();
     face.attach(one, peer).unwrap();
     handle.attach(other, peer).unwrap();
     (face, handle)

@@ -1,0 +1,231 @@
+//! Looking again for a short while before going to sleep.
+//!
+//! To park and be woken costs both sides thousands of nanoseconds; an answer often comes in
+//! hundreds. So an empty look may be repeated for a while, if that has paid lately:
+//!
+//! - a channel's own record decides how long: a spin that paid keeps the way open for one twice as
+//!   long, spins that did not pay make it sit out ever more parks until the next trial;
+//! - the thread's allowance bounds all channels on it together: spins that do not pay use up at
+//!   most one eighth of its time, and never more than a cap at once. A hundred idle channels on
+//!   one thread thus do not spin a hundred times;
+//! - on a single core nothing can come while we spin, so there is none.
+//!
+//! Nothing here is part of the protocol: the state is this process's own, and races cost accuracy.
+
+use std::cell::Cell;
+use std::hint::spin_loop;
+use std::sync::OnceLock;
+use std::sync::atomic::{AtomicU32, Ordering};
+use std::time::{Duration, Instant};
+
+/// How long a channel spins at most, unless its builder says otherwise: about what a wake costs.
+pub(crate) const DEFAULT_SPIN: Duration = Duration::from_micros(20);
+
+/// The longest cap that may be set; a thread that spins serves nobody else.
+const LONGEST: Duration = Duration::from_millis(1);
+
+/// A spin that paid after this long is worth twice the time, but never less than this.
+const SHORTEST_NANOS: u32 = 2_000;
+
+/// After so many spins in a row that did not pay, parks are sat out: twice as many each time.
+const PATIENCE: u32 = 3;
+/// At most 2 to the power of this many.
+const LONGEST_SULK: u32 = 8;
+
+/// An unpaid spin is earned by so many times its length without one.
+const EARNINGS: u32 = 8;
+
+/// Pauses between two looks, at most: longer ones miss what comes, shorter ones tear the line that
+/// the peer is about to write out of its cache each time.
+const MOST_PAUSES: u32 = 64;
+
+/// The record of one channel's receiving end.
+#[derive(Debug)]
+pub(crate) struct Spin {
+    /// Nanoseconds; 0 is off.
+    cap: u32,
+    budget: AtomicU32,
+    /// Unpaid in a row.
+    misses: AtomicU32,
+    /// Parks still to be sat out.
+    sulk: AtomicU32,
+}
+
+impl Spin {
+    /// A record that allows spins of up to `cap`; 0 turns it off.
+    pub(crate) fn new(cap: Duration) -> Self {
+        let cap = if has_several_cores() { cap.min(LONGEST) } else { Duration::ZERO };
+        let cap = u32::try_from(cap.as_nanos()).unwrap_or(u32::MAX);
+        Self {
+            cap,
+            budget: AtomicU32::new(cap),
+            misses: AtomicU32::new(0),
+            sulk: AtomicU32::new(0),
+        }
+    }
+
+    /// Begins to spin, if that is worth while now.
+    pub(crate) fn begin(&self) -> Option<Spinning<'_>> {
+        if self.cap == 0 {
+            return None;
+        }
+        // ORDERING: Relaxed, all in this module: a record of our own, which publishes nothing.
+        let sulk = self.sulk.load(Ordering::Relaxed);
+        if sulk > 0 {
+            self.sulk.store(sulk - 1, Ordering::Relaxed);
+            return None;
+        }
+        let started = Instant::now();
+        let allowed = Allowance::of_thread(started, self.cap);
+        let nanos = self.budget.load(Ordering::Relaxed).min(allowed);
+        if nanos < SHORTEST_NANOS.min(self.cap) {
+            return None;
+        }
+        let budget = Duration::from_nanos(u64::from(nanos));
+        Some(Spinning { spin: self, started, budget, pauses: 0 })
+    }
+
+    fn paid(&self, spent: u32) {
+        self.misses.store(0, Ordering::Relaxed);
+        let worth = spent.saturating_mul(2).max(SHORTEST_NANOS);
+        let budget = self.budget.load(Ordering::Relaxed).max(worth).min(self.cap);
+        self.budget.store(budget, Ordering::Relaxed);
+    }
+
+    fn missed(&self, spent: u32) {
+        Allowance::spend(spent);
+        let misses = self.misses.load(Ordering::Relaxed).saturating_add(1);
+        self.misses.store(misses, Ordering::Relaxed);
+        if misses >= PATIENCE {
+            let exponent = (misses - PATIENCE + 1).min(LONGEST_SULK);
+            self.sulk.store(1 << exponent, Ordering::Relaxed);
+        }
+    }
+}
+
+/// A spin under way.
+pub(crate) struct Spinning<'a> {
+    spin: &'a Spin,
+    started: Instant,
+    budget: Duration,
+    pauses: u32,
+}
+
+impl Spinning<'_> {
+    /// Waits for a moment; `false` once the time is up.
+    pub(crate) fn again(&mut self) -> bool {
+        // Short at first, for an answer that is on its way.
+        self.pauses = (self.pauses + 1).min(MOST_PAUSES);
+        for _ in 0..self.pauses {
+            spin_loop();
+        }
+        self.started.elapsed() < self.budget
+    }
+
+    /// Enters the outcome into the books; says whether it paid.
+    pub(crate) fn end(self, found: bool) {
+        let spent = u32::try_from(self.started.elapsed().as_nanos()).unwrap_or(u32::MAX);
+        if found { self.spin.paid(spent) } else { self.spin.missed(spent) }
+    }
+}
+
+/// What the current thread may still spend on spins that do not pay.
+#[derive(Clone, Copy)]
+struct Allowance {
+    nanos: u32,
+    since: Instant,
+}
+
+thread_local! {
+    static ALLOWANCE: Cell<Option<Allowance>> = const { Cell::new(None) };
+}
+
+impl Allowance {
+    /// What there is `now`, of at most `cap`.
+    fn of_thread(now: Instant, cap: u32) -> u32 {
+        let nanos = match ALLOWANCE.get() {
+            None => cap,
+            Some(Self { nanos, since }) => {
+                let passed = now.saturating_duration_since(since).as_nanos();
+                let earned = u32::try_from(passed / u128::from(EARNINGS)).unwrap_or(u32::MAX);
+                nanos.saturating_add(earned).min(cap)
+            }
+        };
+        ALLOWANCE.set(Some(Self { nanos, since: now }));
+        nanos
+    }
+
+    fn spend(spent: u32) {
+        let Some(Self { nanos, .. }) = ALLOWANCE.get() else { return };
+        let nanos = nanos.saturating_sub(spent);
+        ALLOWANCE.set(Some(Self { nanos, since: Instant::now() }));
+    }
+}
+
+/// Whether this process may run on more than one core.
+fn has_several_cores() -> bool {
+    static SEVERAL: OnceLock<bool> = OnceLock::new();
+    *SEVERAL.get_or_init(|| std::thread::available_parallelism().is_ok_and(|cores| cores.get() > 1))
+}
+
+#[cfg(all(test, not(loom)))]
+mod tests {
+    use super::*;
+
+    /// Spins to the end without finding anything; `false` if it was not allowed to.
+    fn miss(spin: &Spin) -> bool {
+        let Some(mut spinning) = spin.begin() else { return false };
+        while spinning.again() {}
+        spinning.end(false);
+        true
+    }
+
+    /// A record of a machine with several cores, whatever this one has.
+    fn record(cap: Duration) -> Spin {
+        let nanos = u32::try_from(cap.as_nanos()).unwrap();
+        Spin { cap: nanos, budget: AtomicU32::new(nanos), ..Spin::new(cap) }
+    }
+
+    #[test]
+    fn a_cap_of_zero_is_off() {
+        assert!(Spin::new(Duration::ZERO).begin().is_none());
+    }
+
+    #[test]
+    fn a_channel_that_never_pays_is_tried_ever_more_rarely() {
+        let spin = record(Duration::from_micros(5));
+        let tried = (0..4_000)
+            .filter(|_| {
+                // A thread of its own has an allowance of its own.
+                ALLOWANCE.set(None);
+                miss(&spin)
+            })
+            .count();
+        assert!((4..40).contains(&tried), "{tried}");
+    }
+
+    #[test]
+    fn a_spin_that_pays_ends_the_sulk() {
+        let spin = record(Duration::from_micros(5));
+        for _ in 0..PATIENCE {
+            ALLOWANCE.set(None);
+            assert!(miss(&spin));
+        }
+        ALLOWANCE.set(None);
+        assert!(!miss(&spin) && !miss(&spin));
+        spin.begin().unwrap().end(true);
+        assert!(miss(&spin) && spin.begin().is_some() || spin.sulk.load(Ordering::Relaxed) == 0);
+    }
+
+    #[test]
+    fn a_hundred_idle_channels_do_not_spin_a_hundred_times() {
+        ALLOWANCE.set(None);
+        let cap = Duration::from_micros(200);
+        let channels: Vec<_> = (0..100).map(|_| record(cap)).collect();
+        let started = Instant::now();
+        let tried = channels.iter().filter(|spin| miss(spin)).count();
+        // One allowance, and what was earned meanwhile.
+        assert!(started.elapsed() < cap * 20, "{tried} in {:?}", started.elapsed());
+        assert!(tried < 30, "{tried}");
+    }
+}
