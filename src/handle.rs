@@ -105,10 +105,10 @@ impl HandleBuilder {
         self
     }
 
-    /// How long a receive that finds nothing may look again before it sleeps (20 us unless set; 0
-    /// is not at all, and 1 ms the most that is heeded).
+    /// How long a call that finds no packet, or no room, may look again before it sleeps (50 us
+    /// unless set; 0 is not at all, and 1 ms the most that is heeded).
     ///
-    /// An answer that comes meanwhile costs no system call on either side. Whether it is done
+    /// What comes meanwhile costs no system call on either side. Whether it is done
     /// depends on whether it has paid lately; on a single core it never is. The thread serves
     /// nobody else while it spins.
     pub fn spin(mut self, cap: Duration) -> Self {

@@ -3,8 +3,8 @@
 //! To park and be woken costs both sides thousands of nanoseconds; an answer often comes in
 //! hundreds. So an empty look may be repeated for a while, if that has paid lately:
 //!
-//! - a channel's own record decides how long: a spin that paid keeps the way open for one twice as
-//!   long, spins that did not pay make it sit out ever more parks until the next trial;
+//! - a channel's own record decides whether: while spins pay it goes on, and after some that did not
+//!   it sits out ever more parks until the next trial;
 //! - the thread's allowance bounds all channels on it together: spins that do not pay use up at
 //!   most one eighth of its time, and never more than a cap at once. A hundred idle channels on
 //!   one thread thus do not spin a hundred times;
@@ -18,13 +18,16 @@ use std::sync::OnceLock;
 use std::sync::atomic::{AtomicU32, Ordering};
 use std::time::{Duration, Instant};
 
-/// How long a channel spins at most, unless its builder says otherwise: about what a wake costs.
-pub(crate) const DEFAULT_SPIN: Duration = Duration::from_micros(20);
+/// How long a channel spins at most, unless its builder says otherwise.
+///
+/// It has to outlast one wake of the peer, or two sides that found each other asleep would never
+/// find each other awake: through a driver's thread to a task on another, that is 20 to 40 us.
+pub(crate) const DEFAULT_SPIN: Duration = Duration::from_micros(50);
 
 /// The longest cap that may be set; a thread that spins serves nobody else.
 const LONGEST: Duration = Duration::from_millis(1);
 
-/// A spin that paid after this long is worth twice the time, but never less than this.
+/// A spin that the thread allows less time than this is not begun.
 const SHORTEST_NANOS: u32 = 2_000;
 
 /// After so many spins in a row that did not pay, parks are sat out: twice as many each time.
@@ -39,12 +42,11 @@ const EARNINGS: u32 = 8;
 /// the peer is about to write out of its cache each time.
 const MOST_PAUSES: u32 = 64;
 
-/// The record of one channel's receiving end.
+/// The record of one direction of a channel.
 #[derive(Debug)]
 pub(crate) struct Spin {
     /// Nanoseconds; 0 is off.
     cap: u32,
-    budget: AtomicU32,
     /// Unpaid in a row.
     misses: AtomicU32,
     /// Parks still to be sat out.
@@ -56,12 +58,7 @@ impl Spin {
     pub(crate) fn new(cap: Duration) -> Self {
         let cap = if has_several_cores() { cap.min(LONGEST) } else { Duration::ZERO };
         let cap = u32::try_from(cap.as_nanos()).unwrap_or(u32::MAX);
-        Self {
-            cap,
-            budget: AtomicU32::new(cap),
-            misses: AtomicU32::new(0),
-            sulk: AtomicU32::new(0),
-        }
+        Self { cap, misses: AtomicU32::new(0), sulk: AtomicU32::new(0) }
     }
 
     /// Begins to spin, if that is worth while now.
@@ -77,23 +74,19 @@ impl Spin {
         }
         let started = Instant::now();
         let allowed = Allowance::of_thread(started, self.cap);
-        let nanos = self.budget.load(Ordering::Relaxed).min(allowed);
-        if nanos < SHORTEST_NANOS.min(self.cap) {
+        if allowed < SHORTEST_NANOS.min(self.cap) {
             return None;
         }
-        let budget = Duration::from_nanos(u64::from(nanos));
+        let budget = Duration::from_nanos(u64::from(allowed));
         Some(Spinning { spin: self, started, budget, pauses: 0 })
     }
 
-    fn paid(&self, spent: u32) {
+    fn paid(&self) {
         self.misses.store(0, Ordering::Relaxed);
-        let worth = spent.saturating_mul(2).max(SHORTEST_NANOS);
-        let budget = self.budget.load(Ordering::Relaxed).max(worth).min(self.cap);
-        self.budget.store(budget, Ordering::Relaxed);
     }
 
-    fn missed(&self, spent: u32) {
-        Allowance::spend(spent);
+    fn missed(&self, spent: Duration) {
+        Allowance::spend(u32::try_from(spent.as_nanos()).unwrap_or(u32::MAX));
         let misses = self.misses.load(Ordering::Relaxed).saturating_add(1);
         self.misses.store(misses, Ordering::Relaxed);
         if misses >= PATIENCE {
@@ -122,10 +115,9 @@ impl Spinning<'_> {
         self.started.elapsed() < self.budget
     }
 
-    /// Enters the outcome into the books; says whether it paid.
+    /// Enters the outcome into the books.
     pub(crate) fn end(self, found: bool) {
-        let spent = u32::try_from(self.started.elapsed().as_nanos()).unwrap_or(u32::MAX);
-        if found { self.spin.paid(spent) } else { self.spin.missed(spent) }
+        if found { self.spin.paid() } else { self.spin.missed(self.started.elapsed()) }
     }
 }
 
@@ -183,7 +175,7 @@ mod tests {
     /// A record of a machine with several cores, whatever this one has.
     fn record(cap: Duration) -> Spin {
         let nanos = u32::try_from(cap.as_nanos()).unwrap();
-        Spin { cap: nanos, budget: AtomicU32::new(nanos), ..Spin::new(cap) }
+        Spin { cap: nanos, ..Spin::new(cap) }
     }
 
     #[test]
@@ -214,7 +206,12 @@ mod tests {
         ALLOWANCE.set(None);
         assert!(!miss(&spin) && !miss(&spin));
         spin.begin().unwrap().end(true);
-        assert!(miss(&spin) && spin.begin().is_some() || spin.sulk.load(Ordering::Relaxed) == 0);
+        for _ in 0..PATIENCE {
+            ALLOWANCE.set(None);
+            assert!(miss(&spin));
+        }
+        ALLOWANCE.set(None);
+        assert!(!miss(&spin));
     }
 
     #[test]

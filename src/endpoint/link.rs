@@ -19,7 +19,7 @@ use crate::layout::{
 use crate::lifeline::Lifeline;
 use crate::region::Region;
 use crate::spin::{DEFAULT_SPIN, Spin};
-use crate::sync::{Arc, AtomicU32, Ordering};
+use crate::sync::{Arc, AtomicU32, Ordering, fence};
 use crate::waiters::Waiters;
 
 /// Under which the driver watches the lifeline.
@@ -66,7 +66,8 @@ pub(crate) struct Link {
     pub(super) news: Waiters,
     pub(super) counters: Counters,
     pub(super) send_timeout: Option<Duration>,
-    pub(super) spin: Spin,
+    pub(super) data_spin: Spin,
+    pub(super) room_spin: Spin,
     driver: OnceLock<Registration>,
     lifeline: OnceLock<Lifeline>,
     /// [`TX_CLOSED`] and [`RX_CLOSED`] of the halves that were dropped.
@@ -91,7 +92,8 @@ impl Link {
             news: Waiters::default(),
             counters: Counters::default(),
             send_timeout: options.send_timeout,
-            spin: Spin::new(options.spin),
+            data_spin: Spin::new(options.spin),
+            room_spin: Spin::new(options.spin),
             driver: OnceLock::new(),
             lifeline: OnceLock::new(),
             left: StdAtomicU32::new(0),
@@ -116,6 +118,13 @@ impl Link {
         let lifeline = self.lifeline.get_or_init(|| Lifeline::new(socket, peer));
         if let Some(driver) = self.driver.get() {
             driver.watch(lifeline.as_fd(), LIFELINE)?;
+        }
+        // A ring that came before the line was there went without its byte.
+        // ORDERING: this fence, behind the store of the lifeline, and the one in `ring_by_byte`:
+        // either that one finds the line, or the announcement that it saw is seen here.
+        fence(Ordering::SeqCst);
+        if self.wants_bytes() {
+            lifeline.ring();
         }
         self.news.notify_all();
         Ok(())
@@ -198,12 +207,20 @@ impl Link {
 
     /// The part of a wake that reaches a driver without io_uring.
     fn ring_by_byte(&self) {
-        // ORDERING: Relaxed; the peer announced how it likes to be rung before it first parked.
-        if self.peer_words().ends.0.load(Ordering::Relaxed) & RING_BY_BYTE != 0
-            && let Some(lifeline) = self.lifeline.get()
-        {
+        if !self.wants_bytes() {
+            return;
+        }
+        // ORDERING: partner of the fence in `attach`.
+        fence(Ordering::SeqCst);
+        if let Some(lifeline) = self.lifeline.get() {
             lifeline.ring();
         }
+    }
+
+    fn wants_bytes(&self) -> bool {
+        // ORDERING: Relaxed; the peer announced how it likes to be rung before it first parked, and
+        // the fence behind its bit carries that to whoever saw the bit.
+        self.peer_words().ends.0.load(Ordering::Relaxed) & RING_BY_BYTE != 0
     }
 
     /// Tells the peer of an end, whether or not it sleeps. The flag comes before the ring.
@@ -219,6 +236,19 @@ impl Link {
         if let Some(driver) = self.driver.get() {
             driver.alarm(at);
         }
+    }
+
+    /// Looks again and again, as long as `spin` allows, until `look` finds something.
+    pub(super) fn spin<T>(&self, spin: &Spin, mut look: impl FnMut() -> Option<T>) -> Option<T> {
+        let mut spinning = spin.begin()?;
+        let mut found = None;
+        while found.is_none() && spinning.again() {
+            found = look();
+        }
+        spinning.end(found.is_some());
+        let counters = &self.counters;
+        count(if found.is_some() { &counters.spins_paid } else { &counters.spins_unpaid });
+        found
     }
 
     /// Counts a newly set bit of ours, for the books and for the flood budget.

@@ -7,7 +7,7 @@ use std::time::Instant;
 use bytes::Bytes;
 
 use super::access::Access;
-use super::counters::{bump, count};
+use super::counters::bump;
 use super::ends::Directions;
 use super::link::Link;
 use crate::error::CloseReason;
@@ -174,16 +174,9 @@ where
     }
 
     fn spin(&mut self) -> Taken<T> {
-        let Some(mut spinning) = self.link.spin.begin() else { return Ok(None) };
-        let mut taken = Ok(None);
-        while matches!(taken, Ok(None)) && spinning.again() {
-            taken = self.rx.with(|rx| (self.take)(rx));
-        }
-        let found = !matches!(taken, Ok(None));
-        let counters = &self.link.counters;
-        count(if found { &counters.spins_paid } else { &counters.spins_unpaid });
-        spinning.end(found);
-        taken
+        let Self { link, rx, take, .. } = self;
+        let look = || rx.with(|rx| take(rx)).transpose();
+        link.spin(&link.data_spin, look).transpose()
     }
 
     /// As the future does, but the place in the queue is the caller's, who polls again later.

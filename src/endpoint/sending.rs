@@ -395,7 +395,7 @@ impl<'a, A: Access<Tx>, P: AsRef<[Bytes]>> Sending<'a, A, P> {
             // The channel ended while we queued.
             return Attempt::Done(link.tx_end().map_or(Ok(()), Err));
         };
-        if let Some(done) = tx.with(|tx| tx.attempt(packets.as_ref(), sent)) {
+        if let Some(done) = attempt_for_a_while(link, tx, packets.as_ref(), sent) {
             return Attempt::Done(done);
         }
         register(&link.room, room, cx);
@@ -463,10 +463,10 @@ impl<'a, A: Access<Tx>, P: AsRef<[Bytes]>> Sending<'a, A, P> {
         if let Standing::Queued { .. } = standing {
             return Attempt::Done(link.tx_end().map_or(Ok(()), Err));
         }
-        tx.with(|tx| match tx.attempt(packets.as_ref(), sent) {
-            Some(done) => Attempt::Done(done),
-            None => tx.park(packets.as_ref(), sent),
-        })
+        if let Some(done) = attempt_for_a_while(link, tx, packets.as_ref(), sent) {
+            return Attempt::Done(done);
+        }
+        tx.with(|tx| tx.park(packets.as_ref(), sent))
     }
 }
 
@@ -503,6 +503,27 @@ impl<A: Access<Tx>, P> Sending<'_, A, P> {
 impl<A: Access<Tx>, P> Drop for Sending<'_, A, P> {
     fn drop(&mut self) {
         self.leave();
+    }
+}
+
+/// Attempts to send what is left, and again as long as that makes headway or spinning is worth it.
+fn attempt_for_a_while(
+    link: &Link,
+    tx: &mut impl Access<Tx>,
+    packets: &[Bytes],
+    sent: &mut usize,
+) -> Option<Result<(), CloseReason>> {
+    let mut attempt = || tx.with(|tx| tx.attempt(packets, sent).ok_or(*sent));
+    let mut before = match attempt() {
+        Ok(done) => return Some(done),
+        Err(sent) => sent,
+    };
+    loop {
+        let headway = |attempted: &Result<_, usize>| *attempted != Err(before);
+        match link.spin(&link.room_spin, || Some(attempt()).filter(headway))? {
+            Ok(done) => return Some(done),
+            Err(sent) => before = sent,
+        }
     }
 }
 
