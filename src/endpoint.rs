@@ -277,6 +277,7 @@ impl Endpoint {
     /// Each half ends its own direction when it is dropped.
     pub fn into_split(self) -> (Sender, Receiver) {
         let Self { link, tx, rx } = self;
+        link.split();
         let sender = Sender::new(&link, into_inner(tx));
         (sender, Receiver::new(&link, into_inner(rx)))
     }

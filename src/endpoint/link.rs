@@ -3,7 +3,7 @@
 
 use std::fmt::Debug;
 use std::os::fd::{AsFd, OwnedFd};
-use std::sync::atomic::{AtomicU32 as StdAtomicU32, AtomicU64 as StdAtomicU64};
+use std::sync::atomic::{AtomicBool, AtomicU32 as StdAtomicU32, AtomicU64 as StdAtomicU64};
 use std::sync::{Mutex as StdMutex, OnceLock, PoisonError};
 use std::time::{Duration, Instant};
 
@@ -74,6 +74,8 @@ pub(crate) struct Link {
     left: StdAtomicU32,
     /// The ends when the tasks were last told.
     told: StdAtomicU64,
+    /// The halves go their own ways: one task at a time receives, and one sends.
+    split: AtomicBool,
     /// What has to live as long as this end does: the engine's socket.
     kept: StdMutex<Option<Box<dyn Debug + Send>>>,
 }
@@ -98,6 +100,7 @@ impl Link {
             lifeline: OnceLock::new(),
             left: StdAtomicU32::new(0),
             told: StdAtomicU64::new(0),
+            split: AtomicBool::new(false),
             kept: StdMutex::new(None),
         }
     }
@@ -133,6 +136,18 @@ impl Link {
     /// Keeps `thing` until this end is over.
     pub(crate) fn keep(&self, thing: Box<dyn Debug + Send>) {
         *self.kept.lock().unwrap_or_else(PoisonError::into_inner) = Some(thing);
+    }
+
+    /// From now on each half is used by one caller at a time, so that whoever waits on it besides
+    /// the last caller (a stream's place, a future that was forgotten) must not swallow its wake.
+    pub(crate) fn split(&self) {
+        // ORDERING: Relaxed; who waits from now on was given its half behind this.
+        self.split.store(true, Ordering::Relaxed);
+    }
+
+    fn is_split(&self) -> bool {
+        // ORDERING: Relaxed; a wake that finds the old answer came before anybody waited anew.
+        self.split.load(Ordering::Relaxed)
     }
 
     pub(crate) fn region(&self) -> &Arc<Region> {
@@ -474,17 +489,21 @@ impl Source for Link {
     fn rung(&self) {
         count(&self.counters.wakes_received);
         self.check_flood();
-        if self.has_news() {
-            self.tell_tasks();
-            self.mute();
-            return;
-        }
         // Always the receivers: one of them may have taken the bit that another slept by, and a
         // look costs little. The sender only if it was its own bit: there is but one that waits
         // for room, and one that looks too early has its sleep cut into pieces.
-        self.data.notify_one();
+        if self.has_news() {
+            self.tell_tasks();
+            self.mute();
+        } else if self.is_split() {
+            self.data.notify_all();
+        } else {
+            self.data.notify_one();
+        }
+        // Behind news as well: one wake may stand for both. And all of them, of whom but one can
+        // be awaited: the others are places of sends that were forgotten or not polled again.
         if !self.bell.is_armed(SEND) {
-            self.room.notify_one();
+            self.room.notify_all();
         }
     }
 
