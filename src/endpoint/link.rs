@@ -340,9 +340,16 @@ impl Link {
         }
     }
 
-    /// Settles why the channel is over, after a call has returned that it is.
+    /// Settles why the channel is over, because a call is about to return that it is. May be called
+    /// with a producer or consumer held, so those who wait for this are told by the driver.
     pub(crate) fn settle(&self, reason: CloseReason) {
+        if self.ends.channel().is_some() {
+            return;
+        }
         self.ends.settle(reason);
+        if let Some(driver) = self.driver.get() {
+            driver.nudge();
+        }
     }
 
     /// Tasks that wait for news of this end.

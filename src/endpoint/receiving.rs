@@ -41,7 +41,7 @@ impl Rx {
     #[inline]
     pub(crate) fn take(&mut self) -> Taken<Bytes> {
         if let Some(reason) = self.link.rx_cut() {
-            self.link.ends.settle(reason);
+            self.link.settle(reason);
             return Err(reason);
         }
         match self.take_published()? {
@@ -60,7 +60,7 @@ impl Rx {
         }
         self.link.ends.end(Directions::RX, reason);
         let reason = self.link.ends.rx().unwrap_or(reason);
-        self.link.ends.settle(reason);
+        self.link.settle(reason);
         Err(reason)
     }
 

@@ -70,7 +70,7 @@ impl Tx {
             return Err(TrySendError::TooLarge(packet, max));
         }
         if let Some(reason) = self.link.tx_end() {
-            self.link.ends.settle(reason);
+            self.link.settle(reason);
             return Err(TrySendError::Closed(packet, reason));
         }
         if !self.turn.is_free() {
@@ -344,7 +344,7 @@ impl<'a, A: Access<Tx>, P: AsRef<[Bytes]>> Sending<'a, A, P> {
     fn finish(&mut self, done: Result<(), CloseReason>) -> Result<(), ShmError> {
         self.leave();
         done.map_err(|reason| {
-            self.link.ends.settle(reason);
+            self.link.settle(reason);
             ShmError::Closed { reason, sent: self.sent }
         })
     }
