@@ -160,6 +160,11 @@ impl Tx {
     /// Says that the caller sleeps until there is room, and looks a last time. The caller has
     /// registered and has the turn.
     fn park(&mut self, packets: &[Bytes], sent: &mut usize) -> Attempt {
+        // Before anything is offered: an async sender registers without the lock, and `close` may
+        // have returned meanwhile.
+        if let Some(reason) = self.link.tx_end() {
+            return Attempt::Done(Err(reason));
+        }
         loop {
             let changed = self.producer.announce(packets[*sent].len());
             let newly = self.link.bell.arm(SEND);
