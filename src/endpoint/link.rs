@@ -380,8 +380,14 @@ impl Link {
     }
 
     /// Cuts the channel off. Takes no lock.
+    ///
+    /// Not once the end was dropped, as far as a canceller still finds it in the driver's hands:
+    /// what was sent before an orderly end would be lost or not by chance.
     pub(crate) fn cancel(&self) {
-        self.end(CloseReason::Cancelled, CANCELLED);
+        // ORDERING: Acquire pairs with the AcqRel in `leave`.
+        if self.left.load(Ordering::Acquire) != TX_CLOSED | RX_CLOSED {
+            self.end(CloseReason::Cancelled, CANCELLED);
+        }
     }
 
     /// The peer broke a rule. May be called with a producer or consumer held, so the tasks are
