@@ -1,0 +1,164 @@
+//! The engine: starts the applications, and routes what they send to each other.
+
+use std::fs::{DirBuilder, remove_dir_all};
+use std::os::unix::fs::DirBuilderExt;
+use std::path::PathBuf;
+use std::sync::Arc;
+use std::sync::atomic::{AtomicU64, Ordering};
+use std::time::Duration;
+
+use futures::future::try_join4;
+use smol::io::{AsyncBufReadExt, AsyncWriteExt, BufReader};
+use smol::process::{Child, ChildStdin, ChildStdout, Command, Stdio};
+use smol::{Timer, future};
+use wakering::{Backend, Driver, Endpoint, Receiver, Sender, SpscFace};
+
+use crate::application::{Order, Outcome, Task, ended_in_order};
+use crate::report::{Measured, Report};
+use crate::{Result, Step, arguments};
+
+/// How much longer than it should a step may take, before something must have gone wrong.
+const PATIENCE: Duration = Duration::from_secs(20);
+/// Packets that are routed at a time.
+const BATCH: usize = 256;
+
+pub(crate) struct Engine {
+    driver: Driver,
+    /// The one that sends, or asks.
+    left: Application,
+    /// The one that receives, or answers.
+    right: Application,
+    sockets: Sockets,
+}
+
+impl Engine {
+    pub(crate) fn start(backend: Backend) -> Result<Self> {
+        Ok(Self {
+            driver: Driver::builder().backend(backend).background()?,
+            left: Application::start("left", backend)?,
+            right: Application::start("right", backend)?,
+            sockets: Sockets::new()?,
+        })
+    }
+
+    pub(crate) fn backend(&self) -> Backend {
+        self.driver.backend()
+    }
+
+    /// Runs a step, on channels of its own.
+    pub(crate) async fn run(
+        &mut self,
+        step: Step,
+        time: Duration,
+        report: &Report,
+    ) -> Result<Measured> {
+        within(time + PATIENCE, self.run_step(step, time, report)).await
+    }
+
+    async fn run_step(&mut self, step: Step, time: Duration, report: &Report) -> Result<Measured> {
+        let (bytes, task, counterpart) = match step {
+            Step::RoundTrip { bytes } => (bytes, Task::Ping(time), Task::Echo),
+            Step::Stream { bytes } => (bytes, Task::Send(time), Task::Receive),
+        };
+        // Each application finds its face under the name in its order.
+        let [left_name, right_name] = ["left", "right"].map(|side| self.sockets.name(side));
+        let left = SpscFace::builder().driver(&self.driver).create(&left_name)?;
+        let right = SpscFace::builder().driver(&self.driver).create(&right_name)?;
+        self.right.tell(&Order { task: counterpart, bytes, name: right_name }).await?;
+        self.left.tell(&Order { task, bytes, name: left_name }).await?;
+
+        let (to_left, from_left) = Endpoint::from(left).into_split();
+        let (to_right, from_right) = Endpoint::from(right).into_split();
+        let routed = Arc::new(AtomicU64::new(0));
+        let there = smol::spawn(route(from_left, to_right, routed.clone()));
+        let back = smol::spawn(route(from_right, to_left, routed.clone()));
+        let ends = try_join4(self.left.answer(), self.right.answer(), there, back);
+        let (sent, received, from_left, from_right) =
+            future::or(ends, report.watch(step, &routed)).await?;
+
+        let engine_wakes = from_left.stats().wakes_sent + from_right.stats().wakes_sent;
+        Ok(Measured { sent, received, wakes: sent.wakes + received.wakes + engine_wakes })
+    }
+}
+
+/// Routes packets one way until no more come. Dropping the sender then ends the other side.
+async fn route(mut from: Receiver, mut to: Sender, routed: Arc<AtomicU64>) -> Result<Receiver> {
+    let mut batch = Vec::with_capacity(BATCH);
+    while from.recv_batch(&mut batch, BATCH).await > 0 {
+        to.send_batch(&batch).await?;
+        routed.fetch_add(batch.len() as u64, Ordering::Relaxed);
+        batch.clear();
+    }
+    ended_in_order(&from)?;
+    Ok(from)
+}
+
+/// A copy of this program that does what it is told.
+struct Application {
+    side: &'static str,
+    orders: ChildStdin,
+    answers: BufReader<ChildStdout>,
+    /// Killed on drop.
+    process: Child,
+}
+
+impl Application {
+    fn start(side: &'static str, backend: Backend) -> Result<Self> {
+        let mut process = Command::new(std::env::current_exe()?)
+            .args([arguments::APPLICATION, "--backend", &backend.to_string()])
+            .stdin(Stdio::piped())
+            .stdout(Stdio::piped())
+            .kill_on_drop(true)
+            .spawn()?;
+        let orders = process.stdin.take().ok_or("no pipe to the application")?;
+        let answers = process.stdout.take().ok_or("no pipe from the application")?;
+        Ok(Self { side, orders, answers: BufReader::new(answers), process })
+    }
+
+    async fn tell(&mut self, order: &Order) -> Result<()> {
+        let line = format!("{order}\n");
+        self.orders.write_all(line.as_bytes()).await?;
+        Ok(self.orders.flush().await?)
+    }
+
+    async fn answer(&mut self) -> Result<Outcome> {
+        let side = self.side;
+        let mut line = String::new();
+        if self.answers.read_line(&mut line).await? == 0 {
+            let status = self.process.status().await?;
+            Err(format!("the {side} application ended early: {status}"))?;
+        }
+        line.trim_end().parse().map_err(|error| format!("the {side} application: {error}").into())
+    }
+}
+
+/// A directory for the sockets that nobody else can reach, removed in the end.
+struct Sockets(PathBuf);
+
+impl Sockets {
+    fn new() -> Result<Self> {
+        let path = std::env::temp_dir().join(format!("wakering-router-{}", std::process::id()));
+        DirBuilder::new().mode(0o700).create(&path)?;
+        Ok(Self(path))
+    }
+
+    /// A name that begins with a slash is the path of the socket itself.
+    fn name(&self, side: &str) -> String {
+        self.0.join(format!("{side}.sock")).display().to_string()
+    }
+}
+
+impl Drop for Sockets {
+    fn drop(&mut self) {
+        // What stays behind is in the temporary directory.
+        let _ = remove_dir_all(&self.0);
+    }
+}
+
+async fn within<T>(limit: Duration, work: impl Future<Output = Result<T>>) -> Result<T> {
+    future::or(work, async {
+        Timer::after(limit).await;
+        Err(format!("no end after {} seconds: something hangs", limit.as_secs_f64()).into())
+    })
+    .await
+}
