@@ -1,7 +1,7 @@
 //! A histogram of times, exact to one part in 128.
 
-const EXACT: u64 = 128;
-const BUCKETS: usize = 64 * EXACT as usize;
+const EXACT: usize = 128;
+const BUCKETS: usize = 64 * EXACT;
 
 pub(crate) struct Latencies {
     counts: Vec<u64>,
@@ -33,11 +33,11 @@ impl Latencies {
 /// Below 128 each number has its bucket; above, each power of two is divided into 128.
 fn bucket(value: u64) -> usize {
     let shift = (u64::BITS - value.leading_zeros()).saturating_sub(8);
-    ((u64::from(shift) * EXACT) + (value >> shift)) as usize
+    let leading = usize::try_from(value >> shift).expect("eight bits");
+    shift as usize * EXACT + leading
 }
 
 fn lower_bound(bucket: usize) -> u64 {
-    let bucket = bucket as u64;
     let shift = (bucket / EXACT).saturating_sub(1);
-    (bucket - shift * EXACT) << shift
+    ((bucket - shift * EXACT) as u64) << shift
 }

@@ -1,5 +1,6 @@
 //! Progress on standard error, the result on standard output.
 
+use std::fmt::Display;
 use std::io::{IsTerminal, stderr};
 use std::sync::atomic::{AtomicU64, Ordering};
 use std::time::{Duration, Instant};
@@ -104,53 +105,41 @@ impl Report {
 
     fn print_table(&self) {
         let seconds = self.started.elapsed().as_secs_f64();
-        println!("two applications, one engine, {} backend, {seconds:.1} s", self.backend);
+        println!("one engine, two applications, {}, {seconds:.1} s", self.backend);
         println!();
-        println!(
-            "{:<20} {:>11} {:>9} {:>9} {:>9} {:>13} {:>5} {:>8}",
-            "application, engine,", "", "", "", "", "wakes", "", ""
-        );
-        println!(
-            "{:<20} {:>11} {:>9} {:>9} {:>9} {:>13} {:>5} {:>8}",
-            "application and back",
-            "packets",
-            "p50",
-            "p99",
-            "p99.9",
-            "per packet",
-            "lost",
-            "corrupt"
-        );
+        print_row("there and back", ["packets", "p50", "p99", "p99.9", WAKES, "lost", "corrupt"]);
         for (step, measured) in &self.done {
             if let Step::RoundTrip { .. } = step {
                 let sent = &measured.sent;
-                print!("{:<20} {:>11} ", step.title(), grouped(sent.packets));
-                for time in [sent.p50_ns, sent.p99_ns, sent.p999_ns] {
-                    print!("{:>9} ", format!("{:.1} us", time as f64 / 1e3));
-                }
-                print_checks(measured);
+                let [p50, p99, p999] = [sent.p50_ns, sent.p99_ns, sent.p999_ns]
+                    .map(|time| format!("{:.1} us", time as f64 / 1e3));
+                print_measured(*step, measured, sent.packets, [p50, p99, p999]);
             }
         }
         println!();
-        println!(
-            "{:<20} {:>11} {:>9} {:>9} {:>9} {:>13} {:>5} {:>8}",
-            "one way", "packets", "", "M/s", "GB/s", "per packet", "lost", "corrupt"
-        );
+        print_row("one way", ["packets", "", "packets/s", "GB/s", WAKES, "lost", "corrupt"]);
         for (step, measured) in &self.done {
             if let Step::Stream { bytes } = *step {
                 let (rate, gigabytes) = measured.rates(bytes);
-                let packets = grouped(measured.received.packets);
-                print!("{:<20} {packets:>11} {:>9} ", step.title(), "");
-                print!("{:>9.3} {gigabytes:>9.2} ", rate / 1e6);
-                print_checks(measured);
+                let rates = [String::new(), grouped(rate.round()), format!("{gigabytes:.2}")];
+                print_measured(*step, measured, measured.received.packets, rates);
             }
         }
     }
 }
 
-fn print_checks(measured: &Measured) {
-    let (lost, corrupt) = (measured.lost(), measured.corrupt());
-    println!("{:>13.5} {lost:>5} {corrupt:>8}", measured.wakes_per_packet());
+const WAKES: &str = "wakes/packet";
+
+fn print_measured(step: Step, measured: &Measured, packets: u64, figures: [String; 3]) {
+    let packets = grouped(packets);
+    let wakes = format!("{:.5}", measured.wakes_per_packet());
+    let [lost, corrupt] = [measured.lost(), measured.corrupt()].map(grouped);
+    let [a, b, c] = figures.each_ref().map(String::as_str);
+    print_row(&step.title(), [&packets, a, b, c, &wakes, &lost, &corrupt]);
+}
+
+fn print_row(title: &str, [packets, a, b, c, wakes, lost, corrupt]: [&str; 7]) {
+    println!("{title:<18} {packets:>11} {a:>9} {b:>11} {c:>10} {wakes:>13} {lost:>5} {corrupt:>8}");
 }
 
 fn json(step: Step, measured: &Measured) -> String {
@@ -190,7 +179,7 @@ impl Step {
 }
 
 /// 1234567 as 1,234,567.
-fn grouped(number: u64) -> String {
+fn grouped(number: impl Display) -> String {
     let digits = number.to_string();
     let mut text = String::new();
     for (place, digit) in digits.chars().enumerate() {
