@@ -34,3 +34,8 @@ pub use handle::{HandleBuilder, SpscHandle};
 pub use listener::{ListenerStats, SpscListener};
 pub use receiver::Receiver;
 pub use sender::Sender;
+
+/// Has the example of the README compiled and run.
+#[cfg(doctest)]
+#[doc = include_str!("../README.md")]
+struct Readme;

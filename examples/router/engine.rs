@@ -138,7 +138,8 @@ struct Sockets(PathBuf);
 impl Sockets {
     fn new() -> Result<Self> {
         let path = std::env::temp_dir().join(format!("wakering-router-{}", std::process::id()));
-        DirBuilder::new().mode(0o700).create(&path)?;
+        let made = DirBuilder::new().mode(0o700).create(&path);
+        made.map_err(|error| format!("making {}: {error}", path.display()))?;
         Ok(Self(path))
     }
 
