@@ -23,6 +23,9 @@ mod rendezvous;
 mod face;
 mod listener;
 mod handle;
+#[cfg(any(fuzzing, all(test, not(loom))))]
+#[doc(hidden)]
+pub mod fuzzing;
 
 pub use canceller::Canceller;
 pub use credentials::PeerCredentials;

@@ -1,0 +1,59 @@
+//! What the fuzzers in `fuzz/` run: one function a target, which panics if a promise is broken.
+//!
+//! Not part of the API: it is compiled under `cfg(fuzzing)`, and for the crate's own tests, which
+//! run the seeds and every input that once found something.
+
+mod attach;
+mod handshake;
+mod peer;
+mod ring;
+
+pub use attach::attach;
+pub use handshake::handshake;
+pub use peer::peer;
+pub use ring::ring;
+
+/// The fuzzer's bytes, read from the front. When they are used up, the input is over.
+#[derive(Debug, Clone)]
+struct Input<'a>(&'a [u8]);
+
+impl<'a> Input<'a> {
+    fn take<const N: usize>(&mut self) -> Option<[u8; N]> {
+        let (front, rest) = self.0.split_first_chunk::<N>()?;
+        self.0 = rest;
+        Some(*front)
+    }
+
+    fn byte(&mut self) -> Option<u8> {
+        self.take().map(|[byte]| byte)
+    }
+
+    fn half(&mut self) -> Option<u16> {
+        self.take().map(u16::from_le_bytes)
+    }
+
+    fn word(&mut self) -> Option<u64> {
+        self.take().map(u64::from_le_bytes)
+    }
+
+    /// Up to `most` bytes; fewer at the end.
+    fn bytes(&mut self, most: usize) -> &'a [u8] {
+        let (front, rest) = self.0.split_at(most.min(self.0.len()));
+        self.0 = rest;
+        front
+    }
+}
+
+/// How many descriptors this process has, looked at once in a while: a leak of one for each input
+/// is soon seen.
+fn no_descriptor_leaks() {
+    use std::sync::atomic::{AtomicU32, Ordering};
+    static INPUTS: AtomicU32 = AtomicU32::new(0);
+    if INPUTS.fetch_add(1, Ordering::Relaxed) % 512 == 511 {
+        let open = std::fs::read_dir("/proc/self/fd").map_or(0, Iterator::count);
+        assert!(open < 400, "{open} descriptors are open");
+    }
+}
+
+#[cfg(test)]
+mod tests;

@@ -1,0 +1,54 @@
+//! The seeds of the fuzzers, and what they found.
+
+use std::path::Path;
+
+/// So many seeds for a target.
+const SEEDS: u64 = 60;
+
+/// The same numbers each time (xorshift).
+fn noise(seed: u64, len: usize) -> Vec<u8> {
+    let mut state = seed.wrapping_mul(0x9e37_79b9_7f4a_7c15) | 1;
+    let byte = || {
+        state ^= state << 13;
+        state ^= state >> 7;
+        state ^= state << 17;
+        state.to_le_bytes()[4]
+    };
+    std::iter::repeat_with(byte).take(len).collect()
+}
+
+/// Runs a target over its seeds. With `WAKERING_SEEDS` set to a directory, they are also left
+/// there, below the target's name, for the fuzzer to begin with.
+fn sow(target: &str, run: fn(&[u8])) {
+    let directory = std::env::var_os("WAKERING_SEEDS").map(|path| Path::new(&path).join(target));
+    for seed in 0..SEEDS {
+        let mut bytes = noise(seed + 1, 40 + usize::try_from(seed).unwrap() * 17);
+        // All roles and settings.
+        bytes[0] = u8::try_from(seed).unwrap();
+        if let Some(directory) = &directory {
+            std::fs::create_dir_all(directory).unwrap();
+            std::fs::write(directory.join(format!("seed-{seed:02}")), &bytes).unwrap();
+        }
+        run(&bytes);
+    }
+}
+
+#[test]
+fn any_file_may_be_offered_as_a_region() {
+    sow("attach", super::attach);
+}
+
+#[test]
+fn the_ring_does_what_a_queue_does() {
+    sow("ring", super::ring);
+}
+
+#[test]
+fn a_peer_may_write_anything_at_any_time() {
+    sow("peer", super::peer);
+}
+
+#[test]
+fn anything_may_be_said_in_the_handshake() {
+    sow("handshake", super::handshake);
+}
