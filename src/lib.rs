@@ -1,8 +1,273 @@
 //! Packets between two Linux processes through shared memory, for any async executor.
+//!
+//! An *engine* (a router, a broker, a media server) and its *applications* run on one machine and
+//! exchange packets of a few bytes to a few hundred KiB, both ways. Each channel is a piece of
+//! shared memory with one ring for each direction. What wakes a side that sleeps are futex words
+//! inside that memory, so a stream in full flight makes no system call at all; and what waits on
+//! them for your tasks is a driver of ours, not a runtime, so the tasks may run anywhere: smol,
+//! async-std, Tokio, `futures::executor`, an executor of your own, or plain threads.
+//!
+//! ```
+//! # fn main() -> Result<(), Box<dyn std::error::Error>> {
+//! # use std::os::unix::fs::PermissionsExt;
+//! # let directory = std::env::temp_dir().join(format!("wakering-crate-{}", std::process::id()));
+//! # std::fs::create_dir_all(&directory)?;
+//! # std::fs::set_permissions(&directory, std::fs::Permissions::from_mode(0o700))?;
+//! # let name = format!("{}/video", directory.display());
+//! # let name = name.as_str();
+//! use bytes::Bytes;
+//! use wakering::{CloseReason, SpscFace, SpscHandle};
+//!
+//! // The engine's process: `name` is "video", say.
+//! let face = SpscFace::create(name)?;
+//! let engine = std::thread::spawn(move || pollster::block_on(async {
+//!     while let Some(packet) = face.recv().await {
+//!         face.send(packet).await?;
+//!     }
+//!     Ok::<_, wakering::ShmError>(face.close_reason())
+//! }));
+//!
+//! // The application's process.
+//! let handle = SpscHandle::connect(name)?;
+//! pollster::block_on(async {
+//!     handle.send(Bytes::from_static(b"there and back")).await?;
+//!     assert_eq!(handle.recv().await.unwrap(), "there and back");
+//!     Ok::<_, wakering::ShmError>(())
+//! })?;
+//!
+//! drop(handle);
+//! assert_eq!(engine.join().unwrap()?, Some(CloseReason::Peer));
+//! # std::fs::remove_dir_all(&directory)?;
+//! # Ok(())
+//! # }
+//! ```
+//!
+//! # What is there
+//!
+//! [`SpscFace`] is the engine's end of one channel, [`SpscHandle`] the application's, and
+//! [`SpscListener`] gives an engine one face after the other, for applications that come and go.
+//! What both ends can do is in [`Endpoint`], to which they deref. [`Endpoint::into_split`] makes a
+//! [`Sender`], which is a `futures` `Sink<Bytes>`, and a [`Receiver`], which is a `Stream`. A
+//! [`Driver`] waits for the bells of many channels; you need not name one. The protocol is written
+//! down in [`spec`], for those who want to write an end in another language.
+//!
+//! # Which call
+//!
+//! | you | send by | receive by |
+//! |---|---|---|
+//! | are a task | [`send`](Endpoint::send) | [`recv`](Endpoint::recv) |
+//! | have many packets at once | [`send_batch`](Endpoint::send_batch): one look at the peer's bell for all | [`recv_batch`](Endpoint::recv_batch) |
+//! | must not wait | [`try_send`](Endpoint::try_send), which gives the packet back | [`try_recv`](Endpoint::try_recv) |
+//! | are a thread | [`send_blocking`](Endpoint::send_blocking) | [`recv_blocking`](Endpoint::recv_blocking), [`recv_timeout`](Endpoint::recv_timeout) |
+//! | build a pipeline | [`Sender`] as a `Sink`, without a deadline | [`Receiver`] as a `Stream` of `Result`s |
+//!
+//! All can be mixed. The whole end takes `&self`, from any number of tasks, and costs a lock that is
+//! hardly ever contended; the halves take `&mut self` and cost none. `send` gives up after the
+//! builder's `send_timeout` (5 s unless set); a `Sink` waits for as long as it takes.
+//!
+//! # What is promised
+//!
+//! - **Delivery.** Once `send` has returned `Ok` the packet is in shared memory. The peer receives
+//!   it, whole and once, even if this process is killed right away; unless either side cancels, the
+//!   peer stops receiving or dies. A packet that was not wholly written is never seen.
+//! - **Order.** Packets of one direction arrive in the order in which their sends were queued;
+//!   a batch is not interleaved with others.
+//! - **Cancellation.** A `send` that is dropped before it was ready has sent nothing, a `recv` has
+//!   taken nothing, a `send_batch` has sent the first so many.
+//!   [`cancel`](Endpoint::cancel), by either side, from any thread or through a [`Canceller`], ends
+//!   both directions on both sides at once: whatever waits returns.
+//! - **Ends are told apart.** An orderly end by the peer is a bare `None`, after everything that it
+//!   sent. [`close_reason`](Endpoint::close_reason) tells which end it was, and never changes. As a
+//!   `Stream`, a receiver yields one `Err` before any end that may have lost packets, so a
+//!   truncated stream never looks like a complete one.
+//! - **Nobody sleeps for nothing.** No wake is lost; a peer's death is noticed in about a
+//!   millisecond, by whoever waits, to send or to receive, also across PID namespaces.
+//!
+//! # What a peer can do
+//!
+//! A peer that **dies** ends the channel with [`CloseReason::PeerDied`]; what it had wholly
+//! published is received first. Nothing outlives both processes but an empty socket file, which the
+//! next engine takes over.
+//!
+//! A **hostile** peer can send any packets, stop talking, fill its own ring, ring in vain until it
+//! is closed for it, and end the channel. It cannot cause undefined behaviour, a panic or a hang,
+//! because nothing that it writes is believed: the memory is sealed against resizing, every number
+//! is judged before use, packets are copied out. What it breaks is a [`Violation`], and ends this
+//! channel and no other. Who may connect is decided by the socket's mode and the peer's user: our
+//! own and root, unless a builder's `allow` says otherwise.
+//!
+//! # Kernels
+//!
+//! Linux, on machines with 64-bit atomics. On Linux 6.7 or later, where io_uring is permitted, the
+//! driver keeps one futex wait armed for each channel in an io_uring: [`Backend::IoUring`]. Elsewhere
+//! it uses epoll alone, and the peer rings it by a byte on the channel's socket:
+//! [`Backend::Epoll`]. The choice is made silently, is shown by [`Driver::backend`], and is each
+//! side's own. `/proc` must be mounted. The library installs no signal handler.
+//!
+//! # Recipes
+//!
+//! ## Both ends in one test
+//!
+//! [`SpscFace::pair`] needs no name, and both ends may live on one thread:
+//!
+//! ```
+//! use wakering::{SpscFace, SpscHandle};
+//!
+//! let (face, descriptor) = SpscFace::pair()?;
+//! let handle = SpscHandle::from_fd(descriptor)?;
+//! pollster::block_on(async {
+//!     let (sent, received) = futures::join!(face.send("hello".into()), handle.recv());
+//!     sent?;
+//!     assert_eq!(received.unwrap(), "hello");
+//!     Ok::<_, wakering::ShmError>(())
+//! })?;
+//! # Ok::<(), wakering::ShmError>(())
+//! ```
+//!
+//! ## Bodies larger than a packet
+//!
+//! Say first how long the body is, then send it in pieces. [`send_batch`](Endpoint::send_batch) keeps
+//! other senders out of the middle:
+//!
+//! ```
+//! # use wakering::{SpscFace, SpscHandle};
+//! use bytes::{Buf, Bytes, BytesMut};
+//! use wakering::{Endpoint, ShmError};
+//!
+//! async fn send_body(end: &Endpoint, mut body: Bytes) -> Result<(), ShmError> {
+//!     let mut packets = vec![Bytes::copy_from_slice(&(body.len() as u64).to_le_bytes())];
+//!     while body.has_remaining() {
+//!         packets.push(body.split_to(body.len().min(end.max_packet())));
+//!     }
+//!     end.send_batch(&packets).await
+//! }
+//!
+//! /// `None` if the channel ended first, or if this is longer than we care for.
+//! async fn recv_body(end: &Endpoint, limit: usize) -> Option<Bytes> {
+//!     let len = usize::try_from(end.recv().await?.try_get_u64_le().ok()?).ok()?;
+//!     let mut body = BytesMut::with_capacity(Some(len).filter(|len| *len <= limit)?);
+//!     while body.len() < len {
+//!         body.extend_from_slice(&end.recv().await?);
+//!     }
+//!     Some(body.freeze()).filter(|body| body.len() == len)
+//! }
+//!
+//! # let (face, descriptor) = SpscFace::pair()?;
+//! # let handle = SpscHandle::from_fd(descriptor)?;
+//! let body: Bytes = (0..3_000_000_u32).map(|n| n as u8).collect();
+//! let (sent, received) = pollster::block_on(async {
+//!     futures::join!(send_body(&face, body.clone()), recv_body(&handle, 1 << 30))
+//! });
+//! sent?;
+//! assert_eq!(received.unwrap(), body);
+//! # Ok::<(), ShmError>(())
+//! ```
+//!
+//! ## A codec
+//!
+//! The halves carry `Bytes`; what goes in and out as something else is a matter of `SinkExt::with`
+//! and `StreamExt::map`:
+//!
+//! ```
+//! # use wakering::{Endpoint, SpscFace, SpscHandle};
+//! use std::io;
+//!
+//! use bytes::Bytes;
+//! use futures::{SinkExt, StreamExt, future};
+//! use wakering::ShmError;
+//!
+//! # let (face, descriptor) = SpscFace::pair()?;
+//! # let handle = SpscHandle::from_fd(descriptor)?;
+//! # let ((tx, _), (_, rx)) = (Endpoint::from(face).into_split(), Endpoint::from(handle).into_split());
+//! let mut numbers_in = tx.with(|number: u64| {
+//!     future::ok::<_, ShmError>(Bytes::copy_from_slice(&number.to_le_bytes()))
+//! });
+//! let mut numbers_out = rx.map(|packet| {
+//!     let number = packet?.as_ref().try_into().map_err(|_| io::ErrorKind::InvalidData)?;
+//!     Ok::<_, io::Error>(u64::from_le_bytes(number))
+//! });
+//! pollster::block_on(async {
+//!     numbers_in.send(42).await?;
+//!     assert_eq!(numbers_out.next().await.unwrap()?, 42);
+//!     Ok::<_, io::Error>(())
+//! })?;
+//! # Ok::<(), io::Error>(())
+//! ```
+//!
+//! ## A stream of bytes
+//!
+//! ```
+//! # use wakering::{Endpoint, SpscFace, SpscHandle};
+//! use futures::{AsyncReadExt, SinkExt, TryStreamExt};
+//!
+//! # let (face, descriptor) = SpscFace::pair()?;
+//! # let handle = SpscHandle::from_fd(descriptor)?;
+//! # let ((mut tx, _), (_, rx)) = (Endpoint::from(face).into_split(), Endpoint::from(handle).into_split());
+//! let mut reader = rx.map_err(std::io::Error::from).into_async_read();
+//! let text = pollster::block_on(async {
+//!     SinkExt::send(&mut tx, "no packets ".into()).await?;
+//!     SinkExt::send(&mut tx, "to be seen".into()).await?;
+//!     tx.close().await?;
+//!     let mut text = String::new();
+//!     // A peer that died or cancelled would be an error here, not the end of the text.
+//!     reader.read_to_string(&mut text).await?;
+//!     Ok::<_, std::io::Error>(text)
+//! })?;
+//! assert_eq!(text, "no packets to be seen");
+//! # Ok::<(), std::io::Error>(())
+//! ```
+//!
+//! ## Waiting for the engine
+//!
+//! `connect` waits for an engine's answer, not for an engine:
+//!
+//! ```
+//! # use std::os::unix::fs::PermissionsExt;
+//! # let directory = std::env::temp_dir().join(format!("wakering-retry-{}", std::process::id()));
+//! # std::fs::create_dir_all(&directory)?;
+//! # std::fs::set_permissions(&directory, std::fs::Permissions::from_mode(0o700))?;
+//! use std::time::Duration;
+//! use wakering::{ShmError, SpscFace, SpscHandle};
+//!
+//! async fn connect_patiently(name: &str) -> Result<SpscHandle, ShmError> {
+//!     loop {
+//!         match SpscHandle::connect_async(name).await {
+//!             // Busy: the face of an earlier handle of ours may not have noticed its end yet.
+//!             Err(ShmError::NotFound { .. } | ShmError::Busy) => {}
+//!             settled => return settled,
+//!         }
+//!         async_io::Timer::after(Duration::from_millis(50)).await;
+//!     }
+//! }
+//!
+//! # let name = format!("{}/late", directory.display());
+//! # let late = name.clone();
+//! let engine = std::thread::spawn(move || {
+//!     std::thread::sleep(Duration::from_millis(120));
+//!     let face = SpscFace::create(&late)?;
+//!     pollster::block_on(face.connected())?;
+//!     Ok::<_, ShmError>(face)
+//! });
+//! let handle = pollster::block_on(connect_patiently(&name))?;
+//! let face = engine.join().unwrap()?;
+//! assert!(handle.is_connected() && face.is_connected());
+//! # drop((handle, face));
+//! # std::fs::remove_dir_all(&directory)?;
+//! # Ok::<(), Box<dyn std::error::Error>>(())
+//! ```
+
+#[cfg(not(target_os = "linux"))]
+compile_error!("wakering works on Linux alone: it is made of futexes, sealed memfds and epoll");
+#[cfg(all(target_os = "linux", not(target_has_atomic = "64")))]
+compile_error!("wakering needs 64-bit atomics, which this target does not have");
 
 mod sync;
 mod error;
 mod layout;
+/// The protocol's written specification, with test vectors.
+pub mod spec {
+    #![doc = include_str!("spec.md")]
+}
 #[allow(unsafe_code, reason = "raw pointers into the mapping live here and nowhere else")]
 mod region;
 mod futex;
@@ -23,6 +288,8 @@ mod rendezvous;
 mod face;
 mod listener;
 mod handle;
+#[cfg(all(test, not(loom)))]
+mod vectors;
 #[cfg(any(fuzzing, all(test, not(loom))))]
 #[doc(hidden)]
 pub mod fuzzing;

@@ -11,14 +11,15 @@ use crate::ring::{Consumer, Producer};
 use crate::sync::Arc;
 
 /// Joins a file of any kind, size, seals and content. What is let in must be usable by both roles
-/// without undefined behaviour or a panic.
+/// without undefined behaviour or a panic. Tells whether it was let in.
 ///
 /// # Panics
 /// If something was let in that should not have been.
-pub fn attach(data: &[u8]) {
-    let _ = run(&mut Input(data));
+pub fn attach(data: &[u8]) -> bool {
+    run(&mut Input(data)).is_some()
 }
 
+/// `None` if nothing was let in.
 fn run(input: &mut Input<'_>) -> Option<()> {
     let kind = input.byte()?;
     let seals = input.byte()?;
@@ -41,7 +42,7 @@ fn run(input: &mut Input<'_>) -> Option<()> {
     let wanted = SealFlags::from_bits_retain(u32::from(seals) & 0x3f);
     let _ = rustix::fs::fcntl_add_seals(&file, wanted);
 
-    let Ok(region) = Region::join(file.try_clone().ok()?) else { return Some(()) };
+    let region = Region::join(file.try_clone().ok()?).ok()?;
     let geometry = region.geometry();
     let has = rustix::fs::fcntl_get_seals(&file).expect("only a memfd is let in");
     assert!(has.contains(SealFlags::SHRINK | SealFlags::GROW | SealFlags::SEAL));

@@ -35,7 +35,18 @@ fn sow(target: &str, run: fn(&[u8])) {
 
 #[test]
 fn any_file_may_be_offered_as_a_region() {
-    sow("attach", super::attach);
+    sow("attach", |data| assert!(!super::attach(data) || data.len() > 4));
+}
+
+#[test]
+fn the_fuzzer_of_attach_gets_in_with_what_is_lawful() {
+    // A lawful header; the three seals; the smallest size; no patches; content of the rings.
+    assert!(super::attach(&[0x80, 0x07, 0, 0, 7, 7]));
+    for wrong in [[0x80, 0x06, 0, 0], [0x80, 0x03, 0, 0], [0x00, 0x07, 0, 0], [0x85, 0x07, 0, 0]] {
+        assert!(!super::attach(&wrong), "{wrong:?}");
+    }
+    assert!(super::attach(&[0x80, 0x07, 18, 0]), "a GiB of ring");
+    assert!(!super::attach(&[0x80, 0x07, 19, 0]), "two GiB of ring");
 }
 
 #[test]

@@ -18,8 +18,12 @@ mod pair;
 mod socket;
 
 pub(crate) use bound::BoundSocket;
+#[cfg(any(fuzzing, all(test, not(loom))))]
+pub(crate) use desk::{Clients, Watcher};
 pub(crate) use desk::{Desk, Host, Refusal};
 pub(crate) use dial::{Connection, Dial, Progress};
+#[cfg(all(test, not(loom)))]
+pub(crate) use message::{Status as AnswerStatus, answer as an_answer, hello as a_hello};
 pub(crate) use name::Name;
 pub(crate) use pair::{adopt, pair};
 

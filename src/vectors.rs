@@ -1,0 +1,193 @@
+//! The specification's test vectors: what it says and what the code does, byte for byte.
+//!
+//! Each block of `spec.md` that begins with `vector:` is compared with a dump that is made here.
+//! To write them anew after a change of the protocol, run the test with `WAKERING_VECTORS=write`.
+
+use std::fmt::Write;
+
+use crate::bell::Bell;
+use crate::driver::{Backend, Driver};
+use crate::endpoint::{Endpoint, Options};
+use crate::layout::{Geometry, RECV, SEND, Side};
+use crate::region::Region;
+use crate::rendezvous::{AnswerStatus, a_hello, an_answer};
+use crate::ring::{Consumer, Producer};
+use crate::sync::Arc;
+
+const SPEC: &str = include_str!("spec.md");
+/// Where the geometry ends.
+const GEOMETRY_BYTES: usize = 0x080;
+
+/// A region and what its two sides hold: the face's producer and the handle's consumer.
+struct Channel {
+    region: Arc<Region>,
+    producer: Producer,
+    consumer: Consumer,
+}
+
+impl Channel {
+    fn new() -> Self {
+        let geometry = Geometry::new(Some(4096), None).unwrap();
+        let region = Arc::new(Region::create(geometry, false).unwrap());
+        let producer = Producer::new(&region, Side::Face);
+        let consumer = Consumer::new(&region, Side::Handle);
+        Self { region, producer, consumer }
+    }
+
+    fn stage(&mut self, packet: &[u8]) {
+        assert!(self.producer.stage(packet).unwrap());
+    }
+
+    fn send(&mut self, packet: &[u8]) {
+        self.stage(packet);
+        assert!(self.producer.publish());
+        self.bell(Side::Handle).ring(RECV);
+    }
+
+    fn take(&mut self) -> usize {
+        self.consumer.take().unwrap().unwrap().len()
+    }
+
+    fn bell(&self, side: Side) -> Bell {
+        Bell::new(&self.region, side)
+    }
+}
+
+/// Rows of 16 bytes that are not all zero.
+fn dump(bytes: &[u8], from: usize) -> String {
+    let mut rows = String::new();
+    for (row, bytes) in bytes.chunks(16).enumerate().skip(from / 16) {
+        if bytes.iter().any(|byte| *byte != 0) {
+            write!(rows, "{:04x}:", row * 16).unwrap();
+            bytes.iter().for_each(|byte| write!(rows, " {byte:02x}").unwrap());
+            rows.push('\n');
+        }
+    }
+    rows
+}
+
+fn region(region: &Region, from: usize) -> String {
+    let mut bytes = vec![0; region.geometry().region_bytes()];
+    assert_eq!(rustix::io::pread(region.file(), &mut bytes, 0).unwrap(), bytes.len());
+    dump(&bytes, from)
+}
+
+/// All vectors with their names, in the order of the page.
+fn vectors() -> Vec<(&'static str, String)> {
+    let mut all = vec![("geometry", region(&Channel::new().region, 0))];
+    all.extend(records());
+    all.extend(sleeps());
+    all.extend(full());
+    all.extend(ends());
+    all.push(("hello", dump(&a_hello(), 0)));
+    all.push(("welcome", dump(&an_answer(AnswerStatus::Ok), 0)));
+    all.push(("busy", dump(&an_answer(AnswerStatus::Busy), 0)));
+    all
+}
+
+fn records() -> Vec<(&'static str, String)> {
+    let mut one = Channel::new();
+    one.send(b"hello");
+    let mut empty = Channel::new();
+    empty.send(b"");
+    let mut batch = Channel::new();
+    [&b"a"[..], b"bb", b""].into_iter().for_each(|packet| batch.stage(packet));
+    let staged = region(&batch.region, GEOMETRY_BYTES);
+    assert!(batch.producer.publish());
+    let second = Channel::new();
+    let mut producer = Producer::new(&second.region, Side::Handle);
+    assert!(producer.stage(b"hello").unwrap() && producer.publish());
+    vec![
+        ("packet", region(&one.region, GEOMETRY_BYTES)),
+        ("empty", region(&empty.region, GEOMETRY_BYTES)),
+        ("staged", staged),
+        ("batch", region(&batch.region, GEOMETRY_BYTES)),
+        ("second ring", region(&second.region, GEOMETRY_BYTES)),
+    ]
+}
+
+fn sleeps() -> Vec<(&'static str, String)> {
+    let mut channel = Channel::new();
+    channel.send(b"hello");
+    assert_eq!(channel.take(), 5);
+    let taken = region(&channel.region, GEOMETRY_BYTES);
+    channel.consumer.release();
+    assert!(channel.bell(Side::Handle).arm(RECV));
+    let parked = region(&channel.region, GEOMETRY_BYTES);
+    channel.send(b"again");
+    vec![("taken", taken), ("parked", parked), ("woken", region(&channel.region, GEOMETRY_BYTES))]
+}
+
+fn full() -> Vec<(&'static str, String)> {
+    let mut wrap = Channel::new();
+    (0..4).for_each(|_| wrap.send(&[0; 1008]));
+    assert_eq!((wrap.take(), wrap.take()), (1008, 1008));
+    // As a sender does that finds no room in what it knows.
+    wrap.producer.look_at_taken().unwrap();
+    wrap.send(b"over the end, to the start");
+
+    let mut full = Channel::new();
+    (0..3).for_each(|_| full.send(&[0; 1016]));
+    assert!(!full.producer.stage(&[0; 1016]).unwrap());
+    full.producer.announce(1016);
+    assert!(full.bell(Side::Face).arm(SEND));
+    let parked = region(&full.region, GEOMETRY_BYTES);
+    assert_eq!(full.take(), 1016);
+    full.consumer.release();
+    assert!(full.consumer.has_what_it_wants());
+    assert!(full.bell(Side::Face).ring(SEND));
+    vec![
+        ("wrap", region(&wrap.region, GEOMETRY_BYTES)),
+        ("full", parked),
+        ("room", region(&full.region, GEOMETRY_BYTES)),
+    ]
+}
+
+fn ends() -> Vec<(&'static str, String)> {
+    let driver = Driver::builder().backend(Backend::Epoll).background().unwrap();
+    let open = |region: &Arc<Region>| {
+        Endpoint::open(region.clone(), Side::Face, Options::default(), &driver).unwrap()
+    };
+    let closed = Channel::new().region;
+    let face = open(&closed);
+    let by_byte = region(&closed, GEOMETRY_BYTES);
+    face.close();
+    let cancelled = Channel::new().region;
+    let other = open(&cancelled);
+    other.cancel();
+    vec![
+        ("by byte", by_byte),
+        ("closed", region(&closed, GEOMETRY_BYTES)),
+        ("cancelled", region(&cancelled, GEOMETRY_BYTES)),
+    ]
+}
+
+/// The page with the vectors as they are.
+fn page() -> String {
+    let mut page = SPEC.to_owned();
+    for (name, rows) in vectors() {
+        let head = format!("```text\nvector: {name}\n");
+        let begin = page.find(&head).unwrap_or_else(|| panic!("no vector {name} in spec.md"));
+        let begin = begin + head.len();
+        let end = begin + page[begin..].find("```").unwrap();
+        page.replace_range(begin..end, &rows);
+    }
+    page
+}
+
+#[test]
+#[cfg(target_endian = "little")]
+fn the_test_vectors_are_what_the_code_does() {
+    let page = page();
+    if std::env::var_os("WAKERING_VECTORS").is_some_and(|what| what == "write") {
+        std::fs::write(concat!(env!("CARGO_MANIFEST_DIR"), "/src/spec.md"), &page).unwrap();
+        return;
+    }
+    let first = page.lines().zip(SPEC.lines()).enumerate().find(|(_, (is, was))| is != was);
+    assert!(page == SPEC, "spec.md differs from the code: {first:?}");
+}
+
+#[test]
+fn every_vector_of_the_page_is_checked() {
+    assert_eq!(SPEC.matches("\nvector: ").count(), vectors().len());
+}
