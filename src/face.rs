@@ -1,4 +1,5 @@
 //! The engine's end.
+#![cfg(not(all(test, loom)))]
 
 use std::ops::Deref;
 use std::os::fd::{AsFd, OwnedFd};

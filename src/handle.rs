@@ -1,4 +1,5 @@
 //! The application's end.
+#![cfg(not(all(test, loom)))]
 
 use std::ops::Deref;
 use std::os::fd::{AsFd, OwnedFd};

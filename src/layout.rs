@@ -31,6 +31,12 @@ pub(crate) const RECORD_ALIGN: usize = 8;
 /// Bytes of a record's header.
 pub(crate) const RECORD_HEADER: usize = 8;
 
+/// Bytes that a packet takes in a ring: its header and itself, rounded up to the alignment.
+#[inline]
+pub(crate) const fn record_bytes(len: usize) -> usize {
+    (RECORD_HEADER + len).next_multiple_of(RECORD_ALIGN)
+}
+
 /// Smallest ring: one page.
 pub(crate) const MIN_RING_BYTES: usize = 4096;
 /// Largest ring: 1 GiB.

@@ -261,14 +261,19 @@ compile_error!("wakering works on Linux alone: it is made of futexes, sealed mem
 #[cfg(all(target_os = "linux", not(target_has_atomic = "64")))]
 compile_error!("wakering needs 64-bit atomics, which this target does not have");
 
-mod sync;
-mod error;
-mod layout;
 /// The protocol's written specification, with test vectors.
 pub mod spec {
     #![doc = include_str!("spec.md")]
 }
+
+mod sync;
+mod error;
+mod layout;
+#[cfg(not(all(test, loom)))]
 #[allow(unsafe_code, reason = "raw pointers into the mapping live here and nowhere else")]
+mod region;
+#[cfg(all(test, loom))]
+#[path = "region_model.rs"]
 mod region;
 mod futex;
 mod ring;
@@ -294,16 +299,19 @@ mod vectors;
 #[doc(hidden)]
 pub mod fuzzing;
 
-pub use canceller::Canceller;
-pub use credentials::PeerCredentials;
-pub use driver::{Backend, Driver, DriverBuilder};
-pub use endpoint::{Endpoint, Stats};
 pub use error::{CloseReason, RecvTimeoutError, ShmError, TryRecvError, TrySendError, Violation};
-pub use face::{FaceBuilder, SpscFace};
-pub use handle::{HandleBuilder, SpscHandle};
-pub use listener::{ListenerStats, SpscListener};
-pub use receiver::Receiver;
-pub use sender::Sender;
+#[cfg(not(all(test, loom)))]
+pub use {
+    canceller::Canceller,
+    credentials::PeerCredentials,
+    driver::{Backend, Driver, DriverBuilder},
+    endpoint::{Endpoint, Stats},
+    face::{FaceBuilder, SpscFace},
+    handle::{HandleBuilder, SpscHandle},
+    listener::{ListenerStats, SpscListener},
+    receiver::Receiver,
+    sender::Sender,
+};
 
 /// Has the example of the README compiled and run.
 #[cfg(doctest)]

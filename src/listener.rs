@@ -1,4 +1,5 @@
 //! Faces for applications that come and go.
+#![cfg(not(all(test, loom)))]
 
 use std::collections::VecDeque;
 use std::fmt;

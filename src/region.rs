@@ -21,7 +21,7 @@ use rustix::fs::{MemfdFlags, SealFlags};
 
 use crate::error::ShmError;
 use crate::layout::{
-    Geometry, HEADER_BYTES, Header, MAGIC, RECORD_ALIGN, RECORD_HEADER, Side, SideWords, VERSION,
+    Geometry, HEADER_BYTES, Header, MAGIC, RECORD_ALIGN, Side, SideWords, VERSION,
 };
 use crate::sync::{Arc, AtomicU64, Ordering};
 
@@ -260,10 +260,4 @@ impl RingMemory {
         // SAFETY: `offset <= len` was checked, so the address lies in the ring or at its end.
         unsafe { self.base.add(offset) }
     }
-}
-
-/// Bytes that a packet takes in a ring: its header and itself, rounded up to the alignment.
-#[inline]
-pub(crate) const fn record_bytes(len: usize) -> usize {
-    (RECORD_HEADER + len).next_multiple_of(RECORD_ALIGN)
 }

@@ -30,7 +30,7 @@ pub(crate) use consumer::Consumer;
 pub(crate) use producer::{LOOK_AGAIN_AFTER, Producer};
 
 use crate::error::Violation;
-use crate::region::record_bytes;
+use crate::layout::record_bytes;
 
 /// Bytes since the channel was made. Wraps after 2^64, to which all its arithmetic is indifferent.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
@@ -38,6 +38,12 @@ pub(crate) struct Position(u64);
 
 impl Position {
     pub(crate) const START: Self = Self(0);
+
+    /// Any position, for the tests that begin shortly before 2^64.
+    #[cfg(test)]
+    pub(crate) fn at(bytes: u64) -> Self {
+        Self(bytes)
+    }
 
     pub(crate) fn get(self) -> u64 {
         self.0

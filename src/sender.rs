@@ -1,4 +1,5 @@
 //! The sending half.
+#![cfg(not(all(test, loom)))]
 
 use std::fmt;
 use std::pin::Pin;

@@ -1,20 +1,23 @@
-//! Atomics, fences, locks and reference counts: those of std, or loom's in the models.
+//! Atomics, fences and locks: those of std, or loom's in the models.
 //!
 //! Everything above takes them from here, so that the very code that ships is what loom explores.
+//! Reference counts are std's in both: nothing of the protocol rests on them, and loom's would
+//! multiply what it has to explore.
 
 #[cfg(not(all(test, loom)))]
 mod imp {
     pub(crate) use std::sync::atomic::{AtomicU32, AtomicU64, fence};
-    pub(crate) use std::sync::{Arc, Mutex, MutexGuard};
+    pub(crate) use std::sync::{Mutex, MutexGuard};
 }
 
 #[cfg(all(test, loom))]
 mod imp {
     pub(crate) use loom::sync::atomic::{AtomicU32, AtomicU64, fence};
-    pub(crate) use loom::sync::{Arc, Mutex, MutexGuard};
+    pub(crate) use loom::sync::{Mutex, MutexGuard};
 }
 
 pub(crate) use imp::*;
+pub(crate) use std::sync::Arc;
 pub(crate) use std::sync::atomic::Ordering;
 
 /// Locks `mutex`, whether or not a thread panicked while it held it.

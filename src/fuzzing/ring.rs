@@ -3,8 +3,9 @@
 use std::collections::VecDeque;
 
 use super::Input;
+use crate::layout::record_bytes;
 use crate::layout::{Geometry, Side};
-use crate::region::{Region, record_bytes};
+use crate::region::Region;
 use crate::ring::{Consumer, Producer};
 use crate::sync::Arc;
 

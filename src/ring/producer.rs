@@ -4,8 +4,8 @@ use std::time::Duration;
 
 use super::{Mark, Position, Shape};
 use crate::error::Violation;
-use crate::layout::{RECORD_HEADER, Side, SideWords};
-use crate::region::{Region, RingMemory, record_bytes};
+use crate::layout::{RECORD_HEADER, Side, SideWords, record_bytes};
+use crate::region::{Region, RingMemory};
 use crate::sync::{Arc, AtomicU64, Ordering};
 
 /// How long after an announcement in `wants` or `waiting` the sender looks once more.
@@ -71,7 +71,8 @@ impl Producer {
         Self::starting_at(region, side, Position::START)
     }
 
-    pub(super) fn starting_at(region: &Arc<Region>, side: Side, start: Position) -> Self {
+    /// As [`new`](Self::new), in a ring that `start` bytes went through before.
+    pub(crate) fn starting_at(region: &Arc<Region>, side: Side, start: Position) -> Self {
         let memory = region.ring(side);
         let shape = Shape { bytes: memory.len(), max_packet: region.geometry().max_packet() };
         Self {
