@@ -1,0 +1,235 @@
+//! Random operations on a ring and on a plain queue, which must agree after each of them.
+
+use std::collections::VecDeque;
+
+use proptest::prelude::*;
+
+use super::{LARGEST, NEARLY_WRAPPED, RING, consumer_words, ends, region};
+use crate::layout::Side;
+use crate::region::Region;
+use crate::ring::{Consumer, Producer};
+use crate::sync::{Arc, Ordering};
+
+#[derive(Debug, Clone, Copy)]
+enum Op {
+    Stage(usize),
+    Publish,
+    Take,
+    Peek,
+    Release,
+    LookAtTaken,
+    Announce(usize),
+}
+
+/// A packet as it lies in the ring.
+#[derive(Debug)]
+struct Record {
+    at: u64,
+    end: u64,
+    packet: Vec<u8>,
+}
+
+/// What the ring should be, in the words of the specification.
+#[derive(Debug)]
+struct Queue {
+    published: VecDeque<Record>,
+    staged: VecDeque<Record>,
+    /// Where the staged records begin, with a wrap marker before the first.
+    staged_begin: u64,
+    tail: u64,
+    position: u64,
+    head: u64,
+    taken: u64,
+    /// The furthest that the producer knows of.
+    freed: u64,
+    packets: u64,
+}
+
+impl Queue {
+    fn new(start: u64) -> Self {
+        Self {
+            published: VecDeque::new(),
+            staged: VecDeque::new(),
+            staged_begin: start,
+            tail: start,
+            position: start,
+            head: start,
+            taken: start,
+            freed: start,
+            packets: 0,
+        }
+    }
+
+    /// Bytes skipped before the record of a packet, and those of the record.
+    fn place(&self, len: usize) -> (u64, u64) {
+        let record = (len as u64 + 8).next_multiple_of(8);
+        let rest = RING - self.tail % RING;
+        (if record > rest { rest } else { 0 }, record)
+    }
+
+    fn need(&self, len: usize) -> u64 {
+        let (pad, record) = self.place(len);
+        pad + record + 8
+    }
+
+    fn free_to(&mut self, head: u64) {
+        if head.wrapping_sub(self.freed) < 1 << 63 {
+            self.freed = head;
+        }
+    }
+
+    fn stage(&mut self, packet: &[u8]) -> bool {
+        let need = self.need(packet.len());
+        if need > RING - self.tail.wrapping_sub(self.freed) {
+            self.free_to(self.head);
+        }
+        if need > RING - self.tail.wrapping_sub(self.freed) {
+            return false;
+        }
+        let (pad, record) = self.place(packet.len());
+        let at = self.tail.wrapping_add(pad);
+        self.tail = at.wrapping_add(record);
+        self.staged.push_back(Record { at, end: self.tail, packet: packet.to_vec() });
+        self.packets += 1;
+        true
+    }
+
+    fn publish(&mut self) -> bool {
+        self.staged_begin = self.tail;
+        self.published.append(&mut self.staged);
+        self.published.len() > self.staged.len()
+    }
+
+    fn peek(&mut self) -> Option<usize> {
+        let next = self.published.front()?;
+        self.position = next.at;
+        Some(next.packet.len())
+    }
+
+    fn take(&mut self) -> Option<Vec<u8>> {
+        let next = self.published.pop_front()?;
+        self.position = next.end;
+        self.taken = next.end;
+        if self.position.wrapping_sub(self.head) >= RING / 8 {
+            self.head = self.position;
+        }
+        Some(next.packet)
+    }
+}
+
+/// The ring and its queue side by side.
+struct Pair {
+    region: Arc<Region>,
+    producer: Producer,
+    consumer: Consumer,
+    queue: Queue,
+}
+
+impl Pair {
+    fn new(max_packet: usize, start: u64) -> Self {
+        let region = region(max_packet, start);
+        let (producer, consumer) = ends(&region, start);
+        Self { region, producer, consumer, queue: Queue::new(start) }
+    }
+
+    fn run(&mut self, op: Op) {
+        match op {
+            Op::Stage(len) => {
+                let packet = contents(self.queue.packets, len);
+                let staged = self.producer.stage(&packet).unwrap();
+                assert_eq!(staged, self.queue.stage(&packet), "room for {len} bytes");
+            }
+            Op::Publish => {
+                let something = !self.queue.staged.is_empty();
+                self.queue.publish();
+                assert_eq!(self.producer.publish(), something);
+            }
+            Op::Take => {
+                let packet = self.consumer.take().unwrap();
+                assert_eq!(packet.map(Vec::from), self.queue.take());
+            }
+            Op::Peek => assert_eq!(self.consumer.peek().unwrap(), self.queue.peek()),
+            Op::Release => {
+                self.consumer.release();
+                self.queue.head = self.queue.position;
+            }
+            Op::LookAtTaken => {
+                self.producer.look_at_taken().unwrap();
+                self.queue.free_to(self.queue.taken);
+            }
+            Op::Announce(len) => self.announce(len),
+        }
+        self.agree();
+    }
+
+    /// A wish is for enough, for at most an eighth of the ring more, and can come true.
+    fn announce(&mut self, len: usize) {
+        self.producer.announce(len);
+        let wants = self.region.side(Side::Face).wants.0.load(Ordering::Relaxed);
+        let exact = self.queue.tail.wrapping_add(self.queue.need(len)).wrapping_sub(RING);
+        assert!(wants == exact || wants == exact.wrapping_add(RING / 8));
+        assert!(self.queue.tail.wrapping_sub(wants) < 1 << 63, "more than the whole ring");
+        let has = self.queue.position.wrapping_sub(wants) < 1 << 63;
+        assert_eq!(self.consumer.has_what_it_wants(), has);
+    }
+
+    fn agree(&self) {
+        let words = consumer_words(&self.region);
+        assert_eq!(words.head.0.load(Ordering::Relaxed), self.queue.head);
+        assert_eq!(words.taken.0.load(Ordering::Relaxed), self.queue.taken);
+        assert_eq!(self.producer.tail().get(), self.queue.tail);
+        assert_eq!(self.consumer.position().get(), self.queue.position);
+        let staged = self.queue.tail.wrapping_sub(self.queue.staged_begin);
+        assert_eq!(self.producer.staged_enough(), staged >= RING / 8);
+    }
+}
+
+/// Bytes unlike those of the packets around it.
+fn contents(n: u64, len: usize) -> Vec<u8> {
+    (n.wrapping_mul(0x9e37_79b9_7f4a_7c15)..).take(len).map(|byte| (byte % 251) as u8).collect()
+}
+
+fn lengths(max_packet: usize) -> impl Strategy<Value = usize> + Clone {
+    prop_oneof![Just(0), Just(max_packet), 0..=max_packet.min(40), 0..=max_packet]
+}
+
+fn ops(max_packet: usize) -> impl Strategy<Value = Vec<Op>> {
+    let len = lengths(max_packet);
+    let op = prop_oneof![
+        8 => len.clone().prop_map(Op::Stage),
+        3 => Just(Op::Publish),
+        5 => Just(Op::Take),
+        1 => Just(Op::Peek),
+        1 => Just(Op::Release),
+        1 => Just(Op::LookAtTaken),
+        1 => len.prop_map(Op::Announce),
+    ];
+    proptest::collection::vec(op, 0..600)
+}
+
+fn cases() -> impl Strategy<Value = (usize, u64, Vec<Op>)> {
+    let max_packet = prop_oneof![Just(1), Just(8), Just(100), Just(1000), Just(LARGEST)];
+    let start = prop_oneof![Just(0), Just(NEARLY_WRAPPED), (0..1024_u64).prop_map(|n| n * 8)];
+    (max_packet, start).prop_flat_map(|(max, start)| (Just(max), Just(start), ops(max)))
+}
+
+proptest! {
+    #![proptest_config(ProptestConfig { failure_persistence: None, ..ProptestConfig::with_cases(300) })]
+
+    #[test]
+    fn the_ring_does_what_a_queue_does((max_packet, start, ops) in cases()) {
+        let mut pair = Pair::new(max_packet, start);
+        for op in ops {
+            pair.run(op);
+        }
+        // Whatever state that was, nothing is lost and the ring goes on.
+        pair.run(Op::Publish);
+        while !pair.queue.published.is_empty() {
+            pair.run(Op::Take);
+        }
+        pair.run(Op::Stage(max_packet));
+        pair.run(Op::Publish);
+        pair.run(Op::Take);
+        assert_eq!(pair.consumer.take(), Ok(None));
+    }
+}
