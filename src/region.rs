@@ -261,3 +261,6 @@ impl RingMemory {
         unsafe { self.base.add(offset) }
     }
 }
+
+#[cfg(test)]
+mod tests;
