@@ -1,0 +1,133 @@
+//! Second processes: the test binary itself, told to run one of its ignored tests.
+
+use std::io::{BufRead, BufReader, Write};
+use std::os::unix::process::CommandExt;
+use std::process::{ChildStdin, ChildStdout, Command, ExitStatus, Stdio};
+use std::str::FromStr;
+use std::time::{Duration, Instant};
+
+use rustix::process::{Signal, set_parent_process_death_signal};
+use wakering::Backend;
+
+const ARGUMENTS: &str = "WAKERING_TEST_ARGUMENTS";
+
+/// A process that is killed and reaped at the latest when this is dropped.
+#[derive(Debug)]
+pub struct Child {
+    process: std::process::Child,
+    input: Option<ChildStdin>,
+    output: BufReader<ChildStdout>,
+}
+
+impl Child {
+    /// Runs the ignored test `name` of this binary in a process of its own.
+    pub fn start(name: &str, arguments: &[&str]) -> Self {
+        Self::start_as(None, name, arguments).unwrap()
+    }
+
+    /// As another user, if that is possible.
+    pub fn start_as(uid: Option<u32>, name: &str, arguments: &[&str]) -> std::io::Result<Self> {
+        let mut command = Command::new(std::env::current_exe()?);
+        command.args([name, "--exact", "--ignored", "--nocapture", "--test-threads=1", "--quiet"]);
+        command.env(ARGUMENTS, arguments.join("\n"));
+        command.stdin(Stdio::piped()).stdout(Stdio::piped());
+        if let Some(uid) = uid {
+            command.uid(uid).gid(uid).current_dir("/");
+        }
+        let mut process = command.spawn()?;
+        let output = BufReader::new(process.stdout.take().unwrap());
+        Ok(Self { input: process.stdin.take(), output, process })
+    }
+
+    pub fn pid(&self) -> u32 {
+        self.process.id()
+    }
+
+    /// The next thing that the child said; libtest's own output is passed over.
+    pub fn hear(&mut self) -> String {
+        loop {
+            let mut line = String::new();
+            let read = self.output.read_line(&mut line).unwrap();
+            assert!(read > 0, "the child ended: {:?}", self.process.wait());
+            // libtest prints dots without a line's end.
+            if let Some((_, said)) = line.trim_end().split_once("CHILD ") {
+                return said.to_owned();
+            }
+        }
+    }
+
+    /// Waits until the child said this.
+    pub fn expect(&mut self, word: &str) {
+        assert_eq!(self.hear(), word);
+    }
+
+    /// Says something to the child.
+    pub fn tell(&mut self, word: &str) {
+        writeln!(self.input.as_mut().unwrap(), "{word}").unwrap();
+    }
+
+    /// Kills it, now, and returns when that was. It is not reaped yet.
+    pub fn kill(&mut self) -> Instant {
+        let now = Instant::now();
+        self.process.kill().unwrap();
+        now
+    }
+
+    /// Waits for its end.
+    pub fn wait(mut self) -> ExitStatus {
+        drop(self.input.take());
+        let begin = Instant::now();
+        loop {
+            if let Some(status) = self.process.try_wait().unwrap() {
+                return status;
+            }
+            assert!(begin.elapsed() < super::PATIENCE, "the child does not end");
+            std::thread::sleep(Duration::from_millis(1));
+        }
+    }
+}
+
+impl Drop for Child {
+    fn drop(&mut self) {
+        let _ = self.process.kill();
+        let _ = self.process.wait();
+    }
+}
+
+/// What the parent told this process to do; `None` if there is no parent, because somebody runs
+/// all ignored tests.
+pub fn arguments() -> Option<Vec<String>> {
+    let arguments = std::env::var(ARGUMENTS).ok()?;
+    // Nobody is left behind, however the parent ends.
+    set_parent_process_death_signal(Some(Signal::KILL)).unwrap();
+    Some(arguments.split('\n').map(str::to_owned).collect())
+}
+
+/// Tells the parent something.
+#[allow(clippy::print_stdout, reason = "that is how")]
+pub fn say(word: impl std::fmt::Display) {
+    println!("CHILD {word}");
+}
+
+/// The next word of the parent; `None` when it has gone.
+pub fn listen() -> Option<String> {
+    let mut line = String::new();
+    match std::io::stdin().read_line(&mut line) {
+        Ok(0) | Err(_) => None,
+        Ok(_) => Some(line.trim_end().to_owned()),
+    }
+}
+
+/// The backend of this name.
+pub fn backend(name: &str) -> Backend {
+    match name {
+        "io-uring" => Backend::IoUring,
+        "epoll" => Backend::Epoll,
+        other => panic!("no backend {other}"),
+    }
+}
+
+/// A number among the arguments.
+pub fn parsed<T: FromStr>(argument: &str) -> T {
+    argument.parse().unwrap_or_else(|_| panic!("not a number: {argument}"))
+}

@@ -1,0 +1,223 @@
+//! What the tests share: both backends, both ends, deadlines, second processes.
+#![allow(dead_code, unused_imports, reason = "no file needs all of it")]
+#![allow(unreachable_pub, reason = "each file is a crate of its own")]
+
+use std::fs;
+use std::future::Future;
+use std::os::unix::fs::PermissionsExt;
+use std::path::{Path, PathBuf};
+use std::pin::Pin;
+use std::sync::atomic::{AtomicUsize, Ordering};
+use std::sync::mpsc::{RecvTimeoutError, channel};
+use std::task::{Context, Poll};
+use std::time::{Duration, Instant};
+
+use bytes::Bytes;
+use futures::task::noop_waker_ref;
+use wakering::{Backend, Driver, Endpoint, FaceBuilder, HandleBuilder, SpscFace, SpscHandle};
+
+pub mod child;
+
+/// How long anything may take before it counts as hung.
+pub const PATIENCE: Duration = Duration::from_secs(30);
+
+/// How long a whole test may take before it counts as hung.
+const TEST_PATIENCE: Duration = Duration::from_secs(120);
+
+/// The smallest ring, with packets of up to 1016 bytes.
+pub const SMALL: usize = 4096;
+
+/// Makes a test of each function for each backend.
+macro_rules! on_both_backends {
+    ($($(#[$meta:meta])* $name:ident),+ $(,)?) => {
+        mod io_uring {
+            $($(#[$meta])* #[test] fn $name() {
+                $crate::common::run(wakering::Backend::IoUring, super::$name);
+            })+
+        }
+        mod epoll {
+            $($(#[$meta])* #[test] fn $name() {
+                $crate::common::run(wakering::Backend::Epoll, super::$name);
+            })+
+        }
+    };
+}
+pub(crate) use on_both_backends;
+
+/// A driver of this kind, if the machine has it.
+pub fn driver(backend: Backend) -> Option<Driver> {
+    match Driver::builder().backend(backend).background() {
+        Ok(driver) => {
+            assert_eq!(driver.backend(), backend);
+            Some(driver)
+        }
+        Err(error) if backend == Backend::IoUring => {
+            eprintln!("no io_uring here ({error}): left out");
+            None
+        }
+        Err(error) => panic!("no {backend} driver: {error}"),
+    }
+}
+
+/// Runs a test with a driver of its own, and fails it if it hangs.
+pub fn run(backend: Backend, test: fn(&Driver)) {
+    if let Some(driver) = driver(backend) {
+        watched(move || test(&driver));
+    }
+}
+
+/// Runs a test, and fails it if it hangs.
+pub fn watched(test: impl FnOnce() + Send + 'static) {
+    let (done, finished) = channel();
+    let thread = std::thread::spawn(move || {
+        test();
+        let _ = done.send(());
+    });
+    if finished.recv_timeout(TEST_PATIENCE) == Err(RecvTimeoutError::Timeout) {
+        panic!("hangs");
+    }
+    if let Err(panic) = thread.join() {
+        std::panic::resume_unwind(panic);
+    }
+}
+
+/// A directory for sockets, of our own, gone when the test is.
+#[derive(Debug)]
+pub struct Dir(PathBuf);
+
+impl Dir {
+    pub fn new() -> Self {
+        static NEXT: AtomicUsize = AtomicUsize::new(0);
+        let number = NEXT.fetch_add(1, Ordering::Relaxed);
+        let name = format!("wakering-test-{}-{number}", std::process::id());
+        let dir = Self(std::env::temp_dir().join(name));
+        fs::create_dir_all(&dir.0).unwrap();
+        dir.set_mode(0o700);
+        dir
+    }
+
+    pub fn set_mode(&self, mode: u32) {
+        fs::set_permissions(&self.0, fs::Permissions::from_mode(mode)).unwrap();
+    }
+
+    pub fn path(&self) -> &Path {
+        &self.0
+    }
+
+    /// An absolute name in this directory.
+    pub fn name(&self, name: &str) -> String {
+        self.0.join(name).to_str().unwrap().to_owned()
+    }
+}
+
+impl Drop for Dir {
+    fn drop(&mut self) {
+        let _ = fs::remove_dir_all(&self.0);
+    }
+}
+
+/// Two connected ends with rings of `ring_bytes`, in the care of `driver`.
+pub fn pair(driver: &Driver, ring_bytes: usize) -> (SpscFace, SpscHandle) {
+    pair_of(driver, SpscFace::builder().ring_bytes(ring_bytes), SpscHandle::builder())
+}
+
+/// Two connected ends whose sends give up after `timeout`.
+pub fn pair_with_timeout(
+    driver: &Driver,
+    ring_bytes: usize,
+    timeout: Option<Duration>,
+) -> (SpscFace, SpscHandle) {
+    let face = SpscFace::builder().ring_bytes(ring_bytes).send_timeout(timeout);
+    pair_of(driver, face, SpscHandle::builder().send_timeout(timeout))
+}
+
+/// Two connected ends with these settings, in the care of `driver`.
+pub fn pair_of(
+    driver: &Driver,
+    face: FaceBuilder,
+    handle: HandleBuilder,
+) -> (SpscFace, SpscHandle) {
+    let dir = Dir::new();
+    let name = dir.name("face");
+    let face = face.driver(driver).create(&name).unwrap();
+    let handle = handle.driver(driver).connect(&name).unwrap();
+    // The answer goes out a moment before the engine notes its peer.
+    pollster::block_on(face.connected()).unwrap();
+    (face, handle)
+}
+
+/// Both ends of a channel, the face first and the handle first: whatever holds for one side holds
+/// for the other.
+pub fn both_roles(
+    driver: &Driver,
+    ring_bytes: usize,
+    timeout: Option<Duration>,
+    test: impl Fn(Endpoint, Endpoint),
+) {
+    let (face, handle) = pair_with_timeout(driver, ring_bytes, timeout);
+    test(face.into(), handle.into());
+    let (face, handle) = pair_with_timeout(driver, ring_bytes, timeout);
+    test(handle.into(), face.into());
+}
+
+/// A packet that tells its number, of at least 8 bytes, and whose every byte can be checked.
+pub fn packet(number: u64, len: usize) -> Bytes {
+    let mut bytes = number.to_le_bytes().to_vec();
+    bytes.extend((8..len.max(8)).map(|at| filler(number, at)));
+    Bytes::from(bytes)
+}
+
+#[allow(clippy::cast_possible_truncation, reason = "any byte will do")]
+fn filler(number: u64, at: usize) -> u8 {
+    (number as u8).wrapping_mul(31).wrapping_add((at as u8).wrapping_mul(7))
+}
+
+/// The number of a packet, all of which was checked.
+pub fn number(packet: &[u8]) -> u64 {
+    let number = u64::from_le_bytes(packet[..8].try_into().unwrap());
+    for (at, byte) in packet.iter().enumerate().skip(8) {
+        assert_eq!(*byte, filler(number, at), "byte {at} of packet {number}");
+    }
+    number
+}
+
+/// Sends small numbered packets until no more fit, and tells how many.
+pub fn fill(end: &Endpoint) -> u64 {
+    fill_with(end, 8)
+}
+
+/// Sends numbered packets of `len` bytes until no more fit, and tells how many.
+pub fn fill_with(end: &Endpoint, len: usize) -> u64 {
+    (0..).find(|&next| end.try_send(packet(next, len)).is_err()).unwrap()
+}
+
+/// Polls once, with a waker that does nothing.
+pub fn poll_once<F: Future>(future: Pin<&mut F>) -> Poll<F::Output> {
+    future.poll(&mut Context::from_waker(noop_waker_ref()))
+}
+
+/// Waits until `holds`; fails if it never does.
+pub fn eventually(what: &str, mut holds: impl FnMut() -> bool) {
+    let begin = Instant::now();
+    while !holds() {
+        assert!(begin.elapsed() < PATIENCE, "never: {what}");
+        std::thread::sleep(Duration::from_micros(200));
+    }
+}
+
+/// What the future gives; fails if it takes for ever.
+pub fn wait<F: Future>(what: &str, future: F) -> F::Output {
+    use futures::future::{Either, select};
+    // The timer is asked first: what is ready only when it is looked at again was not woken.
+    let timer = async_io::Timer::after(PATIENCE);
+    match pollster::block_on(select(timer, std::pin::pin!(future))) {
+        Either::Left(_) => panic!("hangs: {what}"),
+        Either::Right((output, _)) => output,
+    }
+}
+
+/// What the thread returned; fails if it takes for ever.
+pub fn join<T>(what: &str, thread: std::thread::JoinHandle<T>) -> T {
+    eventually(what, || thread.is_finished());
+    thread.join().unwrap_or_else(|panic| std::panic::resume_unwind(panic))
+}
