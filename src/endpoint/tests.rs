@@ -1,5 +1,7 @@
 //! Two ends in one process, without a rendezvous.
 
+mod floods;
+
 use std::os::fd::AsFd;
 use std::time::Duration;
 
