@@ -90,7 +90,7 @@ fn each_queued_sender_has_its_own_deadline(driver: &Driver) {
                 std::thread::spawn(move || {
                     std::thread::sleep(n * TIMEOUT / 4);
                     let begin = Instant::now();
-                    let result = if n % 2 == 0 {
+                    let result = if n.is_multiple_of(2) {
                         wait("send", here.send(packet(0, 8)))
                     } else {
                         here.send_blocking(packet(0, 8))

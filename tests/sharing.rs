@@ -113,7 +113,7 @@ fn a_batch_keeps_its_turn_from_blocking_senders_too(driver: &Driver) {
                 std::thread::spawn(move || {
                     let batch: Vec<_> = (0..600).map(|n| packet(thread << 32 | n, 8)).collect();
                     for _ in 0..3 {
-                        if thread % 2 == 0 {
+                        if thread.is_multiple_of(2) {
                             here.send_batch_blocking(&batch).unwrap();
                         } else {
                             pollster::block_on(here.send_batch(&batch)).unwrap();
@@ -298,7 +298,7 @@ fn a_receiver_that_was_woken_and_dropped_passes_it_on(driver: &Driver) {
                 let before = there.stats().wakes_received;
                 here.try_send(packet(n, 8)).unwrap();
                 // The wake has reached the first by then, in half of the rounds.
-                if n % 2 == 0 {
+                if n.is_multiple_of(2) {
                     eventually("the wake comes", || there.stats().wakes_received > before);
                 }
                 drop(first);
@@ -317,7 +317,7 @@ fn blocking_and_async_callers_share_an_end(driver: &Driver) {
                 std::thread::spawn(move || {
                     for n in 0..1000 {
                         let next = packet(kind << 32 | n, 8);
-                        if kind % 2 == 0 {
+                        if kind.is_multiple_of(2) {
                             here.send_blocking(next).unwrap();
                         } else {
                             pollster::block_on(here.send(next)).unwrap();
@@ -332,7 +332,7 @@ fn blocking_and_async_callers_share_an_end(driver: &Driver) {
                 std::thread::spawn(move || {
                     let mut numbers = Vec::new();
                     loop {
-                        let received = if kind % 2 == 0 {
+                        let received = if kind.is_multiple_of(2) {
                             there.recv_blocking()
                         } else {
                             wait("recv", there.recv())

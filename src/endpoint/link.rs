@@ -450,16 +450,17 @@ impl Link {
     /// A lawful peer wakes us as often as we asked, and a few times for ends.
     fn check_flood(&self) {
         let counters = self.counters.read();
-        if counters.wakes_received > 2 * counters.parks + SPARE_WAKES
-            && self.close_reason().is_none()
-        {
+        if counters.wakes_received > 2 * counters.parks + SPARE_WAKES {
+            // Changes nothing where all has ended; then only the driver is spared.
             self.violated(Violation::WakeFlood);
+            self.leave_driver();
         }
     }
 
     /// Takes this end out of the driver's care once it can bring no news any more but floods.
     fn mute(&self) {
-        if let Some(CloseReason::Violation(_)) = self.ends.channel() {
+        let ends = [self.ends.tx(), self.ends.rx(), self.ends.channel()];
+        if ends.iter().any(|end| matches!(end, Some(CloseReason::Violation(_)))) {
             self.leave_driver();
         }
     }

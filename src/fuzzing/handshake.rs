@@ -40,10 +40,14 @@ pub fn handshake(data: &[u8]) {
 
 const QUIET: SendFlags = SendFlags::NOSIGNAL.union(SendFlags::DONTWAIT);
 
-/// A socket's path in a directory that only this process uses.
+/// Where this process has its sockets.
+pub(super) fn directory() -> PathBuf {
+    std::env::temp_dir().join(format!("wakering-fuzz-{}", std::process::id()))
+}
+
 fn path() -> PathBuf {
     static COUNT: AtomicU64 = AtomicU64::new(0);
-    let directory = std::env::temp_dir().join(format!("wakering-fuzz-{}", std::process::id()));
+    let directory = directory();
     let _ = rustix::fs::mkdir(&directory, rustix::fs::Mode::RWXU);
     directory.join(COUNT.fetch_add(1, Ordering::Relaxed).to_string())
 }

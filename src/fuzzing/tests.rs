@@ -62,4 +62,5 @@ fn a_peer_may_write_anything_at_any_time() {
 #[test]
 fn anything_may_be_said_in_the_handshake() {
     sow("handshake", super::handshake);
+    let _ = std::fs::remove_dir_all(super::handshake::directory());
 }

@@ -58,7 +58,6 @@ fn a_flood_of_an_open_channel_ends_it() {
 }
 
 #[test]
-#[ignore = "fails: Link::check_flood does not look at the budget once a reason is settled"]
 fn a_flood_after_an_end_does_not_keep_the_driver_busy() {
     for driver in drivers() {
         // Half-closed, and a send has failed: the other direction goes on.
@@ -82,7 +81,6 @@ fn a_flood_after_an_end_does_not_keep_the_driver_busy() {
 }
 
 #[test]
-#[ignore = "fails: Link::mute asks for the channel's reason alone"]
 fn a_violation_of_a_half_closed_channel_hangs_up() {
     for driver in drivers() {
         let (face, raw, line) = against_raw(&driver);
