@@ -13,8 +13,10 @@ use crate::endpoint::{Endpoint, Link, Options};
 use crate::error::ShmError;
 use crate::layout::{Geometry, Side};
 use crate::listener::SpscListener;
+use crate::receiver::Receiver;
 use crate::region::Region;
 use crate::rendezvous::{self, BoundSocket, Desk, Host, Name, Refusal};
+use crate::sender::Sender;
 
 /// The engine's end of a channel, found by its name.
 ///
@@ -92,6 +94,13 @@ impl SpscFace {
     /// Creates a face with other settings.
     pub fn builder() -> FaceBuilder {
         FaceBuilder::default()
+    }
+}
+
+impl SpscFace {
+    /// Splits the face into its two halves: see [`Endpoint::into_split`].
+    pub fn into_split(self) -> (Sender, Receiver) {
+        self.0.into_split()
     }
 }
 

@@ -12,7 +12,9 @@ use crate::driver::{Driver, Registration, Source};
 use crate::endpoint::{Endpoint, Options, register};
 use crate::error::ShmError;
 use crate::layout::Side;
+use crate::receiver::Receiver;
 use crate::rendezvous::{self, Connection, Dial, Name, Progress};
+use crate::sender::Sender;
 use crate::waiters::Waiters;
 
 /// How long an engine may take to answer, unless the builder says otherwise.
@@ -61,6 +63,13 @@ impl SpscHandle {
     /// Connects with other settings.
     pub fn builder() -> HandleBuilder {
         HandleBuilder::default()
+    }
+}
+
+impl SpscHandle {
+    /// Splits the handle into its two halves: see [`Endpoint::into_split`].
+    pub fn into_split(self) -> (Sender, Receiver) {
+        self.0.into_split()
     }
 }
 

@@ -169,7 +169,7 @@
 //! and `StreamExt::map`:
 //!
 //! ```
-//! # use wakering::{Endpoint, SpscFace, SpscHandle};
+//! # use wakering::{SpscFace, SpscHandle};
 //! use std::io;
 //!
 //! use bytes::Bytes;
@@ -178,7 +178,7 @@
 //!
 //! # let (face, descriptor) = SpscFace::pair()?;
 //! # let handle = SpscHandle::from_fd(descriptor)?;
-//! # let ((tx, _), (_, rx)) = (Endpoint::from(face).into_split(), Endpoint::from(handle).into_split());
+//! # let ((tx, _), (_, rx)) = (face.into_split(), handle.into_split());
 //! let mut numbers_in = tx.with(|number: u64| {
 //!     future::ok::<_, ShmError>(Bytes::copy_from_slice(&number.to_le_bytes()))
 //! });
@@ -197,12 +197,12 @@
 //! ## A stream of bytes
 //!
 //! ```
-//! # use wakering::{Endpoint, SpscFace, SpscHandle};
+//! # use wakering::{SpscFace, SpscHandle};
 //! use futures::{AsyncReadExt, SinkExt, TryStreamExt};
 //!
 //! # let (face, descriptor) = SpscFace::pair()?;
 //! # let handle = SpscHandle::from_fd(descriptor)?;
-//! # let ((mut tx, _), (_, rx)) = (Endpoint::from(face).into_split(), Endpoint::from(handle).into_split());
+//! # let ((mut tx, _), (_, rx)) = (face.into_split(), handle.into_split());
 //! let mut reader = rx.map_err(std::io::Error::from).into_async_read();
 //! let text = pollster::block_on(async {
 //!     SinkExt::send(&mut tx, "no packets ".into()).await?;

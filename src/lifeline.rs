@@ -9,6 +9,7 @@ use rustix::io::{Errno, retry_on_intr};
 use rustix::net::{RecvFlags, SendFlags, Shutdown};
 
 use crate::credentials::PeerCredentials;
+use crate::sockopt;
 
 /// Rings read in one go, so that a peer which floods the line does not keep the driver.
 const DRAIN_AT_ONCE: usize = 64;
@@ -22,6 +23,8 @@ pub(crate) struct Lifeline {
 
 impl Lifeline {
     pub(crate) fn new(socket: OwnedFd, peer: PeerCredentials) -> Self {
+        // The region has come; from now on nobody may pass us anything.
+        sockopt::refuse_descriptors(socket.as_fd());
         Self { socket, peer }
     }
 

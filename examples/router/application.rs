@@ -8,7 +8,7 @@ use std::time::{Duration, Instant};
 
 use bytes::{Bytes, BytesMut};
 use futures::executor::block_on;
-use wakering::{Backend, Driver, Endpoint, Receiver, Sender, SpscHandle};
+use wakering::{Backend, Driver, Receiver, Sender, SpscHandle};
 
 use crate::Result;
 use crate::latency::Latencies;
@@ -66,7 +66,7 @@ pub(crate) fn run(backend: Backend) -> Result<()> {
 
 async fn obey(driver: &Driver, order: &Order) -> Result<Outcome> {
     let handle = SpscHandle::builder().driver(driver).connect(&order.name)?;
-    let (mut tx, mut rx) = Endpoint::from(handle).into_split();
+    let (mut tx, mut rx) = handle.into_split();
     let mut outcome = match order.task {
         Task::Ping(time) => ping(&mut tx, &mut rx, order.bytes, time).await?,
         Task::Echo => echo(&mut tx, &mut rx, order.bytes).await?,

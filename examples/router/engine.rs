@@ -11,7 +11,7 @@ use futures::future::try_join4;
 use smol::io::{AsyncBufReadExt, AsyncWriteExt, BufReader};
 use smol::process::{Child, ChildStdin, ChildStdout, Command, Stdio};
 use smol::{Timer, future};
-use wakering::{Backend, Driver, Endpoint, Receiver, Sender, SpscFace};
+use wakering::{Backend, Driver, Receiver, Sender, SpscFace};
 
 use crate::application::{Order, Outcome, Task, ended_in_order};
 use crate::report::{Measured, Report};
@@ -67,8 +67,8 @@ impl Engine {
         self.right.tell(&Order { task: counterpart, bytes, name: right_name }).await?;
         self.left.tell(&Order { task, bytes, name: left_name }).await?;
 
-        let (to_left, from_left) = Endpoint::from(left).into_split();
-        let (to_right, from_right) = Endpoint::from(right).into_split();
+        let (to_left, from_left) = left.into_split();
+        let (to_right, from_right) = right.into_split();
         let routed = Arc::new(AtomicU64::new(0));
         let there = smol::spawn(route(from_left, to_right, routed.clone()));
         let back = smol::spawn(route(from_right, to_left, routed.clone()));

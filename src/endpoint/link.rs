@@ -13,6 +13,7 @@ use crate::bell::Bell;
 use crate::credentials::PeerCredentials;
 use crate::driver::{Backend, Driver, Registration, Source};
 use crate::error::{CloseReason, ShmError, Violation};
+use crate::futex;
 use crate::layout::{
     CANCELLED, ENDS, RING_BY_BYTE, RX_CLOSED, SEND, Side, SideWords, Snapshot, TX_CLOSED,
 };
@@ -43,6 +44,41 @@ pub(crate) struct Options {
 impl Default for Options {
     fn default() -> Self {
         Self { send_timeout: Some(Duration::from_secs(5)), spin: DEFAULT_SPIN }
+    }
+}
+
+/// Wakes of a blocked thread that found nothing.
+///
+/// Some are lawful, where several threads sleep on one bell. But the flood budget counts those of
+/// the driver alone, and a peer that wakes a bare futex again and again must not have the thread
+/// spin for it.
+#[derive(Debug)]
+pub(super) struct VainWakes {
+    count: u32,
+    since: Instant,
+}
+
+impl VainWakes {
+    /// So many within this time are a flood.
+    const MOST: u32 = 64;
+    const WINDOW: Duration = Duration::from_millis(10);
+    /// What each further one then has to wait.
+    const PENANCE: Duration = Duration::from_millis(1);
+
+    pub(super) fn new() -> Self {
+        Self { count: 0, since: Instant::now() }
+    }
+
+    fn bear(&mut self) {
+        self.count += 1;
+        if self.count <= Self::MOST {
+            return;
+        }
+        if self.since.elapsed() < Self::WINDOW + self.count * Self::PENANCE {
+            std::thread::sleep(Self::PENANCE);
+        } else {
+            *self = Self::new();
+        }
     }
 }
 
@@ -264,6 +300,12 @@ impl Link {
         let counters = &self.counters;
         count(if found.is_some() { &counters.spins_paid } else { &counters.spins_unpaid });
         found
+    }
+
+    /// Sleeps on this side's bell, as long as it holds `seen`.
+    pub(super) fn sleep(&self, seen: u32, timeout: Option<Duration>, vain: &mut VainWakes) {
+        vain.bear();
+        futex::wait(self.bell.word(), seen, timeout);
     }
 
     /// Counts a newly set bit of ours, for the books and for the flood budget.
@@ -547,5 +589,18 @@ impl Source for Link {
 
     fn abandoned(&self) {
         self.end(CloseReason::DriverGone, CANCELLED);
+    }
+}
+
+#[cfg(all(test, not(loom)))]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn vain_wakes_of_a_blocked_thread_become_slow() {
+        let mut vain = VainWakes::new();
+        let begun = Instant::now();
+        (0..VainWakes::MOST + 100).for_each(|_| vain.bear());
+        assert!(begun.elapsed() >= 100 * VainWakes::PENANCE, "{:?}", begun.elapsed());
     }
 }

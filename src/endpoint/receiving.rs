@@ -9,9 +9,8 @@ use bytes::Bytes;
 use super::access::Access;
 use super::counters::bump;
 use super::ends::Directions;
-use super::link::Link;
+use super::link::{Link, VainWakes};
 use crate::error::CloseReason;
-use crate::futex;
 use crate::layout::{RECV, RX_CLOSED, SEND};
 use crate::ring::Consumer;
 use crate::sync::{Arc, Ordering};
@@ -200,6 +199,7 @@ where
 
     /// Sleeps on the bell itself until something is taken. `None` if the deadline passed.
     pub(crate) fn block(mut self, deadline: Option<Instant>) -> Option<Result<T, CloseReason>> {
+        let mut vain = VainWakes::new();
         loop {
             // Read before the looks: whatever is published behind them changes it.
             let count = self.link.bell.count();
@@ -215,7 +215,7 @@ where
             if timeout.is_some_and(|timeout| timeout.is_zero()) {
                 return None;
             }
-            futex::wait(self.link.bell.word(), count, timeout);
+            self.link.sleep(count, timeout, &mut vain);
         }
     }
 }

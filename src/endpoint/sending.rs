@@ -11,10 +11,9 @@ use bytes::Bytes;
 
 use super::access::Access;
 use super::counters::bump;
-use super::link::Link;
+use super::link::{Link, VainWakes};
 use super::receiving::register;
 use crate::error::{CloseReason, ShmError, TrySendError};
-use crate::futex;
 use crate::layout::{RECV, SEND, TX_CLOSED};
 use crate::ring::{LOOK_AGAIN_AFTER, Producer};
 use crate::sync::{Arc, Ordering};
@@ -431,6 +430,7 @@ impl<'a, A: Access<Tx>, P: AsRef<[Bytes]>> Sending<'a, A, P> {
         if !self.block_for_turn() {
             return self.time_out();
         }
+        let mut vain = VainWakes::new();
         loop {
             // Read before the looks: whatever happens behind them changes it.
             let count = self.link.bell.count();
@@ -445,7 +445,7 @@ impl<'a, A: Access<Tx>, P: AsRef<[Bytes]>> Sending<'a, A, P> {
             let look = look_again.then(|| now + LOOK_AGAIN_AFTER);
             let until = earlier(self.deadline.get(self.link), look);
             let timeout = until.map(|until| until.saturating_duration_since(now));
-            futex::wait(self.link.bell.word(), count, timeout);
+            self.link.sleep(count, timeout, &mut vain);
         }
     }
 
