@@ -293,6 +293,8 @@ mod rendezvous;
 mod face;
 mod listener;
 mod handle;
+#[cfg(all(test, loom))]
+mod models;
 #[cfg(all(test, not(loom)))]
 mod vectors;
 #[cfg(any(fuzzing, all(test, not(loom))))]

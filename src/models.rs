@@ -1,0 +1,45 @@
+//! What loom proves of the protocol, on the code that ships and memory that loom watches.
+//!
+//! Each model is one claim. Where all interleavings are too many, the model says how often it lets
+//! loom take a thread off the processor that could have gone on; nearly every fault of this kind
+//! shows with two such preemptions. `LOOM_MAX_PREEMPTIONS` sets another bound for all of them.
+//!
+//! ```text
+//! RUSTFLAGS="--cfg loom" cargo test --release --lib models
+//! ```
+//!
+//! A wake that gets lost is a deadlock, which loom reports. What loom cannot see are stores that
+//! overtake earlier loads: the Release of `head` and `taken`, and the order of clear and count in
+//! the bell, have to be reviewed by hand.
+
+mod bell;
+mod ends;
+mod halves;
+mod ring;
+mod waiters;
+
+use crate::layout::Side;
+use crate::region::Region;
+use crate::sync::Arc;
+use halves::{Rx, Tx};
+
+/// Every interleaving.
+const ALL: Option<usize> = None;
+
+/// Runs `model` in every interleaving with at most `preemptions` of them.
+fn explore(preemptions: Option<usize>, model: impl Fn() + Send + Sync + 'static) {
+    let mut builder = loom::model::Builder::new();
+    builder.preemption_bound = builder.preemption_bound.or(preemptions);
+    builder.max_branches = 10_000;
+    builder.check(model);
+}
+
+/// The `n`th packet, unlike all others: one word.
+fn word(n: u8) -> [u8; 8] {
+    [n + 1; 8]
+}
+
+/// The sender of one side and the receiver of the other.
+fn halves(region: &Arc<Region>, sender: Side) -> (Tx, Rx) {
+    (Tx::new(region, sender), Rx::new(region, sender.peer()))
+}
