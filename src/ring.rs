@@ -27,7 +27,9 @@ mod consumer;
 mod producer;
 
 pub(crate) use consumer::Consumer;
-pub(crate) use producer::{LOOK_AGAIN_AFTER, Producer};
+#[cfg(not(all(test, loom)))]
+pub(crate) use producer::LOOK_AGAIN_AFTER;
+pub(crate) use producer::Producer;
 
 use crate::error::Violation;
 use crate::layout::record_bytes;
@@ -40,7 +42,7 @@ impl Position {
     pub(crate) const START: Self = Self(0);
 
     /// Any position, for the tests that begin shortly before 2^64.
-    #[cfg(all(test, not(loom)))]
+    #[cfg(test)]
     pub(crate) fn at(bytes: u64) -> Self {
         Self(bytes)
     }

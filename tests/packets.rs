@@ -468,5 +468,5 @@ fn settings_are_what_was_asked_for(driver: &Driver) {
     let face = SpscFace::create_for_mtu(&dir.name("two"), 1 << 20).unwrap();
     assert_eq!((face.max_packet(), face.ring_bytes()), (1 << 20, 1 << 23));
     let face = SpscFace::create(&dir.name("three")).unwrap();
-    assert_eq!((face.max_packet(), face.ring_bytes()), ((1 << 18) - 8, 1 << 20));
+    assert_eq!((face.max_packet(), face.ring_bytes()), ((1 << 20) - 8, 1 << 22));
 }

@@ -112,7 +112,7 @@ async fn echo(tx: &mut Sender, rx: &mut Receiver, bytes: usize) -> Result<Outcom
 }
 
 async fn send(tx: &mut Sender, bytes: usize, time: Duration) -> Result<Outcome> {
-    let mut batch = vec![Bytes::new(); (BATCH_BYTES / bytes).clamp(1, BATCH)];
+    let mut batch = vec![Bytes::new(); batch_of(bytes)];
     let mut next = 0;
     let begin = Instant::now();
     while begin.elapsed() < time {
@@ -126,11 +126,16 @@ async fn send(tx: &mut Sender, bytes: usize, time: Duration) -> Result<Outcome> 
     Ok(Outcome { packets: next, next, elapsed_ns, ..Outcome::default() })
 }
 
+fn batch_of(bytes: usize) -> usize {
+    (BATCH_BYTES / bytes).clamp(1, BATCH)
+}
+
 async fn receive(rx: &mut Receiver, bytes: usize) -> Result<Outcome> {
-    let mut batch = Vec::with_capacity(BATCH);
+    let most = batch_of(bytes);
+    let mut batch = Vec::with_capacity(most);
     let mut checker = Checker::default();
     let mut begin = None;
-    while rx.recv_batch(&mut batch, BATCH).await > 0 {
+    while rx.recv_batch(&mut batch, most).await > 0 {
         begin.get_or_insert_with(Instant::now);
         for packet in batch.drain(..) {
             checker.look(&packet, bytes);

@@ -20,7 +20,7 @@ use crate::{Result, Step, arguments};
 /// How much longer than it should a step may take, before something must have gone wrong.
 const PATIENCE: Duration = Duration::from_secs(20);
 /// Packets that are routed at a time.
-const BATCH: usize = 256;
+const BATCH: usize = 16;
 
 pub(crate) struct Engine {
     driver: Driver,

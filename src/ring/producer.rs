@@ -163,17 +163,21 @@ impl Producer {
     /// Announces at which head a sender with a packet of `len` bytes is to be woken. The caller
     /// then sets the bell's bit. `true` if the announcement changed.
     ///
-    /// Exactly its need the first time, an eighth of the ring more if it parks again within a
-    /// quarter of the ring; so a producer that outruns its consumer is woken for an eighth of the
-    /// ring and not for each record. One that is polled again where it parked has waited for
-    /// long enough: it gets its bare need.
+    /// Exactly its need the first time, half of the ring more if it parks again before the ring has
+    /// gone round once; so a producer that outruns its consumer is woken for half a ring and not
+    /// for each record, while the consumer has the other half to go on with. (An eighth and a
+    /// quarter were tried: at 4 MiB and 64 KiB a packet, 0.075 and 0.031 wakes a packet, against
+    /// 0.016.) One that is polled again where it parked has waited for long enough: it gets its
+    /// bare need.
     pub(crate) fn announce(&mut self, len: usize) -> bool {
         let need = self.place(len).need();
         let exact = Position(self.tail.0.wrapping_add(need).wrapping_sub(self.shape.bytes as u64));
         let again = self.wish.parked.map(|parked| self.tail.since(parked));
         let wants = match again {
-            Some(distance) if distance != 0 && distance < self.shape.bytes as u64 / 4 => {
-                Position(exact.0.wrapping_add(self.shape.eighth()))
+            Some(distance) if distance != 0 && distance < self.shape.bytes as u64 => {
+                // Never more than everything.
+                let more = (self.shape.bytes as u64 / 2).min(self.tail.since(exact));
+                Position(exact.0.wrapping_add(more))
             }
             _ => exact,
         };

@@ -62,7 +62,7 @@ fn a_look_at_taken_sees_each_record() {
 }
 
 #[test]
-fn a_sender_that_parks_again_soon_wants_an_eighth_more() {
+fn a_sender_that_parks_again_soon_wants_half_the_ring_more() {
     let region = region(8, 0);
     let (mut producer, mut consumer) = ends(&region, 0);
     let wanted = |consumer: &mut super::Consumer| {
@@ -77,18 +77,20 @@ fn a_sender_that_parks_again_soon_wants_an_eighth_more() {
     assert_eq!(fill(&mut producer, 8), 1);
     producer.publish();
     assert!(producer.announce(8));
-    assert_eq!(wanted(&mut consumer), 1 + 32, "parked again within a quarter of the ring");
+    assert_eq!(wanted(&mut consumer), 1 + 128, "parked again within a turn of the ring");
     producer.look_at_taken().unwrap();
-    assert_eq!(fill(&mut producer, 8), 33);
+    assert_eq!(fill(&mut producer, 8), 129);
     producer.publish();
     assert!(producer.announce(8));
-    assert_eq!(wanted(&mut consumer), 1 + 32);
-    while consumer.take().unwrap().is_some() {}
-    producer.look_at_taken().unwrap();
-    fill(&mut producer, 8);
-    producer.publish();
+    assert_eq!(wanted(&mut consumer), 1 + 128);
+    for _ in 0..2 {
+        while consumer.take().unwrap().is_some() {}
+        producer.look_at_taken().unwrap();
+        fill(&mut producer, 8);
+        producer.publish();
+    }
     assert!(producer.announce(8));
-    assert_eq!(wanted(&mut consumer), 1, "a quarter of the ring went by");
+    assert_eq!(wanted(&mut consumer), 1, "a turn of the ring went by");
 }
 
 #[test]
