@@ -1,5 +1,6 @@
 //! Second processes: the test binary itself, told to run one of its ignored tests.
 
+use std::ffi::OsStr;
 use std::io::{BufRead, BufReader, Write};
 use std::os::unix::process::CommandExt;
 use std::process::{ChildStdin, ChildStdout, Command, ExitStatus, Stdio};
@@ -22,18 +23,35 @@ pub struct Child {
 impl Child {
     /// Runs the ignored test `name` of this binary in a process of its own.
     pub fn start(name: &str, arguments: &[&str]) -> Self {
-        Self::start_as(None, name, arguments).unwrap()
+        let mut command = Command::new(std::env::current_exe().unwrap());
+        Self::spawn(&mut command, name, arguments).unwrap()
     }
 
     /// As another user, if that is possible.
-    pub fn start_as(uid: Option<u32>, name: &str, arguments: &[&str]) -> std::io::Result<Self> {
+    pub fn start_as(uid: u32, name: &str, arguments: &[&str]) -> std::io::Result<Self> {
         let mut command = Command::new(std::env::current_exe()?);
+        command.uid(uid).gid(uid).current_dir("/");
+        Self::spawn(&mut command, name, arguments)
+    }
+
+    /// With another variable in its environment.
+    pub fn start_with(variable: (&str, &OsStr), name: &str, arguments: &[&str]) -> Self {
+        let mut command = Command::new(std::env::current_exe().unwrap());
+        command.env(variable.0, variable.1);
+        Self::spawn(&mut command, name, arguments).unwrap()
+    }
+
+    /// Under a tool that is given the command to run, if there is one.
+    pub fn start_under(tool: &[&str], name: &str, arguments: &[&str]) -> std::io::Result<Self> {
+        let mut command = Command::new(tool[0]);
+        command.args(&tool[1..]).arg(std::env::current_exe()?);
+        Self::spawn(&mut command, name, arguments)
+    }
+
+    fn spawn(command: &mut Command, name: &str, arguments: &[&str]) -> std::io::Result<Self> {
         command.args([name, "--exact", "--ignored", "--nocapture", "--test-threads=1", "--quiet"]);
         command.env(ARGUMENTS, arguments.join("\n"));
         command.stdin(Stdio::piped()).stdout(Stdio::piped());
-        if let Some(uid) = uid {
-            command.uid(uid).gid(uid).current_dir("/");
-        }
         let mut process = command.spawn()?;
         let output = BufReader::new(process.stdout.take().unwrap());
         Ok(Self { input: process.stdin.take(), output, process })
