@@ -215,6 +215,11 @@ impl Registration {
         }
     }
 
+    /// Whether [`cancel`](Self::cancel) was called.
+    pub(crate) fn is_cancelled(&self) -> bool {
+        self.link.is_cancelled()
+    }
+
     /// How the driver waits, which decides how this side is rung.
     pub(crate) fn backend(&self) -> Backend {
         self.keeper.shared.backend()

@@ -155,8 +155,14 @@ impl Link {
     /// Takes the socket that the handshake went over: from now on the peer is there.
     pub(crate) fn attach(&self, socket: OwnedFd, peer: PeerCredentials) -> Result<(), ShmError> {
         let lifeline = self.lifeline.get_or_init(|| Lifeline::new(socket, peer));
-        if let Some(driver) = self.driver.get() {
-            driver.watch(lifeline.as_fd(), LIFELINE)?;
+        if let Some(driver) = self.driver.get()
+            && let Err(error) = driver.watch(lifeline.as_fd(), LIFELINE)
+        {
+            if !driver.is_cancelled() {
+                return Err(error);
+            }
+            // The end was dropped while its peer came in: that is an orderly end, not a failure.
+            lifeline.hang_up();
         }
         // A ring that came before the line was there went without its byte.
         // ORDERING: this fence, behind the store of the lifeline, and the one in `ring_by_byte`:
