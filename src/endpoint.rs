@@ -7,6 +7,7 @@ mod ends;
 mod link;
 mod receiving;
 mod sending;
+mod standby;
 #[cfg(all(test, not(loom)))]
 mod tests;
 
@@ -26,7 +27,7 @@ pub(crate) use sending::{Sending, Tx};
 
 use crate::canceller::Canceller;
 use crate::credentials::PeerCredentials;
-use crate::driver::Driver;
+use crate::driver::Binding;
 use crate::error::{CloseReason, RecvTimeoutError, ShmError, TryRecvError, TrySendError};
 use crate::layout::Side;
 use crate::receiver::Receiver;
@@ -56,7 +57,7 @@ impl Endpoint {
         region: Arc<Region>,
         side: Side,
         options: Options,
-        driver: &Driver,
+        driver: &Binding,
     ) -> Result<Self, ShmError> {
         let link = Arc::new(Link::new(region, side, options));
         let endpoint =
@@ -107,6 +108,9 @@ impl Endpoint {
     /// # Errors
     /// The packet comes back in the error: see [`TrySendError`].
     pub fn try_send(&self, packet: Bytes) -> Result<(), TrySendError> {
+        if let Some(reason) = self.link.forked() {
+            return Err(TrySendError::Closed(packet, reason));
+        }
         lock(&self.tx).try_send(packet)
     }
 
@@ -158,6 +162,9 @@ impl Endpoint {
     /// # Errors
     /// [`TryRecvError::Empty`] if there is none now, [`TryRecvError::Closed`] if none will come.
     pub fn try_recv(&self) -> Result<Bytes, TryRecvError> {
+        if self.link.forked().is_some() {
+            return Err(TryRecvError::Closed);
+        }
         from_taken(lock(&self.rx).take())
     }
 
@@ -186,6 +193,9 @@ impl Endpoint {
     ///
     /// No `send` returns `Ok` once this has returned.
     pub fn close(&self) {
+        if self.link.forked().is_some() {
+            return;
+        }
         {
             let _no_send_goes_on_behind_it = lock(&self.tx);
             self.link.close();

@@ -148,6 +148,8 @@ pub enum CloseReason {
     PeerDied,
     /// The driver of this end stopped, so that nothing could be waited for any more.
     DriverGone,
+    /// This process is a forked child of the one that the channel belongs to.
+    Forked,
     /// The other side broke the protocol.
     Violation(Violation),
 }
@@ -170,7 +172,7 @@ impl CloseReason {
             Self::Peer => io::ErrorKind::BrokenPipe,
             Self::Cancelled => io::ErrorKind::ConnectionAborted,
             Self::PeerDied => io::ErrorKind::ConnectionReset,
-            Self::DriverGone => io::ErrorKind::Other,
+            Self::DriverGone | Self::Forked => io::ErrorKind::Other,
             Self::Violation(_) => io::ErrorKind::InvalidData,
         }
     }
@@ -184,6 +186,7 @@ impl fmt::Display for CloseReason {
             Self::Cancelled => f.write_str("cancelled"),
             Self::PeerDied => f.write_str("the peer died"),
             Self::DriverGone => f.write_str("the driver is gone"),
+            Self::Forked => f.write_str("it belongs to the process that forked this one"),
             Self::Violation(violation) => write!(f, "protocol violation by the peer: {violation}"),
         }
     }

@@ -8,7 +8,7 @@ use std::sync::{Arc, OnceLock, Weak};
 use std::time::Duration;
 
 use crate::credentials::{Allow, PeerCredentials};
-use crate::driver::{Driver, Registration, Source};
+use crate::driver::{Binding, Driver, Registration, Source};
 use crate::endpoint::{Endpoint, Link, Options};
 use crate::error::ShmError;
 use crate::layout::{Geometry, Side};
@@ -190,6 +190,8 @@ impl FaceBuilder {
     }
 
     /// Who does the waiting, in place of the process's own background driver.
+    ///
+    /// Somebody has to run it: see [`Driver`].
     pub fn driver(mut self, driver: &Driver) -> Self {
         self.driver = Some(driver.clone());
         self
@@ -245,7 +247,7 @@ impl FaceBuilder {
             geometry: Geometry::new(self.ring_bytes, self.max_packet)?,
             prefault: self.prefault,
             options: self.options,
-            driver: self.driver.clone().map_or_else(Driver::global, Ok)?,
+            driver: self.driver.clone().map_or_else(Driver::global, Ok)?.binding().clone(),
         })
     }
 }
@@ -256,7 +258,8 @@ pub(crate) struct Mould {
     geometry: Geometry,
     prefault: bool,
     options: Options,
-    pub(crate) driver: Driver,
+    /// Not a handle: a listener's driver keeps the listener, which keeps this.
+    pub(crate) driver: Binding,
 }
 
 impl Mould {
@@ -279,7 +282,7 @@ struct Reception {
 }
 
 impl Reception {
-    fn open(endpoint: &Endpoint, desk: Desk, driver: &Driver) -> Result<(), ShmError> {
+    fn open(endpoint: &Endpoint, desk: Desk, driver: &Binding) -> Result<(), ShmError> {
         let link = endpoint.link();
         let reception = Arc::new(Self {
             desk,
@@ -304,6 +307,13 @@ impl Source for Reception {
     fn alarm(&self) {
         if let Some(driver) = self.driver.get() {
             self.desk.alarm(driver, self);
+        }
+    }
+
+    fn abandoned(&self) {
+        // Nobody will ever answer: better that applications are told so.
+        if let Some(driver) = self.driver.get() {
+            self.desk.close(driver);
         }
     }
 }

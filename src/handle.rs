@@ -8,9 +8,9 @@ use std::task::{Context, Poll};
 use std::time::{Duration, Instant};
 
 use crate::credentials::{Allow, PeerCredentials};
-use crate::driver::{Driver, Registration, Source};
+use crate::driver::{Binding, Driver, Registration, Source};
 use crate::endpoint::{Endpoint, Options, register};
-use crate::error::ShmError;
+use crate::error::{CloseReason, ShmError};
 use crate::layout::Side;
 use crate::receiver::Receiver;
 use crate::rendezvous::{self, Connection, Dial, Name, Progress};
@@ -145,6 +145,8 @@ impl HandleBuilder {
     }
 
     /// Who does the waiting, in place of the process's own background driver.
+    ///
+    /// Somebody has to run it: see [`Driver`].
     pub fn driver(mut self, driver: &Driver) -> Self {
         self.driver = Some(driver.clone());
         self
@@ -165,7 +167,7 @@ impl HandleBuilder {
     pub fn connect(self, name: &str) -> Result<SpscHandle, ShmError> {
         let (name, driver) = (Name::new(name)?, self.own_driver()?);
         let connection = self.dial(&name)?.block()?;
-        self.take(connection, &driver)
+        self.take(connection, driver.binding())
     }
 
     /// As [`connect`](Self::connect), without blocking.
@@ -181,8 +183,8 @@ impl HandleBuilder {
     ) -> impl Future<Output = Result<SpscHandle, ShmError>> + Send + '_ {
         async move {
             let (name, driver) = (Name::new(name)?, self.own_driver()?);
-            let connection = Dialling::start(self.dial(&name)?, &driver)?.finish().await?;
-            self.take(connection, &driver)
+            let connection = Dialling::start(self.dial(&name)?, driver.binding())?.finish().await?;
+            self.take(connection, driver.binding())
         }
     }
 
@@ -195,7 +197,7 @@ impl HandleBuilder {
     /// - [`Io`](ShmError::Io): it was used already, its face is gone, or a system call failed.
     pub fn from_fd(self, descriptor: OwnedFd) -> Result<SpscHandle, ShmError> {
         let driver = self.own_driver()?;
-        self.take(rendezvous::adopt(descriptor)?, &driver)
+        self.take(rendezvous::adopt(descriptor)?, driver.binding())
     }
 
     fn own_driver(&self) -> Result<Driver, ShmError> {
@@ -210,7 +212,7 @@ impl HandleBuilder {
         Dial::new(name, self.allow.clone(), deadline)
     }
 
-    fn take(&self, connection: Connection, driver: &Driver) -> Result<SpscHandle, ShmError> {
+    fn take(&self, connection: Connection, driver: &Binding) -> Result<SpscHandle, ShmError> {
         let Connection { region, lifeline, peer } = connection;
         let endpoint = Endpoint::open(region.into(), Side::Handle, self.options, driver)?;
         endpoint.attach(lifeline, peer)?;
@@ -240,7 +242,7 @@ enum Step {
 const SOCKET: u16 = 1;
 
 impl Dialling {
-    fn start(dial: Dial, driver: &Driver) -> Result<Guard, ShmError> {
+    fn start(dial: Dial, driver: &Binding) -> Result<Guard, ShmError> {
         let dialling = Arc::new(Self {
             waiters: Waiters::default(),
             step: Mutex::new(Step::Under(Box::new(dial))),
@@ -304,6 +306,16 @@ impl Source for Dialling {
 
     fn alarm(&self) {
         self.go_on();
+    }
+
+    fn abandoned(&self) {
+        let mut step = self.step.lock().unwrap_or_else(PoisonError::into_inner);
+        if let Step::Under(_) = &*step {
+            let gone = ShmError::Closed { reason: CloseReason::DriverGone, sent: 0 };
+            *step = Step::Over(Err(gone));
+        }
+        drop(step);
+        self.waiters.notify_all();
     }
 }
 

@@ -268,6 +268,8 @@ pub mod spec {
 
 mod sync;
 mod error;
+#[allow(unsafe_code, reason = "a page that the kernel clears in forked children")]
+mod fork;
 mod layout;
 #[cfg(not(all(test, loom)))]
 #[allow(unsafe_code, reason = "raw pointers into the mapping live here and nowhere else")]
@@ -306,7 +308,7 @@ pub use error::{CloseReason, RecvTimeoutError, ShmError, TryRecvError, TrySendEr
 pub use {
     canceller::Canceller,
     credentials::PeerCredentials,
-    driver::{Backend, Driver, DriverBuilder},
+    driver::{Backend, Driver, DriverBuilder, PolledDriver, Unparker},
     endpoint::{Endpoint, Stats},
     face::{FaceBuilder, SpscFace},
     handle::{HandleBuilder, SpscHandle},

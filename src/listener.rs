@@ -235,6 +235,9 @@ impl Reception {
     }
 
     fn next(&self) -> Option<Result<SpscFace, ShmError>> {
+        if self.driver.get().is_some_and(Registration::is_forked) {
+            return Some(Err(ShmError::Closed { reason: CloseReason::Forked, sent: 0 }));
+        }
         let mut state = self.lock();
         let closed = state.closed.map(|reason| Err(ShmError::Closed { reason, sent: 0 }));
         state.faces.pop_front().or(closed)

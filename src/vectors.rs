@@ -146,7 +146,7 @@ fn full() -> Vec<(&'static str, String)> {
 fn ends() -> Vec<(&'static str, String)> {
     let driver = Driver::builder().backend(Backend::Epoll).background().unwrap();
     let open = |region: &Arc<Region>| {
-        Endpoint::open(region.clone(), Side::Face, Options::default(), &driver).unwrap()
+        Endpoint::open(region.clone(), Side::Face, Options::default(), driver.binding()).unwrap()
     };
     let closed = Channel::new().region;
     let face = open(&closed);

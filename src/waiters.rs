@@ -14,6 +14,8 @@ use std::time::Instant;
 
 use event_listener::{Event, EventListener, Listener};
 
+use crate::fork;
+
 /// A queue of waiters.
 #[derive(Debug, Default)]
 pub(crate) struct Waiters {
@@ -29,6 +31,7 @@ impl Waiters {
             listener: Some(self.event.listen()),
             registered: Waker::from(proxy.clone()),
             proxy,
+            generation: fork::generation(),
         }
     }
 
@@ -53,6 +56,8 @@ pub(crate) struct Waiting {
     proxy: Arc<Proxy>,
     /// The proxy as the waker that is registered; always the same.
     registered: Waker,
+    /// The process that waits.
+    generation: u32,
 }
 
 impl Waiting {
@@ -81,6 +86,11 @@ impl Waiting {
 
 impl Drop for Waiting {
     fn drop(&mut self) {
+        if fork::has_left(self.generation) {
+            // A thread of the parent's may have held the list's lock.
+            std::mem::forget(self.listener.take());
+            return;
+        }
         // Passes an unused wake on, which may note the next waiter's waker.
         drop(self.listener.take());
         self.proxy.noted.wake_all();

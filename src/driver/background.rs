@@ -7,7 +7,7 @@ use std::thread;
 use std::time::Duration;
 
 use super::epoll::EpollWaits;
-use super::runner::{Failure, Runner, Waits};
+use super::runner::{Failure, Runner};
 use super::shared::Shared;
 use super::uring::{self, RingWaits};
 use super::{Backend, signals};
@@ -49,24 +49,17 @@ fn main(backend: Backend, started: &SyncSender<Answer>) {
 
 /// Makes what the wish comes to. A ring belongs to the thread that makes it.
 fn open(wish: Backend) -> Result<(Arc<Shared>, Runner), ShmError> {
-    let ring = match wish {
-        Backend::Epoll => None,
-        Backend::Auto => uring::open().ok(),
-        Backend::IoUring => Some(uring::open().map_err(|_| ShmError::Unsupported {
-            reason: "io_uring with futex operations (Linux 6.7) is not to be had here",
-        })?),
-    };
-    let (shared, waits): (_, Box<dyn Waits>) = match ring {
-        Some(ring) => {
-            let shared = Shared::new(Backend::IoUring)?;
-            (shared.clone(), Box::new(RingWaits::new(ring, shared)))
+    if wish != Backend::Epoll {
+        let shared = Shared::new(Backend::IoUring)?;
+        match RingWaits::open(&shared) {
+            Ok(waits) => return Ok((shared.clone(), Runner::new(shared, Box::new(waits)))),
+            Err(_) if wish == Backend::IoUring => return Err(uring::unsupported()),
+            Err(_) => {}
         }
-        None => {
-            let shared = Shared::new(Backend::Epoll)?;
-            (shared.clone(), Box::new(EpollWaits::new(shared)))
-        }
-    };
-    Ok((shared.clone(), Runner::new(shared, waits)))
+    }
+    let shared = Shared::new(Backend::Epoll)?;
+    let waits = EpollWaits::new(shared.clone());
+    Ok((shared.clone(), Runner::new(shared, Box::new(waits))))
 }
 
 /// Runs the driver to its end.

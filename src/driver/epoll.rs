@@ -3,9 +3,9 @@
 //! Bells are not waited for here. The other side rings by a byte on the lifeline, which is a
 //! descriptor like any other.
 
+use std::mem::MaybeUninit;
 use std::time::Duration;
 
-use rustix::buffer::spare_capacity;
 use rustix::event::{Timespec, epoll};
 use rustix::io::Errno;
 
@@ -36,32 +36,39 @@ impl Waits for EpollWaits {
     fn disarm(&mut self, _id: Id) {}
 
     fn wait(&mut self, timeout: Option<Duration>, found: &mut Found) -> Result<(), Failure> {
-        wait(&self.shared, timeout, found).map_err(|errno| Failure::Once(errno.into()))?;
-        let interrupt = epoll::EventData::new_u64(Id::OWN.pack(0));
-        let all = found.events.len();
-        found.events.retain(|event| { event.data } != interrupt);
-        if found.events.len() < all {
-            self.shared.clear_interrupt();
-        }
-        Ok(())
+        take(&self.shared, timeout, found).map_err(|errno| Failure::Once(errno.into()))
     }
 
     fn close(&mut self) {}
 }
 
-/// Takes events from the driver's set: as many as there are, up to the buffer's size.
+/// How many events are taken at once. The kernel hands ready descriptors out in turn, so that one
+/// that is always ready does not starve the others, nor do all of them the bells.
+const EVENTS: usize = 64;
+
+/// Takes events from the driver's set: as many as there are, up to [`EVENTS`]. Those of its own
+/// descriptors have done their duty by ending the sleep.
 ///
 /// The timeout is rounded up to milliseconds. (`epoll_pwait2` counts nanoseconds; sandboxes that
 /// forbid io_uring have been seen to end a process for it.)
-pub(super) fn wait(
+pub(super) fn take(
     shared: &Shared,
     timeout: Option<Duration>,
     found: &mut Found,
 ) -> Result<(), Errno> {
     // Cannot fail: LONGEST is a time that the kernel can express.
     let timeout = timeout.and_then(|timeout| Timespec::try_from(timeout.min(LONGEST)).ok());
-    match epoll::wait(shared.epoll(), spare_capacity(&mut found.events), timeout.as_ref()) {
-        Ok(_) | Err(Errno::INTR) => Ok(()),
-        Err(errno) => Err(errno),
+    let mut buffer = [const { MaybeUninit::uninit() }; EVENTS];
+    let events = match epoll::wait(shared.epoll(), &mut buffer, timeout.as_ref()) {
+        Ok((events, _)) => events,
+        Err(Errno::INTR) => return Ok(()),
+        Err(errno) => return Err(errno),
+    };
+    for event in events {
+        match Id::unpack(event.data.u64()) {
+            (Id::OWN, token) => shared.clear_own(token),
+            event => found.events.push(event),
+        }
     }
+    Ok(())
 }

@@ -1,9 +1,10 @@
 //! Waits for the bells and descriptors of many endpoints, and calls them back.
 //!
 //! From below: [`table`] and [`alarms`] are plain data; [`shared`] is what other threads touch;
-//! [`runner`] is what the one who runs the driver owns, and its `turn`; [`uring`] and [`epoll`] are
-//! the two ways in which it waits; [`background`] is a thread that turns it. [`source`] is what a
-//! driver knows of an endpoint.
+//! [`runner`] is what the one who runs the driver owns, and its turns; [`uring`] and [`epoll`] are
+//! the two ways in which it waits. Who runs it: [`background`] is a thread that does, [`seat`] is
+//! taken by a thread that parks or polls, on which [`block_on`] and [`polled`] rest. [`source`] is
+//! what a driver knows of an endpoint, [`registration`] what an endpoint knows of its driver.
 #![cfg(not(all(test, loom)))]
 
 mod source;
@@ -14,20 +15,28 @@ mod runner;
 mod epoll;
 #[allow(unsafe_code, reason = "submissions tell the kernel addresses to read")]
 mod uring;
+mod registration;
 #[allow(unsafe_code, reason = "the signal mask is set by the libc alone")]
 mod signals;
 mod background;
+mod unparker;
+mod seat;
+mod block_on;
+mod polled;
 
 use std::fmt;
-use std::os::fd::BorrowedFd;
-use std::time::Instant;
-
-use rustix::event::epoll as set;
+use std::sync::{Mutex as StdMutex, PoisonError};
+use std::time::Duration;
 
 use crate::error::ShmError;
-use crate::sync::{Arc, Mutex, Ordering, lock};
-use shared::{Command, Link, Shared};
+use crate::fork;
+use crate::sync::Arc;
+pub use polled::PolledDriver;
+pub(crate) use registration::{Binding, Registration};
+use seat::Seat;
+use shared::Shared;
 pub(crate) use source::Source;
+pub use unparker::Unparker;
 
 /// How a driver waits in the kernel.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, Default)]
@@ -53,42 +62,76 @@ impl fmt::Display for Backend {
 
 /// Waits on behalf of any number of endpoints, and wakes their tasks.
 ///
-/// Endpoints that are told of no other use a driver of the process's own, which runs on a thread
-/// that starts with the first of them. Another one is for those who want a thread apart, or a
-/// certain [`Backend`].
+/// Endpoints are bound to one by the `driver` method of their builder. Without that they use a
+/// driver of the process's own, on a thread that starts with the first of them: it works under every
+/// executor, and nothing has to be done for it.
 ///
-/// Clones are handles to the same driver. Its thread ends when the last handle and all endpoints
-/// bound to it are gone, and keeps no process from exiting until then. It takes no signals.
+/// Others are for those who know more about their threads:
+///
+/// | made by | run by | for |
+/// |---|---|---|
+/// | [`builder().background()`](DriverBuilder::background) | a thread of its own | a thread apart from the process's, or a certain [`Backend`] |
+/// | [`new`](Self::new), [`builder().build()`](DriverBuilder::build) | [`park`](Self::park) and [`block_on`](Self::block_on) | executors of one's own: the peer's wake returns straight to the executor's thread |
+/// | [`builder().polled()`](DriverBuilder::polled) | [`PolledDriver::turn`] | the reactor that is there already |
+///
+/// Clones are handles to the same driver, usable from any thread. A background thread ends when the
+/// last handle and all endpoints bound to it are gone, keeps no process from exiting until then, and
+/// takes no signals. When the last handle to a driver of the second kind is dropped, or the
+/// [`PolledDriver`], nobody can run it any more: endpoints that are still bound to it end with
+/// [`DriverGone`](crate::CloseReason::DriverGone).
+///
+/// A driver that is not run wakes nobody. Only the blocking calls of its endpoints go on, with
+/// their deadlines, and still learn of the peer's death. In a forked child (without an exec) a
+/// driver does nothing, and its calls answer [`Closed`](ShmError::Closed) for the reason
+/// [`Forked`](crate::CloseReason::Forked); new endpoints that name no driver get a fresh one there.
 ///
 /// # Examples
 ///
 /// ```
-/// use wakering::{Backend, Driver};
+/// use wakering::{Driver, SpscFace, SpscHandle};
 ///
-/// let driver = Driver::builder().background()?;
-/// assert_ne!(driver.backend(), Backend::Auto);
+/// let driver = Driver::new()?;
+/// let (face, descriptor) = SpscFace::builder().driver(&driver).pair()?;
+/// let handle = SpscHandle::builder().driver(&driver).from_fd(descriptor)?;
+///
+/// let (sent, received) = driver.block_on(async {
+///     futures::join!(handle.send("both ends on one thread".into()), face.recv())
+/// });
+/// sent?;
+/// assert_eq!(received.unwrap(), "both ends on one thread");
 /// # Ok::<(), wakering::ShmError>(())
 /// ```
 #[derive(Clone)]
 pub struct Driver {
-    keeper: Arc<Keeper>,
+    binding: Binding,
+    run: Run,
 }
 
-/// As long as one of these is held, the driver has a reason to run.
-struct Keeper {
-    shared: Arc<Shared>,
+/// Who runs a driver.
+#[derive(Clone)]
+enum Run {
+    /// A thread of its own.
+    Background,
+    /// Whoever parks. All handles share the seat; with the last of them it goes.
+    Parked(Arc<Seat>),
+    /// The owner of the [`PolledDriver`].
+    Polled,
 }
 
-impl Drop for Keeper {
-    fn drop(&mut self) {
-        self.shared.push(Command::Stop);
-    }
-}
-
-/// The process's default driver, once somebody has needed it.
-static GLOBAL: Mutex<Option<Driver>> = Mutex::new(None);
+/// The process's default drivers, once somebody has needed one. In a child that was forked it is
+/// another slot's turn: the lock of this one may be held for ever by a thread of the parent's.
+static GLOBAL: [StdMutex<Option<Driver>>; 32] = [const { StdMutex::new(None) }; 32];
 
 impl Driver {
+    /// Makes a driver to be parked in, with the best backend that is to be had.
+    ///
+    /// # Errors
+    ///
+    /// As [`DriverBuilder::build`].
+    pub fn new() -> Result<Self, ShmError> {
+        Self::builder().build()
+    }
+
     /// Starts to describe a driver.
     pub fn builder() -> DriverBuilder {
         DriverBuilder { backend: Backend::Auto }
@@ -96,14 +139,71 @@ impl Driver {
 
     /// How this driver waits: by io_uring or by epoll, never [`Backend::Auto`].
     pub fn backend(&self) -> Backend {
-        self.keeper.shared.backend()
+        self.shared().backend()
+    }
+
+    /// Sleeps until there is something to do for an endpoint or somebody unparks, at most for
+    /// `timeout`, and wakes the tasks that it is for.
+    ///
+    /// This is where an executor goes to sleep that has nothing to run: a peer's wake returns
+    /// straight to it. Wakers run inside, on this thread; a panic in one of them ends there.
+    /// Endpoints may be used, made and dropped from any thread meanwhile, and by the wakers. May
+    /// return early, so the caller looks at its queue each time. With a timeout of zero it does
+    /// what is due and does not sleep.
+    ///
+    /// A driver may be made on one thread and parked in on another. It may be parked in on
+    /// different threads by turns, but that is not for every time: each change makes a new ring.
+    ///
+    /// # Errors
+    ///
+    /// - [`Io`](ShmError::Io) of the kind `ResourceBusy`: another thread is parked in it, or this is
+    ///   called by a waker inside of `park`.
+    /// - [`Unsupported`](ShmError::Unsupported): it is a background driver or a polled one, which is
+    ///   run by others.
+    /// - [`Closed`](ShmError::Closed): the kernel failed this driver for good, and its endpoints
+    ///   have ended; or this is a forked child.
+    /// - [`Io`](ShmError::Io): no ring could be made for this thread, or the kernel failed. The next
+    ///   try may go well.
+    pub fn park(&self, timeout: Option<Duration>) -> Result<(), ShmError> {
+        match &self.run {
+            Run::Parked(seat) => seat.park(timeout),
+            Run::Background => {
+                Err(ShmError::Unsupported { reason: "a background driver runs by itself" })
+            }
+            Run::Polled => {
+                Err(ShmError::Unsupported { reason: "a polled driver is run by its turn()" })
+            }
+        }
+    }
+
+    /// What ends a [`park`](Self::park) from elsewhere.
+    pub fn unparker(&self) -> Unparker {
+        Unparker::new(self.shared().clone())
+    }
+
+    /// Runs `future` to its end on this thread, which sleeps in [`park`](Self::park) meanwhile.
+    ///
+    /// To run an executor of smol's this way: `driver.block_on(local_executor.run(future))`.
+    ///
+    /// On a background driver the thread simply sleeps. If another thread is parked in this driver,
+    /// it runs it for both, and this one looks now and then whether it still does.
+    ///
+    /// # Panics
+    ///
+    /// If this thread is inside of another `block_on` or of `park`, of this or another driver: the
+    /// outer one could not go on. On a polled driver, which nobody might run meanwhile. And if the
+    /// future panics.
+    pub fn block_on<F: Future>(&self, future: F) -> F::Output {
+        block_on::block_on(self, future)
     }
 
     /// The process's default driver. It is started by the first call, and by the next one if that
     /// has failed or if it has ended since.
     pub(crate) fn global() -> Result<Self, ShmError> {
-        let mut global = lock(&GLOBAL);
-        if let Some(driver) = global.as_ref().filter(|driver| !driver.keeper.shared.is_closed()) {
+        // Deeper than that, forks without an exec share a slot.
+        let slot = (fork::generation() as usize).min(GLOBAL.len()) - 1;
+        let mut global = GLOBAL[slot].lock().unwrap_or_else(PoisonError::into_inner);
+        if let Some(driver) = global.as_ref().filter(|driver| driver.is_alive()) {
             return Ok(driver.clone());
         }
         let driver = Self::builder().background()?;
@@ -111,25 +211,43 @@ impl Driver {
         Ok(driver)
     }
 
-    /// Has the driver look after `source` until the registration is cancelled or dropped.
-    ///
-    /// A bell that rings after this call is never missed. The source must not own the registration
-    /// for ever: the driver keeps the source.
-    ///
-    /// # Errors
-    ///
-    /// The driver has ended because the kernel failed it.
+    /// Whether it runs by itself, so that nobody has to.
+    fn is_background(&self) -> bool {
+        matches!(self.run, Run::Background)
+    }
+
+    /// The way to this driver for a source.
+    pub(crate) fn binding(&self) -> &Binding {
+        &self.binding
+    }
+
+    /// See [`Binding::register`].
+    #[cfg(test)]
     pub(crate) fn register(&self, source: Arc<dyn Source>) -> Result<Registration, ShmError> {
-        // ORDERING: Acquire, as in the driver, which compares with this value before it sleeps.
-        let seen = source.bell().map_or(0, |bell| bell.load(Ordering::Acquire));
-        let link = self.keeper.shared.admit(source, seen)?;
-        Ok(Registration { keeper: self.keeper.clone(), link })
+        self.binding.register(source)
+    }
+
+    fn shared(&self) -> &Arc<Shared> {
+        self.binding.shared()
+    }
+
+    fn is_alive(&self) -> bool {
+        // In this order: in a child, the lock that the second takes may be held for ever.
+        !self.shared().is_forked() && !self.shared().is_closed()
     }
 }
 
 impl fmt::Debug for Driver {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
-        f.debug_struct("Driver").field("backend", &self.backend()).finish_non_exhaustive()
+        let run = match self.run {
+            Run::Background => "background",
+            Run::Parked(_) => "parked",
+            Run::Polled => "polled",
+        };
+        f.debug_struct("Driver")
+            .field("backend", &self.backend())
+            .field("run", &run)
+            .finish_non_exhaustive()
     }
 }
 
@@ -147,97 +265,47 @@ impl DriverBuilder {
         self
     }
 
-    /// Starts a driver on a thread of its own, which works under every executor.
+    /// Makes a driver that nobody runs yet: see [`Driver::park`] and [`Driver::block_on`].
+    ///
+    /// Its ring is made by the first thread that parks in it.
     ///
     /// # Errors
     ///
     /// [`ShmError::Unsupported`] if io_uring was asked for and is not to be had: an old kernel, or a
-    /// sandbox. [`ShmError::Io`] if the thread or its descriptors could not be made.
+    /// sandbox. [`ShmError::Io`] if its descriptors could not be made.
+    pub fn build(self) -> Result<Driver, ShmError> {
+        let shared = Shared::new(self.probe()?)?;
+        let seat = Seat::new(shared.clone());
+        Ok(Driver { binding: Binding::new(shared, false), run: Run::Parked(Arc::new(seat)) })
+    }
+
+    /// Makes a driver for a reactor: it has a descriptor that is readable whenever there is
+    /// something to do, and [`turn`](PolledDriver::turn) does it.
+    ///
+    /// # Errors
+    ///
+    /// As [`build`](Self::build).
+    pub fn polled(self) -> Result<PolledDriver, ShmError> {
+        PolledDriver::open(self.probe()?)
+    }
+
+    /// Starts a driver on a thread of its own, which works under every executor.
+    ///
+    /// # Errors
+    ///
+    /// As [`build`](Self::build), or [`ShmError::Io`] if the thread could not be started.
     pub fn background(self) -> Result<Driver, ShmError> {
         let shared = background::start(self.backend)?;
-        Ok(Driver { keeper: Arc::new(Keeper { shared }) })
+        Ok(Driver { binding: Binding::new(shared, true), run: Run::Background })
     }
-}
 
-/// A source's hold on its driver.
-pub(crate) struct Registration {
-    keeper: Arc<Keeper>,
-    link: Arc<Link>,
-}
-
-impl Registration {
-    /// Has [`Source::ready`] called with `token` as long as `fd` is readable or hung up.
-    ///
-    /// Takes effect at once and does not disturb the driver. The caller unwatches the descriptor
-    /// before it cancels the registration or closes it: a readable one that stays in the driver's
-    /// set keeps the driver busy for nobody.
-    pub(crate) fn watch(&self, fd: BorrowedFd<'_>, token: u16) -> Result<(), ShmError> {
-        if self.link.is_cancelled() {
-            let cancelled = std::io::Error::other("the registration is cancelled");
-            return Err(ShmError::Io { step: "watch a descriptor", source: cancelled });
+    /// What the wish comes to here and now.
+    fn probe(&self) -> Result<Backend, ShmError> {
+        match (self.backend, self.backend == Backend::Epoll || uring::probe().is_err()) {
+            (Backend::IoUring, true) => Err(uring::unsupported()),
+            (_, true) => Ok(Backend::Epoll),
+            (_, false) => Ok(Backend::IoUring),
         }
-        let data = set::EventData::new_u64(self.link.id.pack(token));
-        let flags = set::EventFlags::IN | set::EventFlags::RDHUP;
-        set::add(self.keeper.shared.epoll(), fd, data, flags)
-            .map_err(ShmError::io("watch a descriptor"))
-    }
-
-    /// Has [`Source::ready`] called no more for `fd`, but for a call that may be under way.
-    pub(crate) fn unwatch(&self, fd: BorrowedFd<'_>) {
-        // Fails for one that is not watched, which is what was asked for.
-        let _ = set::delete(self.keeper.shared.epoll(), fd);
-    }
-
-    /// Has [`Source::alarm`] called at `at`, or a bit later, or earlier.
-    ///
-    /// An earlier wish covers a later one, and a call uses up all wishes: what is still wanted then
-    /// is asked for again. Costs one atomic operation while an earlier wish stands.
-    pub(crate) fn alarm(&self, at: Instant) {
-        let shared = &self.keeper.shared;
-        let at = shared.clock(at);
-        if self.link.lower_alarm(at) {
-            shared.push(Command::Alarm(self.link.id, at));
-        }
-    }
-
-    /// Has [`Source::rung`] called soon on the driver's thread.
-    pub(crate) fn nudge(&self) {
-        if self.link.begin_nudge() {
-            self.keeper.shared.push(Command::Nudge(self.link.id));
-        }
-    }
-
-    /// Has the source called no more, but for a call that may be under way on the driver's thread,
-    /// and dropped as soon as the kernel has let go of its bell. Also done on drop.
-    pub(crate) fn cancel(&self) {
-        if self.link.begin_cancel() {
-            self.keeper.shared.push(Command::Retire(self.link.id));
-        }
-    }
-
-    /// Whether [`cancel`](Self::cancel) was called.
-    pub(crate) fn is_cancelled(&self) -> bool {
-        self.link.is_cancelled()
-    }
-
-    /// How the driver waits, which decides how this side is rung.
-    pub(crate) fn backend(&self) -> Backend {
-        self.keeper.shared.backend()
-    }
-}
-
-impl Drop for Registration {
-    fn drop(&mut self) {
-        self.cancel();
-    }
-}
-
-impl fmt::Debug for Registration {
-    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
-        f.debug_struct("Registration")
-            .field("backend", &self.backend())
-            .field("cancelled", &self.link.is_cancelled())
-            .finish_non_exhaustive()
     }
 }
 

@@ -10,17 +10,11 @@ use std::io;
 use std::panic::{AssertUnwindSafe, catch_unwind};
 use std::time::{Duration, Instant};
 
-use rustix::event::epoll;
-
 use super::alarms::Alarms;
-use super::shared::{Command, Link, NEVER, Shared};
+use super::shared::{Command, Link, NEVER, Rest, Shared};
 use super::source::Source;
 use super::table::{Id, Table};
 use crate::sync::{Arc, AtomicU32, Ordering};
-
-/// How many events of the epoll set are taken at once. The kernel hands ready descriptors out in
-/// turn, so that one that is always ready does not starve the others, nor do all of them the bells.
-const EVENTS: usize = 64;
 
 /// How often a turn looks into the inbox before it looks at the kernel again.
 const ROUNDS: usize = 4;
@@ -40,17 +34,25 @@ pub(super) trait Waits: Send {
 
     /// Takes back what was armed for the driver itself, once no registration is left.
     fn close(&mut self);
+
+    /// Whether the calling thread may use this. A ring of the sleeping kind belongs to the thread
+    /// that made it.
+    fn is_ours(&self) -> bool {
+        true
+    }
 }
 
 /// What happened during one wait.
+#[derive(Default)]
 pub(super) struct Found {
     pub(super) wakes: Vec<Wake>,
-    pub(super) events: Vec<epoll::Event>,
+    /// Of descriptors: whose, and under which token.
+    pub(super) events: Vec<(Id, u16)>,
 }
 
-impl Default for Found {
-    fn default() -> Self {
-        Self { wakes: Vec::new(), events: Vec::with_capacity(EVENTS) }
+impl Found {
+    fn is_empty(&self) -> bool {
+        self.wakes.is_empty() && self.events.is_empty()
     }
 }
 
@@ -76,6 +78,8 @@ struct Entry {
     /// Kept until the wait on its bell is over, so that the word stays mapped as long.
     source: Arc<dyn Source>,
     wait: Wait,
+    /// What the bell held before the source last looked, with which its wait compares.
+    seen: u32,
 }
 
 /// The wait on a source's bell.
@@ -97,6 +101,8 @@ pub(super) struct Runner {
     found: Found,
     /// Empty between uses; kept for its memory.
     batch: Vec<Command>,
+    /// How many calls of sources there were.
+    calls: usize,
     stopping: bool,
 }
 
@@ -109,6 +115,7 @@ impl Runner {
             alarms: Alarms::default(),
             found: Found::default(),
             batch: Vec::new(),
+            calls: 0,
             stopping: false,
         }
     }
@@ -118,36 +125,103 @@ impl Runner {
         self.stopping && self.table.is_empty()
     }
 
+    /// Whether this thread may call [`turn`](Self::turn).
+    pub(super) fn is_ours(&self) -> bool {
+        self.waits.is_ours()
+    }
+
+    /// Waits by other means from now on: has every bell that was waited for waited for there, and
+    /// gives the former means up.
+    ///
+    /// No wake is lost. One that the former means has taken and not told of has counted the bell
+    /// up, so it fails the compare of the new wait; and one that comes while both wait wakes both.
+    pub(super) fn move_to(&mut self, waits: Box<dyn Waits>) {
+        // The kernel ends the waits of a ring that was dropped a moment later. Nobody learns of it,
+        // and nothing depends on it: it finds sleepers by where their word is, and reads no word.
+        self.waits = waits;
+        let mut left = Vec::new();
+        for entry in self.table.values_mut() {
+            let id = entry.link.id;
+            match (entry.wait, entry.source.bell()) {
+                (Wait::Armed, Some(bell)) if self.waits.arm(id, bell, entry.seen) => {}
+                (Wait::Armed, _) => entry.wait = Wait::Idle,
+                (Wait::Leaving, _) => left.push(id),
+                (Wait::Idle, _) => {}
+            }
+        }
+        for id in left {
+            self.remove(id);
+        }
+    }
+
     /// Sleeps until something happens, at most for `timeout`, and calls the sources that it is for.
-    /// May return early.
+    /// May return early, and does if somebody unparks.
     pub(super) fn turn(&mut self, timeout: Option<Duration>) -> Result<(), Failure> {
-        let sleep = self.settle();
+        let limit = self.settle(timeout);
         if self.is_done() {
             return Ok(());
         }
-        let limit = match (sleep, timeout) {
-            (Some(sleep), Some(timeout)) => Some(sleep.min(timeout)),
-            (sleep, timeout) => sleep.or(timeout),
-        };
         let outcome = self.waits.wait(limit, &mut self.found);
         self.shared.wake_up();
-        self.deliver_wakes();
-        self.deliver_events();
-        self.deliver_alarms();
+        self.deliver();
+        self.shared.end_unpark();
         outcome
     }
 
     /// Does what was asked for, and says how long the driver may sleep then. From here on whoever
     /// asks for something earlier than that interrupts it.
-    fn settle(&mut self) -> Option<Duration> {
+    fn settle(&mut self, timeout: Option<Duration>) -> Option<Duration> {
+        if timeout == Some(Duration::ZERO) {
+            // Never asleep, so that nobody interrupts in vain.
+            self.shared.take(&mut self.batch);
+            self.run_batch();
+            return timeout;
+        }
+        let end = timeout.and_then(|timeout| Instant::now().checked_add(timeout));
+        let end = end.map_or(NEVER, |end| self.shared.clock(end));
         for _ in 0..ROUNDS {
-            let next = self.alarms.next();
-            if self.shared.fall_asleep(next.unwrap_or(NEVER), &mut self.batch) {
-                return next.map(|at| self.shared.until(at));
+            let until = self.alarms.next().unwrap_or(NEVER).min(end);
+            match self.shared.fall_asleep(until, &mut self.batch) {
+                Rest::Asleep => return (until != NEVER).then(|| self.shared.until(until)),
+                Rest::Busy => self.run_batch(),
+                Rest::Unparked => break,
+            }
+        }
+        Some(Duration::ZERO)
+    }
+
+    /// Does everything that is due, without sleeping, until nothing is. For a polled driver, which
+    /// sleeps between its turns: its descriptor is readable if something was left undone.
+    pub(super) fn sweep(&mut self) -> Result<usize, Failure> {
+        let before = self.calls;
+        self.shared.wake_up();
+        for _ in 0..ROUNDS {
+            self.shared.take(&mut self.batch);
+            self.run_batch();
+            let outcome = self.waits.wait(Some(Duration::ZERO), &mut self.found);
+            let nothing = self.found.is_empty();
+            self.deliver();
+            if let Err(failure) = outcome {
+                self.shared.poke();
+                return Err(failure);
+            }
+            // This turn is what the unparks were for.
+            self.shared.end_unpark();
+            let until = self.alarms.next().unwrap_or(NEVER);
+            if nothing && self.shared.fall_asleep(until, &mut self.batch) == Rest::Asleep {
+                self.shared.set_timer(until);
+                return Ok(self.calls.wrapping_sub(before));
             }
             self.run_batch();
         }
-        Some(Duration::ZERO)
+        self.shared.poke();
+        Ok(self.calls.wrapping_sub(before))
+    }
+
+    fn deliver(&mut self) {
+        self.deliver_wakes();
+        self.deliver_events();
+        self.deliver_alarms();
     }
 
     fn run_batch(&mut self) {
@@ -164,7 +238,7 @@ impl Runner {
             Command::Nudge(id) => {
                 if let Some(entry) = self.table.get_mut(id) {
                     entry.link.end_nudge();
-                    entry.call(|source| source.rung());
+                    self.calls += entry.call(|source| source.rung());
                 }
             }
             Command::Alarm(id, at) => {
@@ -181,7 +255,7 @@ impl Runner {
         let id = link.id;
         let armed = source.bell().is_some_and(|bell| self.waits.arm(id, bell, seen));
         let wait = if armed { Wait::Armed } else { Wait::Idle };
-        self.table.insert(id, Entry { link, source, wait });
+        self.table.insert(id, Entry { link, source, wait, seen });
     }
 
     fn retire(&mut self, id: Id) {
@@ -221,16 +295,18 @@ impl Runner {
         }
         entry.wait = Wait::Idle;
         if wake.poisoned {
-            return entry.call(|source| source.abandoned());
+            self.calls += entry.call(|source| source.abandoned());
+            return;
         }
         let Some(bell) = entry.source.bell() else { return };
         // ORDERING: Acquire pairs with the Release of whoever counts the bell up. It is read before
         // the source looks, and the next wait compares with this value: a bell that rings after
         // this line either is seen by the source or ends the next wait at once.
         let seen = bell.load(Ordering::Acquire);
-        entry.call(|source| source.rung());
+        self.calls += entry.call(|source| source.rung());
         if !entry.link.is_cancelled() && self.waits.arm(wake.id, bell, seen) {
             entry.wait = Wait::Armed;
+            entry.seen = seen;
         }
     }
 
@@ -242,10 +318,9 @@ impl Runner {
         self.shared.take(&mut self.batch);
         self.run_batch();
         let mut events = std::mem::take(&mut self.found.events);
-        for event in events.drain(..) {
-            let (id, token) = Id::unpack(event.data.u64());
+        for (id, token) in events.drain(..) {
             if let Some(entry) = self.table.get_mut(id) {
-                entry.call(|source| source.ready(token));
+                self.calls += entry.call(|source| source.ready(token));
             }
         }
         self.found.events = events;
@@ -260,7 +335,7 @@ impl Runner {
         while let Some(id) = self.alarms.take_due(now) {
             if let Some(entry) = self.table.get_mut(id) {
                 entry.link.clear_alarm();
-                entry.call(|source| source.alarm());
+                self.calls += entry.call(|source| source.alarm());
             }
         }
     }
@@ -274,7 +349,9 @@ impl Runner {
     /// Ends the driver because it cannot go on: tells every source so, and lets go of all.
     pub(super) fn abandon(mut self) {
         let waiting = self.shared.close().into_iter().filter_map(|command| match command {
-            Command::Admit { link, source, .. } => Some(Entry { link, source, wait: Wait::Idle }),
+            Command::Admit { link, source, .. } => {
+                Some(Entry { link, source, wait: Wait::Idle, seen: 0 })
+            }
             _ => None,
         });
         for entry in self.table.drain().into_iter().chain(waiting) {
@@ -285,11 +362,13 @@ impl Runner {
 }
 
 impl Entry {
-    /// Calls the source, unless it was cancelled.
-    fn call(&self, f: impl FnOnce(&dyn Source)) {
-        if !self.link.is_cancelled() {
+    /// Calls the source, unless it was cancelled; says how many calls that were.
+    fn call(&self, f: impl FnOnce(&dyn Source)) -> usize {
+        let called = !self.link.is_cancelled();
+        if called {
             shielded(|| f(&*self.source));
         }
+        usize::from(called)
     }
 }
 

@@ -4,25 +4,32 @@
 //! |---|---|---|---|
 //! | `inbox` (locked) | everyone | the driver | what to do, and until when the driver sleeps |
 //! | `control` | everyone, after the inbox | the driver | counted up to end a sleep |
+//! | `unparked` | everyone, before the inbox; the driver clears it | both | the driver's runner is wanted back |
 //! | `Link::alarm` | its registration lowers it, the driver clears it | both | the earliest wish |
 //! | `Link::nudged` | its registration sets it, the driver clears it | both | a nudge is under way |
 //! | `Link::cancelled` | its registration, once | the driver | call the source no more |
 //!
 //! Going to sleep and giving the driver something to do exclude each other by the inbox's lock:
 //! either the command is there when the driver looks, or `asleep_until` is there for the one who
-//! pushes it. Whoever sees the driver asleep marks it awake, so that a sleep is interrupted once.
+//! pushes it. Whoever sees the driver asleep marks it awake, so that a sleep is interrupted once. A
+//! driver that nobody runs at present is awake in this sense: it will look. One that is polled is
+//! asleep between its turns, and an interrupt makes its descriptor readable.
 
-use std::os::fd::OwnedFd;
+use std::os::fd::{AsFd, BorrowedFd, OwnedFd};
+use std::task::Wake;
 use std::time::{Duration, Instant};
 
-use rustix::event::{EventfdFlags, epoll, eventfd};
+use rustix::event::{EventfdFlags, Timespec, epoll, eventfd};
+use rustix::time::{
+    Itimerspec, TimerfdClockId, TimerfdFlags, TimerfdTimerFlags, timerfd_create, timerfd_settime,
+};
 
 use super::Backend;
 use super::source::Source;
 use super::table::{Id, Ids};
-use crate::error::ShmError;
-use crate::futex;
+use crate::error::{CloseReason, ShmError};
 use crate::sync::{Arc, AtomicU32, AtomicU64, Mutex, Ordering, lock};
+use crate::{fork, futex};
 
 /// No alarm, on the driver's clock.
 pub(super) const NEVER: u64 = u64::MAX;
@@ -126,8 +133,14 @@ struct Inbox {
 impl Inbox {
     /// Adds a command; says whether the driver has to be interrupted for it.
     fn push(&mut self, command: Command) -> bool {
-        let interrupt = command.due() < self.asleep_until;
+        let due = command.due();
         self.commands.push(command);
+        self.rouse(due)
+    }
+
+    /// Marks the driver awake if it sleeps beyond `due`; says whether it has to be interrupted.
+    fn rouse(&mut self, due: u64) -> bool {
+        let interrupt = due < self.asleep_until;
         if interrupt {
             self.asleep_until = AWAKE;
         }
@@ -143,36 +156,116 @@ enum Interrupt {
     EventFd(OwnedFd),
 }
 
+/// In the set of a polled driver: ends a sleep at a time.
+struct Timer {
+    descriptor: OwnedFd,
+    /// What it was last set for. Only the one who runs the driver touches this.
+    at: AtomicU64,
+}
+
+/// Tokens of the driver's own descriptors in its set.
+mod own {
+    pub(super) const INTERRUPT: u16 = 0;
+    pub(super) const TIMER: u16 = 1;
+    pub(super) const RING: u16 = 2;
+}
+
+/// What became of the wish to sleep.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub(super) enum Rest {
+    /// From now on others interrupt.
+    Asleep,
+    /// There are commands; they were handed over.
+    Busy,
+    /// Somebody wants the runner back.
+    Unparked,
+}
+
 /// One driver, as all threads see it.
 pub(super) struct Shared {
     backend: Backend,
     /// The set that holds every descriptor that is watched.
     epoll: OwnedFd,
     control: AtomicU32,
+    unparked: AtomicU32,
     interrupt: Interrupt,
+    timer: Option<Timer>,
     inbox: Mutex<Inbox>,
     /// Zero of the driver's clock.
     epoch: Instant,
+    /// The process that it belongs to.
+    generation: u32,
 }
 
 impl Shared {
+    /// For a driver that sleeps in the kernel by itself.
     pub(super) fn new(backend: Backend) -> Result<Arc<Self>, ShmError> {
+        let mut shared = Self::make(backend)?;
+        if backend == Backend::Epoll {
+            shared.interrupt_by_descriptor()?;
+        }
+        Ok(Arc::new(shared))
+    }
+
+    /// For a driver whose set of descriptors is waited for by somebody else.
+    pub(super) fn polled(backend: Backend) -> Result<Arc<Self>, ShmError> {
+        let mut shared = Self::make(backend)?;
+        shared.interrupt_by_descriptor()?;
+        let flags = TimerfdFlags::CLOEXEC | TimerfdFlags::NONBLOCK;
+        let descriptor = timerfd_create(TimerfdClockId::Monotonic, flags)
+            .map_err(ShmError::io("timerfd_create"))?;
+        shared.add_own(&descriptor, own::TIMER)?;
+        shared.timer = Some(Timer { descriptor, at: AtomicU64::new(NEVER) });
+        // The first registration makes the descriptor readable.
+        lock(&shared.inbox).asleep_until = NEVER;
+        Ok(Arc::new(shared))
+    }
+
+    fn make(backend: Backend) -> Result<Self, ShmError> {
         let epoll =
             epoll::create(epoll::CreateFlags::CLOEXEC).map_err(ShmError::io("epoll_create1"))?;
-        let interrupt = match backend {
-            Backend::Epoll => {
-                let event = eventfd(0, EventfdFlags::CLOEXEC | EventfdFlags::NONBLOCK)
-                    .map_err(ShmError::io("eventfd"))?;
-                let data = epoll::EventData::new_u64(Id::OWN.pack(0));
-                epoll::add(&epoll, &event, data, epoll::EventFlags::IN)
-                    .map_err(ShmError::io("epoll_ctl"))?;
-                Interrupt::EventFd(event)
-            }
-            Backend::Auto | Backend::IoUring => Interrupt::Futex,
-        };
-        let inbox = Mutex::new(Inbox::default());
-        let control = AtomicU32::new(0);
-        Ok(Arc::new(Self { backend, epoll, control, interrupt, inbox, epoch: Instant::now() }))
+        Ok(Self {
+            backend,
+            epoll,
+            control: AtomicU32::new(0),
+            unparked: AtomicU32::new(0),
+            interrupt: Interrupt::Futex,
+            timer: None,
+            inbox: Mutex::new(Inbox::default()),
+            epoch: Instant::now(),
+            generation: fork::generation(),
+        })
+    }
+
+    fn interrupt_by_descriptor(&mut self) -> Result<(), ShmError> {
+        let event = eventfd(0, EventfdFlags::CLOEXEC | EventfdFlags::NONBLOCK)
+            .map_err(ShmError::io("eventfd"))?;
+        self.add_own(&event, own::INTERRUPT)?;
+        self.interrupt = Interrupt::EventFd(event);
+        Ok(())
+    }
+
+    fn add_own(&self, descriptor: impl AsFd, token: u16) -> Result<(), ShmError> {
+        let data = epoll::EventData::new_u64(Id::OWN.pack(token));
+        epoll::add(&self.epoll, descriptor, data, epoll::EventFlags::IN)
+            .map_err(ShmError::io("epoll_ctl"))
+    }
+
+    /// Has the set hold the ring of a polled driver.
+    pub(super) fn hold_ring(&self, ring: BorrowedFd<'_>) -> Result<(), ShmError> {
+        self.add_own(ring, own::RING)
+    }
+
+    /// Whether this process is a child of the one that the driver belongs to. Then the descriptors
+    /// are that one's, and a lock may be held by a thread that does not exist here.
+    pub(super) fn is_forked(&self) -> bool {
+        fork::has_left(self.generation)
+    }
+
+    /// The answer to a call in the wrong process.
+    pub(super) fn check_fork(&self) -> Result<(), ShmError> {
+        let forked = ShmError::Closed { reason: CloseReason::Forked, sent: 0 };
+        if self.is_forked() { Err(forked) } else { Ok(()) }
     }
 
     pub(super) fn backend(&self) -> Backend {
@@ -201,6 +294,9 @@ impl Shared {
 
     /// Gives the driver something to do; it is dropped if the driver has ended.
     pub(super) fn push(&self, command: Command) {
+        if self.is_forked() {
+            return;
+        }
         let mut inbox = lock(&self.inbox);
         if inbox.closed {
             // What the command holds is dropped outside of the lock.
@@ -216,6 +312,7 @@ impl Shared {
 
     /// Gives the driver a source.
     pub(super) fn admit(&self, source: Arc<dyn Source>, seen: u32) -> Result<Arc<Link>, ShmError> {
+        self.check_fork()?;
         let mut inbox = lock(&self.inbox);
         if inbox.closed {
             let gone = std::io::Error::other("the driver has ended");
@@ -244,15 +341,41 @@ impl Shared {
     }
 
     /// The driver is about to sleep until `until`. If there is something to do instead, that is
-    /// swapped into `batch`, which is empty, and the answer is false.
-    pub(super) fn fall_asleep(&self, until: u64, batch: &mut Vec<Command>) -> bool {
+    /// swapped into `batch`, which is empty.
+    pub(super) fn fall_asleep(&self, until: u64, batch: &mut Vec<Command>) -> Rest {
         let mut inbox = lock(&self.inbox);
-        if inbox.commands.is_empty() {
-            inbox.asleep_until = until;
-            true
-        } else {
+        if !inbox.commands.is_empty() {
             std::mem::swap(&mut inbox.commands, batch);
-            false
+            return Rest::Busy;
+        }
+        // ORDERING: Relaxed; with the lock held. Whoever unparks sets this before it takes the lock:
+        // either it is seen here, or the sleep is seen there.
+        if self.unparked.load(Ordering::Relaxed) != 0 {
+            return Rest::Unparked;
+        }
+        inbox.asleep_until = until;
+        Rest::Asleep
+    }
+
+    /// Ends the sleep of whoever runs the driver, or keeps it from falling asleep the next time.
+    pub(super) fn unpark(&self) {
+        // ORDERING: AcqRel, and a read-modify-write each time: all that was written before an unpark
+        // is seen by the one who is unparked, also where several are merged.
+        if self.is_forked() || self.unparked.swap(1, Ordering::AcqRel) != 0 {
+            return;
+        }
+        let interrupt = lock(&self.inbox).rouse(AWAKE + 1);
+        if interrupt {
+            self.interrupt();
+        }
+    }
+
+    /// Before the runner returns to its caller: that is what all unparks until now were for.
+    pub(super) fn end_unpark(&self) {
+        // ORDERING: Relaxed for the look, which may miss one of this moment: then it counts for the
+        // next time. AcqRel pairs with `unpark`.
+        if self.unparked.load(Ordering::Relaxed) != 0 {
+            self.unparked.swap(0, Ordering::AcqRel);
         }
     }
 
@@ -286,10 +409,44 @@ impl Shared {
         }
     }
 
-    /// Makes the eventfd wait for the next interrupt.
-    pub(super) fn clear_interrupt(&self) {
-        if let Interrupt::EventFd(event) = &self.interrupt {
-            let _ = rustix::io::read(event, &mut [0_u8; 8]);
+    /// Makes the descriptor of a polled driver readable: its turn has left something undone.
+    pub(super) fn poke(&self) {
+        self.interrupt();
+    }
+
+    /// One of the driver's own descriptors is readable: makes it wait for the next cause.
+    pub(super) fn clear_own(&self, token: u16) {
+        let mut count = [0; 8];
+        match (token, &self.interrupt, &self.timer) {
+            (own::INTERRUPT, Interrupt::EventFd(event), _) => {
+                let _ = rustix::io::read(event, &mut count);
+            }
+            (own::TIMER, _, Some(timer)) => {
+                // ORDERING: Relaxed; only the one who runs the driver gets here.
+                timer.at.store(NEVER, Ordering::Relaxed);
+                let _ = rustix::io::read(&timer.descriptor, &mut count);
+            }
+            _ => {}
+        }
+    }
+
+    /// Makes the descriptor of a polled driver readable at `at`, or earlier.
+    pub(super) fn set_timer(&self, at: u64) {
+        let Some(timer) = self.timer.as_ref() else { return };
+        // ORDERING: Relaxed, as in `clear_own`.
+        if timer.at.load(Ordering::Relaxed) <= at {
+            return;
+        }
+        timer.at.store(at, Ordering::Relaxed);
+        let zero = Timespec { tv_sec: 0, tv_nsec: 0 };
+        // Nothing would disarm it. What the kernel's clock cannot express is cut short.
+        let after = self.until(at).max(Duration::from_nanos(1));
+        let longest = Timespec { tv_sec: i64::from(u32::MAX), tv_nsec: 0 };
+        let it_value = Timespec::try_from(after).unwrap_or(longest);
+        let spec = Itimerspec { it_interval: zero, it_value };
+        if timerfd_settime(&timer.descriptor, TimerfdTimerFlags::empty(), &spec).is_err() {
+            // It does not fail for a timer and a lawful time; but nobody must sleep for ever.
+            self.poke();
         }
     }
 
@@ -297,5 +454,16 @@ impl Shared {
     #[cfg(test)]
     pub(super) fn asleep_until(&self) -> u64 {
         lock(&self.inbox).asleep_until
+    }
+}
+
+/// As a waker, an [`Unparker`](super::Unparker).
+impl Wake for Shared {
+    fn wake(self: Arc<Self>) {
+        self.unpark();
+    }
+
+    fn wake_by_ref(self: &Arc<Self>) {
+        self.unpark();
     }
 }

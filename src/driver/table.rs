@@ -113,6 +113,11 @@ impl<T> Table<T> {
         self.slots[id.slot()].take().map(|(_, value)| value)
     }
 
+    /// All values.
+    pub(super) fn values_mut(&mut self) -> impl Iterator<Item = &mut T> {
+        self.slots.iter_mut().flatten().map(|(_, value)| value)
+    }
+
     /// Takes all values out.
     pub(super) fn drain(&mut self) -> Vec<T> {
         self.len = 0;

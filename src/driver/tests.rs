@@ -3,7 +3,7 @@
 use std::os::fd::AsFd;
 use std::sync::atomic::{AtomicUsize, Ordering::SeqCst};
 use std::sync::mpsc::{Receiver, Sender, channel};
-use std::sync::{OnceLock, Weak};
+use std::sync::{Mutex, OnceLock, Weak};
 use std::time::{Duration, Instant};
 
 use rustix::net::{AddressFamily, SocketFlags, SocketType, socketpair};
@@ -12,7 +12,7 @@ use super::runner::{Failure, Found, Runner, Waits};
 use super::table::Id;
 use super::*;
 use crate::futex;
-use crate::sync::AtomicU32;
+use crate::sync::{AtomicU32, lock};
 
 /// No test waits longer than this for what must happen.
 const DEADLINE: Duration = Duration::from_secs(20);
@@ -92,7 +92,7 @@ fn eventually(what: &str, mut holds: impl FnMut() -> bool) {
 fn asleep(driver: &Driver) -> u64 {
     let mut until = 0;
     eventually("the driver sleeps", || {
-        until = driver.keeper.shared.asleep_until();
+        until = driver.shared().asleep_until();
         until != 0
     });
     until
@@ -247,12 +247,12 @@ fn only_an_earlier_alarm_interrupts(backend: Backend) {
         until = asleep(&driver);
         until != shared::NEVER
     });
-    let interrupts = driver.keeper.shared.control().load(SeqCst);
+    let interrupts = driver.shared().control().load(SeqCst);
     another.alarm(now + Duration::from_secs(200));
     one.alarm(now + Duration::from_secs(150));
-    assert_eq!(driver.keeper.shared.asleep_until(), until, "it sleeps on");
+    assert_eq!(driver.shared().asleep_until(), until, "it sleeps on");
     if backend == Backend::IoUring {
-        assert_eq!(driver.keeper.shared.control().load(SeqCst), interrupts);
+        assert_eq!(driver.shared().control().load(SeqCst), interrupts);
     }
 
     let start = Instant::now();
@@ -433,7 +433,7 @@ impl Drop for Unpleasant {
 
 fn a_source_may_own_its_registration_and_cancel_it(backend: Backend) {
     let driver = driver(backend);
-    let weak = Arc::downgrade(&driver.keeper.shared);
+    let weak = Arc::downgrade(driver.shared());
     let probe = Probe::new(|_, _| {});
     probe.registration.set(driver.register(probe.clone()).unwrap()).unwrap();
     drop(driver);
@@ -488,7 +488,7 @@ fn the_last_handle_ends_the_thread(backend: Backend) {
     let task = format!("/proc/self/task/{thread}");
     let comm = std::fs::read_to_string(format!("{task}/comm")).unwrap();
     assert_eq!(comm.trim(), "wakering");
-    let weak = Arc::downgrade(&driver.keeper.shared);
+    let weak = Arc::downgrade(driver.shared());
     let clone = driver.clone();
     drop((driver, registration));
     asleep(&clone);
@@ -499,7 +499,7 @@ fn the_last_handle_ends_the_thread(backend: Backend) {
 
 fn a_registration_alone_keeps_the_driver(backend: Backend) {
     let driver = driver(backend);
-    let weak = Arc::downgrade(&driver.keeper.shared);
+    let weak = Arc::downgrade(driver.shared());
     let (probe, calls) = Probe::reporting();
     let registration = driver.register(probe.clone()).unwrap();
     drop(driver);
@@ -573,7 +573,7 @@ impl Waits for Broken {
 fn a_driver_that_cannot_go_on_abandons_all_sources() {
     let shared = Shared::new(Backend::IoUring).unwrap();
     let runner = Runner::new(shared.clone(), Box::new(Broken));
-    let driver = Driver { keeper: Arc::new(Keeper { shared }) };
+    let driver = Driver { binding: Binding::new(shared, true), run: Run::Background };
     let (probe, calls) = Probe::reporting();
     let registration = driver.register(probe.clone()).unwrap();
     background::run(runner);
@@ -604,7 +604,7 @@ fn a_word_that_cannot_be_waited_on_abandons_its_source_alone() {
     }
     let shared = Shared::new(Backend::IoUring).unwrap();
     let mut runner = Runner::new(shared.clone(), Box::new(Poisoned(None)));
-    let driver = Driver { keeper: Arc::new(Keeper { shared }) };
+    let driver = Driver { binding: Binding::new(shared, true), run: Run::Background };
     let (probe, calls) = Probe::reporting();
     let registration = driver.register(probe.clone()).unwrap();
     runner.turn(None).unwrap();
@@ -618,7 +618,7 @@ fn a_word_that_cannot_be_waited_on_abandons_its_source_alone() {
 fn the_global_driver_is_one() {
     let one = Driver::global().unwrap();
     let another = Driver::global().unwrap();
-    assert!(Arc::ptr_eq(&one.keeper, &another.keeper));
+    assert!(Arc::ptr_eq(one.shared(), another.shared()));
     assert_ne!(one.backend(), Backend::Auto);
 }
 

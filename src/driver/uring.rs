@@ -1,4 +1,8 @@
-//! Waiting with an io_uring: a futex wait for every bell, and a poll of the epoll set.
+//! Waiting with an io_uring: a futex wait for every bell.
+//!
+//! There are two kinds. One is slept in by the thread that made it: it also holds a poll of the
+//! epoll set and a wait on the control word. The other one, of a polled driver, lies in the epoll
+//! set, and others wait for that; any thread may turn it.
 //!
 //! Every submission here has exactly one completion, whose user data is the packed identity of the
 //! registration it is for, or [`Id::OWN`] with one of the tokens below. A submission that finds the
@@ -8,10 +12,17 @@
 //! The completion queue has room for 4096 at once. Beyond that the kernel keeps them in a list of
 //! its own and every enter here moves them up (`IORING_FEAT_NODROP`); if it has no memory for the
 //! list either, it says so (EBADR), and the driver ends rather than leave a source asleep for ever.
+//!
+//! The polled kind has default flags. What a thread has armed is completed by that very thread: the
+//! kernel interrupts it, in a system call (which may return EINTR for it) or in user space, and if
+//! the thread has exited, one of the kernel's own does it. With `DEFER_TASKRUN` nothing would be
+//! completed, nor the descriptor become readable, before the next enter; with `COOP_TASKRUN` not
+//! before the thread enters the kernel by itself.
 
 use std::collections::VecDeque;
 use std::io;
-use std::os::fd::AsRawFd;
+use std::os::fd::{AsFd, AsRawFd};
+use std::thread::{self, ThreadId};
 use std::time::Duration;
 
 use io_uring::types::{Fd, SubmitArgs, Timespec};
@@ -23,6 +34,7 @@ use super::epoll;
 use super::runner::{Failure, Found, Waits, Wake};
 use super::shared::Shared;
 use super::table::Id;
+use crate::error::ShmError;
 use crate::sync::{Arc, AtomicU32, Ordering};
 
 const SUBMISSIONS: u32 = 256;
@@ -49,17 +61,36 @@ const POLL: u16 = 2;
 /// A cancellation, whose own result says nothing of interest.
 const CANCEL: u16 = 3;
 
+/// Who waits for a ring's completions, and how.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+enum Kind {
+    /// The thread that made it sleeps in it.
+    Slept,
+    /// It lies in an epoll set.
+    Polled,
+}
+
+/// Whether there is an io_uring for us: a kernel that is new enough, and no sandbox that forbids it.
+pub(super) fn probe() -> io::Result<()> {
+    open(Kind::Slept).map(drop)
+}
+
+/// The error for who insists on a ring.
+pub(super) fn unsupported() -> ShmError {
+    ShmError::Unsupported {
+        reason: "io_uring with futex operations (Linux 6.7) is not to be had here",
+    }
+}
+
 /// Makes a ring that does what is needed here, and proves that it does.
-///
-/// It belongs to the calling thread. An error means that there is no io_uring for us: not in this
-/// kernel, not in this sandbox, or too old a one.
-pub(super) fn open() -> io::Result<IoUring> {
-    let mut ring = IoUring::builder()
-        .setup_single_issuer()
-        .setup_defer_taskrun()
-        .setup_submit_all()
-        .setup_cqsize(COMPLETIONS)
-        .build(SUBMISSIONS)?;
+fn open(kind: Kind) -> io::Result<IoUring> {
+    let mut builder = IoUring::builder();
+    builder.setup_submit_all().setup_cqsize(COMPLETIONS);
+    if kind == Kind::Slept {
+        // The flag tells without a system call whether an enter would complete anything.
+        builder.setup_single_issuer().setup_defer_taskrun().setup_taskrun_flag();
+    }
+    let mut ring = builder.build(SUBMISSIONS)?;
     let features = ring.params().is_feature_ext_arg() && ring.params().is_feature_nodrop();
     let mut probe = Probe::new();
     ring.submitter().register_probe(&mut probe)?;
@@ -78,37 +109,22 @@ pub(super) fn open() -> io::Result<IoUring> {
     }
 }
 
-/// A ring, and what is in it.
-pub(super) struct RingWaits {
+/// A ring, and what is to go into it.
+struct Queue {
     ring: IoUring,
-    shared: Arc<Shared>,
     /// Submissions that the queue had no room for, in their order.
     backlog: VecDeque<squeue::Entry>,
     /// Submissions, those in the backlog too, whose completion has not been seen.
     in_flight: usize,
-    /// The driver's own waits are not to be renewed.
-    closing: bool,
 }
 
-impl RingWaits {
-    pub(super) fn new(ring: IoUring, shared: Arc<Shared>) -> Self {
-        let backlog = VecDeque::new();
-        let mut waits = Self { ring, shared, backlog, in_flight: 0, closing: false };
-        waits.arm_control(0);
-        waits.arm_poll();
-        waits
+impl Queue {
+    fn open(kind: Kind) -> io::Result<Self> {
+        Ok(Self { ring: open(kind)?, backlog: VecDeque::new(), in_flight: 0 })
     }
 
-    /// `seen` is what the control word held before the inbox was last looked into.
-    fn arm_control(&mut self, seen: u32) {
-        let entry = futex_wait(Id::OWN.pack(CONTROL), self.shared.control(), seen);
-        self.submit(entry);
-    }
-
-    fn arm_poll(&mut self) {
-        let epoll = Fd(self.shared.epoll().as_raw_fd());
-        let entry = opcode::PollAdd::new(epoll, u32::from(PollFlags::IN.bits())).build();
-        self.submit(entry.user_data(Id::OWN.pack(POLL)));
+    fn wait_for(&mut self, user_data: u64, word: &AtomicU32, seen: u32) {
+        self.submit(futex_wait(user_data, word, seen));
     }
 
     fn cancel(&mut self, user_data: u64) {
@@ -138,20 +154,90 @@ impl RingWaits {
         true
     }
 
-    /// Takes what has completed, and renews the driver's own waits.
-    fn reap(&mut self, found: &mut Found) -> Result<(), Failure> {
-        let (mut control, mut poll) = (None, None);
+    /// Whether an enter would change nothing: there is nothing to submit, to complete or to move up.
+    fn is_quiet(&mut self) -> bool {
+        let submissions = self.ring.submission();
+        submissions.is_empty() && !submissions.taskrun() && !submissions.cq_overflow()
+    }
+
+    /// Submits and waits for completions, at most for `timeout`.
+    fn enter(&mut self, timeout: Option<Duration>) -> Result<(), Failure> {
+        // What does not fit goes with the next turn, which must come soon.
+        let timeout = if self.refill() { timeout } else { Some(Duration::ZERO) };
+        if timeout == Some(Duration::ZERO) && self.is_quiet() {
+            return Ok(());
+        }
+        let Err(error) = enter(&mut self.ring, timeout) else { return Ok(()) };
+        match Errno::from_io_error(&error) {
+            Some(Errno::INTR | Errno::TIME) => Ok(()),
+            // No memory, or too many completions, which are taken next if there are any.
+            Some(Errno::AGAIN | Errno::BUSY) => {
+                if self.ring.completion().is_empty() {
+                    thread::sleep(PAUSE);
+                }
+                Ok(())
+            }
+            Some(Errno::BADR) => Err(Failure::ForGood(error)),
+            _ => Err(Failure::Once(error)),
+        }
+    }
+
+    /// Takes what has completed: wakes are found, and the driver's own go to `own`.
+    fn reap(&mut self, found: &mut Found, mut own: impl FnMut(u16, Option<Errno>)) {
         for completion in self.ring.completion() {
             self.in_flight = self.in_flight.saturating_sub(1);
             let (id, token) = Id::unpack(completion.user_data());
             let error = errno(completion.result());
-            match (id, token) {
-                (Id::OWN, CONTROL) => control = Some(error),
-                (Id::OWN, POLL) => poll = Some(error),
-                (Id::OWN, _) => {}
-                (id, _) => found.wakes.push(Wake { id, poisoned: is_poisoned(error) }),
+            if id == Id::OWN {
+                own(token, error);
+            } else {
+                found.wakes.push(Wake { id, poisoned: is_poisoned(error) });
             }
         }
+    }
+}
+
+/// A ring that its maker sleeps in.
+pub(super) struct RingWaits {
+    queue: Queue,
+    shared: Arc<Shared>,
+    owner: ThreadId,
+    /// The driver's own waits are not to be renewed.
+    closing: bool,
+}
+
+impl RingWaits {
+    /// Makes a ring for the calling thread.
+    pub(super) fn open(shared: &Arc<Shared>) -> io::Result<Self> {
+        let (queue, shared) = (Queue::open(Kind::Slept)?, shared.clone());
+        let mut waits = Self { queue, shared, owner: thread::current().id(), closing: false };
+        waits.arm_control();
+        waits.arm_poll();
+        Ok(waits)
+    }
+
+    /// The inbox is looked into after this, before the driver sleeps.
+    fn arm_control(&mut self) {
+        let control = self.shared.control();
+        // ORDERING: Acquire pairs with the Release in `Shared::interrupt`.
+        let seen = control.load(Ordering::Acquire);
+        self.queue.wait_for(Id::OWN.pack(CONTROL), control, seen);
+    }
+
+    fn arm_poll(&mut self) {
+        let epoll = Fd(self.shared.epoll().as_raw_fd());
+        let entry = opcode::PollAdd::new(epoll, u32::from(PollFlags::IN.bits())).build();
+        self.queue.submit(entry.user_data(Id::OWN.pack(POLL)));
+    }
+
+    /// Takes what has completed, and renews the driver's own waits.
+    fn reap(&mut self, found: &mut Found) -> Result<(), Failure> {
+        let (mut control, mut poll) = (None, None);
+        self.queue.reap(found, |token, error| match token {
+            CONTROL => control = Some(error),
+            POLL => poll = Some(error),
+            _ => {}
+        });
         if self.closing {
             return Ok(());
         }
@@ -159,12 +245,10 @@ impl RingWaits {
             if is_poisoned(error) {
                 return Err(Failure::ForGood(io::Error::other("no wait on the control word")));
             }
-            // ORDERING: Acquire pairs with the Release in `Shared::interrupt`. The inbox is looked
-            // into after this, before the driver sleeps.
-            self.arm_control(self.shared.control().load(Ordering::Acquire));
+            self.arm_control();
         }
         if poll.is_some() {
-            let taken = epoll::wait(&self.shared, Some(Duration::ZERO), found);
+            let taken = epoll::take(&self.shared, Some(Duration::ZERO), found);
             // Goes to the kernel when the sources have been called: what is still ready then
             // completes it at once.
             self.arm_poll();
@@ -176,42 +260,67 @@ impl RingWaits {
 
 impl Waits for RingWaits {
     fn arm(&mut self, id: Id, bell: &AtomicU32, seen: u32) -> bool {
-        self.submit(futex_wait(id.pack(BELL), bell, seen));
+        self.queue.wait_for(id.pack(BELL), bell, seen);
         true
     }
 
     fn disarm(&mut self, id: Id) {
-        self.cancel(id.pack(BELL));
+        self.queue.cancel(id.pack(BELL));
     }
 
     fn wait(&mut self, timeout: Option<Duration>, found: &mut Found) -> Result<(), Failure> {
-        // What does not fit goes with the next turn, which must come soon.
-        let timeout = if self.refill() { timeout } else { Some(Duration::ZERO) };
-        let entered = enter(&mut self.ring, timeout);
-        let nothing = self.ring.completion().is_empty();
-        let reaped = self.reap(found);
-        let Err(error) = entered else { return reaped };
-        match Errno::from_io_error(&error) {
-            Some(Errno::INTR | Errno::TIME) => reaped,
-            // No memory, or too many completions: those were taken just now, if there were any.
-            Some(Errno::AGAIN | Errno::BUSY) => {
-                if nothing {
-                    std::thread::sleep(PAUSE);
-                }
-                reaped
-            }
-            Some(Errno::BADR) => Err(Failure::ForGood(error)),
-            _ => Err(Failure::Once(error)),
-        }
+        let entered = self.queue.enter(timeout);
+        self.reap(found).and(entered)
     }
 
     fn close(&mut self) {
         self.closing = true;
-        self.cancel(Id::OWN.pack(CONTROL));
-        self.cancel(Id::OWN.pack(POLL));
+        self.queue.cancel(Id::OWN.pack(CONTROL));
+        self.queue.cancel(Id::OWN.pack(POLL));
         let mut found = Found::default();
-        while self.in_flight > 0 && self.wait(None, &mut found).is_ok() {}
+        while self.queue.in_flight > 0 && self.wait(None, &mut found).is_ok() {}
     }
+
+    fn is_ours(&self) -> bool {
+        thread::current().id() == self.owner
+    }
+}
+
+/// A ring that lies in the epoll set of a polled driver.
+pub(super) struct PolledRing {
+    queue: Queue,
+    shared: Arc<Shared>,
+}
+
+impl PolledRing {
+    /// Makes a ring and puts it into the set.
+    pub(super) fn open(shared: &Arc<Shared>) -> Result<Self, ShmError> {
+        let queue = Queue::open(Kind::Polled).map_err(ShmError::io("io_uring_setup"))?;
+        shared.hold_ring(queue.ring.as_fd())?;
+        Ok(Self { queue, shared: shared.clone() })
+    }
+}
+
+impl Waits for PolledRing {
+    fn arm(&mut self, id: Id, bell: &AtomicU32, seen: u32) -> bool {
+        self.queue.wait_for(id.pack(BELL), bell, seen);
+        true
+    }
+
+    fn disarm(&mut self, id: Id) {
+        self.queue.cancel(id.pack(BELL));
+    }
+
+    /// Never sleeps: whoever polls the set does that.
+    fn wait(&mut self, _timeout: Option<Duration>, found: &mut Found) -> Result<(), Failure> {
+        let entered = self.queue.enter(Some(Duration::ZERO));
+        let taken = epoll::take(&self.shared, Some(Duration::ZERO), found);
+        self.queue.reap(found, |_, _| {});
+        entered?;
+        taken.map_err(|errno| Failure::Once(errno.into()))
+    }
+
+    fn close(&mut self) {}
 }
 
 fn futex_wait(user_data: u64, word: &AtomicU32, seen: u32) -> squeue::Entry {
@@ -226,9 +335,10 @@ fn push(ring: &mut IoUring, entry: &squeue::Entry) -> bool {
     let mut queue = ring.submission();
     // SAFETY: the submissions made in this file hand over no buffer that the kernel would write to.
     // A futex wait names a word, which the kernel only reads, checking the address itself, and only
-    // to compare it when the wait starts; the table keeps the word's owner until the completion, so
-    // that it is the right word. A poll names a descriptor that `shared` keeps open; a cancellation
-    // names user data.
+    // to compare it when the wait starts. The word's owner is kept until then, so that it is the
+    // right word: by the table, or by `shared` for the control word. After that the kernel knows
+    // the word by its place in the file alone, so a ring may also be dropped with waits in it. A
+    // poll names a descriptor that `shared` keeps open; a cancellation names user data.
     unsafe { queue.push(entry) }.is_ok()
 }
 

@@ -40,6 +40,7 @@ const CANCELLED: u32 = 3;
 const PEER_DIED: u32 = 4;
 const DRIVER_GONE: u32 = 5;
 const VIOLATION: u32 = 6;
+const FORKED: u32 = 7;
 
 impl Ends {
     pub(crate) fn new() -> Self {
@@ -115,6 +116,7 @@ impl Ends {
             CloseReason::Cancelled => CANCELLED,
             CloseReason::PeerDied => PEER_DIED,
             CloseReason::DriverGone => DRIVER_GONE,
+            CloseReason::Forked => FORKED,
             CloseReason::Violation(violation) => {
                 // The first one counts; it was set before its code can be read.
                 let _ = self.violation.set(violation);
@@ -130,6 +132,7 @@ impl Ends {
             CANCELLED => Some(CloseReason::Cancelled),
             PEER_DIED => Some(CloseReason::PeerDied),
             DRIVER_GONE => Some(CloseReason::DriverGone),
+            FORKED => Some(CloseReason::Forked),
             VIOLATION => self.violation.get().map(|violation| CloseReason::Violation(*violation)),
             _ => None,
         }

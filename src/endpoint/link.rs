@@ -9,10 +9,12 @@ use std::time::{Duration, Instant};
 
 use super::counters::{Counters, count};
 use super::ends::{Directions, Ends};
+use super::standby::Standby;
 use crate::bell::Bell;
 use crate::credentials::PeerCredentials;
-use crate::driver::{Backend, Driver, Registration, Source};
+use crate::driver::{Backend, Binding, Registration, Source};
 use crate::error::{CloseReason, ShmError, Violation};
+use crate::fork;
 use crate::futex;
 use crate::layout::{
     CANCELLED, ENDS, RING_BY_BYTE, RX_CLOSED, SEND, Side, SideWords, Snapshot, TX_CLOSED,
@@ -105,6 +107,8 @@ pub(crate) struct Link {
     pub(super) data_spin: Spin,
     pub(super) room_spin: Spin,
     driver: OnceLock<Registration>,
+    /// Where the driver may be one that nobody runs.
+    standby: OnceLock<Arc<Standby>>,
     lifeline: OnceLock<Lifeline>,
     /// [`TX_CLOSED`] and [`RX_CLOSED`] of the halves that were dropped.
     left: StdAtomicU32,
@@ -114,6 +118,8 @@ pub(crate) struct Link {
     split: AtomicBool,
     /// What has to live as long as this end does: the engine's socket.
     kept: StdMutex<Option<Box<dyn Debug + Send>>>,
+    /// The process that it belongs to.
+    generation: u32,
 }
 
 impl Link {
@@ -133,22 +139,27 @@ impl Link {
             data_spin: Spin::new(options.spin),
             room_spin: Spin::new(options.spin),
             driver: OnceLock::new(),
+            standby: OnceLock::new(),
             lifeline: OnceLock::new(),
             left: StdAtomicU32::new(0),
             told: StdAtomicU64::new(0),
             split: AtomicBool::new(false),
             kept: StdMutex::new(None),
+            generation: fork::generation(),
         }
     }
 
     /// Puts the link into the driver's care, before anybody waits on it.
-    pub(super) fn bind(self: &Arc<Self>, driver: &Driver) -> Result<(), ShmError> {
+    pub(super) fn bind(self: &Arc<Self>, driver: &Binding) -> Result<(), ShmError> {
         let registration = driver.register(self.clone())?;
         if registration.backend() == Backend::Epoll {
             self.announce(RING_BY_BYTE);
         }
         // Set once, here; the link is new.
         let _ = self.driver.set(registration);
+        if !driver.is_background() {
+            let _ = self.standby.set(Standby::new(self));
+        }
         Ok(())
     }
 
@@ -170,6 +181,9 @@ impl Link {
         fence(Ordering::SeqCst);
         if self.wants_bytes() {
             lifeline.ring();
+        }
+        if let Some(standby) = self.standby.get() {
+            standby.connected(self);
         }
         self.news.notify_all();
         Ok(())
@@ -204,8 +218,34 @@ impl Link {
         self.lifeline.get().map(Lifeline::peer)
     }
 
+    pub(super) fn lifeline(&self) -> Option<&Lifeline> {
+        self.lifeline.get()
+    }
+
+    /// A call is about to block the thread, whoever runs the driver or not.
+    pub(super) fn prepare_to_block(&self) {
+        if let Some(standby) = self.standby.get() {
+            standby.want(self);
+        }
+    }
+
+    /// Why nothing can be done here, if this process is a child of the one that the end belongs to:
+    /// then the region, the lifeline and the driver are the parent's, and a lock may be held by a
+    /// thread that does not exist here.
+    #[inline]
+    pub(crate) fn forked(&self) -> Option<CloseReason> {
+        fork::has_left(self.generation).then(|| self.disown())
+    }
+
+    #[cold]
+    fn disown(&self) -> CloseReason {
+        // Private memory: the parent has its own.
+        self.ends.end(Directions::BOTH, CloseReason::Forked);
+        self.ends.settle(CloseReason::Forked)
+    }
+
     pub(crate) fn is_connected(&self) -> bool {
-        self.lifeline.get().is_some() && !self.ends.is_peer_gone()
+        self.forked().is_none() && self.lifeline.get().is_some() && !self.ends.is_peer_gone()
     }
 
     fn own_words(&self) -> &SideWords {
@@ -225,6 +265,10 @@ impl Link {
     /// PEER: loaded once for each question; unknown bits end the channel.
     #[inline]
     pub(super) fn peer_ends(&self) -> u32 {
+        if self.forked().is_some() {
+            // Every call comes by here, and finds its answer in our own ends.
+            return 0;
+        }
         // ORDERING: Acquire pairs with the Release in the peer's `announce`: all that it published
         // before an end is seen by who sees the end.
         let ends = self.peer_words().ends.0.load(Ordering::Acquire);
@@ -411,6 +455,9 @@ impl Link {
 
     /// Ends both directions for a reason of our own, tells the peer and wakes everybody.
     fn end(&self, reason: CloseReason, announcement: u32) {
+        if self.forked().is_some() {
+            return;
+        }
         self.ends.end(Directions::BOTH, reason);
         self.ends.settle(reason);
         self.announce_end(announcement);
@@ -422,6 +469,9 @@ impl Link {
     ///
     /// [`tell_everyone`]: Self::tell_everyone
     pub(crate) fn close(&self) {
+        if self.forked().is_some() {
+            return;
+        }
         self.ends.end(Directions::BOTH, CloseReason::Local);
         self.ends.settle(CloseReason::Local);
         self.announce_end(TX_CLOSED | RX_CLOSED);
@@ -458,6 +508,9 @@ impl Link {
 
     /// Wakes every task and thread of this process that waits on this end, whatever the bits say.
     pub(crate) fn tell_everyone(&self) {
+        if self.forked().is_some() {
+            return;
+        }
         self.bell.strike();
         self.tell_tasks();
     }
@@ -472,7 +525,12 @@ impl Link {
         }
     }
 
-    /// The lifeline hung up.
+    /// The lifeline hung up: settles what that means and tells everybody.
+    pub(super) fn hung_up(&self) {
+        self.peer_gone();
+        self.tell_everyone();
+    }
+
     fn peer_gone(&self) {
         let ends = self.peer_ends();
         self.heed(ends);
@@ -514,6 +572,9 @@ impl Link {
     }
 
     fn leave_driver(&self) {
+        if let Some(standby) = self.standby.get() {
+            standby.leave(self.lifeline());
+        }
         let Some(driver) = self.driver.get() else { return };
         if let Some(lifeline) = self.lifeline.get() {
             driver.unwatch(lifeline.as_fd());
@@ -524,6 +585,9 @@ impl Link {
 
     /// An orderly end of one direction. The caller holds the half of it.
     pub(super) fn end_direction(&self, bit: u32) {
+        if self.forked().is_some() {
+            return;
+        }
         let direction = if bit == TX_CLOSED { Directions::TX } else { Directions::RX };
         self.ends.end(direction, CloseReason::Local);
         self.announce_end(bit);
@@ -536,9 +600,20 @@ impl Link {
         let left = self.left.fetch_or(bit, Ordering::AcqRel) | bit;
         if left == TX_CLOSED | RX_CLOSED {
             self.ends.settle(CloseReason::Local);
-            self.leave_driver();
+            if self.forked().is_none() {
+                self.leave_driver();
+            }
             drop(self.kept.lock().unwrap_or_else(PoisonError::into_inner).take());
             self.tell_everyone();
+        }
+    }
+}
+
+impl Drop for Link {
+    fn drop(&mut self) {
+        // Again, for one that was connected while it left.
+        if let Some(standby) = self.standby.get() {
+            standby.leave(self.lifeline());
         }
     }
 }
@@ -583,8 +658,7 @@ impl Source for Link {
             if let Some(driver) = self.driver.get() {
                 driver.unwatch(lifeline.as_fd());
             }
-            self.peer_gone();
-            self.tell_everyone();
+            self.hung_up();
         }
     }
 

@@ -168,6 +168,9 @@ where
     /// Takes, or looks again for a while if that is worth it.
     #[inline]
     fn look(&mut self) -> Taken<T> {
+        if let Some(reason) = self.link.forked() {
+            return Err(reason);
+        }
         let taken = self.rx.with(|rx| (self.take)(rx));
         if let Ok(None) = taken { self.spin() } else { taken }
     }
@@ -199,6 +202,11 @@ where
 
     /// Sleeps on the bell itself until something is taken. `None` if the deadline passed.
     pub(crate) fn block(mut self, deadline: Option<Instant>) -> Option<Result<T, CloseReason>> {
+        // At once without this, if a packet is there.
+        if let Some(taken) = self.look().transpose() {
+            return Some(taken);
+        }
+        self.link.prepare_to_block();
         let mut vain = VainWakes::new();
         loop {
             // Read before the looks: whatever is published behind them changes it.

@@ -318,6 +318,9 @@ impl<'a, A: Access<Tx>, P: AsRef<[Bytes]>> Sending<'a, A, P> {
 
     /// The first attempt; joins the queue or takes the turn if that is not enough.
     fn enter(&mut self) -> Entered {
+        if let Some(reason) = self.link.forked() {
+            return Entered::Done(Err(reason));
+        }
         let Self { link, tx, packets, sent, standing, .. } = self;
         tx.with(|tx| {
             if !tx.turn.is_free() {
@@ -370,6 +373,9 @@ impl<'a, A: Access<Tx>, P: AsRef<[Bytes]>> Sending<'a, A, P> {
             if let Entered::Done(done) = self.enter() {
                 return Poll::Ready(self.finish(done));
             }
+        }
+        if let Some(reason) = self.link.forked() {
+            return Poll::Ready(self.finish(Err(reason)));
         }
         if self.poll_turn(cx).is_pending() {
             return self.pend(false);
@@ -427,6 +433,7 @@ impl<'a, A: Access<Tx>, P: AsRef<[Bytes]>> Sending<'a, A, P> {
         if let Entered::Done(done) = self.enter() {
             return self.finish(done);
         }
+        self.link.prepare_to_block();
         if !self.block_for_turn() {
             return self.time_out();
         }
@@ -486,6 +493,14 @@ impl<A: Access<Tx> + Unpin, P: AsRef<[Bytes]> + Unpin> Future for Sending<'_, A,
 impl<A: Access<Tx>, P> Sending<'_, A, P> {
     /// Gives the turn, or the place in the queue, to the next.
     fn leave(&mut self) {
+        if matches!(self.standing, Standing::New | Standing::Done) {
+            return;
+        }
+        if self.link.forked().is_some() {
+            // The bit and the turn are the parent's.
+            self.standing = Standing::Done;
+            return;
+        }
         match std::mem::replace(&mut self.standing, Standing::Done) {
             Standing::New | Standing::Done => {}
             Standing::Queued { turn, .. } => {

@@ -30,8 +30,8 @@ fn pair(driver: &Driver, ring_bytes: usize) -> (Endpoint, Endpoint) {
     let (one, other) = socketpair(AddressFamily::UNIX, SocketType::SEQPACKET, flags, None).unwrap();
     let peer = PeerCredentials::of(one.as_fd()).unwrap();
     let options = Options { send_timeout: Some(Duration::from_secs(20)), ..Options::default() };
-    let face = Endpoint::open(region.into(), Side::Face, options, driver).unwrap();
-    let handle = Endpoint::open(joined.into(), Side::Handle, options, driver).unwrap();
+    let face = Endpoint::open(region.into(), Side::Face, options, driver.binding()).unwrap();
+    let handle = Endpoint::open(joined.into(), Side::Handle, options, driver.binding()).unwrap();
     face.attach(one, peer).unwrap();
     handle.attach(other, peer).unwrap();
     (face, handle)

@@ -122,9 +122,10 @@ impl World {
         let peer = PeerCredentials::of(one.as_fd()).expect("ourselves");
         let options =
             Options { send_timeout: Some(Duration::from_millis(1)), ..Options::default() };
-        let face = Endpoint::open(region, Side::Face, options, driver).expect("a driver that runs");
-        let handle =
-            Endpoint::open(joined, Side::Handle, options, driver).expect("a driver that runs");
+        let face = Endpoint::open(region, Side::Face, options, driver.binding())
+            .expect("a driver that runs");
+        let handle = Endpoint::open(joined, Side::Handle, options, driver.binding())
+            .expect("a driver that runs");
         face.attach(one, peer).expect("a driver that runs");
         handle.attach(other, peer).expect("a driver that runs");
         Self { ends: Some([face, handle]), hostile, books: Default::default(), next: 0 }

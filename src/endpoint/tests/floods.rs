@@ -19,7 +19,8 @@ fn against_raw(driver: &Driver) -> (Endpoint, Arc<Region>, OwnedFd) {
     let flags = SocketFlags::CLOEXEC | SocketFlags::NONBLOCK;
     let (one, other) = socketpair(AddressFamily::UNIX, SocketType::SEQPACKET, flags, None).unwrap();
     let peer = PeerCredentials::of(one.as_fd()).unwrap();
-    let face = Endpoint::open(region.into(), Side::Face, Options::default(), driver).unwrap();
+    let face =
+        Endpoint::open(region.into(), Side::Face, Options::default(), driver.binding()).unwrap();
     face.attach(one, peer).unwrap();
     (face, raw.into(), other)
 }

@@ -1,0 +1,122 @@
+//! A driver for a reactor.
+
+use std::fmt;
+use std::ops::Deref;
+use std::os::fd::{AsFd, AsRawFd, BorrowedFd, RawFd};
+
+use super::epoll::EpollWaits;
+use super::registration::Binding;
+use super::runner::Waits;
+use super::seat::Seat;
+use super::shared::Shared;
+use super::uring::PolledRing;
+use super::{Backend, Driver, Run};
+use crate::error::ShmError;
+
+/// A [`Driver`] whose descriptor others wait for; made by
+/// [`DriverBuilder::polled`](super::DriverBuilder::polled).
+///
+/// The descriptor is readable whenever [`turn`](Self::turn) has anything to do: a bell has rung, a
+/// deadline has passed, another thread has registered something or unparked. That fits into every
+/// reactor: `async_io::Async` for smol and async-std, `AsyncFd` for tokio, `poll(2)`. After a turn
+/// it is readable no more until there is something new, and what is new is an edge, for those who
+/// wait for edges.
+///
+/// Turn it once after it was made, and after each time that the descriptor was readable. Any thread
+/// may do so, one at a time. As long as nobody does, tasks that wait on its endpoints sleep.
+///
+/// With io_uring, what a thread has submitted in a turn is completed by that thread, whatever it is
+/// doing then: the kernel interrupts it, and its blocking system calls may return `EINTR`. (Those
+/// of the standard library are repeated.)
+///
+/// When it is dropped, endpoints that are still bound to it end with
+/// [`DriverGone`](crate::CloseReason::DriverGone), whoever still has handles to it.
+///
+/// # Examples
+///
+/// ```
+/// use async_io::Async;
+/// use wakering::{Driver, SpscFace, SpscHandle};
+///
+/// let driver = Driver::builder().polled()?;
+/// let (face, descriptor) = SpscFace::builder().driver(&driver).pair()?;
+/// let handle = SpscHandle::builder().driver(&driver).from_fd(descriptor)?;
+///
+/// smol::block_on(async {
+///     let driver = Async::new(driver)?;
+///     let reactor = async {
+///         loop {
+///             driver.get_ref().turn()?;
+///             driver.readable().await?;
+///         }
+///     };
+///     let echo = async {
+///         handle.send("hello".into()).await?;
+///         assert_eq!(face.recv().await.unwrap(), "hello");
+///         Ok::<_, Box<dyn std::error::Error>>(())
+///     };
+///     smol::future::or(echo, reactor).await
+/// })?;
+/// # Ok::<(), Box<dyn std::error::Error>>(())
+/// ```
+pub struct PolledDriver {
+    driver: Driver,
+    seat: Seat,
+}
+
+impl PolledDriver {
+    pub(super) fn open(backend: Backend) -> Result<Self, ShmError> {
+        let shared = Shared::polled(backend)?;
+        let waits: Box<dyn Waits> = match backend {
+            Backend::Epoll => Box::new(EpollWaits::new(shared.clone())),
+            Backend::Auto | Backend::IoUring => Box::new(PolledRing::open(&shared)?),
+        };
+        let seat = Seat::with(shared.clone(), waits);
+        let driver = Driver { binding: Binding::new(shared, false), run: Run::Polled };
+        Ok(Self { driver, seat })
+    }
+
+    /// Does everything that is due, without blocking, and tells for how many endpoints and the like
+    /// that was. Wakers run inside, on this thread; a panic in one of them ends there.
+    ///
+    /// # Errors
+    ///
+    /// - [`Io`](ShmError::Io) of the kind `ResourceBusy`: another thread is about it, or this is
+    ///   called by a waker inside of a turn. Nothing is lost by that.
+    /// - [`Closed`](ShmError::Closed): the kernel failed this driver for good, and its endpoints
+    ///   have ended; or this is a forked child.
+    /// - [`Io`](ShmError::Io): the kernel failed. The descriptor stays readable, and the next try
+    ///   may go well.
+    pub fn turn(&self) -> Result<usize, ShmError> {
+        self.seat.turn()
+    }
+}
+
+impl Deref for PolledDriver {
+    type Target = Driver;
+
+    fn deref(&self) -> &Driver {
+        &self.driver
+    }
+}
+
+impl AsFd for PolledDriver {
+    fn as_fd(&self) -> BorrowedFd<'_> {
+        self.driver.shared().epoll().as_fd()
+    }
+}
+
+impl AsRawFd for PolledDriver {
+    fn as_raw_fd(&self) -> RawFd {
+        self.as_fd().as_raw_fd()
+    }
+}
+
+impl fmt::Debug for PolledDriver {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        f.debug_struct("PolledDriver")
+            .field("backend", &self.backend())
+            .field("descriptor", &self.as_raw_fd())
+            .finish_non_exhaustive()
+    }
+}

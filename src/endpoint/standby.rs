@@ -1,0 +1,112 @@
+//! For the blocking calls of an end whose driver may not be run by anybody.
+//!
+//! They sleep on the bell itself. A wake, a cancel and a deadline reach them there, but of the
+//! peer's death only the lifeline tells. So with the first blocking call the process's background
+//! driver watches the lifeline too.
+
+use std::os::fd::AsFd;
+use std::sync::atomic::{AtomicBool, Ordering, fence};
+use std::sync::{Arc, OnceLock, Weak};
+
+use super::link::Link;
+use crate::driver::{Driver, Registration, Source};
+use crate::error::ShmError;
+use crate::lifeline::Lifeline;
+
+/// Under which the background driver watches the lifeline.
+const LIFELINE: u16 = 0;
+
+/// One end, as the background driver sees it that does not look after its bell.
+#[derive(Debug)]
+pub(super) struct Standby {
+    /// Weak, because the link keeps this.
+    link: Weak<Link>,
+    /// Somebody has blocked.
+    is_wanted: AtomicBool,
+    /// Somebody has seen to it.
+    has_begun: AtomicBool,
+    /// Cancelled when the link leaves, or is dropped.
+    driver: OnceLock<Registration>,
+}
+
+impl Standby {
+    pub(super) fn new(link: &Arc<Link>) -> Arc<Self> {
+        Arc::new(Self {
+            link: Arc::downgrade(link),
+            is_wanted: AtomicBool::new(false),
+            has_begun: AtomicBool::new(false),
+            driver: OnceLock::new(),
+        })
+    }
+
+    /// Somebody is about to block.
+    pub(super) fn want(self: &Arc<Self>, link: &Link) {
+        // ORDERING: Relaxed; whoever sees it set by another thread leaves the rest to that one.
+        if !self.is_wanted.swap(true, Ordering::Relaxed) {
+            // ORDERING: the partner of the fence in `connected`: at least one of the two sees both
+            // the wish and the lifeline.
+            fence(Ordering::SeqCst);
+            self.begin(link);
+        }
+    }
+
+    /// The lifeline is there.
+    pub(super) fn connected(self: &Arc<Self>, link: &Link) {
+        // ORDERING: see `want`.
+        fence(Ordering::SeqCst);
+        if self.is_wanted.load(Ordering::Relaxed) {
+            self.begin(link);
+        }
+    }
+
+    fn begin(self: &Arc<Self>, link: &Link) {
+        let Some(lifeline) = link.lifeline() else { return };
+        // ORDERING: Relaxed; it only elects one.
+        if self.has_begun.swap(true, Ordering::Relaxed) {
+            return;
+        }
+        if self.watch(lifeline).is_err() {
+            // For want of descriptors or a thread. The next call that blocks tries again.
+            self.dismiss(lifeline);
+            self.has_begun.store(false, Ordering::Relaxed);
+            self.is_wanted.store(false, Ordering::Relaxed);
+        }
+    }
+
+    fn watch(self: &Arc<Self>, lifeline: &Lifeline) -> Result<(), ShmError> {
+        if self.driver.get().is_none() {
+            let registration = Driver::global()?.binding().register(self.clone())?;
+            // Set once: there is one who begins.
+            let _ = self.driver.set(registration);
+        }
+        // Not for what can be read: on some backends, that is for the other driver.
+        self.driver.get().map_or(Ok(()), |driver| driver.watch_hang_up(lifeline.as_fd(), LIFELINE))
+    }
+
+    /// The end is over, or the peer.
+    fn dismiss(&self, lifeline: &Lifeline) {
+        if let Some(driver) = self.driver.get() {
+            driver.unwatch(lifeline.as_fd());
+        }
+    }
+
+    /// This end leaves its drivers.
+    pub(super) fn leave(&self, lifeline: Option<&Lifeline>) {
+        if let Some(lifeline) = lifeline {
+            self.dismiss(lifeline);
+        }
+        if let Some(driver) = self.driver.get() {
+            driver.cancel();
+        }
+    }
+}
+
+impl Source for Standby {
+    fn ready(&self, _token: u16) {
+        let Some(link) = self.link.upgrade() else { return };
+        if let Some(lifeline) = link.lifeline() {
+            self.dismiss(lifeline);
+        }
+        link.hung_up();
+    }
+}
