@@ -3,7 +3,6 @@
 use std::fs::{DirBuilder, remove_dir_all};
 use std::os::unix::fs::DirBuilderExt;
 use std::path::PathBuf;
-use std::sync::Arc;
 use std::sync::atomic::{AtomicU64, Ordering};
 use std::time::Duration;
 
@@ -32,9 +31,9 @@ pub(crate) struct Engine {
 }
 
 impl Engine {
-    pub(crate) fn start(backend: Backend) -> Result<Self> {
+    pub(crate) fn start(driver: &Driver, backend: Backend) -> Result<Self> {
         Ok(Self {
-            driver: Driver::builder().backend(backend).background()?,
+            driver: driver.clone(),
             left: Application::start("left", backend)?,
             right: Application::start("right", backend)?,
             sockets: Sockets::new()?,
@@ -69,9 +68,9 @@ impl Engine {
 
         let (to_left, from_left) = left.into_split();
         let (to_right, from_right) = right.into_split();
-        let routed = Arc::new(AtomicU64::new(0));
-        let there = smol::spawn(route(from_left, to_right, routed.clone()));
-        let back = smol::spawn(route(from_right, to_left, routed.clone()));
+        let routed = AtomicU64::new(0);
+        let there = route(from_left, to_right, &routed);
+        let back = route(from_right, to_left, &routed);
         let ends = try_join4(self.left.answer(), self.right.answer(), there, back);
         let (sent, received, from_left, from_right) =
             future::or(ends, report.watch(step, &routed)).await?;
@@ -82,7 +81,7 @@ impl Engine {
 }
 
 /// Routes packets one way until no more come. Dropping the sender then ends the other side.
-async fn route(mut from: Receiver, mut to: Sender, routed: Arc<AtomicU64>) -> Result<Receiver> {
+async fn route(mut from: Receiver, mut to: Sender, routed: &AtomicU64) -> Result<Receiver> {
     let mut batch = Vec::with_capacity(BATCH);
     while from.recv_batch(&mut batch, BATCH).await > 0 {
         to.send_batch(&batch).await?;

@@ -24,6 +24,7 @@ use std::process::ExitCode;
 use arguments::{Arguments, Wish};
 use engine::Engine;
 use report::Report;
+use wakering::Driver;
 
 type Result<T> = std::result::Result<T, Box<dyn Error + Send + Sync>>;
 
@@ -67,8 +68,10 @@ fn main() -> ExitCode {
 
 /// Runs all steps; `true` if nothing was lost or corrupted.
 fn route(arguments: &Arguments) -> Result<bool> {
-    smol::block_on(async {
-        let mut engine = Engine::start(arguments.backend)?;
+    // The engine and each application have one thread, which sleeps in its driver.
+    let driver = Driver::builder().backend(arguments.backend).build()?;
+    driver.block_on(async {
+        let mut engine = Engine::start(&driver, arguments.backend)?;
         let mut report = Report::new(arguments.json, engine.backend());
         for step in STEPS {
             report.begins(step);
