@@ -278,6 +278,7 @@ mod region;
 #[path = "region_model.rs"]
 mod region;
 mod futex;
+mod pool;
 mod ring;
 mod bell;
 mod waiters;

@@ -15,7 +15,6 @@ use std::mem::MaybeUninit;
 use std::os::fd::{AsFd, BorrowedFd, OwnedFd};
 use std::ptr::NonNull;
 
-use bytes::Bytes;
 use memmap2::{MmapOptions, MmapRaw};
 use rustix::fs::{MemfdFlags, SealFlags};
 
@@ -232,25 +231,24 @@ impl RingMemory {
         unsafe { to.copy_from_nonoverlapping(NonNull::from(packet).cast(), packet.len()) };
     }
 
-    /// Copies the `len` bytes at `offset` into an allocation of their own.
+    /// Appends the `len` bytes at `offset` to `copy`.
     ///
     /// # Panics
     /// If they do not lie between `offset` and the ring's end.
     #[inline]
-    pub(crate) fn copy_out(&self, offset: usize, len: usize) -> Bytes {
+    pub(crate) fn copy_out(&self, offset: usize, len: usize, copy: &mut Vec<u8>) {
         let from = self.span(offset, len);
-        let mut copy = Vec::<u8>::with_capacity(len);
+        copy.reserve(len);
         let spare: &mut [MaybeUninit<u8>] = copy.spare_capacity_mut();
         // SAFETY: `span` checked that the bytes lie in the ring, `spare` has room for at least
-        // `len`, and a fresh allocation does not overlap the mapping. The peer may write here
+        // `len`, and private memory does not overlap the mapping. The peer may write here
         // meanwhile: we copy bytes out and never form a `&[u8]` to them.
         unsafe { from.copy_to_nonoverlapping(NonNull::from(spare).cast(), len) };
         // What the caller judges must be what the caller uses: without this the optimizer may read
         // the ring once more in place of the copy.
         std::sync::atomic::compiler_fence(Ordering::SeqCst);
-        // SAFETY: the first `len` bytes were just written and `len <= capacity`.
-        unsafe { copy.set_len(len) };
-        Bytes::from(copy)
+        // SAFETY: the first `len` bytes of the spare capacity were just written.
+        unsafe { copy.set_len(copy.len() + len) };
     }
 
     /// Address of `offset`, once it is clear that `len` bytes from there lie in the ring.

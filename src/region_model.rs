@@ -4,8 +4,6 @@
 //! accesses, so an ordering that is missing shows up as a stale or torn packet. (What the real
 //! region moves are plain bytes; a Relaxed word is the least that loom can track.)
 
-use bytes::Bytes;
-
 use crate::layout::{Apart, BellWords, Geometry, RECORD_ALIGN, Side, SideWords, Snapshot};
 use crate::sync::{Arc, AtomicU32, AtomicU64, Ordering};
 
@@ -103,14 +101,13 @@ impl RingMemory {
     }
 
     /// Copies the `len` bytes at `offset` into an allocation of their own.
-    pub(crate) fn copy_out(&self, offset: usize, len: usize) -> Bytes {
-        let mut copy = Vec::with_capacity(len.next_multiple_of(RECORD_ALIGN));
+    pub(crate) fn copy_out(&self, offset: usize, len: usize, copy: &mut Vec<u8>) {
+        let end = copy.len() + len;
         for word in self.span(offset, len) {
             // ORDERING: as in `copy_in`.
             copy.extend_from_slice(&word.load(Ordering::Relaxed).to_ne_bytes());
         }
-        copy.truncate(len);
-        Bytes::from(copy)
+        copy.truncate(end);
     }
 
     /// The words that hold the `len` bytes from `offset`.

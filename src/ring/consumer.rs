@@ -5,6 +5,7 @@ use bytes::Bytes;
 use super::{Mark, Position, Shape};
 use crate::error::Violation;
 use crate::layout::{RECORD_HEADER, Side, SideWords, record_bytes};
+use crate::pool::Pool;
 use crate::region::{Region, RingMemory};
 use crate::sync::{Arc, Ordering, fence};
 
@@ -15,6 +16,7 @@ pub(crate) struct Consumer {
     region: Arc<Region>,
     side: Side,
     shape: Shape,
+    pool: Pool,
     /// Where the next record's header is.
     position: Position,
     /// What `head` was last set to.
@@ -31,7 +33,8 @@ impl Consumer {
     pub(crate) fn starting_at(region: &Arc<Region>, side: Side, start: Position) -> Self {
         let memory = region.ring(side.peer());
         let shape = Shape { bytes: memory.len(), max_packet: region.geometry().max_packet() };
-        Self { memory, region: region.clone(), side, shape, position: start, released: start }
+        let pool = Pool::new(shape.bytes / 4);
+        Self { memory, region: region.clone(), side, shape, pool, position: start, released: start }
     }
 
     /// Where the next record's header is.
@@ -62,7 +65,8 @@ impl Consumer {
     pub(crate) fn take(&mut self) -> Result<Option<Bytes>, Violation> {
         let Some(len) = self.peek()? else { return Ok(None) };
         let offset = self.shape.offset(self.position);
-        let packet = self.memory.copy_out(offset.wrapping_add(RECORD_HEADER), len);
+        let at = offset.wrapping_add(RECORD_HEADER);
+        let packet = self.pool.packet(len, |copy| self.memory.copy_out(at, len, copy));
         self.advance(record_bytes(len));
         Ok(Some(packet))
     }

@@ -1,0 +1,176 @@
+//! Memory that large packets are received into, used again and again.
+//!
+//! One allocation a packet is the plain way, and for small packets nothing was found that beats it:
+//! the allocator hands the same few cache lines out again. Large ones are another matter. A batch
+//! of them that is freed is more than the allocator keeps (128 KiB for glibc), so it gives the
+//! pages back to the kernel and takes them again, zeroed and one fault at a time, for the next
+//! batch: at 64 KiB a packet that was most of the time. So their buffers come back here when the
+//! last clone of the packet is dropped, wherever that is.
+//!
+//! Each packet has a buffer of its own, at most twice its size: one that is kept for long holds
+//! nothing else alive. What the pool itself keeps is bounded.
+
+use std::sync::{Arc, Mutex, PoisonError, Weak};
+
+use bytes::Bytes;
+
+/// Packets shorter than this have allocations of their own.
+const SHORTEST: usize = 2048;
+
+/// Buffers that are looked at for one that fits.
+const LOOK_AT: usize = 32;
+
+/// The buffers of one channel's receiving end.
+#[derive(Debug)]
+pub(crate) struct Pool {
+    shelf: Arc<Mutex<Shelf>>,
+}
+
+#[derive(Debug)]
+struct Shelf {
+    /// Empty, of any capacity; the last one that came back is the first to go out, still warm.
+    buffers: Vec<Vec<u8>>,
+    /// Their capacities together.
+    bytes: usize,
+    /// At most.
+    limit: usize,
+}
+
+impl Pool {
+    /// A pool that keeps at most `limit` bytes that nobody uses.
+    pub(crate) fn new(limit: usize) -> Self {
+        let shelf = Shelf { buffers: Vec::new(), bytes: 0, limit };
+        Self { shelf: Arc::new(Mutex::new(shelf)) }
+    }
+
+    /// A packet of `len` bytes, which `fill` appends to the empty buffer that it is given.
+    #[inline]
+    pub(crate) fn packet(&self, len: usize, fill: impl FnOnce(&mut Vec<u8>)) -> Bytes {
+        if len < SHORTEST {
+            let mut buffer = Vec::with_capacity(len);
+            fill(&mut buffer);
+            return Bytes::from(buffer);
+        }
+        let mut buffer = lock(&self.shelf).take(len);
+        fill(&mut buffer);
+        Bytes::from_owner(Lent { buffer, home: Arc::downgrade(&self.shelf) })
+    }
+}
+
+impl Shelf {
+    fn take(&mut self, len: usize) -> Vec<u8> {
+        let fits = |buffer: &Vec<u8>| buffer.capacity() >= len && buffer.capacity() / 2 <= len;
+        let first = self.buffers.len().saturating_sub(LOOK_AT);
+        match self.buffers[first..].iter().rposition(fits).map(|place| first + place) {
+            Some(place) => {
+                let buffer = self.buffers.swap_remove(place);
+                self.bytes -= buffer.capacity();
+                buffer
+            }
+            None => Vec::with_capacity(len),
+        }
+    }
+
+    /// Takes a buffer back, or returns those that there is no room for: the oldest.
+    fn put(&mut self, mut buffer: Vec<u8>) -> Vec<Vec<u8>> {
+        if buffer.capacity() > self.limit {
+            return vec![buffer];
+        }
+        buffer.clear();
+        self.bytes += buffer.capacity();
+        self.buffers.push(buffer);
+        let mut surplus = 0;
+        while self.bytes > self.limit {
+            self.bytes -= self.buffers[surplus].capacity();
+            surplus += 1;
+        }
+        self.buffers.drain(..surplus).collect()
+    }
+}
+
+/// A buffer on its way.
+struct Lent {
+    buffer: Vec<u8>,
+    /// Gone once the channel's end is.
+    home: Weak<Mutex<Shelf>>,
+}
+
+impl AsRef<[u8]> for Lent {
+    fn as_ref(&self) -> &[u8] {
+        &self.buffer
+    }
+}
+
+impl Drop for Lent {
+    fn drop(&mut self) {
+        if let Some(shelf) = self.home.upgrade() {
+            let surplus = lock(&shelf).put(std::mem::take(&mut self.buffer));
+            // Freed outside of the lock.
+            drop(surplus);
+        }
+    }
+}
+
+fn lock(shelf: &Mutex<Shelf>) -> std::sync::MutexGuard<'_, Shelf> {
+    shelf.lock().unwrap_or_else(PoisonError::into_inner)
+}
+
+#[cfg(all(test, not(loom)))]
+mod tests {
+    use super::*;
+
+    fn packet(pool: &Pool, len: usize, byte: u8) -> Bytes {
+        pool.packet(len, |buffer| {
+            assert!(buffer.is_empty() && buffer.capacity() >= len);
+            buffer.resize(len, byte);
+        })
+    }
+
+    fn kept(pool: &Pool) -> usize {
+        let shelf = lock(&pool.shelf);
+        assert_eq!(shelf.bytes, shelf.buffers.iter().map(Vec::capacity).sum::<usize>());
+        shelf.bytes
+    }
+
+    #[test]
+    fn a_buffer_comes_back_with_the_last_clone() {
+        let pool = Pool::new(1 << 20);
+        let first = packet(&pool, 10_000, 1);
+        let (address, part) = (first.as_ptr(), first.slice(5..9));
+        drop(first);
+        assert_eq!((kept(&pool), &part[..]), (0, &[1; 4][..]));
+        std::thread::spawn(move || drop(part)).join().unwrap();
+        assert_eq!(kept(&pool), 10_000);
+        let second = packet(&pool, 6_000, 2);
+        assert_eq!((second.as_ptr(), kept(&pool)), (address, 0));
+        assert_eq!(second, vec![2; 6_000]);
+    }
+
+    #[test]
+    fn a_small_packet_never_holds_a_large_buffer() {
+        let pool = Pool::new(1 << 20);
+        drop(packet(&pool, 100_000, 1));
+        let small = packet(&pool, 3_000, 2);
+        assert_eq!((small.len(), kept(&pool)), (3_000, 100_000));
+        drop(packet(&pool, 100, 3));
+        assert_eq!(kept(&pool), 100_000, "the shortest ones have nothing to do with it");
+    }
+
+    #[test]
+    fn no_more_is_kept_than_the_limit() {
+        let pool = Pool::new(50_000);
+        let packets: Vec<_> = (0..20).map(|n| packet(&pool, 4_000 + n, 0)).collect();
+        drop(packets);
+        assert!((40_000..=50_000).contains(&kept(&pool)), "{}", kept(&pool));
+        drop(packet(&pool, 60_000, 0));
+        assert!(kept(&pool) <= 50_000);
+    }
+
+    #[test]
+    fn packets_outlive_the_pool() {
+        let pool = Pool::new(1 << 20);
+        let packet = packet(&pool, 5_000, 7);
+        drop(pool);
+        assert_eq!(packet, vec![7; 5_000]);
+    }
+}
