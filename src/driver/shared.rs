@@ -15,6 +15,7 @@
 //! driver that nobody runs at present is awake in this sense: it will look. One that is polled is
 //! asleep between its turns, and an interrupt makes its descriptor readable.
 
+use std::collections::HashSet;
 use std::os::fd::{AsFd, BorrowedFd, OwnedFd};
 use std::task::Wake;
 use std::time::{Duration, Instant};
@@ -118,12 +119,26 @@ impl Command {
             _ => AWAKE + 1,
         }
     }
+
+    /// Whom it is about.
+    fn id(&self) -> Option<Id> {
+        match self {
+            Self::Admit { link, .. } => Some(link.id),
+            Self::Nudge(id) | Self::Alarm(id, _) | Self::Retire(id) => Some(*id),
+            Self::Stop => None,
+        }
+    }
 }
+
+/// So many commands may wait before it is looked whether they still matter.
+const TIDY_AT: usize = 256;
 
 #[derive(Default)]
 struct Inbox {
     commands: Vec<Command>,
     ids: Ids,
+    /// How many commands wait when it is next looked through them.
+    tidy_at: usize,
     /// `AWAKE`, or the time on the driver's clock at which it means to wake up by itself.
     asleep_until: u64,
     /// The driver has ended and nobody will look into `commands` again.
@@ -136,6 +151,28 @@ impl Inbox {
         let due = command.due();
         self.commands.push(command);
         self.rouse(due)
+    }
+
+    /// Takes out what is about sources that came and went while nobody ran the driver.
+    fn tidy(&mut self) -> Vec<Command> {
+        if self.commands.len() < self.tidy_at.max(TIDY_AT) {
+            return Vec::new();
+        }
+        let retired = |command: &Command| match command {
+            Command::Retire(id) => Some(*id),
+            _ => None,
+        };
+        let retired: HashSet<Id> = self.commands.iter().filter_map(retired).collect();
+        let came = |command: &&Command| matches!(command, Command::Admit { .. });
+        let came = self.commands.iter().filter(came).filter_map(Command::id);
+        let gone: HashSet<Id> = came.filter(|id| retired.contains(id)).collect();
+        gone.iter().for_each(|&id| self.ids.give_back(id));
+        let (dropped, kept) = std::mem::take(&mut self.commands)
+            .into_iter()
+            .partition(|command| command.id().is_some_and(|id| gone.contains(&id)));
+        self.commands = kept;
+        self.tidy_at = self.commands.len() * 2;
+        dropped
     }
 
     /// Marks the driver awake if it sleeps beyond `due`; says whether it has to be interrupted.
@@ -304,10 +341,13 @@ impl Shared {
             return;
         }
         let interrupt = inbox.push(command);
+        let dropped = inbox.tidy();
         drop(inbox);
         if interrupt {
             self.interrupt();
         }
+        // Outside of the lock: sources are foreign code.
+        drop(dropped);
     }
 
     /// Gives the driver a source.

@@ -12,7 +12,7 @@ const INDEX_MAX: u32 = (1 << INDEX_BITS) - 1;
 const GENERATION_MAX: u32 = (1 << GENERATION_BITS) - 1;
 
 /// One registration in the life of a driver.
-#[derive(Debug, Clone, Copy, PartialEq, Eq, PartialOrd, Ord)]
+#[derive(Debug, Clone, Copy, PartialEq, Eq, PartialOrd, Ord, Hash)]
 pub(super) struct Id {
     index: u32,
     generation: u32,

@@ -1,0 +1,142 @@
+//! An executor of one's own, with its own run queue, that goes to sleep in the driver.
+//!
+//! It serves a hundred channels on the process's only thread. The peers live in a child process.
+
+#![allow(clippy::print_stdout, reason = "an example says what it did")]
+
+use std::collections::VecDeque;
+use std::os::unix::fs::DirBuilderExt;
+use std::pin::Pin;
+use std::process::Command;
+use std::sync::{Arc, Mutex};
+use std::task::{Context, Wake, Waker};
+
+use bytes::Bytes;
+use wakering::{Driver, ShmError, SpscHandle, SpscListener, Unparker};
+
+type Result<T> = std::result::Result<T, Box<dyn std::error::Error>>;
+
+const CHANNELS: u32 = 100;
+const PACKETS: u32 = 50;
+
+/// In the child: the name of the engine.
+const ENGINE: &str = "WAKERING_ENGINE";
+
+fn main() -> Result<()> {
+    match std::env::var(ENGINE) {
+        Ok(name) => applications(&name),
+        Err(_) => engine(),
+    }
+}
+
+/// A single-threaded executor: tasks by number, and the numbers of those that can run.
+struct Executor {
+    driver: Driver,
+    queue: Arc<Queue>,
+    tasks: Vec<Option<Pin<Box<dyn Future<Output = ()>>>>>,
+}
+
+struct Queue {
+    runnable: Mutex<VecDeque<usize>>,
+    /// A task may be woken by another thread while this one sleeps.
+    unparker: Unparker,
+}
+
+struct TaskWaker {
+    task: usize,
+    queue: Arc<Queue>,
+}
+
+impl Wake for TaskWaker {
+    fn wake(self: Arc<Self>) {
+        self.queue.runnable.lock().unwrap().push_back(self.task);
+        // Free of charge while the executor runs, as it does when the driver wakes a task.
+        self.queue.unparker.unpark();
+    }
+}
+
+impl Executor {
+    fn new(driver: Driver) -> Self {
+        let queue = Queue { runnable: Mutex::default(), unparker: driver.unparker() };
+        Self { driver, queue: Arc::new(queue), tasks: Vec::new() }
+    }
+
+    fn spawn(&mut self, future: impl Future<Output = ()> + 'static) {
+        self.queue.runnable.lock().unwrap().push_back(self.tasks.len());
+        self.tasks.push(Some(Box::pin(future)));
+    }
+
+    /// Runs all tasks to their end.
+    fn run(&mut self) -> std::result::Result<(), ShmError> {
+        let mut left = self.tasks.len();
+        while left > 0 {
+            let next = self.queue.runnable.lock().unwrap().pop_front();
+            let Some(task) = next else {
+                // Nothing to run: a peer's wake returns right here, its task in the queue.
+                self.driver.park(None)?;
+                continue;
+            };
+            let waker = Waker::from(Arc::new(TaskWaker { task, queue: self.queue.clone() }));
+            // A task that is over may be woken once more.
+            let Some(future) = &mut self.tasks[task] else { continue };
+            if future.as_mut().poll(&mut Context::from_waker(&waker)).is_ready() {
+                self.tasks[task] = None;
+                left -= 1;
+            }
+        }
+        Ok(())
+    }
+}
+
+fn engine() -> Result<()> {
+    // Made by us for us alone: who can write there could pose as the engine.
+    let directory = std::env::temp_dir().join(format!("wakering-{}", std::process::id()));
+    std::fs::DirBuilder::new().mode(0o700).create(&directory)?;
+    let name = directory.join("engine").into_os_string().into_string().map_err(|_| "odd path")?;
+    let driver = Driver::new()?;
+    let listener = SpscListener::builder().driver(&driver).bind(&name)?;
+    let mut child = Command::new(std::env::current_exe()?).env(ENGINE, &name).spawn()?;
+
+    let served = Arc::new(Mutex::new(0));
+    let mut executor = Executor::new(driver);
+    for _ in 0..CHANNELS {
+        // The driver answers those who connect, so it runs meanwhile.
+        let face = executor.driver.block_on(listener.accept())?;
+        let served = served.clone();
+        executor.spawn(async move {
+            while let Some(packet) = face.recv().await {
+                face.send(packet).await.expect("it waits for the answer");
+                *served.lock().unwrap() += 1;
+            }
+        });
+    }
+    executor.run()?;
+
+    let threads = std::fs::read_dir("/proc/self/task")?.count();
+    assert_eq!(threads, 1, "no thread but this one");
+    let served = *served.lock().unwrap();
+    assert_eq!(served, CHANNELS * PACKETS);
+    assert!(child.wait()?.success());
+    drop(listener);
+    std::fs::remove_dir_all(directory)?;
+    println!("served {served} packets on {CHANNELS} channels with {threads} thread");
+    Ok(())
+}
+
+fn applications(name: &str) -> Result<()> {
+    let driver = Driver::new()?;
+    driver.block_on(async {
+        let builder = || SpscHandle::builder().driver(&driver);
+        let clients = (0..CHANNELS).map(|_| async {
+            let handle = builder().connect_async(name).await?;
+            for number in 0..PACKETS {
+                let packet = Bytes::copy_from_slice(&number.to_le_bytes());
+                handle.send(packet.clone()).await?;
+                assert_eq!(handle.recv().await, Some(packet));
+            }
+            Ok::<_, ShmError>(())
+        });
+        futures::future::try_join_all(clients).await
+    })?;
+    Ok(())
+}

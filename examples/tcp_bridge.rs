@@ -1,0 +1,122 @@
+//! How a pipeline leaves the machine: packets of one engine go over TCP to a second engine, and
+//! back, each in a frame with its length before it.
+//!
+//! ```text
+//! engine one <=> bridge -- TCP -- bridge <=> engine two
+//! ```
+
+#![allow(clippy::print_stdout, reason = "an example says what it did")]
+
+use std::net::Shutdown;
+
+use bytes::Bytes;
+use futures::StreamExt;
+use smol::io::{AsyncReadExt, AsyncWriteExt, BufReader, BufWriter};
+use smol::net::{TcpListener, TcpStream};
+use wakering::{CloseReason, Endpoint, Receiver, Sender, SpscFace, SpscHandle};
+
+type Result<T> = std::result::Result<T, Box<dyn std::error::Error + Send + Sync>>;
+
+const PACKETS: usize = 2000;
+
+fn main() -> Result<()> {
+    smol::block_on(async {
+        let listener = TcpListener::bind("127.0.0.1:0").await?;
+        let address = listener.local_addr()?;
+        let (one, application) = channel()?;
+        let near =
+            smol::spawn(
+                async move { bridge(application, TcpStream::connect(address).await?).await },
+            );
+        let (two, application) = channel()?;
+        let far = smol::spawn(async move { bridge(application, listener.accept().await?.0).await });
+
+        let echo = smol::spawn(async move {
+            while let Some(packet) = two.recv().await {
+                two.send(packet).await?;
+            }
+            Result::Ok(two.close_reason())
+        });
+        // Of all sizes, the empty one too.
+        let (mut sender, mut receiver) = one.into_split();
+        let packet = |number: usize| Bytes::from(number.to_le_bytes().repeat(number % 300));
+        let sending = async {
+            for number in 0..PACKETS {
+                sender.send(packet(number)).await?;
+            }
+            drop(sender);
+            Result::Ok(())
+        };
+        let receiving = async {
+            for number in 0..PACKETS {
+                assert_eq!(receiver.recv().await, Some(packet(number)), "packet {number}");
+            }
+            Result::Ok(())
+        };
+        smol::future::try_zip(sending, receiving).await?;
+        // The end of what was sent has gone to the other engine and come back.
+        assert_eq!(receiver.recv().await, None);
+        assert_eq!(echo.await?, Some(CloseReason::Peer));
+        near.await?;
+        far.await?;
+        println!("{PACKETS} packets went to the second engine and back");
+        Ok(())
+    })
+}
+
+/// An engine's end, and the application's, which is the bridge.
+fn channel() -> Result<(Endpoint, Endpoint)> {
+    let (face, descriptor) = SpscFace::pair()?;
+    Ok((face.into(), SpscHandle::from_fd(descriptor)?.into()))
+}
+
+async fn bridge(end: Endpoint, stream: TcpStream) -> Result<()> {
+    stream.set_nodelay(true)?;
+    let max = end.max_packet();
+    let (sender, receiver) = end.into_split();
+    smol::future::try_zip(outwards(receiver, stream.clone()), inwards(stream, sender, max)).await?;
+    Ok(())
+}
+
+/// Forwards packets until the engine sends no more, and tells the other machine so.
+async fn outwards(mut receiver: Receiver, stream: TcpStream) -> Result<()> {
+    let mut writer = BufWriter::new(stream.clone());
+    // Cut off, a stream ends with an error, and so does the bridge.
+    while let Some(packet) = receiver.next().await.transpose()? {
+        write_frame(&mut writer, &packet).await?;
+        // A packet does not wait for the next one, but those that are there go together.
+        while let Ok(packet) = receiver.try_recv() {
+            write_frame(&mut writer, &packet).await?;
+        }
+        writer.flush().await?;
+    }
+    stream.shutdown(Shutdown::Write)?;
+    Ok(())
+}
+
+async fn write_frame(writer: &mut BufWriter<TcpStream>, packet: &[u8]) -> Result<()> {
+    writer.write_all(&u32::try_from(packet.len())?.to_be_bytes()).await?;
+    writer.write_all(packet).await?;
+    Ok(())
+}
+
+/// Forwards frames until the other machine sends no more; dropping the sender tells the engine.
+async fn inwards(stream: TcpStream, mut sender: Sender, max: usize) -> Result<()> {
+    let mut reader = BufReader::new(stream);
+    loop {
+        let mut length = [0; 4];
+        match reader.read(&mut length[..1]).await? {
+            0 => return Ok(()),
+            _ => reader.read_exact(&mut length[1..]).await?,
+        }
+        // Believed only as far as a packet may go.
+        let length = usize::try_from(u32::from_be_bytes(length))?;
+        if length > max {
+            sender.cancel();
+            return Err(format!("a frame of {length} bytes, at most {max}").into());
+        }
+        let mut packet = vec![0; length];
+        reader.read_exact(&mut packet).await?;
+        sender.send(packet.into()).await?;
+    }
+}

@@ -1,0 +1,237 @@
+//! A child that was forked without an exec leaves its parent's channels alone.
+#![allow(unsafe_code, reason = "fork is unsafe, and no crate here declares it")]
+
+use std::panic::{AssertUnwindSafe, catch_unwind};
+use std::time::Duration;
+
+use bytes::Bytes;
+use rustix::process::{Pid, WaitOptions, waitpid};
+use wakering::{
+    Backend, CloseReason, Driver, Endpoint, PolledDriver, RecvTimeoutError, ShmError, SpscFace,
+    SpscHandle, SpscListener, TryRecvError, TrySendError,
+};
+
+const DEADLINE: Duration = Duration::from_secs(20);
+
+// SAFETY: the libc's own. A child here only calls this library, the allocator, which the libc makes
+// fit for it, and `_exit`.
+unsafe extern "C" {
+    safe fn fork() -> i32;
+    safe fn _exit(code: i32) -> !;
+}
+
+/// Forks; in the child, runs `work` and ends with whether it went well.
+fn in_child(work: impl FnOnce()) -> Pid {
+    match fork() {
+        0 => {
+            let went_well = catch_unwind(AssertUnwindSafe(work)).is_ok();
+            _exit(i32::from(!went_well));
+        }
+        pid => Pid::from_raw(pid).expect("fork failed"),
+    }
+}
+
+fn expect_success(child: Pid) {
+    let (_, status) = waitpid(Some(child), WaitOptions::empty()).unwrap().unwrap();
+    assert_eq!(status.exit_status(), Some(0), "in the child");
+}
+
+/// The child's own copy of what the parent goes on to use. To be called in a child, once for each.
+fn copy<T>(original: &T) -> T {
+    // SAFETY: a child ends by `_exit`, before the original would be dropped there; so of the two,
+    // one is used and dropped in this process.
+    unsafe { std::ptr::read(original) }
+}
+
+fn is_forked(result: Result<(), ShmError>) -> bool {
+    matches!(result, Err(ShmError::Closed { reason: CloseReason::Forked, sent: 0 }))
+}
+
+/// Uses an end in the child in every way, and drops it.
+fn misuse(end: Endpoint) {
+    assert!(matches!(end.try_send("x".into()), Err(TrySendError::Closed(_, CloseReason::Forked))));
+    assert_eq!(end.try_recv(), Err(TryRecvError::Closed));
+    assert!(is_forked(end.send_blocking("x".into())));
+    assert!(is_forked(pollster::block_on(end.send("x".into()))));
+    assert!(is_forked(pollster::block_on(end.send_batch(&["x".into(), "y".into()]))));
+    assert_eq!(end.recv_blocking(), None);
+    assert_eq!(end.recv_timeout(DEADLINE), Err(RecvTimeoutError::Closed));
+    assert_eq!(pollster::block_on(end.recv()), None);
+    assert_eq!(pollster::block_on(end.closed()), CloseReason::Forked);
+    assert_eq!(end.close_reason(), Some(CloseReason::Forked));
+    assert!(!end.is_connected());
+    let canceller = end.canceller();
+    canceller.cancel();
+    end.cancel();
+    end.close();
+    let (sender, receiver) = end.into_split();
+    assert!(sender.is_closed());
+    drop((sender, receiver));
+}
+
+/// In the parent, after the child is gone.
+fn ping_pong(face: &Endpoint, handle: &Endpoint, run: &dyn Fn()) {
+    for round in 0..200_u32 {
+        let packet = Bytes::copy_from_slice(&round.to_le_bytes());
+        for (from, to) in [(face, handle), (handle, face)] {
+            let mut received = std::pin::pin!(to.recv());
+            let mut cx = std::task::Context::from_waker(std::task::Waker::noop());
+            assert!(received.as_mut().poll(&mut cx).is_pending());
+            from.try_send(packet.clone()).unwrap();
+            run();
+            assert_eq!(pollster::block_on(received), Some(packet.clone()));
+        }
+    }
+}
+
+fn pair(driver: &Driver) -> (Endpoint, Endpoint) {
+    let (face, descriptor) = SpscFace::builder().driver(driver).pair().unwrap();
+    let handle = SpscHandle::builder().driver(driver).from_fd(descriptor).unwrap();
+    (face.into(), handle.into())
+}
+
+fn backends() -> [Backend; 2] {
+    [Backend::IoUring, Backend::Epoll]
+}
+
+#[test]
+fn a_child_leaves_a_background_driver_alone() {
+    for backend in backends() {
+        let driver = Driver::builder().backend(backend).background().unwrap();
+        let (face, handle) = pair(&driver);
+        ping_pong(&face, &handle, &|| {});
+        for _ in 0..20 {
+            let child = in_child(|| {
+                // Copies of what the parent goes on to use.
+                let ends = (copy(&face), copy(&handle));
+                misuse(ends.0);
+                misuse(ends.1);
+                let driver = copy(&driver);
+                driver.unparker().unpark();
+                assert!(SpscFace::builder().driver(&driver).pair().is_err());
+                drop(driver);
+            });
+            expect_success(child);
+            ping_pong(&face, &handle, &|| {});
+        }
+        assert_eq!((face.close_reason(), handle.close_reason()), (None, None));
+    }
+}
+
+#[test]
+fn a_child_leaves_a_driver_that_is_parked_in_alone() {
+    for backend in backends() {
+        let driver = Driver::builder().backend(backend).build().unwrap();
+        let (face, handle) = pair(&driver);
+        let park = || driver.park(Some(Duration::from_millis(1))).unwrap();
+        ping_pong(&face, &handle, &park);
+        for _ in 0..20 {
+            let child = in_child(|| {
+                let driver = copy(&driver);
+                assert!(is_forked(driver.park(None)));
+                let ends = (copy(&face), copy(&handle));
+                misuse(ends.0);
+                misuse(ends.1);
+                drop(driver);
+            });
+            expect_success(child);
+            ping_pong(&face, &handle, &park);
+        }
+        assert_eq!((face.close_reason(), handle.close_reason()), (None, None));
+    }
+}
+
+#[test]
+fn a_child_leaves_a_polled_driver_alone() {
+    for backend in backends() {
+        let driver = Driver::builder().backend(backend).polled().unwrap();
+        let (face, handle) = pair(&driver);
+        let turn = || drop(driver.turn());
+        ping_pong(&face, &handle, &turn);
+        for _ in 0..20 {
+            let child = in_child(|| {
+                let driver: PolledDriver = copy(&driver);
+                assert!(is_forked(driver.turn().map(drop)));
+                let ends = (copy(&face), copy(&handle));
+                misuse(ends.0);
+                misuse(ends.1);
+                drop(driver);
+            });
+            expect_success(child);
+            ping_pong(&face, &handle, &turn);
+        }
+        assert_eq!((face.close_reason(), handle.close_reason()), (None, None));
+    }
+}
+
+#[test]
+fn a_child_takes_no_name_away() {
+    use std::os::unix::fs::DirBuilderExt;
+    let directory = std::env::temp_dir().join(format!("wakering-fork-{}", std::process::id()));
+    std::fs::DirBuilder::new().mode(0o700).create(&directory).unwrap();
+    let name = |name: &str| directory.join(name).into_os_string().into_string().unwrap();
+    let face = SpscFace::create(&name("face")).unwrap();
+    let listener = SpscListener::bind(&name("listener")).unwrap();
+    let child = in_child(|| {
+        let (face, listener) = (copy(&face), copy(&listener));
+        let accepted = pollster::block_on(listener.accept());
+        assert!(is_forked(accepted.map(drop)));
+        drop(listener);
+        misuse(face.into());
+    });
+    expect_success(child);
+    let handle = SpscHandle::connect(&name("face")).unwrap();
+    let other = SpscHandle::connect(&name("listener")).unwrap();
+    ping_pong(&face, &handle, &|| {});
+    let accepted = pollster::block_on(listener.accept()).unwrap();
+    ping_pong(&accepted, &other, &|| {});
+    drop((face, listener));
+    std::fs::remove_dir_all(&directory).unwrap();
+}
+
+#[test]
+fn a_child_and_its_child_have_drivers_of_their_own() {
+    fn use_the_default() {
+        let (face, descriptor) = SpscFace::pair().unwrap();
+        let handle = SpscHandle::from_fd(descriptor).unwrap();
+        ping_pong(&face, &handle, &|| {});
+    }
+    use_the_default();
+    let child = in_child(|| {
+        use_the_default();
+        expect_success(in_child(use_the_default));
+        use_the_default();
+    });
+    expect_success(child);
+    use_the_default();
+}
+
+#[test]
+fn a_send_that_waits_in_the_parent_is_not_disturbed() {
+    let driver = Driver::new().unwrap();
+    let builder = SpscFace::builder().driver(&driver).ring_bytes(4096);
+    let (face, descriptor) = builder.send_timeout(None).pair().unwrap();
+    let handle = SpscHandle::builder().driver(&driver).from_fd(descriptor).unwrap();
+    while face.try_send("fill".into()).is_ok() {}
+    let mut cx = std::task::Context::from_waker(std::task::Waker::noop());
+    let mut sent = Box::pin(face.send("last".into()));
+    let mut received = Box::pin(face.recv());
+    assert!(sent.as_mut().poll(&mut cx).is_pending());
+    assert!(received.as_mut().poll(&mut cx).is_pending());
+    let child = in_child(|| {
+        let mut futures = (copy(&sent), copy(&received));
+        assert!(futures.1.as_mut().poll(&mut cx).is_ready());
+        drop(futures);
+    });
+    expect_success(child);
+    let mut taken = 0;
+    driver.block_on(async {
+        let (sent, ()) = futures::join!(sent, async {
+            while handle.recv().await.unwrap() != "last" {
+                taken += 1;
+            }
+        });
+        sent.unwrap();
+    });
+    assert!(taken > 100);
+}
