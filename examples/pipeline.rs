@@ -53,7 +53,7 @@ async fn produce(mut sender: Sender) -> std::result::Result<(), ShmError> {
 /// Fails if the source was cut off, by the receiver's last `Err`; ends if the source does, and
 /// closes its sink.
 async fn filter(receiver: Receiver, sender: Sender) -> std::result::Result<(), ShmError> {
-    receiver.try_filter(|packet| ready(number(packet) % 2 == 0)).forward(sender).await
+    receiver.try_filter(|packet| ready(number(packet).is_multiple_of(2))).forward(sender).await
 }
 
 async fn consume(mut receiver: Receiver) -> std::result::Result<(u64, u64), ShmError> {

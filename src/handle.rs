@@ -326,6 +326,10 @@ impl Guard {
     async fn finish(self) -> Result<Connection, ShmError> {
         let mut place = None;
         std::future::poll_fn(|cx: &mut Context<'_>| {
+            if self.0.driver.get().is_some_and(Registration::is_forked) {
+                let reason = CloseReason::Forked;
+                return Poll::Ready(Err(ShmError::Closed { reason, sent: 0 }));
+            }
             if let Some(outcome) = self.0.take() {
                 return Poll::Ready(outcome);
             }
@@ -339,7 +343,7 @@ impl Guard {
 
 impl Drop for Guard {
     fn drop(&mut self) {
-        let Some(driver) = self.0.driver.get() else { return };
+        let Some(driver) = self.0.driver.get().filter(|driver| !driver.is_forked()) else { return };
         let step = self.0.step.lock().unwrap_or_else(PoisonError::into_inner);
         if let Step::Under(dial) = &*step {
             dial.as_fd().into_iter().for_each(|socket| driver.unwatch(socket));

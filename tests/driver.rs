@@ -40,6 +40,7 @@ on_both_backends! {
     a_second_park_at_once_is_an_error
     a_park_inside_of_a_park_is_an_error
     moving_from_thread_to_thread_loses_no_wake
+    threads_that_parked_may_exit
     block_on_needs_no_other_thread
     block_on_serves_others_while_its_future_wakes_itself
     block_on_inside_of_block_on_panics
@@ -361,6 +362,28 @@ fn moving_from_thread_to_thread_loses_no_wake(backend: Backend) {
     drop(senders);
     drop(driver);
     assert_eq!(echo.join().unwrap(), ROUNDS);
+}
+
+fn threads_that_parked_may_exit(backend: Backend) {
+    let driver = parked(backend);
+    let (face, handle) = ends(&Driver::builder().background().unwrap(), &driver);
+    let echo = thread::spawn(move || pollster::block_on(echo(face)));
+    let (woken, waker) = Woken::new(|| {});
+    {
+        let mut asking = pin!(ask(&handle, 200));
+        let mut before = woken.count();
+        while poll_once(asking.as_mut(), &waker).is_pending() {
+            let end = Instant::now() + DEADLINE;
+            while woken.count() == before {
+                assert!(Instant::now() < end, "a wake was lost");
+                let park = || driver.park(Some(DEADLINE));
+                thread::scope(|scope| scope.spawn(park).join().unwrap()).unwrap();
+            }
+            before = woken.count();
+        }
+    }
+    drop(handle);
+    assert_eq!(echo.join().unwrap(), 200);
 }
 
 fn block_on_needs_no_other_thread(backend: Backend) {

@@ -81,7 +81,9 @@ fn serve(runner: &mut Runner) -> io::Result<()> {
                 failures += 1;
                 thread::sleep(Duration::from_millis(1 << failures) / 2);
             }
-            Err(Failure::Once(error) | Failure::ForGood(error)) => return Err(error),
+            Err(Failure::Unmade(error) | Failure::Once(error) | Failure::ForGood(error)) => {
+                return Err(error);
+            }
         }
     }
     Ok(())

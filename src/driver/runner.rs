@@ -59,13 +59,25 @@ impl Found {
 /// A wait on a bell is over.
 pub(super) struct Wake {
     pub(super) id: Id,
+    pub(super) outcome: Outcome,
+}
+
+/// How a wait on a bell ended.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub(super) enum Outcome {
+    /// Somebody woke it, or the bell had been counted up before it began.
+    Woken,
+    /// The kernel ended it, for reasons of its own or because we asked for that.
+    Cancelled,
     /// The kernel cannot wait on this word, and never will.
-    pub(super) poisoned: bool,
+    Poisoned,
 }
 
 /// Why the kernel could not be waited in.
 #[derive(Debug)]
 pub(super) enum Failure {
+    /// There is nothing to wait by yet; nothing was tried.
+    Unmade(io::Error),
     /// It may work the next time.
     Once(io::Error),
     /// Completions were lost: some waits would never end.
@@ -294,7 +306,7 @@ impl Runner {
             return self.remove(wake.id);
         }
         entry.wait = Wait::Idle;
-        if wake.poisoned {
+        if wake.outcome == Outcome::Poisoned {
             self.calls += entry.call(|source| source.abandoned());
             return;
         }
@@ -303,7 +315,10 @@ impl Runner {
         // the source looks, and the next wait compares with this value: a bell that rings after
         // this line either is seen by the source or ends the next wait at once.
         let seen = bell.load(Ordering::Acquire);
-        self.calls += entry.call(|source| source.rung());
+        // What was only cancelled is no news: a source counts how often it is woken.
+        if wake.outcome == Outcome::Woken || seen != entry.seen {
+            self.calls += entry.call(|source| source.rung());
+        }
         if !entry.link.is_cancelled() && self.waits.arm(wake.id, bell, seen) {
             entry.wait = Wait::Armed;
             entry.seen = seen;

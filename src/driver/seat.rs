@@ -74,7 +74,7 @@ impl Seat {
         const STEP: &str = "parking in the driver";
         self.sit(STEP, |runner| {
             if !runner.is_ours() {
-                runner.move_to(waits_for(&self.shared).map_err(Failure::Once)?);
+                runner.move_to(waits_for(&self.shared).map_err(Failure::Unmade)?);
             }
             runner.turn(timeout)
         })
@@ -112,6 +112,7 @@ impl Seat {
                 bench.failures = 0;
                 Ok(done)
             }
+            Err(Failure::Unmade(source)) => Err(ShmError::Io { step, source }),
             Err(Failure::Once(source)) if bench.failures < ATTEMPTS => {
                 bench.failures += 1;
                 Err(ShmError::Io { step, source })
@@ -164,7 +165,7 @@ impl Waits for Unmade {
     fn disarm(&mut self, _id: Id) {}
 
     fn wait(&mut self, _timeout: Option<Duration>, _found: &mut Found) -> Result<(), Failure> {
-        Err(Failure::Once(io::ErrorKind::Unsupported.into()))
+        Err(Failure::Unmade(io::ErrorKind::Unsupported.into()))
     }
 
     fn close(&mut self) {}

@@ -597,7 +597,9 @@ fn a_word_that_cannot_be_waited_on_abandons_its_source_alone() {
         }
         fn disarm(&mut self, _: Id) {}
         fn wait(&mut self, _: Option<Duration>, found: &mut Found) -> Result<(), Failure> {
-            found.wakes.extend(self.0.map(|id| runner::Wake { id, poisoned: true }));
+            found
+                .wakes
+                .extend(self.0.map(|id| runner::Wake { id, outcome: runner::Outcome::Poisoned }));
             Ok(())
         }
         fn close(&mut self) {}
@@ -615,6 +617,116 @@ fn a_word_that_cannot_be_waited_on_abandons_its_source_alone() {
 }
 
 #[test]
+fn a_wait_that_was_only_cancelled_is_no_wake() {
+    /// Ends every wait at once, without a wake.
+    struct Restless(Option<Id>, u32);
+    impl Waits for Restless {
+        fn arm(&mut self, id: Id, _: &AtomicU32, seen: u32) -> bool {
+            assert!(self.0.replace(id).is_none(), "armed twice");
+            self.1 = seen;
+            true
+        }
+        fn disarm(&mut self, _: Id) {}
+        fn wait(&mut self, _: Option<Duration>, found: &mut Found) -> Result<(), Failure> {
+            let outcome = runner::Outcome::Cancelled;
+            found.wakes.extend(self.0.take().map(|id| runner::Wake { id, outcome }));
+            Ok(())
+        }
+        fn close(&mut self) {}
+    }
+    let shared = Shared::new(Backend::IoUring).unwrap();
+    let mut runner = Runner::new(shared.clone(), Box::new(Restless(None, 0)));
+    let driver = Driver { binding: Binding::new(shared, true), run: Run::Background };
+    let (probe, calls) = Probe::reporting();
+    let _registration = driver.register(probe.clone()).unwrap();
+    runner.turn(None).unwrap();
+    runner.turn(None).unwrap();
+    assert!(calls.try_recv().is_err(), "woken for nothing");
+    probe.word.fetch_add(1, SeqCst);
+    runner.turn(None).unwrap();
+    assert_eq!(calls.try_recv(), Ok(Call::Rung), "a bell that rang meanwhile");
+}
+
+#[test]
+fn moved_waits_compare_with_what_was_handled_last() {
+    /// Keeps what was armed.
+    struct Kept(Arc<Mutex<Vec<u32>>>);
+    impl Waits for Kept {
+        fn arm(&mut self, _: Id, _: &AtomicU32, seen: u32) -> bool {
+            lock(&self.0).push(seen);
+            true
+        }
+        fn disarm(&mut self, _: Id) {}
+        fn wait(&mut self, _: Option<Duration>, _: &mut Found) -> Result<(), Failure> {
+            Ok(())
+        }
+        fn close(&mut self) {}
+    }
+    let shared = Shared::new(Backend::IoUring).unwrap();
+    let armed = Arc::new(Mutex::new(Vec::new()));
+    let mut runner = Runner::new(shared.clone(), Box::new(Kept(armed.clone())));
+    let driver = Driver { binding: Binding::new(shared, true), run: Run::Background };
+    let stays = Probe::new(|_, _| {});
+    let leaves = Probe::new(|_, _| {});
+    let _registration = driver.register(stays.clone()).unwrap();
+    let leaving = driver.register(leaves.clone()).unwrap();
+    runner.turn(None).unwrap();
+    // One rings while it is waited for, nobody has told of it; the other is on its way out.
+    stays.word.fetch_add(5, SeqCst);
+    leaving.cancel();
+    runner.turn(None).unwrap();
+    assert_eq!(Arc::strong_count(&leaves), 2, "kept until its wait is over");
+    lock(&armed).clear();
+    runner.move_to(Box::new(Kept(armed.clone())));
+    assert_eq!(*lock(&armed), [7], "it would be woken at once");
+    assert_eq!(Arc::strong_count(&leaves), 1);
+}
+
+#[test]
+fn unparking_a_driver_that_is_awake_interrupts_nothing() {
+    let driver = Driver::builder().backend(Backend::IoUring).build().unwrap();
+    driver.park(Some(Duration::ZERO)).unwrap();
+    let interrupts = || driver.shared().control().load(SeqCst);
+    let before = interrupts();
+    for _ in 0..10 {
+        driver.unparker().unpark();
+    }
+    driver.park(None).unwrap();
+    assert_eq!(interrupts(), before);
+}
+
+#[test]
+fn thousands_of_bells_of_a_polled_driver_are_all_heard() {
+    // More than the completion queue of a ring holds, at once.
+    const BELLS: usize = 5000;
+    let driver = Driver::builder().backend(Backend::IoUring).polled().unwrap();
+    let heard = Arc::new(AtomicUsize::new(0));
+    let probes: Vec<_> = (0..BELLS)
+        .map(|_| {
+            let heard = heard.clone();
+            let probe = Probe::new(move |_, _| {
+                heard.fetch_add(1, SeqCst);
+            });
+            let registration = driver.register(probe.clone()).unwrap();
+            (probe, registration)
+        })
+        .collect();
+    for round in 1..4 {
+        driver.turn().unwrap();
+        for (probe, registration) in &probes {
+            probe.ring(registration);
+        }
+        let mut set = [rustix::event::PollFd::new(&driver, rustix::event::PollFlags::IN)];
+        while heard.load(SeqCst) < round * BELLS {
+            let timeout = rustix::event::Timespec::try_from(DEADLINE).unwrap();
+            let ready = rustix::event::poll(&mut set, Some(&timeout));
+            assert_ne!(ready, Ok(0), "{} heard", heard.load(SeqCst));
+            driver.turn().unwrap();
+        }
+    }
+}
+
+#[test]
 fn the_global_driver_is_one() {
     let one = Driver::global().unwrap();
     let another = Driver::global().unwrap();
@@ -629,6 +741,8 @@ fn handles_are_send_sync_and_debug() {
     check::<DriverBuilder>();
     check::<Backend>();
     check::<Registration>();
+    check::<PolledDriver>();
+    check::<Unparker>();
     assert_eq!(Backend::default().to_string(), "auto");
     assert_eq!(
         (Backend::IoUring.to_string(), Backend::Epoll.to_string()),

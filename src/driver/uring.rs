@@ -31,7 +31,7 @@ use rustix::event::PollFlags;
 use rustix::io::Errno;
 
 use super::epoll;
-use super::runner::{Failure, Found, Waits, Wake};
+use super::runner::{Failure, Found, Outcome, Waits, Wake};
 use super::shared::Shared;
 use super::table::Id;
 use crate::error::ShmError;
@@ -191,7 +191,7 @@ impl Queue {
             if id == Id::OWN {
                 own(token, error);
             } else {
-                found.wakes.push(Wake { id, poisoned: is_poisoned(error) });
+                found.wakes.push(Wake { id, outcome: outcome(error) });
             }
         }
     }
@@ -242,7 +242,7 @@ impl RingWaits {
             return Ok(());
         }
         if let Some(error) = control {
-            if is_poisoned(error) {
+            if outcome(error) == Outcome::Poisoned {
                 return Err(Failure::ForGood(io::Error::other("no wait on the control word")));
             }
             self.arm_control();
@@ -365,8 +365,11 @@ fn errno(result: i32) -> Option<Errno> {
     (result < 0).then(|| Errno::from_raw_os_error(result.wrapping_neg()))
 }
 
-/// Whether this answer to a futex wait means that the word cannot be waited on. All others are
-/// wakes: a wake proper, a word that has changed (EAGAIN), a wait that was ended by something.
-fn is_poisoned(error: Option<Errno>) -> bool {
-    matches!(error, Some(Errno::FAULT | Errno::INVAL))
+/// What this answer to a futex wait means: a wake proper, or a word that had changed (EAGAIN).
+fn outcome(error: Option<Errno>) -> Outcome {
+    match error {
+        Some(Errno::FAULT | Errno::INVAL) => Outcome::Poisoned,
+        Some(Errno::CANCELED | Errno::INTR) => Outcome::Cancelled,
+        _ => Outcome::Woken,
+    }
 }

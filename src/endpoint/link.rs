@@ -222,8 +222,9 @@ impl Link {
         self.lifeline.get()
     }
 
-    /// A call is about to block the thread, whoever runs the driver or not.
-    pub(super) fn prepare_to_block(&self) {
+    /// A call is about to block the thread, whoever runs the driver or not. It has read the bell: a
+    /// death from now on, or before, counts that up.
+    fn prepare_to_block(&self) {
         if let Some(standby) = self.standby.get() {
             standby.want(self);
         }
@@ -354,6 +355,7 @@ impl Link {
 
     /// Sleeps on this side's bell, as long as it holds `seen`.
     pub(super) fn sleep(&self, seen: u32, timeout: Option<Duration>, vain: &mut VainWakes) {
+        self.prepare_to_block();
         vain.bear();
         futex::wait(self.bell.word(), seen, timeout);
     }

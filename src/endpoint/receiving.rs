@@ -202,11 +202,6 @@ where
 
     /// Sleeps on the bell itself until something is taken. `None` if the deadline passed.
     pub(crate) fn block(mut self, deadline: Option<Instant>) -> Option<Result<T, CloseReason>> {
-        // At once without this, if a packet is there.
-        if let Some(taken) = self.look().transpose() {
-            return Some(taken);
-        }
-        self.link.prepare_to_block();
         let mut vain = VainWakes::new();
         loop {
             // Read before the looks: whatever is published behind them changes it.

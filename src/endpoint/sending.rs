@@ -433,7 +433,6 @@ impl<'a, A: Access<Tx>, P: AsRef<[Bytes]>> Sending<'a, A, P> {
         if let Entered::Done(done) = self.enter() {
             return self.finish(done);
         }
-        self.link.prepare_to_block();
         if !self.block_for_turn() {
             return self.time_out();
         }
@@ -463,6 +462,7 @@ impl<'a, A: Access<Tx>, P: AsRef<[Bytes]>> Sending<'a, A, P> {
         if self.link.tx_end().is_some() {
             return true;
         }
+        self.link.prepare_to_block();
         if turn.wait_until(deadline) {
             self.take_turn();
             return true;

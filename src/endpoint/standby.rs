@@ -42,7 +42,8 @@ impl Standby {
     /// Somebody is about to block.
     pub(super) fn want(self: &Arc<Self>, link: &Link) {
         // ORDERING: Relaxed; whoever sees it set by another thread leaves the rest to that one.
-        if !self.is_wanted.swap(true, Ordering::Relaxed) {
+        let is_first = || !self.is_wanted.swap(true, Ordering::Relaxed);
+        if !self.is_wanted.load(Ordering::Relaxed) && is_first() {
             // ORDERING: the partner of the fence in `connected`: at least one of the two sees both
             // the wish and the lifeline.
             fence(Ordering::SeqCst);
