@@ -192,7 +192,7 @@ pub fn fill_with(end: &Endpoint, len: usize) -> u64 {
 }
 
 /// Polls once, with a waker that does nothing.
-pub fn poll_once<F: Future>(future: Pin<&mut F>) -> Poll<F::Output> {
+pub fn poll_once<F: Future + ?Sized>(future: Pin<&mut F>) -> Poll<F::Output> {
     future.poll(&mut Context::from_waker(noop_waker_ref()))
 }
 
