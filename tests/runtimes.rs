@@ -299,7 +299,7 @@ impl Restless {
                 continue;
             }
             drop(future);
-            if poll % 7 == 0 {
+            if poll.is_multiple_of(7) {
                 self.push(task);
             }
         }

@@ -224,7 +224,7 @@ impl Link {
 
     /// A call is about to block the thread, whoever runs the driver or not. It has read the bell: a
     /// death from now on, or before, counts that up.
-    fn prepare_to_block(&self) {
+    pub(super) fn prepare_to_block(&self) {
         if let Some(standby) = self.standby.get() {
             standby.want(self);
         }
