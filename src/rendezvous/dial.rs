@@ -21,6 +21,10 @@ const FIRST_PAUSE: Duration = Duration::from_millis(1);
 /// And at most.
 const LONGEST_PAUSE: Duration = Duration::from_millis(32);
 
+/// An engine waits a second for our hello. If this thread was held up for so long of it, and then
+/// finds that the engine has hung up, it was too late, and comes again.
+const LATE: Duration = Duration::from_millis(500);
+
 /// What every failure of the conversation itself is called.
 const HANDSHAKE: &str = "handshake";
 
@@ -42,7 +46,8 @@ pub(crate) enum Progress {
     Done(Connection),
     /// Step again when the descriptor is readable or hung up, or at the deadline.
     WaitReadable,
-    /// The backlog is full, which nobody announces the end of: step again at this time.
+    /// Step again at this time: the backlog is full, which nobody announces the end of, or our hello
+    /// came too late.
     RetryAt(Instant),
 }
 
@@ -56,6 +61,8 @@ pub(crate) struct Dial {
     pause: Duration,
     /// Connected, and hello was said.
     engine: Option<(OwnedFd, PeerCredentials)>,
+    /// The hello came late.
+    is_late: bool,
 }
 
 impl Dial {
@@ -75,7 +82,15 @@ impl Dial {
             return Err(ShmError::PermissionDenied);
         }
         let name = name.clone();
-        Ok(Self { name, directory, allow, deadline, pause: FIRST_PAUSE, engine: None })
+        Ok(Self {
+            name,
+            directory,
+            allow,
+            deadline,
+            pause: FIRST_PAUSE,
+            engine: None,
+            is_late: false,
+        })
     }
 
     /// By when it will be over, one way or the other.
@@ -108,6 +123,10 @@ impl Dial {
                 // After the look: an answer in time counts, even if we come late to read it.
                 self.check_deadline(now)?;
                 Ok(Progress::WaitReadable)
+            }
+            Received::HungUp if self.is_late => {
+                self.check_deadline(now)?;
+                Ok(Progress::RetryAt(now))
             }
             Received::HungUp => Err(hung_up()),
             Received::Message(message) => {
@@ -144,8 +163,10 @@ impl Dial {
         }
     }
 
-    /// Connects, looks at the engine and says hello. `None`: its backlog is full.
-    fn connect(&self) -> Result<Option<(OwnedFd, PeerCredentials)>, ShmError> {
+    /// Connects, looks at the engine and says hello. `None`: its backlog is full, or it has no
+    /// patience left.
+    fn connect(&mut self) -> Result<Option<(OwnedFd, PeerCredentials)>, ShmError> {
+        let begun = Instant::now();
         let connected = socket::connect(self.directory.as_fd(), self.name.file());
         let Some(socket) = connected.map_err(|errno| self.refused(errno))? else {
             return Ok(None);
@@ -154,8 +175,11 @@ impl Dial {
         if !self.trusts(&peer) {
             return Err(ShmError::PermissionDenied);
         }
-        match socket::send(socket.as_fd(), &message::hello(), None) {
+        let said = socket::send(socket.as_fd(), &message::hello(), None);
+        self.is_late = begun.elapsed() >= LATE;
+        match said {
             Ok(()) => Ok(Some((socket, peer))),
+            Err(Errno::PIPE | Errno::CONNRESET) if self.is_late => Ok(None),
             Err(Errno::PIPE | Errno::CONNRESET) => Err(hung_up()),
             Err(errno) => Err(ShmError::io(HANDSHAKE)(errno)),
         }
