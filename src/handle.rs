@@ -173,18 +173,20 @@ impl HandleBuilder {
     /// As [`connect`](Self::connect), without blocking.
     ///
     /// # Errors
-    /// As [`connect`](Self::connect).
+    /// As [`connect`](Self::connect), and [`Closed`](ShmError::Closed) if the driver goes meanwhile.
     ///
     /// # Cancel safety
     /// As [`SpscHandle::connect_async`].
     pub fn connect_async(
-        self,
+        mut self,
         name: &str,
     ) -> impl Future<Output = Result<SpscHandle, ShmError>> + Send + '_ {
         async move {
-            let (name, driver) = (Name::new(name)?, self.own_driver()?);
-            let connection = Dialling::start(self.dial(&name)?, driver.binding())?.finish().await?;
-            self.take(connection, driver.binding())
+            let (name, driver) = (Name::new(name)?, self.own_driver()?.binding().clone());
+            // The future is no handle: it ends, too, when nobody can run the driver any more.
+            self.driver = None;
+            let connection = Dialling::start(self.dial(&name)?, &driver)?.finish().await?;
+            self.take(connection, &driver)
         }
     }
 

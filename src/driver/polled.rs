@@ -27,7 +27,8 @@ use crate::error::ShmError;
 ///
 /// With io_uring, what a thread has submitted in a turn is completed by that thread, whatever it is
 /// doing then: the kernel interrupts it, and its blocking system calls may return `EINTR`. (Those
-/// of the standard library are repeated.)
+/// of the standard library are repeated.) Threads that turn it should stay: when one exits, the waits
+/// that it has submitted end, the descriptor becomes readable, and the next turn submits them anew.
 ///
 /// When it is dropped, endpoints that are still bound to it end with
 /// [`DriverGone`](crate::CloseReason::DriverGone), whoever still has handles to it.

@@ -14,8 +14,9 @@
 //! list either, it says so (EBADR), and the driver ends rather than leave a source asleep for ever.
 //!
 //! The polled kind has default flags. What a thread has armed is completed by that very thread: the
-//! kernel interrupts it, in a system call (which may return EINTR for it) or in user space, and if
-//! the thread has exited, one of the kernel's own does it. With `DEFER_TASKRUN` nothing would be
+//! kernel interrupts it, in a system call (which may return EINTR for it) or in user space. When it
+//! exits, its waits are cancelled, which makes the descriptor readable at once, and the next turn
+//! arms them anew. With `DEFER_TASKRUN` nothing would be
 //! completed, nor the descriptor become readable, before the next enter; with `COOP_TASKRUN` not
 //! before the thread enters the kernel by itself.
 
