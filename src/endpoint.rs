@@ -4,10 +4,15 @@
 mod access;
 mod counters;
 mod ends;
+mod vain_wakes;
 mod link;
+mod closing;
+mod standby;
+mod attended;
+mod rx;
+mod tx;
 mod receiving;
 mod sending;
-mod standby;
 #[cfg(all(test, not(loom)))]
 mod tests;
 
@@ -22,8 +27,10 @@ use bytes::Bytes;
 pub use counters::Stats;
 pub(crate) use ends::Directions;
 pub(crate) use link::{Link, Options};
-pub(crate) use receiving::{Receiving, Rx, Taken, register};
-pub(crate) use sending::{Sending, Tx};
+pub(crate) use receiving::{Receiving, register};
+pub(crate) use rx::{Rx, Taken};
+pub(crate) use sending::Sending;
+pub(crate) use tx::Tx;
 
 use crate::canceller::Canceller;
 use crate::credentials::PeerCredentials;

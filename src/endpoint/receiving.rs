@@ -1,151 +1,15 @@
-//! Taking packets out, and waiting for them.
+//! A receive under way: waiting for packets, as a task or as a thread.
 
 use std::pin::Pin;
 use std::task::{Context, Poll};
 use std::time::Instant;
 
-use bytes::Bytes;
-
 use super::access::Access;
-use super::counters::bump;
-use super::ends::Directions;
-use super::link::{Link, VainWakes};
+use super::link::Link;
+use super::rx::{Rx, Taken};
+use super::vain_wakes::VainWakes;
 use crate::error::CloseReason;
-use crate::layout::{RECV, RX_CLOSED, SEND};
-use crate::ring::Consumer;
-use crate::sync::{Arc, Ordering};
-use crate::waiters::Waiting;
-
-/// A packet, nothing at present, or the end.
-pub(crate) type Taken<T> = Result<Option<T>, CloseReason>;
-
-/// The receiving half of an end. Dropped, it tells the peer that nobody receives any more.
-#[derive(Debug)]
-pub(crate) struct Rx {
-    link: Arc<Link>,
-    consumer: Consumer,
-}
-
-impl Rx {
-    pub(super) fn new(link: &Arc<Link>) -> Self {
-        Self { link: link.clone(), consumer: Consumer::new(link.region(), link.side()) }
-    }
-
-    /// Whether a packet could be taken now.
-    pub(crate) fn has_packet(&mut self) -> bool {
-        self.link.rx_cut().is_none() && matches!(self.consumer.peek(), Ok(Some(_)))
-    }
-
-    /// Takes the next packet. At the end, the reason is settled.
-    #[inline]
-    pub(crate) fn take(&mut self) -> Taken<Bytes> {
-        if let Some(reason) = self.link.rx_cut() {
-            self.link.settle(reason);
-            return Err(reason);
-        }
-        match self.take_published()? {
-            Some(packet) => Ok(Some(packet)),
-            None => self.take_last(),
-        }
-    }
-
-    /// The ring was empty: takes what came before the end, if there is one.
-    fn take_last(&mut self) -> Taken<Bytes> {
-        let Some(reason) = self.link.rx_over() else { return Ok(None) };
-        // ORDERING: the flag was loaded, with Acquire, before this second look; so what was
-        // published before the end is seen here.
-        if let Some(packet) = self.take_published()? {
-            return Ok(Some(packet));
-        }
-        self.link.ends.end(Directions::RX, reason);
-        let reason = self.link.ends.rx().unwrap_or(reason);
-        self.link.settle(reason);
-        Err(reason)
-    }
-
-    #[inline]
-    fn take_published(&mut self) -> Taken<Bytes> {
-        let packet = self.consumer.take().map_err(|violation| self.link.violated(violation))?;
-        if let Some(packet) = &packet {
-            let counters = &self.link.counters;
-            bump(&counters.packets_received, 1);
-            bump(&counters.bytes_received, packet.len() as u64);
-        }
-        // Unfenced, so a bit that was set just now may be missed: the parked sender looks again by
-        // itself after `LOOK_AGAIN_AFTER`.
-        if self.link.peer_bell.is_armed(SEND) {
-            self.give_room();
-        }
-        if self.consumer.is_released() && packet.is_some() {
-            self.note();
-        }
-        Ok(packet)
-    }
-
-    /// A sender is parked: hands back what was taken, and wakes it if that is what it wants.
-    #[cold]
-    fn give_room(&mut self) {
-        self.consumer.release();
-        if self.consumer.has_what_it_wants() {
-            self.link.ring(SEND);
-        }
-    }
-
-    /// Takes up to `max` packets into `packets` and tells how many.
-    pub(crate) fn take_batch(&mut self, packets: &mut Vec<Bytes>, max: usize) -> Taken<usize> {
-        let mut taken = 0;
-        while taken < max {
-            match self.take() {
-                Ok(Some(packet)) => packets.push(packet),
-                Ok(None) => break,
-                // What was taken comes first; the next call meets the end again.
-                Err(_) if taken > 0 => break,
-                Err(reason) => return Err(reason),
-            }
-            taken += 1;
-        }
-        Ok((taken > 0 || max == 0).then_some(taken))
-    }
-
-    /// Says that somebody sleeps here until packets come, and looks a last time. The caller has
-    /// registered whoever it is.
-    fn park<T>(&mut self, take: &mut impl FnMut(&mut Self) -> Taken<T>) -> Taken<T> {
-        self.consumer.release();
-        let newly = self.link.bell.arm(RECV);
-        if newly {
-            self.link.parked(RECV);
-        }
-        // The ring is empty as far as we saw, so whatever a parked sender wants, it can have.
-        self.link.ring_fenced(SEND);
-        let taken = take(self);
-        if newly && !matches!(taken, Ok(None)) {
-            self.link.bell.disarm(RECV);
-        } else {
-            self.note();
-        }
-        taken
-    }
-
-    /// Leaves the books where tools can read them.
-    fn note(&self) {
-        if cfg!(all(test, loom)) {
-            return;
-        }
-        let (snapshot, stats) = (self.link.snapshot(), self.link.counters.read());
-        // ORDERING: Relaxed, all; nobody acts on a snapshot.
-        snapshot.head.store(self.consumer.position().get(), Ordering::Relaxed);
-        snapshot.packets_received.store(stats.packets_received, Ordering::Relaxed);
-        snapshot.bytes_received.store(stats.bytes_received, Ordering::Relaxed);
-        snapshot.wakes_sent.store(stats.wakes_sent, Ordering::Relaxed);
-        snapshot.parks.store(stats.parks, Ordering::Relaxed);
-    }
-}
-
-impl Drop for Rx {
-    fn drop(&mut self) {
-        self.link.leave(RX_CLOSED);
-    }
-}
+use crate::waiters::{Waiters, Waiting};
 
 /// A receive under way: takes by `take`, and sleeps while that finds nothing.
 #[must_use = "futures do nothing unless polled"]
@@ -239,11 +103,7 @@ where
 }
 
 /// Puts the task into the queue, or back into it if its place was used up.
-pub(crate) fn register(
-    waiters: &crate::waiters::Waiters,
-    place: &mut Option<Waiting>,
-    cx: &mut Context<'_>,
-) {
+pub(crate) fn register(waiters: &Waiters, place: &mut Option<Waiting>, cx: &mut Context<'_>) {
     while place.get_or_insert_with(|| waiters.join()).poll(cx).is_ready() {
         *place = None;
     }

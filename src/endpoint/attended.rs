@@ -1,0 +1,155 @@
+//! An end in the care of its driver: what the driver is asked to watch, and what it calls.
+
+use std::os::fd::{AsFd, OwnedFd};
+
+use super::counters::count;
+use super::link::Link;
+use super::standby::Standby;
+use crate::credentials::PeerCredentials;
+use crate::driver::{Backend, Binding, Source};
+use crate::error::{CloseReason, ShmError, Violation};
+use crate::layout::{CANCELLED, RING_BY_BYTE, SEND};
+use crate::lifeline::Lifeline;
+use crate::sync::{Arc, AtomicU32, Ordering, fence};
+
+/// Under which the driver watches the lifeline.
+const LIFELINE: u16 = 1;
+
+/// Wakes beyond twice what was asked for that are put up with: ends, and wakes of a former wait.
+///
+/// Twice, because one ring may end two waits of the driver: its count fails the compare of the one
+/// that is armed next, and its wake then ends the one after that.
+const SPARE_WAKES: u64 = 64;
+
+impl Link {
+    /// Puts the link into the driver's care, before anybody waits on it.
+    pub(super) fn bind(self: &Arc<Self>, driver: &Binding) -> Result<(), ShmError> {
+        let registration = driver.register(self.clone())?;
+        if registration.backend() == Backend::Epoll {
+            self.announce(RING_BY_BYTE);
+        }
+        // Set once, here; the link is new.
+        let _ = self.driver.set(registration);
+        if !driver.is_background() {
+            let _ = self.standby.set(Standby::new(self));
+        }
+        Ok(())
+    }
+
+    /// Takes the socket that the handshake went over: from now on the peer is there.
+    pub(crate) fn attach(&self, socket: OwnedFd, peer: PeerCredentials) -> Result<(), ShmError> {
+        let lifeline = self.lifeline.get_or_init(|| Lifeline::new(socket, peer));
+        if let Some(driver) = self.driver.get()
+            && let Err(error) = driver.watch(lifeline.as_fd(), LIFELINE)
+        {
+            if !driver.is_cancelled() {
+                return Err(error);
+            }
+            // The end was dropped while its peer came in: that is an orderly end, not a failure.
+            lifeline.hang_up();
+        }
+        // A ring that came before the line was there went without its byte.
+        // ORDERING: this fence, behind the store of the lifeline, and the one in `ring_by_byte`:
+        // either that one finds the line, or the announcement that it saw is seen here.
+        fence(Ordering::SeqCst);
+        if self.wants_bytes() {
+            lifeline.ring();
+        }
+        if let Some(standby) = self.standby.get() {
+            standby.connected(self);
+        }
+        self.news.notify_all();
+        Ok(())
+    }
+
+    /// Whether the ends have changed since the tasks were last told.
+    pub(super) fn has_news(&self) -> bool {
+        let now = u64::from(self.ends.state()) << 32 | u64::from(self.peer_ends() & !RING_BY_BYTE);
+        // ORDERING: Relaxed; only the driver's thread calls this.
+        self.told.swap(now, Ordering::Relaxed) != now
+    }
+
+    /// A lawful peer wakes us as often as we asked, and a few times for ends.
+    pub(super) fn check_flood(&self) {
+        let counters = self.counters.read();
+        if counters.wakes_received > 2 * counters.parks + SPARE_WAKES {
+            // Changes nothing where all has ended; then only the driver is spared.
+            self.violated(Violation::WakeFlood);
+            self.leave_driver();
+        }
+    }
+
+    /// Takes this end out of the driver's care once it can bring no news any more but floods.
+    pub(super) fn mute(&self) {
+        let ends = [self.ends.tx(), self.ends.rx(), self.ends.channel()];
+        if ends.iter().any(|end| matches!(end, Some(CloseReason::Violation(_)))) {
+            self.leave_driver();
+        }
+    }
+
+    pub(super) fn leave_driver(&self) {
+        if let Some(standby) = self.standby.get() {
+            standby.leave(self.lifeline());
+        }
+        let Some(driver) = self.driver.get() else { return };
+        if let Some(lifeline) = self.lifeline.get() {
+            driver.unwatch(lifeline.as_fd());
+            lifeline.hang_up();
+        }
+        driver.cancel();
+    }
+}
+
+impl Source for Link {
+    fn bell(&self) -> Option<&AtomicU32> {
+        Some(self.bell.word())
+    }
+
+    fn rung(&self) {
+        count(&self.counters.wakes_received);
+        self.check_flood();
+        // Always the receivers: one of them may have taken the bit that another slept by, and a
+        // look costs little. The sender only if it was its own bit: there is but one that waits
+        // for room, and one that looks too early has its sleep cut into pieces.
+        if self.has_news() {
+            self.tell_tasks();
+            self.mute();
+        } else if self.is_split() {
+            self.data.notify_all();
+        } else {
+            self.data.notify_one();
+        }
+        // Behind news as well: one wake may stand for both. And all of them, of whom but one can
+        // be awaited: the others are places of sends that were forgotten or not polled again.
+        if !self.bell.is_armed(SEND) {
+            self.room.notify_all();
+        }
+    }
+
+    fn ready(&self, _token: u16) {
+        let Some(lifeline) = self.lifeline.get() else { return };
+        let drained = lifeline.drain();
+        if drained.rings > 0 {
+            // One wake for each, as if each had come by the bell.
+            for _ in 1..drained.rings {
+                count(&self.counters.wakes_received);
+            }
+            self.rung();
+        }
+        if drained.hung_up {
+            if let Some(driver) = self.driver.get() {
+                driver.unwatch(lifeline.as_fd());
+            }
+            self.hung_up();
+        }
+    }
+
+    fn alarm(&self) {
+        self.room.notify_all();
+        self.news.notify_all();
+    }
+
+    fn abandoned(&self) {
+        self.end(CloseReason::DriverGone, CANCELLED);
+    }
+}
