@@ -1,8 +1,8 @@
 //! Waits for the bells and descriptors of many endpoints, and calls them back.
 //!
-//! From below: [`table`] and [`alarms`] are plain data; [`shared`] is what other threads touch;
-//! [`runner`] is what the one who runs the driver owns, and its turns; [`uring`] and [`epoll`] are
-//! the two ways in which it waits. Who runs it: [`background`] is a thread that does, [`seat`] is
+//! From below: [`table`] and [`alarms`] are plain data; [`link`] and [`shared`] are what other threads
+//! touch; [`runner`] is what the one who runs the driver owns, and its turns; [`uring`] and [`epoll`]
+//! are the two ways in which it waits. Who runs it: [`background`] is a thread that does, [`seat`] is
 //! taken by a thread that parks or polls, on which [`block_on`] and [`polled`] rest. [`source`] is
 //! what a driver knows of an endpoint, [`registration`] what an endpoint knows of its driver.
 #![cfg(not(all(test, loom)))]
@@ -10,6 +10,7 @@
 mod source;
 mod table;
 mod alarms;
+mod link;
 mod shared;
 mod runner;
 mod epoll;

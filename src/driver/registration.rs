@@ -7,7 +7,8 @@ use std::time::Instant;
 use rustix::event::epoll as set;
 
 use super::Backend;
-use super::shared::{Command, Link, Shared};
+use super::link::Link;
+use super::shared::{Command, Shared};
 use super::source::Source;
 use crate::error::ShmError;
 use crate::sync::{Arc, Ordering};

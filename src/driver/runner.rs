@@ -11,7 +11,8 @@ use std::panic::{AssertUnwindSafe, catch_unwind};
 use std::time::{Duration, Instant};
 
 use super::alarms::Alarms;
-use super::shared::{Command, Link, NEVER, Rest, Shared};
+use super::link::{Link, NEVER};
+use super::shared::{Command, Rest, Shared};
 use super::source::Source;
 use super::table::{Id, Table};
 use crate::sync::{Arc, AtomicU32, Ordering};

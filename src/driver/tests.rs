@@ -245,7 +245,7 @@ fn only_an_earlier_alarm_interrupts(backend: Backend) {
     let mut until = 0;
     eventually("it sleeps for the alarm", || {
         until = asleep(&driver);
-        until != shared::NEVER
+        until != link::NEVER
     });
     let interrupts = driver.shared().control().load(SeqCst);
     another.alarm(now + Duration::from_secs(200));

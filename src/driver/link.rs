@@ -1,0 +1,72 @@
+//! What a registration and the driver say to each other without the inbox.
+//!
+//! | word | written by | read by | what it says |
+//! |---|---|---|---|
+//! | `alarm` | its registration lowers it, the driver clears it | both | the earliest wish |
+//! | `nudged` | its registration sets it, the driver clears it | both | a nudge is under way |
+//! | `cancelled` | its registration, once | the driver | call the source no more |
+
+use super::table::Id;
+use crate::sync::{AtomicU32, AtomicU64, Ordering};
+
+/// No alarm, on the driver's clock.
+pub(super) const NEVER: u64 = u64::MAX;
+
+/// One registration, seen from both sides.
+#[derive(Debug)]
+pub(super) struct Link {
+    pub(super) id: Id,
+    /// The earliest time asked for that the driver has not called for yet.
+    alarm: AtomicU64,
+    nudged: AtomicU32,
+    cancelled: AtomicU32,
+}
+
+impl Link {
+    pub(super) fn new(id: Id) -> Self {
+        Self {
+            id,
+            alarm: AtomicU64::new(NEVER),
+            nudged: AtomicU32::new(0),
+            cancelled: AtomicU32::new(0),
+        }
+    }
+
+    /// Notes a wish; says whether it is earlier than what the driver was told already.
+    pub(super) fn lower_alarm(&self, at: u64) -> bool {
+        // ORDERING: AcqRel, and a read-modify-write even where the value stays: it comes either
+        // before the one in `clear_alarm`, which then makes all that the caller wrote visible to
+        // the source, or after it, and then it finds NEVER and the driver is told.
+        self.alarm.fetch_min(at, Ordering::AcqRel) > at
+    }
+
+    /// Before the source is called for its alarm: wishes from now on are new ones.
+    pub(super) fn clear_alarm(&self) {
+        // ORDERING: AcqRel; pairs with `lower_alarm`.
+        self.alarm.swap(NEVER, Ordering::AcqRel);
+    }
+
+    /// Notes a nudge; says whether none was under way.
+    pub(super) fn begin_nudge(&self) -> bool {
+        // ORDERING: AcqRel; pairs with `end_nudge` as `lower_alarm` does with `clear_alarm`.
+        self.nudged.swap(1, Ordering::AcqRel) == 0
+    }
+
+    /// Before the source is called for a nudge.
+    pub(super) fn end_nudge(&self) {
+        // ORDERING: AcqRel; pairs with `begin_nudge`.
+        self.nudged.swap(0, Ordering::AcqRel);
+    }
+
+    /// Says whether this was the first time.
+    pub(super) fn begin_cancel(&self) -> bool {
+        // ORDERING: Relaxed; the flag alone matters, and the command behind it goes by the inbox.
+        self.cancelled.swap(1, Ordering::Relaxed) == 0
+    }
+
+    pub(super) fn is_cancelled(&self) -> bool {
+        // ORDERING: Relaxed; as in `begin_cancel`. On the cancelling thread itself program order
+        // suffices.
+        self.cancelled.load(Ordering::Relaxed) != 0
+    }
+}
