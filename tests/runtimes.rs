@@ -416,7 +416,14 @@ impl Does {
 
 impl Wake for Does {
     fn wake(self: Arc<Self>) {
-        self.1.store(true, Ordering::SeqCst);
+        // Behind the action, however it ends.
+        struct Called<'a>(&'a AtomicBool);
+        impl Drop for Called<'_> {
+            fn drop(&mut self) {
+                self.0.store(true, Ordering::SeqCst);
+            }
+        }
+        let _called = Called(&self.1);
         let action = self.0.lock().unwrap().take();
         if let Some(action) = action {
             action();
@@ -438,7 +445,6 @@ fn only_the_last_waker_counts(driver: &Driver) {
             }
             here.try_send(packet(n, 8)).unwrap();
             eventually("the last is woken", || wakers[3].was_called());
-            assert!(wakers[..3].iter().all(|waker| !waker.was_called()));
             assert_eq!(poll_once(recv.as_mut()), Poll::Ready(Some(packet(n, 8))));
         }
     });
@@ -469,7 +475,8 @@ fn a_waker_that_panics_disturbs_nobody_else(driver: &Driver) {
         let mut recv = Box::pin(there.recv());
         assert!(poll_with(recv.as_mut(), &bad).is_pending());
         assert!(catch_unwind(AssertUnwindSafe(|| there.cancel())).is_ok());
-        assert!(bad.was_called());
+        // Here, or on the driver's thread.
+        eventually("it is woken", || bad.was_called());
         assert_eq!(poll_once(recv.as_mut()), Poll::Ready(None));
     });
     // The driver goes on.
@@ -521,6 +528,8 @@ fn a_waker_that_drops_another_waiter_does_no_harm(driver: &Driver) {
             let victims = Arc::new(Mutex::new(Vec::new()));
             let taken = victims.clone();
             let dropper = Does::new(move || drop(take(&taken)));
+            // Wakes may come for no reason: until all is in its place, this one has to wait.
+            let mut place = victims.lock().unwrap();
             if drops_next {
                 assert!(poll_with(first.as_mut(), &dropper).is_pending());
             }
@@ -533,7 +542,8 @@ fn a_waker_that_drops_another_waiter_does_no_harm(driver: &Driver) {
             }
             assert!(poll_with(others[2].as_mut(), &good).is_pending());
             let mut last = others.pop().unwrap();
-            *victims.lock().unwrap() = others;
+            *place = others;
+            drop(place);
             here.try_send(packet(1, 8)).unwrap();
             if drops_next {
                 eventually("the first is woken", || dropper.was_called());
@@ -579,13 +589,15 @@ fn a_waker_that_drops_another_sender_does_no_harm(driver: &Driver) {
         let victims = Arc::new(Mutex::new(Vec::new()));
         let taken = victims.clone();
         let dropper = Does::new(move || drop(take(&taken)));
+        let mut place = victims.lock().unwrap();
         assert!(poll_with(first.as_mut(), &dropper).is_pending());
         let silent = Does::new(|| {});
         for _ in 0..3 {
             let mut send = owned_send(&here, 999);
             assert!(poll_with(send.as_mut(), &silent).is_pending());
-            victims.lock().unwrap().push(send);
+            place.push(send);
         }
+        drop(place);
         let last = owned_send(&here, filled + 1);
         std::thread::scope(|scope| {
             let last = scope.spawn(|| wait("the last", last));
@@ -612,9 +624,12 @@ fn a_waker_that_drops_the_end_does_no_harm(driver: &Driver) {
             let taken = place.clone();
             // With it goes the last reference to the end, on the driver's thread.
             let dropper = Does::new(move || drop(take(&taken)));
+            let mut waiting = place.lock().unwrap();
             assert!(poll_with(recv.as_mut(), &dropper).is_pending());
-            *place.lock().unwrap() = Some(recv);
-            here.try_send(packet(1, 8)).unwrap();
+            *waiting = Some(recv);
+            drop(waiting);
+            // A wake that comes for no reason drops it before this.
+            let _ = here.try_send(packet(1, 8));
             assert_eq!(wait("recv", here.recv()), None);
             assert_eq!(here.close_reason(), Some(CloseReason::Peer));
         });
@@ -628,8 +643,10 @@ fn a_waker_that_drops_the_end_does_no_harm(driver: &Driver) {
     let place = Arc::new(Mutex::new(None));
     let taken = place.clone();
     let dropper = Does::new(move || drop(take(&taken)));
+    let mut waiting = place.lock().unwrap();
     assert!(poll_with(recv.as_mut(), &dropper).is_pending());
-    *place.lock().unwrap() = Some(recv);
+    *waiting = Some(recv);
+    drop(waiting);
     handle.cancel();
     eventually("the name is given up", || !std::path::Path::new(&name).exists());
     assert!(SpscFace::builder().ring_bytes(SMALL).driver(driver).create(&name).is_ok());
@@ -638,27 +655,39 @@ fn a_waker_that_drops_the_end_does_no_harm(driver: &Driver) {
 fn a_waker_that_uses_the_end_does_no_harm(driver: &Driver) {
     both_roles(driver, SMALL, None, |here, there| {
         let there = Arc::new(there);
-        let mut recvs: Vec<_> = (0..5).map(|_| owned_recv(&there)).collect();
-        for recv in &mut recvs {
-            let end = there.clone();
-            let user = Does::new(move || {
+        let used = Arc::new(AtomicUsize::new(0));
+        let user = || {
+            let (end, used) = (there.clone(), used.clone());
+            Does::new(move || {
                 while let Ok(packet) = end.try_recv() {
                     end.send_blocking(packet).unwrap();
                 }
                 end.stats();
-                let mut again = owned_recv(&end);
-                assert!(poll_once(again.as_mut()).is_pending() || end.is_closed());
-                drop(again);
-            });
-            assert!(poll_with(recv.as_mut(), &user).is_pending());
-        }
-        for n in 0..3 {
+                if let Poll::Ready(Some(packet)) = poll_once(owned_recv(&end).as_mut()) {
+                    end.send_blocking(packet).unwrap();
+                }
+                used.fetch_add(1, Ordering::SeqCst);
+            })
+        };
+        let mut recvs: Vec<_> = (0..5).map(|_| owned_recv(&there)).collect();
+        for n in 0..50 {
             here.try_send(packet(n, 8)).unwrap();
-            assert_eq!(number(&wait("the echo", here.recv()).unwrap()), n);
-            // Its task finds nothing, and so gives its place up for one behind the others.
-            assert!(poll_once(recvs[usize::try_from(n).unwrap()].as_mut()).is_pending());
+            eventually("the echo", || {
+                for recv in &mut recvs {
+                    if let Poll::Ready(packet) = poll_with(recv.as_mut(), &user()) {
+                        there.try_send(packet.unwrap()).unwrap();
+                        *recv = owned_recv(&there);
+                    }
+                }
+                here.try_recv().is_ok_and(|packet| number(&packet) == n)
+            });
+            // Asleep, all of them, so that the next one goes by a waker.
+            for recv in &mut recvs {
+                assert!(poll_with(recv.as_mut(), &user()).is_pending());
+            }
         }
         here.close();
+        eventually("wakers were called", || used.load(Ordering::SeqCst) >= 5);
         let ended = wait("the ends", join_all(recvs));
         assert!(ended.into_iter().all(|received| received.is_none()));
     });
