@@ -5,7 +5,7 @@
 
 use std::pin::Pin;
 use std::task::{Context, Poll};
-use std::time::Instant;
+use std::time::{Duration, Instant};
 
 use bytes::Bytes;
 
@@ -15,7 +15,6 @@ use super::receiving::register;
 use super::tx::{Attempt, Tx};
 use super::vain_wakes::VainWakes;
 use crate::error::{CloseReason, ShmError};
-use crate::ring::LOOK_AGAIN_AFTER;
 use crate::waiters::Waiting;
 
 /// A `send` or `send_batch` under way.
@@ -145,7 +144,7 @@ impl<'a, A: Access<Tx>, P: AsRef<[Bytes]>> Sending<'a, A, P> {
             return Poll::Ready(self.finish(Err(reason)));
         }
         if self.poll_turn(cx).is_pending() {
-            return self.pend(false);
+            return self.pend(None);
         }
         match self.poll_room(cx) {
             Attempt::Done(done) => Poll::Ready(self.finish(done)),
@@ -180,12 +179,12 @@ impl<'a, A: Access<Tx>, P: AsRef<[Bytes]>> Sending<'a, A, P> {
     }
 
     /// Asks the driver for what this send has to be woken for besides the bell.
-    fn pend(&mut self, look_again: bool) -> Poll<Result<(), ShmError>> {
+    fn pend(&mut self, look_again: Option<Duration>) -> Poll<Result<(), ShmError>> {
         if self.is_late() {
             return Poll::Ready(self.time_out());
         }
         let deadline = self.deadline.get(self.link);
-        let look = look_again.then(|| Instant::now() + LOOK_AGAIN_AFTER);
+        let look = look_again.map(|after| Instant::now() + after);
         if let Some(at) = earlier(deadline, look) {
             self.link.alarm(at);
         }
@@ -215,7 +214,7 @@ impl<'a, A: Access<Tx>, P: AsRef<[Bytes]>> Sending<'a, A, P> {
                 return self.time_out();
             }
             let now = Instant::now();
-            let look = look_again.then(|| now + LOOK_AGAIN_AFTER);
+            let look = look_again.map(|after| now + after);
             let until = earlier(self.deadline.get(self.link), look);
             let timeout = until.map(|until| until.saturating_duration_since(now));
             self.link.sleep(count, timeout, &mut vain);

@@ -1,7 +1,7 @@
 //! The half that sends: puts packets into the ring, wakes the peer, and parks for want of room.
 
 use std::task::{Context, Poll};
-use std::time::Instant;
+use std::time::{Duration, Instant};
 
 use bytes::Bytes;
 
@@ -40,9 +40,9 @@ impl Turn {
 /// What became of an attempt to send.
 pub(super) enum Attempt {
     Done(Result<(), CloseReason>),
-    /// The caller sleeps until the bell rings. `look_again`: but not longer than a moment.
+    /// The caller sleeps until the bell rings, but looks again after this time, if there is one.
     Parked {
-        look_again: bool,
+        look_again: Option<Duration>,
     },
 }
 
@@ -164,10 +164,11 @@ impl Tx {
             return Attempt::Done(Err(reason));
         }
         loop {
-            let changed = self.producer.announce(packets[*sent].len());
+            let mut look_again = self.producer.announce(packets[*sent].len());
             let newly = self.link.bell.arm(SEND);
             if newly {
                 self.link.parked(SEND);
+                look_again = look_again.or(Some(LOOK_AGAIN_AFTER));
             }
             // All is published and rung for; but nobody sleeps over published data while we do.
             self.link.ring_fenced(RECV);
@@ -187,7 +188,7 @@ impl Tx {
             }
             if offered == 0 {
                 self.note();
-                return Attempt::Parked { look_again: newly || changed };
+                return Attempt::Parked { look_again };
             }
         }
     }
@@ -229,8 +230,8 @@ impl Tx {
                 match self.park(packets, &mut sent) {
                     Attempt::Done(done) => done,
                     Attempt::Parked { look_again } => {
-                        if look_again {
-                            self.link.alarm(Instant::now() + LOOK_AGAIN_AFTER);
+                        if let Some(after) = look_again {
+                            self.link.alarm(Instant::now() + after);
                         }
                         return Poll::Pending;
                     }

@@ -14,6 +14,10 @@ use crate::sync::{Arc, AtomicU64, Ordering};
 /// to `taken`, made before that look, is visible long before this time is over.
 pub(crate) const LOOK_AGAIN_AFTER: Duration = Duration::from_millis(1);
 
+/// How often a sender that wants more than its need looks again: the last time 16 ms after the one
+/// before.
+const MOST_LOOKS: u32 = 4;
+
 /// Writes records. One for a ring; `&mut self` throughout.
 #[derive(Debug)]
 pub(crate) struct Producer {
@@ -46,6 +50,10 @@ struct Wish {
     /// The tail at which it parked.
     parked: Option<Position>,
     wants: Position,
+    /// That is more than its bare need.
+    is_more: bool,
+    /// How often it has looked again since.
+    looks: u32,
 }
 
 /// Where a record goes.
@@ -85,7 +93,7 @@ impl Producer {
             freed: start,
             seen_head: start,
             seen_taken: start,
-            wish: Wish { parked: None, wants: start },
+            wish: Wish { parked: None, wants: start, is_more: false, looks: 0 },
         }
     }
 
@@ -161,31 +169,36 @@ impl Producer {
     }
 
     /// Announces at which head a sender with a packet of `len` bytes is to be woken. The caller
-    /// then sets the bell's bit. `true` if the announcement changed.
+    /// then sets the bell's bit. The answer is when it should look again by itself, if at all.
     ///
     /// Exactly its need the first time, half of the ring more if it parks again before the ring has
     /// gone round once; so a producer that outruns its consumer is woken for half a ring and not
     /// for each record, while the consumer has the other half to go on with. (An eighth and a
     /// quarter were tried: at 4 MiB and 64 KiB a packet, 0.075 and 0.031 wakes a packet, against
-    /// 0.016.) One that is polled again where it parked has waited for long enough: it gets its
-    /// bare need.
-    pub(crate) fn announce(&mut self, len: usize) -> bool {
+    /// 0.016.) While it wants more than its need it looks again, ever more rarely, in case the
+    /// consumer gave it that and went away; in the end it gets its bare need.
+    pub(crate) fn announce(&mut self, len: usize) -> Option<Duration> {
         let need = self.place(len).need();
         let exact = Position(self.tail.0.wrapping_add(need).wrapping_sub(self.shape.bytes as u64));
-        let again = self.wish.parked.map(|parked| self.tail.since(parked));
-        let wants = match again {
-            Some(distance) if distance != 0 && distance < self.shape.bytes as u64 => {
-                // Never more than everything.
-                let more = (self.shape.bytes as u64 / 2).min(self.tail.since(exact));
-                Position(exact.0.wrapping_add(more))
-            }
-            _ => exact,
+        let Wish { wants: wanted, is_more, looks, .. } = self.wish;
+        let (is_more, looks) = match self.wish.parked.map(|parked| self.tail.since(parked)) {
+            Some(0) => (is_more && looks < MOST_LOOKS, looks.saturating_add(1)),
+            Some(distance) => (distance < self.shape.bytes as u64, 0),
+            None => (false, 0),
         };
-        let changed = wants != self.wish.wants || again != Some(0);
-        self.wish = Wish { parked: Some(self.tail), wants };
+        // Never more than everything.
+        let more = (self.shape.bytes as u64 / 2).min(self.tail.since(exact));
+        let wants = if is_more { Position(exact.0.wrapping_add(more)) } else { exact };
+        self.wish = Wish { parked: Some(self.tail), wants, is_more, looks };
         // ORDERING: Relaxed; the bell's bit, set behind it, carries it to the consumer.
         self.own_words().wants.0.store(wants.0, Ordering::Relaxed);
-        changed
+        if looks == 0 || wants != wanted {
+            Some(LOOK_AGAIN_AFTER)
+        } else if is_more {
+            Some(LOOK_AGAIN_AFTER.saturating_mul(1 << looks))
+        } else {
+            None
+        }
     }
 
     #[inline]

@@ -3,6 +3,7 @@
 use proptest::prelude::*;
 
 use super::{LARGEST, NEARLY_WRAPPED, RING, consumer_words, ends, memory, region};
+use crate::ring::LOOK_AGAIN_AFTER;
 use crate::sync::Ordering;
 
 /// Stages packets of `len` bytes until there is no room.
@@ -70,26 +71,30 @@ fn a_sender_that_parks_again_soon_wants_half_the_ring_more() {
     };
     fill(&mut producer, 8);
     producer.publish();
-    assert!(producer.announce(8));
-    assert!(!producer.announce(8), "nothing has changed");
+    assert_eq!(producer.announce(8), Some(LOOK_AGAIN_AFTER));
+    assert_eq!(producer.announce(8), None, "nothing has changed");
     assert_eq!(wanted(&mut consumer), 1, "exactly its need the first time");
     producer.look_at_taken().unwrap();
     assert_eq!(fill(&mut producer, 8), 1);
     producer.publish();
-    assert!(producer.announce(8));
+    assert_eq!(producer.announce(8), Some(LOOK_AGAIN_AFTER));
     assert_eq!(wanted(&mut consumer), 1 + 128, "parked again within a turn of the ring");
     producer.look_at_taken().unwrap();
     assert_eq!(fill(&mut producer, 8), 129);
     producer.publish();
-    assert!(producer.announce(8));
+    assert_eq!(producer.announce(8), Some(LOOK_AGAIN_AFTER));
     assert_eq!(wanted(&mut consumer), 1 + 128);
+    let looks: Vec<_> = (0..6).map(|_| producer.announce(8)).collect();
+    let millis = |n| Some(LOOK_AGAIN_AFTER * n);
+    assert_eq!(looks, [millis(2), millis(4), millis(8), millis(16), millis(1), None]);
+    assert!(consumer.has_what_it_wants(), "its bare need in the end");
     for _ in 0..2 {
         while consumer.take().unwrap().is_some() {}
         producer.look_at_taken().unwrap();
         fill(&mut producer, 8);
         producer.publish();
     }
-    assert!(producer.announce(8));
+    assert_eq!(producer.announce(8), Some(LOOK_AGAIN_AFTER));
     assert_eq!(wanted(&mut consumer), 1, "a turn of the ring went by");
 }
 
