@@ -63,7 +63,7 @@ pub(crate) struct Link {
     /// Where the driver may be one that nobody runs.
     pub(super) standby: OnceLock<Arc<Standby>>,
     pub(super) lifeline: OnceLock<Lifeline>,
-    /// [`TX_CLOSED`] and [`RX_CLOSED`] of the halves that were dropped.
+    /// `TX_CLOSED` and `RX_CLOSED` of the halves that were dropped.
     pub(super) left: StdAtomicU32,
     /// The ends when the tasks were last told.
     pub(super) told: StdAtomicU64,
