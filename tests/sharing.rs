@@ -24,6 +24,7 @@ on_both_backends!(
     many_receivers_get_every_packet_once,
     receivers_are_served_in_the_order_in_which_they_came,
     a_receiver_that_was_woken_and_dropped_passes_it_on,
+    a_receiver_that_was_woken_for_two_passes_it_on,
     blocking_and_async_callers_share_an_end,
     tasks_of_both_directions_share_an_end,
 );
@@ -303,6 +304,37 @@ fn a_receiver_that_was_woken_and_dropped_passes_it_on(driver: &Driver) {
                 }
                 drop(first);
                 assert_eq!(number(&second.join().unwrap().unwrap()), n);
+            });
+        }
+    });
+}
+
+fn a_receiver_that_was_woken_for_two_passes_it_on(driver: &Driver) {
+    both_roles(driver, SMALL, None, |here, there| {
+        for n in 0..100 {
+            let (tell, told) = std::sync::mpsc::channel();
+            std::thread::scope(|scope| {
+                let receivers: Vec<_> = (0..3)
+                    .map(|_| {
+                        let (there, tell) = (&there, tell.clone());
+                        scope.spawn(move || {
+                            let mut recv = Box::pin(there.recv());
+                            assert!(poll_once(recv.as_mut()).is_pending());
+                            tell.send(()).unwrap();
+                            number(&wait("one of three", recv).unwrap())
+                        })
+                    })
+                    .collect();
+                for _ in &receivers {
+                    told.recv().unwrap();
+                }
+                // One publication, and one wake.
+                let batch: [_; 3] = std::array::from_fn(|m| packet(3 * n + m as u64, 8));
+                here.send_batch_blocking(&batch).unwrap();
+                let mut received: Vec<_> =
+                    receivers.into_iter().map(|receiver| receiver.join().unwrap()).collect();
+                received.sort_unstable();
+                assert_eq!(received, [3 * n, 3 * n + 1, 3 * n + 2]);
             });
         }
     });
