@@ -3,8 +3,7 @@
 
 use std::ops::Deref;
 use std::os::fd::{AsFd, OwnedFd};
-use std::sync::atomic::{AtomicBool, Ordering};
-use std::sync::{Arc, OnceLock, Weak};
+use std::sync::{Arc, Mutex, MutexGuard, OnceLock, PoisonError, Weak};
 use std::time::Duration;
 
 use crate::credentials::{Allow, PeerCredentials};
@@ -211,8 +210,8 @@ impl FaceBuilder {
         let name = Name::new(name)?;
         let mould = self.mould()?;
         let desk = Desk::new(BoundSocket::bind(&name, self.mode)?, self.allow);
-        let endpoint = mould.cast()?;
-        Reception::open(&endpoint, desk, &mould.driver)?;
+        let (endpoint, file) = mould.cast()?;
+        Reception::open(&endpoint, file, desk, &mould.driver)?;
         Ok(SpscFace(endpoint))
     }
 
@@ -234,8 +233,8 @@ impl FaceBuilder {
     /// [`InvalidConfig`](ShmError::InvalidConfig), [`Io`](ShmError::Io),
     /// [`Unsupported`](ShmError::Unsupported), as [`create`](Self::create).
     pub fn pair(self) -> Result<(SpscFace, OwnedFd), ShmError> {
-        let endpoint = self.mould()?.cast()?;
-        let (lifeline, descriptor) = rendezvous::pair(endpoint.link().region())?;
+        let (endpoint, file) = self.mould()?.cast()?;
+        let (lifeline, descriptor) = rendezvous::pair(file.as_fd())?;
         let peer = PeerCredentials::of(lifeline.as_fd())
             .map_err(ShmError::io("asking who made the pair"))?;
         endpoint.attach(lifeline, peer)?;
@@ -263,10 +262,11 @@ pub(crate) struct Mould {
 }
 
 impl Mould {
-    /// A face's end of a new region.
-    pub(crate) fn cast(&self) -> Result<Endpoint, ShmError> {
-        let region = Region::create(self.geometry, self.prefault)?;
-        Endpoint::open(Arc::new(region), Side::Face, self.options, &self.driver)
+    /// A face's end of a new region, and the region's file for the other end.
+    pub(crate) fn cast(&self) -> Result<(Endpoint, OwnedFd), ShmError> {
+        let (region, file) = Region::create(self.geometry, self.prefault)?;
+        let endpoint = Endpoint::open(Arc::new(region), Side::Face, self.options, &self.driver)?;
+        Ok((endpoint, file))
     }
 }
 
@@ -276,24 +276,33 @@ struct Reception {
     desk: Desk,
     /// Weak, because the link keeps the reception.
     link: Weak<Link>,
-    /// Some handle has the region.
-    is_taken: AtomicBool,
+    /// The region's, until some handle has it.
+    file: Mutex<Option<OwnedFd>>,
     driver: OnceLock<Registration>,
 }
 
 impl Reception {
-    fn open(endpoint: &Endpoint, desk: Desk, driver: &Binding) -> Result<(), ShmError> {
+    fn open(
+        endpoint: &Endpoint,
+        file: OwnedFd,
+        desk: Desk,
+        driver: &Binding,
+    ) -> Result<(), ShmError> {
         let link = endpoint.link();
         let reception = Arc::new(Self {
             desk,
             link: Arc::downgrade(link),
-            is_taken: AtomicBool::new(false),
+            file: Mutex::new(Some(file)),
             driver: OnceLock::new(),
         });
         let registration = driver.register(reception.clone())?;
         let registration = reception.driver.get_or_init(|| registration);
         link.keep(Box::new(Closing(reception.clone())));
         reception.desk.open(registration)
+    }
+
+    fn file(&self) -> MutexGuard<'_, Option<OwnedFd>> {
+        self.file.lock().unwrap_or_else(PoisonError::into_inner)
     }
 }
 
@@ -319,13 +328,10 @@ impl Source for Reception {
 }
 
 impl Host for Reception {
-    fn admit(&self, _peer: PeerCredentials) -> Result<Arc<Region>, Refusal> {
-        let link = self.link.upgrade().ok_or(Refusal::Busy)?;
-        // ORDERING: Relaxed; only the driver's thread gets here.
-        if self.is_taken.swap(true, Ordering::Relaxed) {
-            return Err(Refusal::Busy);
-        }
-        Ok(link.region().clone())
+    fn admit(&self, _peer: PeerCredentials) -> Result<OwnedFd, Refusal> {
+        // Who let go of the face wants nobody any more.
+        let file = self.link.upgrade().and_then(|_there| self.file().take());
+        file.ok_or(Refusal::Busy)
     }
 
     fn connected(&self, lifeline: OwnedFd, peer: PeerCredentials) {
@@ -336,9 +342,8 @@ impl Host for Reception {
         }
     }
 
-    fn undelivered(&self) {
-        // ORDERING: Relaxed, as in `admit`.
-        self.is_taken.store(false, Ordering::Relaxed);
+    fn undelivered(&self, file: OwnedFd) {
+        *self.file() = Some(file);
     }
 }
 

@@ -15,7 +15,6 @@ use crate::driver::{Registration, Source};
 use crate::endpoint::{Endpoint, register};
 use crate::error::{CloseReason, ShmError};
 use crate::face::{FaceBuilder, Mould, SpscFace};
-use crate::region::Region;
 use crate::rendezvous::{Desk, Host, Refusal};
 use crate::waiters::{Waiters, Waiting};
 
@@ -268,15 +267,14 @@ impl Source for Reception {
 }
 
 impl Host for Reception {
-    fn admit(&self, _peer: PeerCredentials) -> Result<Arc<Region>, Refusal> {
+    fn admit(&self, _peer: PeerCredentials) -> Result<OwnedFd, Refusal> {
         if self.lock().faces.len() >= MOST_WAITING {
             return Err(Refusal::Busy);
         }
         match self.mould.cast() {
-            Ok(endpoint) => {
-                let region = endpoint.link().region().clone();
+            Ok((endpoint, file)) => {
                 self.lock().admitted = Some(endpoint);
-                Ok(region)
+                Ok(file)
             }
             Err(error) => {
                 self.give(Err(error));
@@ -292,7 +290,7 @@ impl Host for Reception {
         self.give(attached.map(|()| SpscFace(endpoint)));
     }
 
-    fn undelivered(&self) {
+    fn undelivered(&self, _file: OwnedFd) {
         let endpoint = self.lock().admitted.take();
         drop(endpoint);
     }

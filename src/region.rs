@@ -12,7 +12,7 @@
 use std::fs::File;
 use std::io;
 use std::mem::MaybeUninit;
-use std::os::fd::{AsFd, BorrowedFd, OwnedFd};
+use std::os::fd::OwnedFd;
 use std::ptr::NonNull;
 
 use memmap2::{MmapOptions, MmapRaw};
@@ -36,17 +36,20 @@ const SEALS: SealFlags = SealFlags::SHRINK.union(SealFlags::GROW).union(SealFlag
 pub(crate) struct Region {
     map: MmapRaw,
     geometry: Geometry,
-    /// The file itself; kept by the creator, which hands it over.
-    file: File,
+    /// The file itself, on the side that joined. Nothing here needs it: the mapping keeps the
+    /// memory. But a tool finds the channels of its user among the descriptors of processes, and
+    /// may not open a mapping. The creator has passed its own on, so that an engine of many
+    /// channels has one descriptor less for each.
+    _file: Option<File>,
 }
 
 impl Region {
-    /// Makes a region, writes its geometry and seals it.
-    pub(crate) fn create(geometry: Geometry, prefault: bool) -> Result<Self, ShmError> {
+    /// Makes a region, writes its geometry and seals it. The file is for the other side.
+    pub(crate) fn create(geometry: Geometry, prefault: bool) -> Result<(Self, OwnedFd), ShmError> {
         let file = memfd()?;
         file.set_len(geometry.region_bytes() as u64).map_err(ShmError::io("sizing the memfd"))?;
         let map = map(&file, geometry, prefault)?;
-        let region = Self { map, geometry, file };
+        let region = Self { map, geometry, _file: None };
         let words = &region.header().geometry.0;
         // ORDERING: Relaxed; the file is handed over by a system call, which orders these.
         words.magic.store(u64::from_ne_bytes(MAGIC), Ordering::Relaxed);
@@ -56,9 +59,8 @@ impl Region {
         words.region_bytes.store(geometry.region_bytes() as u64, Ordering::Relaxed);
         words.ring_bytes.store(geometry.ring_bytes() as u64, Ordering::Relaxed);
         words.max_packet.store(geometry.max_packet() as u64, Ordering::Relaxed);
-        rustix::fs::fcntl_add_seals(&region.file, SEALS)
-            .map_err(ShmError::io("sealing the memfd"))?;
-        Ok(region)
+        rustix::fs::fcntl_add_seals(&file, SEALS).map_err(ShmError::io("sealing the memfd"))?;
+        Ok((region, file.into()))
     }
 
     /// Maps a region that the peer made, after everything about it was checked.
@@ -85,16 +87,11 @@ impl Region {
             .map_err(ShmError::io("mapping the region"))?;
         let geometry = read_geometry(&probe, size)?;
         let map = map(&file, geometry, false)?;
-        Ok(Self { map, geometry, file })
+        Ok(Self { map, geometry, _file: Some(file) })
     }
 
     pub(crate) fn geometry(&self) -> Geometry {
         self.geometry
-    }
-
-    /// The file, to be handed to the other side.
-    pub(crate) fn file(&self) -> BorrowedFd<'_> {
-        self.file.as_fd()
     }
 
     /// The control words of one side.

@@ -4,6 +4,7 @@
 //! To write them anew after a change of the protocol, run the test with `WAKERING_VECTORS=write`.
 
 use std::fmt::Write;
+use std::os::fd::OwnedFd;
 
 use crate::bell::Bell;
 use crate::driver::{Backend, Driver};
@@ -21,6 +22,7 @@ const GEOMETRY_BYTES: usize = 0x080;
 /// A region and what its two sides hold: the face's producer and the handle's consumer.
 struct Channel {
     region: Arc<Region>,
+    file: OwnedFd,
     producer: Producer,
     consumer: Consumer,
 }
@@ -28,10 +30,11 @@ struct Channel {
 impl Channel {
     fn new() -> Self {
         let geometry = Geometry::new(Some(4096), None).unwrap();
-        let region = Arc::new(Region::create(geometry, false).unwrap());
+        let (region, file) = Region::create(geometry, false).unwrap();
+        let region = Arc::new(region);
         let producer = Producer::new(&region, Side::Face);
         let consumer = Consumer::new(&region, Side::Handle);
-        Self { region, producer, consumer }
+        Self { region, file, producer, consumer }
     }
 
     fn stage(&mut self, packet: &[u8]) {
@@ -66,15 +69,15 @@ fn dump(bytes: &[u8], from: usize) -> String {
     rows
 }
 
-fn region(region: &Region, from: usize) -> String {
-    let mut bytes = vec![0; region.geometry().region_bytes()];
-    assert_eq!(rustix::io::pread(region.file(), &mut bytes, 0).unwrap(), bytes.len());
+fn region(channel: &Channel, from: usize) -> String {
+    let mut bytes = vec![0; channel.region.geometry().region_bytes()];
+    assert_eq!(rustix::io::pread(&channel.file, &mut bytes, 0).unwrap(), bytes.len());
     dump(&bytes, from)
 }
 
 /// All vectors with their names, in the order of the page.
 fn vectors() -> Vec<(&'static str, String)> {
-    let mut all = vec![("geometry", region(&Channel::new().region, 0))];
+    let mut all = vec![("geometry", region(&Channel::new(), 0))];
     all.extend(records());
     all.extend(sleeps());
     all.extend(full());
@@ -92,17 +95,17 @@ fn records() -> Vec<(&'static str, String)> {
     empty.send(b"");
     let mut batch = Channel::new();
     [&b"a"[..], b"bb", b""].into_iter().for_each(|packet| batch.stage(packet));
-    let staged = region(&batch.region, GEOMETRY_BYTES);
+    let staged = region(&batch, GEOMETRY_BYTES);
     assert!(batch.producer.publish());
     let second = Channel::new();
     let mut producer = Producer::new(&second.region, Side::Handle);
     assert!(producer.stage(b"hello").unwrap() && producer.publish());
     vec![
-        ("packet", region(&one.region, GEOMETRY_BYTES)),
-        ("empty", region(&empty.region, GEOMETRY_BYTES)),
+        ("packet", region(&one, GEOMETRY_BYTES)),
+        ("empty", region(&empty, GEOMETRY_BYTES)),
         ("staged", staged),
-        ("batch", region(&batch.region, GEOMETRY_BYTES)),
-        ("second ring", region(&second.region, GEOMETRY_BYTES)),
+        ("batch", region(&batch, GEOMETRY_BYTES)),
+        ("second ring", region(&second, GEOMETRY_BYTES)),
     ]
 }
 
@@ -110,12 +113,12 @@ fn sleeps() -> Vec<(&'static str, String)> {
     let mut channel = Channel::new();
     channel.send(b"hello");
     assert_eq!(channel.take(), 5);
-    let taken = region(&channel.region, GEOMETRY_BYTES);
+    let taken = region(&channel, GEOMETRY_BYTES);
     channel.consumer.release();
     assert!(channel.bell(Side::Handle).arm(RECV));
-    let parked = region(&channel.region, GEOMETRY_BYTES);
+    let parked = region(&channel, GEOMETRY_BYTES);
     channel.send(b"again");
-    vec![("taken", taken), ("parked", parked), ("woken", region(&channel.region, GEOMETRY_BYTES))]
+    vec![("taken", taken), ("parked", parked), ("woken", region(&channel, GEOMETRY_BYTES))]
 }
 
 fn full() -> Vec<(&'static str, String)> {
@@ -131,28 +134,29 @@ fn full() -> Vec<(&'static str, String)> {
     assert!(!full.producer.stage(&[0; 1016]).unwrap());
     full.producer.announce(1016);
     assert!(full.bell(Side::Face).arm(SEND));
-    let parked = region(&full.region, GEOMETRY_BYTES);
+    let parked = region(&full, GEOMETRY_BYTES);
     assert_eq!(full.take(), 1016);
     full.consumer.release();
     assert!(full.consumer.has_what_it_wants());
     assert!(full.bell(Side::Face).ring(SEND));
     vec![
-        ("wrap", region(&wrap.region, GEOMETRY_BYTES)),
+        ("wrap", region(&wrap, GEOMETRY_BYTES)),
         ("full", parked),
-        ("room", region(&full.region, GEOMETRY_BYTES)),
+        ("room", region(&full, GEOMETRY_BYTES)),
     ]
 }
 
 fn ends() -> Vec<(&'static str, String)> {
     let driver = Driver::builder().backend(Backend::Epoll).background().unwrap();
-    let open = |region: &Arc<Region>| {
-        Endpoint::open(region.clone(), Side::Face, Options::default(), driver.binding()).unwrap()
+    let open = |channel: &Channel| {
+        let region = channel.region.clone();
+        Endpoint::open(region, Side::Face, Options::default(), driver.binding()).unwrap()
     };
-    let closed = Channel::new().region;
+    let closed = Channel::new();
     let face = open(&closed);
     let by_byte = region(&closed, GEOMETRY_BYTES);
     face.close();
-    let cancelled = Channel::new().region;
+    let cancelled = Channel::new();
     let other = open(&cancelled);
     other.cancel();
     vec![

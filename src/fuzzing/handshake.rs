@@ -21,7 +21,6 @@ use crate::region::Region;
 use crate::rendezvous::{
     BoundSocket, Clients, Desk, Dial, Host, Name, Progress, Refusal, Watcher, adopt,
 };
-use crate::sync::Arc;
 
 /// Any messages with any descriptors, and hang-ups at any moment, to both roles of the handshake.
 ///
@@ -80,10 +79,7 @@ fn passed(kind: u8) -> Vec<OwnedFd> {
     let one = || -> Option<OwnedFd> {
         let geometry = Geometry::new(Some(4096), None).ok()?;
         Some(match kind >> 3 & 7 {
-            0..=2 => {
-                let region = Region::create(geometry, false).ok()?;
-                region.file().try_clone_to_owned().ok()?
-            }
+            0..=2 => Region::create(geometry, false).ok()?.1,
             3 => rustix::fs::memfd_create("empty", rustix::fs::MemfdFlags::ALLOW_SEALING).ok()?,
             4 => std::fs::File::open("/dev/null").ok()?.into(),
             5 => rustix::pipe::pipe().ok()?.1,
@@ -137,14 +133,13 @@ impl Watcher for Board {
 
 /// Hands one region out.
 struct Face {
-    region: Arc<Region>,
-    taken: Cell<bool>,
+    file: RefCell<Option<OwnedFd>>,
     lifelines: RefCell<Vec<OwnedFd>>,
 }
 
 impl Host for Face {
-    fn admit(&self, _peer: PeerCredentials) -> Result<Arc<Region>, Refusal> {
-        if self.taken.replace(true) { Err(Refusal::Busy) } else { Ok(self.region.clone()) }
+    fn admit(&self, _peer: PeerCredentials) -> Result<OwnedFd, Refusal> {
+        self.file.take().ok_or(Refusal::Busy)
     }
 
     fn connected(&self, lifeline: OwnedFd, _peer: PeerCredentials) {
@@ -152,8 +147,8 @@ impl Host for Face {
         assert_eq!(self.lifelines.borrow().len(), 1, "a face serves one handle");
     }
 
-    fn undelivered(&self) {
-        assert!(self.taken.replace(false), "nobody was let in");
+    fn undelivered(&self, file: OwnedFd) {
+        assert!(self.file.replace(Some(file)).is_none(), "nobody was let in");
     }
 }
 
@@ -162,8 +157,7 @@ fn desk(input: &mut Input<'_>) -> Option<()> {
     let name = Name::new(path.to_str()?).ok()?;
     let geometry = Geometry::new(Some(4096), None).ok()?;
     let face = Face {
-        region: Arc::new(Region::create(geometry, false).ok()?),
-        taken: Cell::new(false),
+        file: RefCell::new(Some(Region::create(geometry, false).ok()?.1)),
         lifelines: RefCell::default(),
     };
     let board = Board::default();

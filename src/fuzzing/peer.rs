@@ -103,8 +103,9 @@ impl World {
     fn new(settings: u8) -> Self {
         let driver = driver(settings);
         let geometry = Geometry::new(Some(RING), None).expect("lawful");
-        let region = Arc::new(Region::create(geometry, false).expect("a small region"));
-        let dup = || region.file().try_clone_to_owned().expect("a descriptor");
+        let (region, file) = Region::create(geometry, false).expect("a small region");
+        let region = Arc::new(region);
+        let dup = || file.try_clone().expect("a descriptor");
         let joined = Arc::new(Region::join(dup()).expect("made by ourselves"));
         let third = Arc::new(Region::join(dup()).expect("made by ourselves"));
         let flags = SocketFlags::CLOEXEC | SocketFlags::NONBLOCK;

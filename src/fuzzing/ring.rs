@@ -28,7 +28,7 @@ fn run(input: &mut Input<'_>) -> Option<()> {
         _ => largest - usize::from(settings >> 3),
     };
     let geometry = Geometry::new(Some(ring_bytes), Some(max_packet)).expect("both are lawful");
-    let region = Arc::new(Region::create(geometry, false).expect("a small region"));
+    let region = Arc::new(Region::create(geometry, false).expect("a small region").0);
     let mut pair = Pair {
         producer: Producer::new(&region, Side::Face),
         consumer: Consumer::new(&region, Side::Handle),

@@ -17,12 +17,14 @@ use crate::layout::{RECORD_HEADER, RECV};
 const RING: usize = 4096;
 const SIZE: u64 = 3 * 4096;
 
-fn create() -> Region {
+fn create() -> (Region, OwnedFd) {
     Region::create(Geometry::new(Some(RING), None).unwrap(), false).unwrap()
 }
 
-fn joined(region: &Region) -> Region {
-    Region::join(region.file().try_clone_to_owned().unwrap()).unwrap()
+/// Both sides' mappings of one region.
+fn both() -> (Arc<Region>, Arc<Region>) {
+    let (region, file) = create();
+    (Arc::new(region), Arc::new(Region::join(file).unwrap()))
 }
 
 /// A region made by hand from the specification's offsets, with everything lawful.
@@ -65,8 +67,7 @@ fn assert_invalid(error: &ShmError, text: &str) {
 
 #[test]
 fn both_sides_see_the_same_memory() {
-    let face = Arc::new(create());
-    let handle = Arc::new(joined(&face));
+    let (face, handle) = both();
     assert_eq!(face.geometry(), handle.geometry());
     assert_eq!(handle.geometry().max_packet(), 1016);
     for (writer, reader) in [(&face, &handle), (&handle, &face)] {
@@ -115,8 +116,8 @@ fn a_file_that_can_be_resized_is_refused() {
 
 #[test]
 fn a_region_cannot_be_resized_or_unsealed() {
-    let region = create();
-    let file = File::from(region.file().try_clone_to_owned().unwrap());
+    let (_region, file) = create();
+    let file = File::from(file);
     for size in [0, SIZE - 4096, SIZE + 4096] {
         let error = file.set_len(size).unwrap_err();
         assert_eq!(error.kind(), io::ErrorKind::PermissionDenied);
@@ -226,12 +227,11 @@ fn unknown_features_are_refused() {
 /// Seals do not prevent it. It is a write like any other: both sides go on with zeros.
 #[test]
 fn a_punched_hole_is_only_a_write() {
-    let face = Arc::new(create());
-    let handle = Arc::new(joined(&face));
+    let (face, handle) = both();
     let ring = face.ring(Side::Face);
     ring.copy_in(0, &[7; RING]);
     let hole = FallocateFlags::PUNCH_HOLE | FallocateFlags::KEEP_SIZE;
-    rustix::fs::fallocate(handle.file(), hole, 0, SIZE).unwrap();
+    rustix::fs::fallocate(handle._file.as_ref().unwrap(), hole, 0, SIZE).unwrap();
     for region in [&face, &handle] {
         assert_eq!(copied(&region.ring(Side::Face), 0, RING), [0; RING][..]);
         assert_eq!(region.side(Side::Face).bell.0.bell.load(Ordering::Relaxed), 0);
@@ -245,8 +245,8 @@ fn a_punched_hole_is_only_a_write() {
 fn prefault_takes_all_pages_at_once() {
     let pages = |prefault| {
         let geometry = Geometry::new(None, None).unwrap();
-        let region = Region::create(geometry, prefault).unwrap();
-        let taken = region.file.metadata().unwrap().blocks() * 512;
+        let (_region, file) = Region::create(geometry, prefault).unwrap();
+        let taken = File::from(file).metadata().unwrap().blocks() * 512;
         (taken, geometry.region_bytes() as u64)
     };
     let (taken, all) = pages(true);
@@ -257,7 +257,7 @@ fn prefault_takes_all_pages_at_once() {
 
 #[test]
 fn a_ring_outlives_its_region() {
-    let ring = Arc::new(create()).ring(Side::Handle);
+    let ring = Arc::new(create().0).ring(Side::Handle);
     ring.copy_in(0, b"kept");
     assert_eq!(copied(&ring, 0, 4), b"kept");
     assert_eq!(copied(&ring, RING, 0), b"", "nothing, at the very end");
@@ -266,11 +266,11 @@ fn a_ring_outlives_its_region() {
 #[test]
 #[should_panic(expected = "bytes outside of the ring")]
 fn copying_past_the_end_panics() {
-    Arc::new(create()).ring(Side::Handle).copy_in(RING - 4, b"12345");
+    Arc::new(create().0).ring(Side::Handle).copy_in(RING - 4, b"12345");
 }
 
 #[test]
 #[should_panic(expected = "header outside of the ring")]
 fn a_header_past_the_end_panics() {
-    Arc::new(create()).ring(Side::Face).header(RING);
+    Arc::new(create().0).ring(Side::Face).header(RING);
 }

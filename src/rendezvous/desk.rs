@@ -14,8 +14,7 @@ use super::socket::{self, Received};
 use crate::credentials::{self, Allow, PeerCredentials};
 use crate::driver::Registration;
 use crate::error::ShmError;
-use crate::region::Region;
-use crate::sync::{Arc, AtomicU64, Mutex, Ordering, lock};
+use crate::sync::{AtomicU64, Mutex, Ordering, lock};
 
 /// Connections that have not said hello.
 const MAX_GUESTS: u16 = 8;
@@ -63,16 +62,17 @@ pub(crate) enum Refusal {
 
 /// Whom the desk works for: a face, or a listener that makes one for each client.
 pub(crate) trait Host {
-    /// A complete, acceptable hello. The host answers with the region to hand over, or a refusal.
+    /// A complete, acceptable hello. The host answers with the file of a region, which is the
+    /// client's from then on, or with a refusal.
     ///
     /// # Errors
     /// The refusal that the client is told.
-    fn admit(&self, peer: PeerCredentials) -> Result<Arc<Region>, Refusal>;
+    fn admit(&self, peer: PeerCredentials) -> Result<OwnedFd, Refusal>;
     /// The answer went out; the socket is now the lifeline, and no longer watched.
     fn connected(&self, lifeline: OwnedFd, peer: PeerCredentials);
-    /// The answer could not be delivered: whom [`Host::admit`] let in is gone, and the region is
-    /// free again.
-    fn undelivered(&self);
+    /// The answer could not be delivered: whom [`Host::admit`] let in is gone, and here is what it
+    /// was to have.
+    fn undelivered(&self, file: OwnedFd);
 }
 
 /// How many clients came to nothing, and why.
@@ -256,7 +256,7 @@ impl Desk {
     fn answer(&self, socket: OwnedFd, hello: &[u8], host: &dyn Host) {
         // PEER: what makes no sense is not answered: who knows to whom we would talk.
         let Ok(spoken) = message::parse_hello(hello) else { return count(&self.hostile) };
-        let (peer, region) = match self.judge(socket.as_fd(), spoken, host) {
+        let (peer, file) = match self.judge(socket.as_fd(), spoken, host) {
             Ok(admitted) => admitted,
             Err(status) => {
                 count(&self.refused);
@@ -266,22 +266,22 @@ impl Desk {
             }
         };
         let welcome = message::answer(Status::Ok);
-        match socket::send(socket.as_fd(), &welcome, Some(region.file())) {
+        match socket::send(socket.as_fd(), &welcome, Some(file.as_fd())) {
             Ok(()) => host.connected(socket, peer),
             Err(_) => {
                 count(&self.half_done);
-                host.undelivered();
+                host.undelivered(file);
             }
         }
     }
 
-    /// Whether the client may have a region; if not, what it is told.
+    /// Whether the client may have a region, and its file; if not, what it is told.
     fn judge(
         &self,
         socket: BorrowedFd<'_>,
         spoken: Spoken<()>,
         host: &dyn Host,
-    ) -> Result<(PeerCredentials, Arc<Region>), Status> {
+    ) -> Result<(PeerCredentials, OwnedFd), Status> {
         // The user first: strangers are told nothing else.
         let peer = PeerCredentials::of(socket).map_err(|_| Status::PermissionDenied)?;
         if !credentials::accepts(self.allow.as_ref(), &peer) {
@@ -292,7 +292,7 @@ impl Desk {
             Spoken::Other(_) => return Err(Status::VersionMismatch),
         }
         match host.admit(peer) {
-            Ok(region) => Ok((peer, region)),
+            Ok(file) => Ok((peer, file)),
             Err(Refusal::Busy) => Err(Status::Busy),
         }
     }

@@ -6,7 +6,7 @@
 //! side ever waits.
 
 use std::io;
-use std::os::fd::{AsFd, OwnedFd};
+use std::os::fd::{AsFd, BorrowedFd, OwnedFd};
 
 use rustix::net::{AddressFamily, SocketType};
 
@@ -15,18 +15,18 @@ use super::message::{self, Status};
 use super::socket::{self, Received};
 use crate::credentials::PeerCredentials;
 use crate::error::ShmError;
-use crate::region::Region;
 
 const ADOPTING: &str = "taking over the descriptor of a pair";
 
-/// The engine's lifeline, and the descriptor for whoever shall be the application.
+/// The engine's lifeline, and the descriptor for whoever shall be the application, who finds
+/// `file` in it.
 ///
 /// # Errors
 /// `Io`, for want of descriptors or memory.
-pub(crate) fn pair(region: &Region) -> Result<(OwnedFd, OwnedFd), ShmError> {
+pub(crate) fn pair(file: BorrowedFd<'_>) -> Result<(OwnedFd, OwnedFd), ShmError> {
     const STEP: &str = "making a pair of sockets";
     let (lifeline, theirs) = socket::pair().map_err(ShmError::io(STEP))?;
-    socket::send(lifeline.as_fd(), &message::answer(Status::Ok), Some(region.file()))
+    socket::send(lifeline.as_fd(), &message::answer(Status::Ok), Some(file))
         .map_err(ShmError::io(STEP))?;
     Ok((lifeline, theirs))
 }

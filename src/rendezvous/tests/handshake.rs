@@ -115,8 +115,8 @@ fn a_closed_desk_is_not_found() {
 
 #[test]
 fn a_pair_needs_no_name_and_nobody_waits() {
-    let engine = Region::create(Geometry::new(None, None).unwrap(), false).unwrap();
-    let (lifeline, theirs) = pair(&engine).unwrap();
+    let (engine, file) = Region::create(Geometry::new(None, None).unwrap(), false).unwrap();
+    let (lifeline, theirs) = pair(file.as_fd()).unwrap();
     let connection = adopt(theirs).unwrap();
     assert!(same_memory(&engine, &connection.region));
     ring_by_byte(lifeline.as_fd());

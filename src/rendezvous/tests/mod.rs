@@ -25,7 +25,7 @@ use crate::error::ShmError;
 use crate::layout::Geometry;
 use crate::lifeline::{drain, ring_by_byte};
 use crate::region::Region;
-use crate::sync::{Arc, Mutex, lock};
+use crate::sync::{Mutex, lock};
 
 /// Longer than anything takes that does not hang.
 const LONG: Duration = Duration::from_secs(20);
@@ -105,24 +105,23 @@ impl Watcher for Board {
 
 /// A face's part: one region, handed out once.
 struct Face {
-    region: Arc<Region>,
-    free: Mutex<bool>,
+    region: Region,
+    file: Mutex<Option<OwnedFd>>,
     peers: Mutex<Vec<(OwnedFd, PeerCredentials)>>,
     undelivered: AtomicUsize,
 }
 
 impl Host for Face {
-    fn admit(&self, _peer: PeerCredentials) -> Result<Arc<Region>, Refusal> {
-        let free = std::mem::replace(&mut *lock(&self.free), false);
-        if free { Ok(self.region.clone()) } else { Err(Refusal::Busy) }
+    fn admit(&self, _peer: PeerCredentials) -> Result<OwnedFd, Refusal> {
+        lock(&self.file).take().ok_or(Refusal::Busy)
     }
 
     fn connected(&self, lifeline: OwnedFd, peer: PeerCredentials) {
         lock(&self.peers).push((lifeline, peer));
     }
 
-    fn undelivered(&self) {
-        *lock(&self.free) = true;
+    fn undelivered(&self, file: OwnedFd) {
+        *lock(&self.file) = Some(file);
         self.undelivered.fetch_add(1, Ordering::Relaxed);
     }
 }
@@ -141,10 +140,11 @@ impl Engine {
     }
 
     fn with(socket: BoundSocket, allow: Option<Allow>) -> Self {
-        let region = Region::create(Geometry::new(Some(4096), None).unwrap(), false).unwrap();
+        let (region, file) =
+            Region::create(Geometry::new(Some(4096), None).unwrap(), false).unwrap();
         let face = Face {
-            region: Arc::new(region),
-            free: Mutex::new(true),
+            region,
+            file: Mutex::new(Some(file)),
             peers: Mutex::new(Vec::new()),
             undelivered: AtomicUsize::new(0),
         };
