@@ -2,6 +2,8 @@
 //!
 //! `taskset -c 0 ping_pong [rounds]` gives the time on one core, and
 //! `strace -c -f ping_pong` the system calls: a wake and an enter for each process and round.
+//! `ping_pong rounds micros` lets the drivers spin for so long before they sleep, on two cores:
+//! then there is hardly a system call.
 
 #![allow(clippy::print_stdout, reason = "an example says what it did")]
 
@@ -25,11 +27,17 @@ fn main() -> Result<()> {
     }
 }
 
+/// How long the drivers spin: the second argument, in microseconds, which the child gets too.
+fn spin() -> Result<Duration> {
+    Ok(Duration::from_micros(std::env::args().nth(2).map_or(Ok(0), |micros| micros.parse())?))
+}
+
 fn ask(rounds: u64) -> Result<()> {
     let driver = Driver::new()?;
-    let (face, descriptor) = SpscFace::builder().driver(&driver).spin(Duration::ZERO).pair()?;
+    let (face, descriptor) = SpscFace::builder().driver(&driver).spin(spin()?).pair()?;
     rustix::io::fcntl_setfd(&descriptor, rustix::io::FdFlags::empty())?;
     let mut child = Command::new(std::env::current_exe()?)
+        .args(std::env::args().skip(1))
         .env(INHERITED, descriptor.as_raw_fd().to_string())
         .spawn()?;
     drop(descriptor);
@@ -50,9 +58,11 @@ fn ask(rounds: u64) -> Result<()> {
     assert!(child.wait()?.success());
     let nanos = elapsed.as_nanos() / u128::from(rounds.max(1));
     println!(
-        "{rounds} round trips by {}: {nanos} ns each, {} parks",
+        "{rounds} round trips by {}: {nanos} ns each, {} parks, {} spins paid, {} did not",
         driver.backend(),
-        stats.parks
+        stats.parks,
+        stats.spins_paid,
+        stats.spins_unpaid,
     );
     Ok(())
 }
@@ -62,7 +72,7 @@ fn answer(descriptor: i32) -> Result<()> {
     // SAFETY: the parent has passed this descriptor on, and nobody else here knows of it.
     #[allow(unsafe_code, reason = "a number from the environment becomes a descriptor")]
     let descriptor = unsafe { OwnedFd::from_raw_fd(descriptor) };
-    let builder = SpscHandle::builder().driver(&driver).spin(Duration::ZERO);
+    let builder = SpscHandle::builder().driver(&driver).spin(spin()?);
     let handle = builder.from_fd(descriptor)?;
     driver.block_on(async {
         let mut next = Bytes::from_static(b"ready");

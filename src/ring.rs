@@ -24,9 +24,11 @@
 #![warn(clippy::arithmetic_side_effects, clippy::indexing_slicing)]
 
 mod consumer;
+mod peephole;
 mod producer;
 
 pub(crate) use consumer::Consumer;
+pub(crate) use peephole::Peephole;
 #[cfg(not(all(test, loom)))]
 pub(crate) use producer::LOOK_AGAIN_AFTER;
 pub(crate) use producer::Producer;

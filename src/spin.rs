@@ -10,6 +10,10 @@
 //!   one thread thus do not spin a hundred times;
 //! - on a single core nothing can come while we spin, so there is none.
 //!
+//! A task that spins keeps the others of its thread waiting. Where its driver is parked in, it does
+//! so for a moment only ([`IN_POLL`]) and leaves the rest to `park`, where the thread has nothing
+//! else to do: there all channels whose tasks wait are looked at in turn.
+//!
 //! Nothing here is part of the protocol: the state is this process's own, and races cost accuracy.
 #![cfg(not(all(test, loom)))]
 
@@ -24,6 +28,10 @@ use std::time::{Duration, Instant};
 /// It has to outlast one wake of the peer, or two sides that found each other asleep would never
 /// find each other awake: through a driver's thread to a task on another, that is 20 to 40 us.
 pub(crate) const DEFAULT_SPIN: Duration = Duration::from_micros(50);
+
+/// How long a task spins at most whose driver goes on with it in `park`: for an answer that is under
+/// way already.
+pub(crate) const IN_POLL: Duration = Duration::from_micros(2);
 
 /// The longest cap that may be set; a thread that spins serves nobody else.
 const LONGEST: Duration = Duration::from_millis(1);
@@ -62,8 +70,8 @@ impl Spin {
         Self { cap, misses: AtomicU32::new(0), sulk: AtomicU32::new(0) }
     }
 
-    /// Begins to spin, if that is worth while now.
-    pub(crate) fn begin(&self) -> Option<Spinning<'_>> {
+    /// For how long it is worth while to spin now, if it is.
+    pub(crate) fn wish(&self) -> Option<Duration> {
         if self.cap == 0 {
             return None;
         }
@@ -73,21 +81,19 @@ impl Spin {
             self.sulk.store(sulk - 1, Ordering::Relaxed);
             return None;
         }
-        let started = Instant::now();
-        let allowed = Allowance::of_thread(started, self.cap);
-        if allowed < SHORTEST_NANOS.min(self.cap) {
-            return None;
-        }
-        let budget = Duration::from_nanos(u64::from(allowed));
-        Some(Spinning { spin: self, started, budget, pauses: 0 })
+        Some(Duration::from_nanos(u64::from(self.cap)))
+    }
+
+    /// Enters an outcome into the books.
+    pub(crate) fn note(&self, found: bool) {
+        if found { self.paid() } else { self.missed() }
     }
 
     fn paid(&self) {
         self.misses.store(0, Ordering::Relaxed);
     }
 
-    fn missed(&self, spent: Duration) {
-        Allowance::spend(u32::try_from(spent.as_nanos()).unwrap_or(u32::MAX));
+    fn missed(&self) {
         let misses = self.misses.load(Ordering::Relaxed).saturating_add(1);
         self.misses.store(misses, Ordering::Relaxed);
         if misses >= PATIENCE {
@@ -98,14 +104,25 @@ impl Spin {
 }
 
 /// A spin under way.
-pub(crate) struct Spinning<'a> {
-    spin: &'a Spin,
+#[derive(Debug)]
+pub(crate) struct Spinning {
     started: Instant,
     budget: Duration,
     pauses: u32,
 }
 
-impl Spinning<'_> {
+impl Spinning {
+    /// Begins to spin for `wish` or for as long as the thread may, unless that is too short.
+    pub(crate) fn begin(wish: Duration) -> Option<Self> {
+        let cap = u32::try_from(wish.as_nanos()).unwrap_or(u32::MAX);
+        let started = Instant::now();
+        let allowed = Allowance::of_thread(started, cap);
+        if allowed < SHORTEST_NANOS.min(cap) {
+            return None;
+        }
+        Some(Self { started, budget: Duration::from_nanos(u64::from(allowed)), pauses: 0 })
+    }
+
     /// Waits for a moment; `false` once the time is up.
     pub(crate) fn again(&mut self) -> bool {
         // Short at first, for an answer that is on its way.
@@ -116,9 +133,10 @@ impl Spinning<'_> {
         self.started.elapsed() < self.budget
     }
 
-    /// Enters the outcome into the books.
-    pub(crate) fn end(self, found: bool) {
-        if found { self.spin.paid() } else { self.spin.missed(self.started.elapsed()) }
+    /// It did not pay: the thread has less to spend.
+    pub(crate) fn lost(self) {
+        let spent = self.started.elapsed().as_nanos();
+        Allowance::spend(u32::try_from(spent).unwrap_or(u32::MAX));
     }
 }
 
@@ -126,6 +144,8 @@ impl Spinning<'_> {
 #[derive(Clone, Copy)]
 struct Allowance {
     nanos: u32,
+    /// The longest cap that was asked for: more is not saved up.
+    most: u32,
     since: Instant,
 }
 
@@ -136,22 +156,22 @@ thread_local! {
 impl Allowance {
     /// What there is `now`, of at most `cap`.
     fn of_thread(now: Instant, cap: u32) -> u32 {
-        let nanos = match ALLOWANCE.get() {
-            None => cap,
-            Some(Self { nanos, since }) => {
-                let passed = now.saturating_duration_since(since).as_nanos();
-                let earned = u32::try_from(passed / u128::from(EARNINGS)).unwrap_or(u32::MAX);
-                nanos.saturating_add(earned).min(cap)
-            }
-        };
-        ALLOWANCE.set(Some(Self { nanos, since: now }));
-        nanos
+        let Self { nanos, most, since } =
+            ALLOWANCE.get().unwrap_or(Self { nanos: 0, most: 0, since: now });
+        let passed = now.saturating_duration_since(since).as_nanos();
+        let earned = u32::try_from(passed / u128::from(EARNINGS)).unwrap_or(u32::MAX);
+        // A longer cap than ever before comes as a present.
+        let earned = earned.saturating_add(cap.saturating_sub(most));
+        let most = most.max(cap);
+        let nanos = nanos.saturating_add(earned).min(most);
+        ALLOWANCE.set(Some(Self { nanos, most, since: now }));
+        nanos.min(cap)
     }
 
     fn spend(spent: u32) {
-        let Some(Self { nanos, .. }) = ALLOWANCE.get() else { return };
+        let Some(Self { nanos, most, .. }) = ALLOWANCE.get() else { return };
         let nanos = nanos.saturating_sub(spent);
-        ALLOWANCE.set(Some(Self { nanos, since: Instant::now() }));
+        ALLOWANCE.set(Some(Self { nanos, most, since: Instant::now() }));
     }
 }
 
@@ -167,9 +187,10 @@ mod tests {
 
     /// Spins to the end without finding anything; `false` if it was not allowed to.
     fn miss(spin: &Spin) -> bool {
-        let Some(mut spinning) = spin.begin() else { return false };
+        let Some(mut spinning) = spin.wish().and_then(Spinning::begin) else { return false };
         while spinning.again() {}
-        spinning.end(false);
+        spinning.lost();
+        spin.note(false);
         true
     }
 
@@ -181,7 +202,7 @@ mod tests {
 
     #[test]
     fn a_cap_of_zero_is_off() {
-        assert!(Spin::new(Duration::ZERO).begin().is_none());
+        assert!(Spin::new(Duration::ZERO).wish().is_none());
     }
 
     #[test]
@@ -206,7 +227,7 @@ mod tests {
         }
         ALLOWANCE.set(None);
         assert!(!miss(&spin) && !miss(&spin));
-        spin.begin().unwrap().end(true);
+        spin.note(true);
         for _ in 0..PATIENCE {
             ALLOWANCE.set(None);
             assert!(miss(&spin));

@@ -152,6 +152,9 @@ impl Driver {
     /// return early, so the caller looks at its queue each time. With a timeout of zero it does
     /// what is due and does not sleep.
     ///
+    /// On a machine with several cores it may spin for a while before it sleeps, for the channels
+    /// whose tasks wait: see [`spin`](crate::FaceBuilder::spin). An unpark ends that too.
+    ///
     /// A driver may be made on one thread and parked in on another. It may be parked in on
     /// different threads by turns, but that is not for every time: each change makes a new ring.
     ///
@@ -275,7 +278,7 @@ impl DriverBuilder {
     /// [`ShmError::Unsupported`] if io_uring was asked for and is not to be had: an old kernel, or a
     /// sandbox. [`ShmError::Io`] if its descriptors could not be made.
     pub fn build(self) -> Result<Driver, ShmError> {
-        let shared = Shared::new(self.probe()?)?;
+        let shared = Shared::parked_in(self.probe()?)?;
         let seat = Seat::new(shared.clone());
         Ok(Driver { binding: Binding::new(shared, false), run: Run::Parked(Arc::new(seat)) })
     }

@@ -2,7 +2,7 @@
 
 use std::fmt;
 use std::os::fd::BorrowedFd;
-use std::time::Instant;
+use std::time::{Duration, Instant};
 
 use rustix::event::epoll as set;
 
@@ -135,6 +135,25 @@ impl Registration {
         if self.link.lower_alarm(at) {
             shared.push(Command::Alarm(self.link.id, at));
         }
+    }
+
+    /// Whether whoever runs the driver sleeps in it, with nothing else to do.
+    pub(crate) fn is_parked_in(&self) -> bool {
+        self.keeper.shared.is_parked_in()
+    }
+
+    /// Leaves it to the runner to look after a task that waits, before it sleeps: first by
+    /// [`Source::look`], again and again for up to `spin`, then by [`Source::arm`].
+    ///
+    /// `false` if that cannot be: the driver is not of the kind that is parked in, it sleeps, or it
+    /// looks after many others already. Then the caller arms its bell by itself. What the source
+    /// needs for its look is written before this call.
+    pub(crate) fn attend(&self, spin: Duration) -> bool {
+        let shared = &self.keeper.shared;
+        if !shared.is_parked_in() || self.is_forked() {
+            return false;
+        }
+        shared.attend(&self.link, spin)
     }
 
     /// Has [`Source::rung`] called soon on the driver's thread.

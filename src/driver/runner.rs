@@ -12,9 +12,10 @@ use std::time::{Duration, Instant};
 
 use super::alarms::Alarms;
 use super::link::{Link, NEVER};
-use super::shared::{Command, Rest, Shared};
+use super::shared::{Attended, Command, Rest, Shared};
 use super::source::Source;
 use super::table::{Id, Table};
+use crate::spin::Spinning;
 use crate::sync::{Arc, AtomicU32, Ordering};
 
 /// How often a turn looks into the inbox before it looks at the kernel again.
@@ -114,6 +115,8 @@ pub(super) struct Runner {
     found: Found,
     /// Empty between uses; kept for its memory.
     batch: Vec<Command>,
+    /// Empty between uses; kept for its memory.
+    attended: Vec<Attended>,
     /// How many calls of sources there were.
     calls: usize,
     stopping: bool,
@@ -128,6 +131,7 @@ impl Runner {
             alarms: Alarms::default(),
             found: Found::default(),
             batch: Vec::new(),
+            attended: Vec::new(),
             calls: 0,
             stopping: false,
         }
@@ -186,8 +190,7 @@ impl Runner {
     fn settle(&mut self, timeout: Option<Duration>) -> Option<Duration> {
         if timeout == Some(Duration::ZERO) {
             // Never asleep, so that nobody interrupts in vain.
-            self.shared.take(&mut self.batch);
-            self.run_batch();
+            self.glance();
             return timeout;
         }
         let end = timeout.and_then(|timeout| Instant::now().checked_add(timeout));
@@ -198,9 +201,85 @@ impl Runner {
                 Rest::Asleep => return (until != NEVER).then(|| self.shared.until(until)),
                 Rest::Busy => self.run_batch(),
                 Rest::Unparked => break,
+                Rest::Attending if self.attend(until) => break,
+                Rest::Attending => {}
             }
         }
         Some(Duration::ZERO)
+    }
+
+    /// Spins on behalf of the sources that were left to it, then has them arm their bells. Says
+    /// whether the runner is wanted back by now.
+    fn attend(&mut self, until: u64) -> bool {
+        let mut attended = self.take_attended();
+        let wish = attended.iter().map(|attended| attended.spin).max().unwrap_or_default();
+        let wish = if until == NEVER { wish } else { wish.min(self.shared.until(until)) };
+        let mut spinning = Spinning::begin(wish);
+        let mut wanted = self.look_at(&mut attended);
+        while !wanted && spinning.as_mut().is_some_and(Spinning::again) {
+            wanted = self.look_at(&mut attended) || self.shared.is_unparked();
+        }
+        if !wanted {
+            wanted = self.arm(&mut attended, spinning.is_some());
+            if let Some(spinning) = spinning {
+                spinning.lost();
+            }
+        }
+        self.keep_attended(attended);
+        wanted
+    }
+
+    /// As [`attend`](Self::attend), for a runner that is not to sleep.
+    fn glance(&mut self) {
+        let mut attended = self.take_attended();
+        self.look_at(&mut attended);
+        self.keep_attended(attended);
+    }
+
+    /// Those that were left to the runner; what was to be done before is done.
+    fn take_attended(&mut self) -> Vec<Attended> {
+        let mut attended = std::mem::take(&mut self.attended);
+        self.shared.take_attended(&mut attended, &mut self.batch);
+        self.run_batch();
+        attended
+    }
+
+    /// Looks again, the next time, for those that are left.
+    fn keep_attended(&mut self, mut attended: Vec<Attended>) {
+        self.shared.keep_attended(&mut attended);
+        self.attended = attended;
+    }
+
+    /// One look for each of those that were left to the runner. Says whether one found something,
+    /// and strikes it off.
+    fn look_at(&mut self, attended: &mut Vec<Attended>) -> bool {
+        let (table, calls) = (&self.table, &mut self.calls);
+        let before = attended.len();
+        attended.retain(|attended| {
+            let Some(entry) = table.get(attended.id) else { return false };
+            if !entry.ask(|source| source.look()) {
+                return true;
+            }
+            // Before the task is woken, which may run at once and come back.
+            entry.link.end_attendance();
+            *calls += entry.call(|source| source.found());
+            false
+        });
+        attended.len() < before
+    }
+
+    /// Has those that were left to the runner arm their bells; says whether one found something.
+    fn arm(&mut self, attended: &mut Vec<Attended>, spun: bool) -> bool {
+        let mut found = false;
+        for Attended { id, .. } in attended.drain(..) {
+            if let Some(entry) = self.table.get(id) {
+                // Before the last look, which sees what was written before an attendance that
+                // found this one going on.
+                entry.link.end_attendance();
+                found |= entry.ask(|source| source.arm(spun));
+            }
+        }
+        found
     }
 
     /// Does everything that is due, without sleeping, until nothing is. For a polled driver, which
@@ -385,6 +464,13 @@ impl Entry {
             shielded(|| f(&*self.source));
         }
         usize::from(called)
+    }
+
+    /// Asks the source, unless it was cancelled; a panic in it is a no.
+    fn ask(&self, f: impl FnOnce(&dyn Source) -> bool) -> bool {
+        let mut answer = false;
+        self.call(|source| answer = f(source));
+        answer
     }
 }
 

@@ -66,8 +66,19 @@ impl Command {
     }
 }
 
+/// So many sources are looked at in turn by a runner that spins; the others arm their bells at once.
+const MOST_ATTENDED: usize = 8;
+
 /// So many commands may wait before it is looked whether they still matter.
 const TIDY_AT: usize = 256;
+
+/// A source whose task left its waiting to the runner.
+#[derive(Debug, Clone, Copy)]
+pub(super) struct Attended {
+    pub(super) id: Id,
+    /// For how long the runner may spin for it.
+    pub(super) spin: Duration,
+}
 
 #[derive(Default)]
 struct Inbox {
@@ -77,6 +88,8 @@ struct Inbox {
     tidy_at: usize,
     /// `AWAKE`, or the time on the driver's clock at which it means to wake up by itself.
     asleep_until: u64,
+    /// Whom the runner is to look after before it sleeps.
+    attended: Vec<Attended>,
     /// The driver has ended and nobody will look into `commands` again.
     closed: bool,
 }
@@ -152,6 +165,8 @@ pub(super) enum Rest {
     Busy,
     /// Somebody wants the runner back.
     Unparked,
+    /// There are sources to be looked after first.
+    Attending,
 }
 
 /// One driver, as all threads see it.
@@ -163,6 +178,8 @@ pub(super) struct Shared {
     unparked: AtomicU32,
     interrupt: Interrupt,
     timer: Option<Timer>,
+    /// Who runs it sleeps in it, with nothing else to do.
+    parked_in: bool,
     inbox: Mutex<Inbox>,
     /// Zero of the driver's clock.
     epoch: Instant,
@@ -173,7 +190,17 @@ pub(super) struct Shared {
 impl Shared {
     /// For a driver that sleeps in the kernel by itself.
     pub(super) fn new(backend: Backend) -> Result<Arc<Self>, ShmError> {
+        Self::sleeping(backend, false)
+    }
+
+    /// As [`new`](Self::new), for one whose runner has nothing else to do when it sleeps.
+    pub(super) fn parked_in(backend: Backend) -> Result<Arc<Self>, ShmError> {
+        Self::sleeping(backend, true)
+    }
+
+    fn sleeping(backend: Backend, parked_in: bool) -> Result<Arc<Self>, ShmError> {
         let mut shared = Self::make(backend)?;
+        shared.parked_in = parked_in;
         if backend == Backend::Epoll {
             shared.interrupt_by_descriptor()?;
         }
@@ -204,6 +231,7 @@ impl Shared {
             unparked: AtomicU32::new(0),
             interrupt: Interrupt::Futex,
             timer: None,
+            parked_in: false,
             inbox: Mutex::new(Inbox::default()),
             epoch: Instant::now(),
             generation: fork::generation(),
@@ -306,6 +334,49 @@ impl Shared {
         Ok(link)
     }
 
+    /// Whether whoever runs it sleeps in it, with nothing else to do.
+    pub(super) fn is_parked_in(&self) -> bool {
+        self.parked_in
+    }
+
+    /// Has the runner look after a source before it sleeps, unless it sleeps already or has enough
+    /// of them.
+    pub(super) fn attend(&self, link: &Link, spin: Duration) -> bool {
+        let mut inbox = lock(&self.inbox);
+        if !link.begin_attendance() {
+            // A look is to come, and it sees all that the caller has written.
+            return true;
+        }
+        let possible = inbox.asleep_until == AWAKE && inbox.attended.len() < MOST_ATTENDED;
+        if possible {
+            inbox.attended.push(Attended { id: link.id, spin });
+        } else {
+            link.end_attendance();
+        }
+        possible
+    }
+
+    /// Takes those out that are to be looked after, into `attended`, and what is to be done before
+    /// (they may be among it), into `batch`. Both are empty.
+    pub(super) fn take_attended(&self, attended: &mut Vec<Attended>, batch: &mut Vec<Command>) {
+        let mut inbox = lock(&self.inbox);
+        std::mem::swap(&mut inbox.attended, attended);
+        std::mem::swap(&mut inbox.commands, batch);
+    }
+
+    /// Puts those back for whom the runner has to look again.
+    pub(super) fn keep_attended(&self, attended: &mut Vec<Attended>) {
+        if !attended.is_empty() {
+            lock(&self.inbox).attended.append(attended);
+        }
+    }
+
+    /// Whether somebody wants the runner back.
+    pub(super) fn is_unparked(&self) -> bool {
+        // ORDERING: Relaxed; a hint, the last word is with `fall_asleep`.
+        self.unparked.load(Ordering::Relaxed) != 0
+    }
+
     /// Takes an identity back that no event and no completion can bear any more.
     pub(super) fn release(&self, id: Id) {
         lock(&self.inbox).ids.give_back(id);
@@ -328,6 +399,9 @@ impl Shared {
         // either it is seen here, or the sleep is seen there.
         if self.unparked.load(Ordering::Relaxed) != 0 {
             return Rest::Unparked;
+        }
+        if !inbox.attended.is_empty() {
+            return Rest::Attending;
         }
         inbox.asleep_until = until;
         Rest::Asleep

@@ -29,4 +29,21 @@ pub(crate) trait Source: Send + Sync {
 
     /// The driver can wait for nothing more on behalf of this source, or no more for its bell.
     fn abandoned(&self) {}
+
+    /// Whether there is something for a task that left its waiting to the runner
+    /// ([`Registration::attend`](super::Registration::attend)). Asked again and again while the
+    /// runner spins; only looks.
+    fn look(&self) -> bool {
+        false
+    }
+
+    /// A look found something: wakes the task. The attendance is over.
+    fn found(&self) {}
+
+    /// The runner goes to sleep, and the attendance is over: says so to the other side, looks a last
+    /// time, and if there is something after all, wakes the task and returns true. `spun` says
+    /// whether the runner had time to spin.
+    fn arm(&self, _spun: bool) -> bool {
+        false
+    }
 }

@@ -99,6 +99,15 @@ impl<T> Table<T> {
     }
 
     /// The value of exactly this identity, not of another one in the same slot.
+    /// The value under `id`, if it is still there.
+    pub(super) fn get(&self, id: Id) -> Option<&T> {
+        match self.slots.get(id.slot()) {
+            Some(Some((generation, value))) if *generation == id.generation => Some(value),
+            _ => None,
+        }
+    }
+
+    /// As [`get`](Self::get).
     pub(super) fn get_mut(&mut self, id: Id) -> Option<&mut T> {
         match self.slots.get_mut(id.slot()) {
             Some(Some((generation, value))) if *generation == id.generation => Some(value),

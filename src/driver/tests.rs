@@ -749,3 +749,5 @@ fn handles_are_send_sync_and_debug() {
         ("io-uring".into(), "epoll".into())
     );
 }
+
+mod attendance;

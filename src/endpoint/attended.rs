@@ -8,7 +8,7 @@ use super::standby::Standby;
 use crate::credentials::PeerCredentials;
 use crate::driver::{Backend, Binding, Source};
 use crate::error::{CloseReason, ShmError, Violation};
-use crate::layout::{CANCELLED, RING_BY_BYTE, SEND};
+use crate::layout::{CANCELLED, RECV, RING_BY_BYTE, SEND};
 use crate::lifeline::Lifeline;
 use crate::sync::{Arc, AtomicU32, Ordering, fence};
 
@@ -64,9 +64,31 @@ impl Link {
 
     /// Whether the ends have changed since the tasks were last told.
     pub(super) fn has_news(&self) -> bool {
-        let now = u64::from(self.ends.state()) << 32 | u64::from(self.peer_ends() & !RING_BY_BYTE);
-        // ORDERING: Relaxed; only the driver's thread calls this.
+        let now = self.now();
+        // ORDERING: Relaxed, here and below; only the driver's thread calls these.
         self.told.swap(now, Ordering::Relaxed) != now
+    }
+
+    /// As [`has_news`](Self::has_news), before they are told.
+    fn will_have_news(&self) -> bool {
+        self.told.load(Ordering::Relaxed) != self.now()
+    }
+
+    /// The ends.
+    fn now(&self) -> u64 {
+        u64::from(self.ends.state()) << 32 | u64::from(self.peer_ends() & !RING_BY_BYTE)
+    }
+
+    /// Tells the tasks of ends if there are any, else the receivers that there may be packets.
+    fn tell_news_or_receivers(&self) {
+        if self.has_news() {
+            self.tell_tasks();
+            self.mute();
+        } else if self.is_split() {
+            self.data.notify_all();
+        } else {
+            self.data.notify_one();
+        }
     }
 
     /// A lawful peer wakes us as often as we asked, and a few times for ends.
@@ -111,14 +133,7 @@ impl Source for Link {
         // Always the receivers: one of them may have taken the bit that another slept by, and a
         // look costs little. The sender only if it was its own bit: there is but one that waits
         // for room, and one that looks too early has its sleep cut into pieces.
-        if self.has_news() {
-            self.tell_tasks();
-            self.mute();
-        } else if self.is_split() {
-            self.data.notify_all();
-        } else {
-            self.data.notify_one();
-        }
+        self.tell_news_or_receivers();
         // Behind news as well: one wake may stand for both. And all of them, of whom but one can
         // be awaited: the others are places of sends that were forgotten or not polled again.
         if !self.bell.is_armed(SEND) {
@@ -151,5 +166,38 @@ impl Source for Link {
 
     fn abandoned(&self) {
         self.end(CloseReason::DriverGone, CANCELLED);
+    }
+
+    fn look(&self) -> bool {
+        self.peephole.has_record() || self.will_have_news()
+    }
+
+    fn found(&self) {
+        if self.peephole.has_record() {
+            self.note_spin(&self.park_spin, true);
+        } else {
+            // An end, or what looks like one: as if it had been rung for.
+            count(&self.counters.wakes_received);
+            self.check_flood();
+        }
+        self.tell_news_or_receivers();
+    }
+
+    fn arm(&self, spun: bool) -> bool {
+        if spun {
+            self.note_spin(&self.park_spin, false);
+        }
+        let newly = self.bell.arm(RECV);
+        if newly {
+            self.parked(RECV);
+        }
+        let found = self.look();
+        if found {
+            if newly {
+                self.bell.disarm(RECV);
+            }
+            self.tell_news_or_receivers();
+        }
+        found
     }
 }

@@ -18,7 +18,8 @@ use crate::futex;
 use crate::layout::{RING_BY_BYTE, SEND, Side, SideWords, Snapshot};
 use crate::lifeline::Lifeline;
 use crate::region::Region;
-use crate::spin::{DEFAULT_SPIN, Spin};
+use crate::ring::Peephole;
+use crate::spin::{DEFAULT_SPIN, Spin, Spinning};
 use crate::sync::{Arc, Ordering, fence};
 use crate::waiters::Waiters;
 
@@ -59,6 +60,10 @@ pub(crate) struct Link {
     pub(super) send_timeout: Option<Duration>,
     pub(super) data_spin: Spin,
     pub(super) room_spin: Spin,
+    /// Of the driver's spins for our packets.
+    pub(super) park_spin: Spin,
+    /// Where the driver looks then.
+    pub(super) peephole: Peephole,
     pub(super) driver: OnceLock<Registration>,
     /// Where the driver may be one that nobody runs.
     pub(super) standby: OnceLock<Arc<Standby>>,
@@ -80,6 +85,7 @@ impl Link {
         Self {
             bell: Bell::new(&region, side),
             peer_bell: Bell::new(&region, side.peer()),
+            peephole: Peephole::new(&region, side),
             region,
             side,
             ends: Ends::new(),
@@ -91,6 +97,7 @@ impl Link {
             send_timeout: options.send_timeout,
             data_spin: Spin::new(options.spin),
             room_spin: Spin::new(options.spin),
+            park_spin: Spin::new(options.spin),
             driver: OnceLock::new(),
             standby: OnceLock::new(),
             lifeline: OnceLock::new(),
@@ -206,16 +213,28 @@ impl Link {
     }
 
     /// Looks again and again, as long as `spin` allows, until `look` finds something.
-    pub(super) fn spin<T>(&self, spin: &Spin, mut look: impl FnMut() -> Option<T>) -> Option<T> {
-        let mut spinning = spin.begin()?;
+    pub(super) fn spin<T>(
+        &self,
+        spin: &Spin,
+        most: Duration,
+        mut look: impl FnMut() -> Option<T>,
+    ) -> Option<T> {
+        let mut spinning = Spinning::begin(spin.wish()?.min(most))?;
         let mut found = None;
         while found.is_none() && spinning.again() {
             found = look();
         }
-        spinning.end(found.is_some());
-        let counters = &self.counters;
-        count(if found.is_some() { &counters.spins_paid } else { &counters.spins_unpaid });
+        if found.is_none() {
+            spinning.lost();
+        }
+        self.note_spin(spin, found.is_some());
         found
+    }
+
+    pub(super) fn note_spin(&self, spin: &Spin, found: bool) {
+        spin.note(found);
+        let counters = &self.counters;
+        count(if found { &counters.spins_paid } else { &counters.spins_unpaid });
     }
 
     /// Sleeps on this side's bell, as long as it holds `seen`.

@@ -2,13 +2,15 @@
 
 use std::pin::Pin;
 use std::task::{Context, Poll};
-use std::time::Instant;
+use std::time::{Duration, Instant};
 
 use super::access::Access;
 use super::link::Link;
 use super::rx::{Rx, Taken};
 use super::vain_wakes::VainWakes;
+use crate::driver::Registration;
 use crate::error::CloseReason;
+use crate::spin::IN_POLL;
 use crate::waiters::{Waiters, Waiting};
 
 /// A receive under way: takes by `take`, and sleeps while that finds nothing.
@@ -29,20 +31,20 @@ where
         Self { link, rx, take, place: None }
     }
 
-    /// Takes, or looks again for a while if that is worth it.
+    /// Takes, or looks again for a while if that is worth it, and for no longer than `most`.
     #[inline]
-    fn look(&mut self) -> Taken<T> {
+    fn look(&mut self, most: Duration) -> Taken<T> {
         if let Some(reason) = self.link.forked() {
             return Err(reason);
         }
         let taken = self.rx.with(|rx| (self.take)(rx));
-        if let Ok(None) = taken { self.spin() } else { taken }
+        if let Ok(None) = taken { self.spin(most) } else { taken }
     }
 
-    fn spin(&mut self) -> Taken<T> {
+    fn spin(&mut self, most: Duration) -> Taken<T> {
         let Self { link, rx, take, .. } = self;
         let look = || rx.with(|rx| take(rx)).transpose();
-        link.spin(&link.data_spin, look).transpose()
+        link.spin(&link.data_spin, most, look).transpose()
     }
 
     /// As the future does, but the place in the queue is the caller's, who polls again later.
@@ -51,10 +53,16 @@ where
         place: &mut Option<Waiting>,
         cx: &mut Context<'_>,
     ) -> Poll<Result<T, CloseReason>> {
-        let mut taken = self.look();
+        // A driver that is parked in spins on, where that keeps nobody waiting.
+        let is_parked_in = self.link.driver.get().is_some_and(Registration::is_parked_in);
+        let mut taken = self.look(if is_parked_in { IN_POLL } else { Duration::MAX });
         if let Ok(None) = taken {
             register(&self.link.data, place, cx);
-            taken = self.rx.with(|rx| rx.park(&mut self.take));
+            let wish = if is_parked_in { self.link.park_spin.wish() } else { None };
+            taken = self.rx.with(|rx| match wish {
+                Some(spin) if rx.leave_to_driver(spin) => Ok(None),
+                _ => rx.park(&mut self.take),
+            });
         }
         let Some(taken) = taken.transpose() else { return Poll::Pending };
         if place.take().is_some() {
@@ -70,7 +78,7 @@ where
         loop {
             // Read before the looks: whatever is published behind them changes it.
             let count = self.link.bell.count();
-            let mut taken = self.look();
+            let mut taken = self.look(Duration::MAX);
             if let Ok(None) = taken {
                 taken = self.rx.with(|rx| rx.park(&mut self.take));
             }

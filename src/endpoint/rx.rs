@@ -1,5 +1,7 @@
 //! The half that receives: takes packets out of the ring, gives room back, and parks for packets.
 
+use std::time::Duration;
+
 use bytes::Bytes;
 
 use super::counters::bump;
@@ -8,7 +10,7 @@ use super::link::Link;
 use crate::error::CloseReason;
 use crate::layout::{RECV, RX_CLOSED, SEND};
 use crate::ring::Consumer;
-use crate::sync::{Arc, Ordering};
+use crate::sync::{Arc, Ordering, fence};
 
 /// A packet, nothing at present, or the end.
 pub(crate) type Taken<T> = Result<Option<T>, CloseReason>;
@@ -118,6 +120,22 @@ impl Rx {
             self.note();
         }
         taken
+    }
+
+    /// Has the driver spin for up to `spin` and then do what [`park`](Self::park) does, before it
+    /// sleeps; `false` if it cannot be left to it. The caller has registered whoever it is.
+    pub(super) fn leave_to_driver(&mut self, spin: Duration) -> bool {
+        self.consumer.release();
+        self.link.peephole.point_at(&self.consumer);
+        if !self.link.driver.get().is_some_and(|driver| driver.attend(spin)) {
+            return false;
+        }
+        // ORDERING: in place of the fence in `Bell::arm`, between the store of `head` and the look
+        // at the peer's bit; partner of the one where the sender armed it.
+        fence(Ordering::SeqCst);
+        self.link.ring_fenced(SEND);
+        self.note();
+        true
     }
 
     /// Leaves the books where tools can read them.

@@ -306,7 +306,7 @@ fn attempt_for_a_while(
     };
     loop {
         let headway = |attempted: &Result<_, usize>| *attempted != Err(before);
-        match link.spin(&link.room_spin, || Some(attempt()).filter(headway))? {
+        match link.spin(&link.room_spin, Duration::MAX, || Some(attempt()).filter(headway))? {
             Ok(done) => return Some(done),
             Err(sent) => before = sent,
         }
