@@ -1,0 +1,188 @@
+//! Looking again before going to sleep: when it pays, when it stops, whom it holds up.
+
+mod common;
+
+use std::pin::pin;
+use std::time::{Duration, Instant};
+
+use bytes::Bytes;
+use common::child::{self, Child};
+use common::{PATIENCE, SMALL, join, on_both_backends, poll_once};
+use wakering::{Driver, Endpoint, SpscFace, SpscHandle, Stats, TryRecvError};
+
+on_both_backends!(
+    an_answer_that_comes_at_once_costs_no_system_call,
+    a_task_that_waits_for_long_does_not_spin_again_and_again,
+    other_tasks_are_not_held_up_for_more_than_the_cap,
+    a_cap_of_zero_turns_it_off,
+    nobody_spins_on_a_single_core,
+);
+
+/// This driver, which runs on its own thread, and one of the same backend that is parked in.
+fn both_kinds(driver: &Driver) -> [Driver; 2] {
+    let builder = Driver::builder().backend(driver.backend());
+    [driver.clone(), builder.build().unwrap()]
+}
+
+/// Our end, with `cap` for spins, in the care of `driver`; the peer's in that of another.
+fn ends(driver: &Driver, cap: Duration) -> (Endpoint, Endpoint) {
+    let (face, descriptor) = SpscFace::builder().ring_bytes(SMALL).pair().unwrap();
+    let handle = SpscHandle::builder().spin(cap).driver(driver).from_fd(descriptor).unwrap();
+    (handle.into(), face.into())
+}
+
+/// A peer that is always awake and answers at once, until the channel ends.
+fn echo(end: Endpoint) -> std::thread::JoinHandle<()> {
+    std::thread::spawn(move || {
+        loop {
+            match end.try_recv() {
+                Ok(packet) => end.try_send(packet).unwrap(),
+                Err(TryRecvError::Empty) => std::hint::spin_loop(),
+                Err(TryRecvError::Closed) => return,
+            }
+        }
+    })
+}
+
+fn spins(stats: Stats) -> u64 {
+    stats.spins_paid + stats.spins_unpaid
+}
+
+fn has_two_cores() -> bool {
+    let several = std::thread::available_parallelism().is_ok_and(|cores| cores.get() > 1);
+    if !several {
+        eprintln!("a single core: left out");
+    }
+    several
+}
+
+/// Round trips with a peer that is awake, until some of them in a row were made without a park on
+/// our side and without a wake on either.
+fn an_answer_that_comes_at_once_costs_no_system_call(driver: &Driver) {
+    const ROW: u64 = 50;
+    if !has_two_cores() {
+        return;
+    }
+    for driver in both_kinds(driver) {
+        let (ours, peers) = ends(&driver, Duration::from_micros(200));
+        let peer = echo(peers);
+        let begun = Instant::now();
+        let mut best = 0;
+        driver.block_on(async {
+            while best < ROW {
+                assert!(begun.elapsed() < PATIENCE, "{best} in a row by {driver:?}");
+                let before = ours.stats();
+                let mut row = 0;
+                while row < ROW && ours.stats().parks == before.parks {
+                    ours.send(Bytes::from_static(b"ping")).await.unwrap();
+                    assert_eq!(ours.recv().await.unwrap(), "ping");
+                    row += 1;
+                }
+                assert_eq!(ours.stats().wakes_sent, 0, "the peer never sleeps");
+                best = best.max(row);
+            }
+        });
+        assert!(ours.stats().spins_paid > 0);
+        drop(ours);
+        join("the peer ends", peer);
+    }
+}
+
+/// A peer that lets each answer wait for a millisecond: spinning does not pay, and stops.
+fn a_task_that_waits_for_long_does_not_spin_again_and_again(driver: &Driver) {
+    const ROUNDS: u64 = 400;
+    for driver in both_kinds(driver) {
+        let (ours, peers) = ends(&driver, Duration::from_micros(50));
+        let peer = std::thread::spawn(move || {
+            for _ in 0..ROUNDS {
+                std::thread::sleep(Duration::from_millis(1));
+                peers.send_blocking(Bytes::from_static(b"late")).unwrap();
+            }
+        });
+        driver.block_on(async {
+            for _ in 0..ROUNDS {
+                assert_eq!(ours.recv().await.unwrap(), "late");
+            }
+        });
+        join("the peer ends", peer);
+        let unpaid = ours.stats().spins_unpaid;
+        // Each way of spinning misses a few times, then once in 2, 4, 8 … parks.
+        assert!(unpaid < ROUNDS / 5, "{unpaid} of {ROUNDS} by {driver:?}");
+    }
+}
+
+/// Another task of the thread goes on while one waits that may spin, and each of its turns is held
+/// up for no longer than the cap; half of them are looked at, because the machine has other work.
+fn other_tasks_are_not_held_up_for_more_than_the_cap(driver: &Driver) {
+    const TURNS: usize = 2_000;
+    const CAP: Duration = Duration::from_micros(400);
+    for driver in both_kinds(driver) {
+        let (ours, _peers) = ends(&driver, CAP);
+        let mut waiting = pin!(ours.recv());
+        let mut turns: Vec<_> = (0..TURNS)
+            .map(|_| {
+                let begun = Instant::now();
+                assert!(poll_once(waiting.as_mut()).is_pending());
+                begun.elapsed()
+            })
+            .collect();
+        turns.sort_unstable();
+        assert!(turns[TURNS / 2] < CAP, "{:?} by {driver:?}", turns[TURNS / 2]);
+        // An eighth of the time at most, and nearly none once it has not paid.
+        let total: Duration = turns[..TURNS * 9 / 10].iter().sum();
+        assert!(total < CAP * 40, "{total:?} by {driver:?}");
+    }
+}
+
+fn a_cap_of_zero_turns_it_off(driver: &Driver) {
+    for driver in both_kinds(driver) {
+        let (ours, peers) = ends(&driver, Duration::ZERO);
+        let peer = echo(peers);
+        driver.block_on(async {
+            for _ in 0..100 {
+                ours.send(Bytes::from_static(b"ping")).await.unwrap();
+                assert_eq!(ours.recv().await.unwrap(), "ping");
+            }
+        });
+        assert_eq!(spins(ours.stats()), 0);
+        drop(ours);
+        join("the peer ends", peer);
+    }
+}
+
+fn nobody_spins_on_a_single_core(driver: &Driver) {
+    let mut child = Child::start("on_one_core", &[&driver.backend().to_string()]);
+    child.expect("done");
+}
+
+#[test]
+#[ignore = "run by nobody_spins_on_a_single_core"]
+fn on_one_core() {
+    let Some(arguments) = child::arguments() else { return };
+    let mut one = rustix::thread::CpuSet::new();
+    let all = rustix::thread::sched_getaffinity(None).unwrap();
+    let first = (0..rustix::thread::CpuSet::MAX_CPU).find(|&cpu| all.is_set(cpu)).unwrap();
+    one.set(first);
+    rustix::thread::sched_setaffinity(None, &one).unwrap();
+    // Only now, so that the library finds a single core.
+    let driver = common::driver(child::backend(&arguments[0])).unwrap();
+    for driver in both_kinds(&driver) {
+        let (ours, peers) = ends(&driver, Duration::from_millis(1));
+        let peer = std::thread::spawn(move || {
+            while let Some(packet) = peers.recv_blocking() {
+                peers.send_blocking(packet).unwrap();
+            }
+            spins(peers.stats())
+        });
+        driver.block_on(async {
+            for _ in 0..100 {
+                ours.send(Bytes::from_static(b"ping")).await.unwrap();
+                assert_eq!(ours.recv().await.unwrap(), "ping");
+            }
+        });
+        assert_eq!(spins(ours.stats()), 0);
+        drop(ours);
+        assert_eq!(join("the peer ends", peer), 0);
+    }
+    child::say("done");
+}
