@@ -183,6 +183,10 @@ impl FaceBuilder {
     /// What comes meanwhile costs no system call on either side. Whether it is done
     /// depends on whether it has paid lately; on a single core it never is. The thread serves
     /// nobody else while it spins.
+    ///
+    /// A task whose driver is parked in spins for 2 us at most. The rest is done in
+    /// [`park`](crate::Driver::park), where the thread has nothing else to run, for up to eight
+    /// channels at once.
     pub fn spin(mut self, cap: Duration) -> Self {
         self.options.spin = cap;
         self
