@@ -226,10 +226,7 @@ impl Reception {
             next = self.next();
         }
         let Some(next) = next else { return Poll::Pending };
-        if place.take().is_some() {
-            // We may have been the one of several that was woken, for more than one face.
-            self.waiters.notify_one();
-        }
+        *place = None;
         Poll::Ready(next)
     }
 
@@ -242,9 +239,11 @@ impl Reception {
         state.faces.pop_front().or(closed)
     }
 
+    /// Everybody is woken: the first who waits may be a stream that was polled once and left, and
+    /// would swallow the wake of an `accept`.
     fn give(&self, face: Result<SpscFace, ShmError>) {
         self.lock().faces.push_back(face);
-        self.waiters.notify_one();
+        self.waiters.notify_all();
     }
 }
 

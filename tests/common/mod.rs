@@ -28,6 +28,7 @@ const TEST_PATIENCE: Duration = Duration::from_secs(120);
 pub const SMALL: usize = 4096;
 
 /// Makes a test of each function for each backend.
+#[allow(unused_macros, reason = "not for a file of one test")]
 macro_rules! on_both_backends {
     ($($(#[$meta:meta])* $name:ident),+ $(,)?) => {
         mod io_uring {
