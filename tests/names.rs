@@ -5,13 +5,13 @@ mod common;
 use std::fs;
 use std::io::ErrorKind;
 use std::os::fd::OwnedFd;
-use std::os::unix::fs::{FileTypeExt, MetadataExt, PermissionsExt, symlink};
+use std::os::unix::fs::{MetadataExt, PermissionsExt, symlink};
 use std::os::unix::net::{UnixDatagram, UnixListener};
 use std::path::Path;
 use std::time::{Duration, Instant};
 
 use common::child::{self, Child};
-use common::{Dir, PATIENCE, SMALL, on_both_backends, packet, wait};
+use common::{Dir, PATIENCE, SMALL, connects, connects_within, on_both_backends, packet, wait};
 use rustix::net::{
     AddressFamily, RecvFlags, SendFlags, SocketAddrUnix, SocketFlags, SocketType, accept, bind,
     listen, recv, send, socket_with,
@@ -31,10 +31,6 @@ on_both_backends!(
     a_link_or_a_file_in_place_of_the_directory_is_refused,
     a_directory_that_is_missing_is_not_made,
     a_file_in_place_of_the_socket_is_left_alone,
-    the_sockets_mode_is_what_was_asked_for,
-    the_predicates_decide,
-    another_user_is_refused,
-    an_engine_of_another_user_is_refused,
     a_foreign_listener_is_a_version_mismatch,
     a_hang_up_half_way_is_an_error,
     silence_is_a_time_out,
@@ -45,21 +41,6 @@ on_both_backends!(
 
 fn face(driver: &Driver) -> FaceBuilder {
     SpscFace::builder().ring_bytes(SMALL).driver(driver)
-}
-
-/// Both ways to connect, one after the other.
-fn connects(driver: &Driver, name: &str) -> [Result<SpscHandle, ShmError>; 2] {
-    connects_within(driver, name, Duration::from_secs(20))
-}
-
-fn connects_within(
-    driver: &Driver,
-    name: &str,
-    timeout: Duration,
-) -> [Result<SpscHandle, ShmError>; 2] {
-    let builder = SpscHandle::builder().driver(driver).connect_timeout(timeout);
-    let blocking = builder.clone().connect(name);
-    [blocking, wait("connect_async", builder.connect_async(name))]
 }
 
 fn an_engine_is_found_by_its_name(driver: &Driver) {
@@ -284,140 +265,6 @@ fn a_file_in_place_of_the_socket_is_left_alone(driver: &Driver) {
         assert!(result.is_err());
     }
     assert_eq!(fs::read_to_string(&name).unwrap(), "precious");
-}
-
-fn the_sockets_mode_is_what_was_asked_for(driver: &Driver) {
-    let dir = Dir::new();
-    for (mode, expected) in [(None, 0o600), (Some(0o660), 0o660), (Some(0o666), 0o666)] {
-        let builder = face(driver);
-        let builder = match mode {
-            Some(mode) => builder.mode(mode),
-            None => builder,
-        };
-        let face = builder.create(&dir.name("engine")).unwrap();
-        let metadata = fs::symlink_metadata(dir.name("engine")).unwrap();
-        assert!(metadata.file_type().is_socket());
-        assert_eq!(metadata.mode() & 0o777, expected);
-        drop(face);
-    }
-}
-
-fn the_predicates_decide(driver: &Driver) {
-    let dir = Dir::new();
-    let name = dir.name("engine");
-    let own = i32::try_from(std::process::id()).unwrap();
-    let refusing = face(driver).allow(|_| false).create(&name).unwrap();
-    for result in connects(driver, &name) {
-        assert!(matches!(result, Err(ShmError::PermissionDenied)), "{result:?}");
-    }
-    drop(refusing);
-    let panicking = face(driver).allow(|_| std::panic::resume_unwind(Box::new(1)));
-    let panicking = panicking.create(&name).unwrap();
-    for result in connects(driver, &name) {
-        assert!(matches!(result, Err(ShmError::PermissionDenied)), "{result:?}");
-    }
-    drop(panicking);
-    // Neither refusal used the face up.
-    let picky = face(driver).allow(move |peer| peer.pid == own).create(&name).unwrap();
-    let refusing = SpscHandle::builder().driver(driver).allow(|_| false);
-    let result = refusing.clone().connect(&name);
-    assert!(matches!(result, Err(ShmError::PermissionDenied)), "{result:?}");
-    let result = wait("connect_async", refusing.connect_async(&name));
-    assert!(matches!(result, Err(ShmError::PermissionDenied)), "{result:?}");
-    let accepting = SpscHandle::builder().driver(driver).allow(move |engine| engine.pid == own);
-    let handle = accepting.connect(&name).unwrap();
-    assert_eq!(handle.peer_credentials().unwrap().pid, own);
-    drop(picky);
-}
-
-/// Somebody who is not the owner of this process, nor root, nor nobody.
-const ANOTHER: u32 = 65533;
-
-/// Connects, by both ways, and says what came of it.
-#[test]
-#[ignore = "a second process, for a test to start"]
-fn child_that_connects() {
-    let Some(arguments) = child::arguments() else { return };
-    let driver = common::driver(child::backend(&arguments[0])).unwrap();
-    for result in connects(&driver, &arguments[1]) {
-        match result {
-            Ok(handle) => child::say(format!("{:?}", wait("recv", handle.recv()))),
-            Err(error) => child::say(format!("{error:?}")),
-        }
-    }
-}
-
-/// Serves a name until its input ends.
-#[test]
-#[ignore = "a second process, for a test to start"]
-fn child_that_serves() {
-    let Some(arguments) = child::arguments() else { return };
-    let driver = common::driver(child::backend(&arguments[0])).unwrap();
-    let face = face(&driver).mode(0o666).allow(|_| true).create(&arguments[1]).unwrap();
-    child::say("serves");
-    child::listen();
-    drop(face);
-}
-
-/// A child that is somebody else, where that is possible.
-fn another(driver: &Driver, name: &str, arguments: &[&str]) -> Option<Child> {
-    if fs::metadata("/proc/self").unwrap().uid() != 0 {
-        eprintln!("only root can be somebody else: left out");
-        return None;
-    }
-    let backend = driver.backend().to_string();
-    match Child::start_as(ANOTHER, name, &[&[backend.as_str()], arguments].concat()) {
-        Ok(child) => Some(child),
-        Err(error) => {
-            eprintln!("this binary cannot be run by another user ({error}): left out");
-            None
-        }
-    }
-}
-
-fn another_user_is_refused(driver: &Driver) {
-    let dir = Dir::new();
-    dir.set_mode(0o755);
-    let name = dir.name("engine");
-    // By the socket's mode, and by the rule where the mode lets it in.
-    for mode in [0o600, 0o666] {
-        let face = face(driver).mode(mode).create(&name).unwrap();
-        let Some(mut child) = another(driver, "child_that_connects", &[&name]) else { return };
-        for _ in 0..2 {
-            assert_eq!(child.hear(), "PermissionDenied", "{mode:o}");
-        }
-        drop(face);
-    }
-    let builder = face(driver).mode(0o666).allow(|peer| peer.uid == ANOTHER);
-    let face = builder.create(&name).unwrap();
-    face.try_send("hello".into()).unwrap();
-    let Some(mut child) = another(driver, "child_that_connects", &[&name]) else { return };
-    assert_eq!(child.hear(), r#"Some(b"hello")"#);
-    assert_eq!(child.hear(), "Busy");
-    assert_eq!(face.peer_credentials().unwrap().uid, ANOTHER);
-}
-
-fn an_engine_of_another_user_is_refused(driver: &Driver) {
-    let dir = Dir::new();
-    dir.set_mode(0o755);
-    let name = dir.name("engine");
-    if std::os::unix::fs::chown(dir.path(), Some(ANOTHER), None).is_err() {
-        eprintln!("only root can give a directory away: left out");
-        return;
-    }
-    // Not even root makes a name in somebody else's directory.
-    let result = face(driver).create(&name);
-    assert!(matches!(result, Err(ShmError::PermissionDenied)), "{result:?}");
-    let Some(mut child) = another(driver, "child_that_serves", &[&name]) else { return };
-    child.expect("serves");
-    for result in connects(driver, &name) {
-        assert!(matches!(result, Err(ShmError::PermissionDenied)), "{result:?}");
-    }
-    let builder = SpscHandle::builder().driver(driver);
-    let result = builder.clone().allow(|engine| engine.uid == 1).connect(&name);
-    assert!(matches!(result, Err(ShmError::PermissionDenied)), "{result:?}");
-    let handle = builder.allow(|engine| engine.uid == ANOTHER).connect(&name).unwrap();
-    assert_eq!(handle.peer_credentials().unwrap().uid, ANOTHER);
 }
 
 /// A listening socket of the right type, behind which is nothing of ours.

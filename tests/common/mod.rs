@@ -14,7 +14,9 @@ use std::time::{Duration, Instant};
 
 use bytes::Bytes;
 use futures::task::noop_waker_ref;
-use wakering::{Backend, Driver, Endpoint, FaceBuilder, HandleBuilder, SpscFace, SpscHandle};
+use wakering::{
+    Backend, Driver, Endpoint, FaceBuilder, HandleBuilder, ShmError, SpscFace, SpscHandle,
+};
 
 pub mod child;
 
@@ -145,6 +147,21 @@ pub fn pair_of(
     // The answer goes out a moment before the engine notes its peer.
     pollster::block_on(face.connected()).unwrap();
     (face, handle)
+}
+
+/// Both ways to connect, one after the other.
+pub fn connects(driver: &Driver, name: &str) -> [Result<SpscHandle, ShmError>; 2] {
+    connects_within(driver, name, Duration::from_secs(20))
+}
+
+pub fn connects_within(
+    driver: &Driver,
+    name: &str,
+    timeout: Duration,
+) -> [Result<SpscHandle, ShmError>; 2] {
+    let builder = SpscHandle::builder().driver(driver).connect_timeout(timeout);
+    let blocking = builder.clone().connect(name);
+    [blocking, wait("connect_async", builder.connect_async(name))]
 }
 
 /// Both ends of a channel, the face first and the handle first: whatever holds for one side holds

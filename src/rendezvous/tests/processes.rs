@@ -52,14 +52,15 @@ fn as_another_user_who_is_welcome() {
 #[test]
 fn another_user_is_let_in_by_a_predicate_alone() {
     if !rustix::process::geteuid().is_root() {
-        return;
+        return eprintln!("only root can be somebody else: left out");
     }
     let dir = TempDir::new();
     let path = dir.path().join("a");
     let name = Name::new(path.to_str().unwrap()).unwrap();
     let run = |test| {
         // The binary may lie where others cannot read; then there is nothing to learn here.
-        other(test, &path).uid(54321).gid(54321).spawn().ok()
+        let child = other(test, &path).uid(54321).gid(54321).spawn();
+        child.inspect_err(|error| eprintln!("not to be run by others ({error}): left out")).ok()
     };
     // The socket's mode keeps him out, then the engine.
     for (mode, refused) in [(0o600, 0), (0o666, 1)] {
@@ -145,7 +146,7 @@ fn in_another_pid_namespace() {
 #[test]
 fn a_peer_in_another_pid_namespace_has_no_pid() {
     if !rustix::process::geteuid().is_root() {
-        return;
+        return eprintln!("only root can do this: left out");
     }
     let dir = TempDir::new();
     let path = dir.path().join("a");

@@ -50,7 +50,7 @@ fn a_link_or_a_file_in_the_directorys_place_is_an_error() {
 #[test]
 fn somebody_elses_directory_is_refused() {
     if !rustix::process::geteuid().is_root() {
-        return;
+        return eprintln!("only root can do this: left out");
     }
     let dir = TempDir::new();
     let name = dir.name("a");
