@@ -11,6 +11,7 @@ mod standby;
 mod attended;
 mod rx;
 mod tx;
+mod cargo;
 mod receiving;
 mod sending;
 #[cfg(all(test, not(loom)))]
@@ -24,6 +25,7 @@ use std::time::{Duration, Instant};
 
 use bytes::Bytes;
 
+pub(crate) use cargo::{Cargo, Room};
 pub use counters::Stats;
 pub(crate) use ends::Directions;
 pub(crate) use link::{Link, Options};
@@ -346,7 +348,8 @@ fn into_inner<T>(mutex: Mutex<T>) -> T {
 }
 
 /// A packet or the error of `try_recv`.
-pub(crate) fn from_taken(taken: Taken<Bytes>) -> Result<Bytes, TryRecvError> {
+#[inline]
+pub(crate) fn from_taken<T>(taken: Taken<T>) -> Result<T, TryRecvError> {
     match taken {
         Ok(Some(packet)) => Ok(packet),
         Ok(None) => Err(TryRecvError::Empty),

@@ -272,6 +272,20 @@ impl fmt::Debug for TrySendError {
     }
 }
 
+/// Why `try_reserve` gave no room.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, thiserror::Error)]
+pub enum TryReserveError {
+    /// There is no room now, or a packet that the half holds back as a `Sink` waits for it.
+    #[error("full")]
+    Full,
+    /// The channel, or its sending direction, has ended.
+    #[error("closed: {0}")]
+    Closed(CloseReason),
+    /// So many bytes were asked for, and a packet has at most so many.
+    #[error("packet too large: {0} bytes, at most {1}")]
+    TooLarge(usize, usize),
+}
+
 /// Why `try_recv` returned no packet.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, thiserror::Error)]
 pub enum TryRecvError {

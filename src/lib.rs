@@ -59,6 +59,7 @@
 //! | have many packets at once | [`send_batch`](Endpoint::send_batch): one look at the peer's bell for all | [`recv_batch`](Endpoint::recv_batch) |
 //! | must not wait | [`try_send`](Endpoint::try_send), which gives the packet back | [`try_recv`](Endpoint::try_recv) |
 //! | are a thread | [`send_blocking`](Endpoint::send_blocking) | [`recv_blocking`](Endpoint::recv_blocking), [`recv_timeout`](Endpoint::recv_timeout) |
+//! | want no copy | [`reserve`](Sender::reserve): a [`Grant`] to write the packet where it will lie | [`recv_ref`](Receiver::recv_ref): a [`Packet`] to read where it lies |
 //! | build a pipeline | [`Sender`] as a `Sink`, without a deadline | [`Receiver`] as a `Stream` of `Result`s |
 //!
 //! All can be mixed. The whole end takes `&self`, from any number of tasks, and costs a lock that is
@@ -92,7 +93,8 @@
 //! A **hostile** peer can send any packets, stop talking, fill its own ring, ring in vain until it
 //! is closed for it, and end the channel. It cannot cause undefined behaviour, a panic or a hang,
 //! because nothing that it writes is believed: the memory is sealed against resizing, every number
-//! is judged before use, packets are copied out. What it breaks is a [`Violation`], and ends this
+//! is judged before use, packets are copied out (to read one in place as a slice is `unsafe`, because
+//! that rests on the peer's good conduct). What it breaks is a [`Violation`], and ends this
 //! channel and no other. Who may connect is decided by the socket's mode and the peer's user: our
 //! own and root, unless a builder's `allow` says otherwise.
 //!
@@ -290,6 +292,10 @@ mod credentials;
 mod lifeline;
 mod endpoint;
 mod canceller;
+#[allow(unsafe_code, reason = "reading in place rests on the caller's trust in the peer")]
+mod packet;
+#[allow(unsafe_code, reason = "`BufMut` is an unsafe trait, and hands out the ring's own bytes")]
+mod grant;
 mod sender;
 mod receiver;
 mod rendezvous;
@@ -304,7 +310,9 @@ mod vectors;
 #[doc(hidden)]
 pub mod fuzzing;
 
-pub use error::{CloseReason, RecvTimeoutError, ShmError, TryRecvError, TrySendError, Violation};
+pub use error::{
+    CloseReason, RecvTimeoutError, ShmError, TryRecvError, TryReserveError, TrySendError, Violation,
+};
 #[cfg(not(all(test, loom)))]
 pub use {
     canceller::Canceller,
@@ -312,8 +320,10 @@ pub use {
     driver::{Backend, Driver, DriverBuilder, PolledDriver, Unparker},
     endpoint::{Endpoint, Stats},
     face::{FaceBuilder, SpscFace},
+    grant::Grant,
     handle::{HandleBuilder, SpscHandle},
     listener::{ListenerStats, SpscListener},
+    packet::Packet,
     receiver::Receiver,
     sender::Sender,
 };

@@ -15,6 +15,7 @@
 mod bell;
 mod ends;
 mod halves;
+mod in_place;
 mod ring;
 mod waiters;
 

@@ -15,6 +15,7 @@ use crate::endpoint::{
     Directions, Link, Receiving, Rx, Stats, deadline_after, from_taken, from_timed,
 };
 use crate::error::{CloseReason, RecvTimeoutError, ShmError, TryRecvError};
+use crate::packet::Packet;
 use crate::sync::Arc;
 use crate::waiters::Waiting;
 
@@ -99,9 +100,92 @@ impl Receiver {
         from_timed(receiving.block(deadline_after(timeout)))
     }
 
+    /// Takes the next packet and leaves it where it lies, in shared memory; `None` is the end.
+    ///
+    /// Saves the copy out of the ring, where parts of the packet are enough, or where the peer is
+    /// trusted. Its room, and that of everything behind it, is taken until it is dropped: see
+    /// [`Packet`].
+    ///
+    /// # Cancel safety
+    /// A future that is dropped before it was ready has taken nothing.
+    ///
+    /// # Examples
+    /// ```
+    /// # use wakering::{SpscFace, SpscHandle};
+    /// # let (face, descriptor) = SpscFace::pair()?;
+    /// # let handle = SpscHandle::from_fd(descriptor)?;
+    /// # let ((mut tx, _), (_, mut rx)) = (face.into_split(), handle.into_split());
+    /// pollster::block_on(async {
+    ///     tx.send("a packet".into()).await?;
+    ///     let packet = rx.recv_ref().await.expect("the peer is there");
+    ///     assert_eq!(packet.to_bytes(), "a packet");
+    ///     drop(packet);
+    ///     drop(tx);
+    ///     assert!(rx.recv_ref().await.is_none());
+    ///     Ok::<_, wakering::ShmError>(())
+    /// })?;
+    /// # Ok::<(), wakering::ShmError>(())
+    /// ```
+    pub fn recv_ref(&mut self) -> impl Future<Output = Option<Packet<'_>>> + Send + '_ {
+        async move {
+            let held = Receiving::new(&self.link, &mut self.rx, Rx::hold).await.ok()?;
+            Some(Packet::new(&mut self.rx, held))
+        }
+    }
+
+    /// Takes the next packet, if one is there, and leaves it where it lies.
+    ///
+    /// # Errors
+    /// [`TryRecvError::Empty`] if there is none now, [`TryRecvError::Closed`] if none will come.
+    ///
+    /// # Examples
+    /// ```
+    /// # use wakering::{SpscFace, SpscHandle};
+    /// # let (face, descriptor) = SpscFace::pair()?;
+    /// # let handle = SpscHandle::from_fd(descriptor)?;
+    /// # let ((mut tx, _), (_, mut rx)) = (face.into_split(), handle.into_split());
+    /// use wakering::TryRecvError;
+    ///
+    /// assert_eq!(rx.try_recv_ref().unwrap_err(), TryRecvError::Empty);
+    /// tx.try_send("a packet".into())?;
+    /// assert_eq!(rx.try_recv_ref()?.len(), 8);
+    /// assert!(rx.is_empty());
+    /// # Ok::<(), Box<dyn std::error::Error>>(())
+    /// ```
+    #[inline]
+    pub fn try_recv_ref(&mut self) -> Result<Packet<'_>, TryRecvError> {
+        let held = from_taken(self.rx.hold())?;
+        Ok(Packet::new(&mut self.rx, held))
+    }
+
+    /// As [`recv_ref`](Self::recv_ref), blocking the thread.
+    pub fn recv_ref_blocking(&mut self) -> Option<Packet<'_>> {
+        let held = Receiving::new(&self.link, &mut self.rx, Rx::hold).block(None)?.ok()?;
+        Some(Packet::new(&mut self.rx, held))
+    }
+
+    /// The length of the next packet in bytes; `None` if none is there now. Takes nothing.
+    ///
+    /// # Examples
+    /// ```
+    /// # use wakering::{SpscFace, SpscHandle};
+    /// # let (face, descriptor) = SpscFace::pair()?;
+    /// # let handle = SpscHandle::from_fd(descriptor)?;
+    /// # let ((mut tx, _), (_, mut rx)) = (face.into_split(), handle.into_split());
+    /// assert_eq!(rx.readable(), None);
+    /// tx.try_send("a packet".into())?;
+    /// assert_eq!((rx.readable(), rx.readable()), (Some(8), Some(8)));
+    /// # Ok::<(), Box<dyn std::error::Error>>(())
+    /// ```
+    #[inline]
+    pub fn readable(&mut self) -> Option<usize> {
+        self.rx.readable()
+    }
+
     /// Whether no packet is there now. Takes nothing.
+    #[inline]
     pub fn is_empty(&mut self) -> bool {
-        !self.rx.has_packet()
+        self.readable().is_none()
     }
 
     /// Cuts the channel off: see [`Endpoint::cancel`](crate::Endpoint::cancel).

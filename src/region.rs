@@ -7,7 +7,9 @@
 //!   joining side refuses a file that is not;
 //! - control words and record headers are only ever reached as atomics;
 //! - packets are only ever copied. No `&[u8]` to the mapping exists, because the peer may write
-//!   there at any moment.
+//!   there at any moment; except where a caller of the library has promised, in an `unsafe` block of
+//!   its own, that this peer does not. What is handed out to be written in place is a
+//!   `&mut UninitSlice`, through which nothing can be read: see [`RingMemory::spare`].
 
 use std::fs::File;
 use std::io;
@@ -15,6 +17,7 @@ use std::mem::MaybeUninit;
 use std::os::fd::OwnedFd;
 use std::ptr::NonNull;
 
+use bytes::buf::UninitSlice;
 use memmap2::{MmapOptions, MmapRaw};
 use rustix::fs::{MemfdFlags, SealFlags};
 
@@ -223,8 +226,9 @@ impl RingMemory {
     #[inline]
     pub(crate) fn copy_in(&self, offset: usize, packet: &[u8]) {
         let to = self.span(offset, packet.len());
-        // SAFETY: `span` checked that the bytes lie in the ring; `packet` is private memory, so
-        // the two do not overlap. The peer may write here meanwhile: only bytes are moved.
+        // SAFETY: `span` checked that the bytes lie in the ring; `packet` is private memory, or one
+        // that is read in place and so is not in the room that we write to: the two do not overlap.
+        // The peer may write here meanwhile: only bytes are moved.
         unsafe { to.copy_from_nonoverlapping(NonNull::from(packet).cast(), packet.len()) };
     }
 
@@ -246,6 +250,85 @@ impl RingMemory {
         std::sync::atomic::compiler_fence(Ordering::SeqCst);
         // SAFETY: the first `len` bytes of the spare capacity were just written.
         unsafe { copy.set_len(copy.len() + len) };
+    }
+
+    /// Copies the bytes from `offset` on to `copy`, as many as it has.
+    ///
+    /// # Panics
+    /// If they do not lie between `offset` and the ring's end.
+    #[inline]
+    pub(crate) fn copy_to(&self, offset: usize, copy: &mut [u8]) {
+        let from = self.span(offset, copy.len());
+        // SAFETY: as in `copy_out`; `copy` is private memory, because nobody has a `&mut [u8]` to
+        // the mapping.
+        unsafe { from.copy_to_nonoverlapping(NonNull::from(&mut *copy).cast(), copy.len()) };
+        // As in `copy_out`.
+        std::sync::atomic::compiler_fence(Ordering::SeqCst);
+    }
+
+    /// Copies `len` bytes at `from_offset` of the ring `from` to `offset`.
+    ///
+    /// # Panics
+    /// If they do not lie in both rings.
+    #[inline]
+    pub(crate) fn copy_across(&self, offset: usize, from: &Self, from_offset: usize, len: usize) {
+        let to = self.span(offset, len);
+        let from = from.span(from_offset, len);
+        // SAFETY: `span` checked both. They may overlap where one process maps both ends of a
+        // channel and the peer is hostile to itself; a copy that bears with that is used. The peers
+        // may write here and there meanwhile: only bytes are moved.
+        unsafe { to.copy_from(from, len) };
+    }
+
+    /// Sets `len` bytes at `offset` to `byte`.
+    ///
+    /// # Panics
+    /// If they do not lie between `offset` and the ring's end.
+    #[inline]
+    pub(crate) fn fill(&self, offset: usize, byte: u8, len: usize) {
+        let to = self.span(offset, len);
+        // SAFETY: `span` checked that the bytes lie in the ring. The peer may write here meanwhile:
+        // nothing is read.
+        unsafe { to.write_bytes(byte, len) };
+    }
+
+    /// The `len` bytes at `offset`, to be written in place.
+    ///
+    /// The peer may write there meanwhile, as with [`copy_in`](Self::copy_in), and that is as good
+    /// or bad: a `UninitSlice` has no safe way to read, and the contract of its only unsafe one
+    /// forbids that as well, so no decision of this process can come to rest on what stands there.
+    /// No private byte can get out through it either. What is never written is what the ring held
+    /// before, which is initialised, and which the peer knows.
+    ///
+    /// # Panics
+    /// If they do not lie between `offset` and the ring's end.
+    ///
+    /// # Safety
+    /// - The bytes are free: they belong to no record that was published and not given back.
+    /// - No other reference to them exists in this process for as long as this one does.
+    #[inline]
+    #[allow(clippy::mut_from_ref, reason = "the memory is the peer's as much as ours")]
+    pub(crate) unsafe fn spare(&self, offset: usize, len: usize) -> &mut UninitSlice {
+        let to = self.span(offset, len);
+        // SAFETY: `span` checked that the bytes lie in the ring, whose mapping lives as long as
+        // `self`; every one is initialised, as the kernel hands out zeroed pages. That the
+        // reference is the only one is the caller's duty.
+        unsafe { UninitSlice::from_raw_parts_mut(to.as_ptr(), len) }
+    }
+
+    /// The `len` bytes at `offset`, to be read in place.
+    ///
+    /// # Panics
+    /// If they do not lie between `offset` and the ring's end.
+    ///
+    /// # Safety
+    /// - Nobody writes there, in this process or in the peer's, for as long as the slice is used.
+    #[inline]
+    pub(crate) unsafe fn slice(&self, offset: usize, len: usize) -> &[u8] {
+        let from = self.span(offset, len);
+        // SAFETY: `span` checked that the bytes lie in the ring, whose mapping lives as long as
+        // `self`; every one is initialised. That none changes is the caller's duty.
+        unsafe { std::slice::from_raw_parts(from.as_ptr(), len) }
     }
 
     /// Address of `offset`, once it is clear that `len` bytes from there lie in the ring.

@@ -5,19 +5,24 @@
 //! start. There is no shared tail: a record is published by its own header, which the consumer
 //! polls where the next record will be. The producer first clears the header *after* the new
 //! record, then writes the packet, then stores the header, so nothing half-written is ever
-//! visible, even if the producer dies in the middle. (Publication in the record is what Aeron's
+//! visible, even if the producer dies in the middle. A packet that is written in place may turn out
+//! shorter than the room claimed for it, so there the clear waits until the length is known; it too
+//! comes before the header. (Publication in the record is what Aeron's
 //! log buffers do, and FastForward for fixed slots: Giacomoni, Moseley, Vachharajani, 2008.)
 //!
 //! | word | writer | reader | publishes |
 //! |---|---|---|---|
 //! | a record's header | producer, Release | consumer, Acquire | the packet, the cleared header behind it, the rest of its batch |
-//! | `head`, `taken` | consumer, Release | producer, Acquire | that the bytes before it were copied out and may be overwritten |
+//! | `head`, `taken` | consumer, Release | producer, Acquire | that the bytes before it will not be read again and may be overwritten |
 //! | `wants` | producer, Relaxed before the bell's bit | consumer, Relaxed after it | nothing: a wish |
 //!
 //! Why two heads: the consumer stores `taken` at each take, on a line that a producer reads only
 //! when it finds no room, so that the line stays with the consumer; `head` follows once for each
 //! eighth of the ring, and is what a producer in full flight reads. A full ring is thus handed
 //! back in eighths, and yet a producer that is about to sleep sees each single record's room.
+//!
+//! A packet that is read in place is *held*: the consumer's position has moved past it, but what
+//! `taken` and `head` say has not. Its length is in the consumer's own memory by then.
 //!
 //! Positions count bytes since the channel was made and are private to their owner; the offset in
 //! the ring is the position modulo its length, a power of two.
@@ -27,11 +32,11 @@ mod consumer;
 mod peephole;
 mod producer;
 
-pub(crate) use consumer::Consumer;
+pub(crate) use consumer::{Consumer, Held};
 pub(crate) use peephole::Peephole;
 #[cfg(not(all(test, loom)))]
 pub(crate) use producer::LOOK_AGAIN_AFTER;
-pub(crate) use producer::Producer;
+pub(crate) use producer::{Claim, Producer};
 
 use crate::error::Violation;
 use crate::layout::record_bytes;

@@ -10,8 +10,9 @@ use futures::sink::Sink;
 
 use crate::canceller::Canceller;
 use crate::credentials::PeerCredentials;
-use crate::endpoint::{Directions, Link, Sending, Stats, Tx};
-use crate::error::{CloseReason, ShmError, TrySendError};
+use crate::endpoint::{Cargo, Directions, Link, Room, Sending, Stats, Tx};
+use crate::error::{CloseReason, ShmError, TryReserveError, TrySendError};
+use crate::grant::Grant;
 use crate::sync::Arc;
 use crate::waiters::Waiting;
 
@@ -113,6 +114,98 @@ impl Sender {
         self.begin(packets).block()
     }
 
+    /// Reserves room for a packet of up to `len` bytes, to be written in place; waits for room if
+    /// there is none.
+    ///
+    /// Saves the copy from a buffer of one's own. The packet's length is what is written in the end:
+    /// see [`Grant`].
+    ///
+    /// # Errors
+    /// - [`PacketTooLarge`](ShmError::PacketTooLarge): longer than [`max_packet`](Self::max_packet).
+    /// - [`TimedOut`](ShmError::TimedOut): no room for the builder's `send_timeout` (5 s unless set),
+    ///   counted from when the call first had to wait.
+    /// - [`Closed`](ShmError::Closed): the channel has ended, or the peer receives no more.
+    ///
+    /// # Cancel safety
+    /// A future that is dropped before it was ready has reserved nothing. (A packet that the half
+    /// held back as a `Sink` may be out by then.)
+    ///
+    /// # Examples
+    /// ```
+    /// # use wakering::{SpscFace, SpscHandle};
+    /// # let (face, descriptor) = SpscFace::pair()?;
+    /// # let handle = SpscHandle::from_fd(descriptor)?;
+    /// # let ((mut tx, _), (_, mut rx)) = (face.into_split(), handle.into_split());
+    /// use bytes::BufMut;
+    ///
+    /// pollster::block_on(async {
+    ///     let mut grant = tx.reserve(64).await?;
+    ///     grant.put_slice(b"written where it will lie");
+    ///     grant.commit()?;
+    ///     assert_eq!(rx.recv().await.unwrap(), "written where it will lie");
+    ///     Ok::<_, wakering::ShmError>(())
+    /// })?;
+    /// # Ok::<(), wakering::ShmError>(())
+    /// ```
+    pub fn reserve(
+        &mut self,
+        len: usize,
+    ) -> impl Future<Output = Result<Grant<'_>, ShmError>> + Send + '_ {
+        async move {
+            self.send_held().await?;
+            self.begin(Room(len)).await?;
+            self.grant(len)
+        }
+    }
+
+    /// Reserves room for a packet of up to `len` bytes if there is room now.
+    ///
+    /// # Errors
+    /// See [`TryReserveError`]. It is `Full` also while a packet that the half holds back as a `Sink`
+    /// finds no room.
+    ///
+    /// # Examples
+    /// ```
+    /// # use wakering::{SpscFace, SpscHandle};
+    /// # let (face, descriptor) = SpscFace::builder().ring_bytes(4096).pair()?;
+    /// # let handle = SpscHandle::from_fd(descriptor)?;
+    /// # let ((mut tx, _), (_, mut rx)) = (face.into_split(), handle.into_split());
+    /// use bytes::BufMut;
+    /// use wakering::TryReserveError;
+    ///
+    /// assert_eq!(tx.try_reserve(5000).unwrap_err(), TryReserveError::TooLarge(5000, 1016));
+    /// let mut grant = tx.try_reserve(1000)?;
+    /// grant.put_bytes(7, 3);
+    /// grant.commit()?;
+    /// assert_eq!(rx.try_recv()?, vec![7; 3]);
+    /// # Ok::<(), Box<dyn std::error::Error>>(())
+    /// ```
+    #[inline]
+    pub fn try_reserve(&mut self, len: usize) -> Result<Grant<'_>, TryReserveError> {
+        self.tx.reset_turn();
+        if self.held.is_some() {
+            match self.try_send_held() {
+                Ok(()) => {}
+                Err(TrySendError::Closed(_, reason)) => {
+                    return Err(TryReserveError::Closed(reason));
+                }
+                Err(_) => return Err(TryReserveError::Full),
+            }
+        }
+        let claim = self.tx.try_reserve(len)?;
+        Ok(Grant::new(&mut self.tx, claim))
+    }
+
+    /// As [`reserve`](Self::reserve), blocking the thread.
+    ///
+    /// # Errors
+    /// As [`reserve`](Self::reserve).
+    pub fn reserve_blocking(&mut self, len: usize) -> Result<Grant<'_>, ShmError> {
+        self.send_held_blocking()?;
+        self.begin(Room(len)).block()?;
+        self.grant(len)
+    }
+
     /// Cuts the channel off: see [`Endpoint::cancel`](crate::Endpoint::cancel).
     pub fn cancel(&self) {
         self.link.cancel();
@@ -165,9 +258,18 @@ impl Sender {
         self.link.peer()
     }
 
-    fn begin<P: AsRef<[Bytes]>>(&mut self, packets: P) -> Sending<'_, &mut Tx, P> {
+    fn begin<P: Cargo>(&mut self, cargo: P) -> Sending<'_, &mut Tx, P> {
         self.tx.reset_turn();
-        Sending::new(&self.link, &mut self.tx, packets)
+        Sending::new(&self.link, &mut self.tx, cargo)
+    }
+
+    /// The room that was just waited for, which nobody else can have taken.
+    fn grant(&mut self, len: usize) -> Result<Grant<'_>, ShmError> {
+        match self.tx.claim(len) {
+            Ok(Some(claim)) => Ok(Grant::new(&mut self.tx, claim)),
+            Ok(None) => unreachable!("room is taken by this half alone"),
+            Err(reason) => Err(self.closed_for(reason)),
+        }
     }
 
     /// What was held back goes first.

@@ -3,16 +3,18 @@
 use std::fmt::Debug;
 use std::time::Duration;
 
-use bytes::Bytes;
+use bytes::{BufMut, Bytes};
 use futures::sink::Sink;
 use futures::stream::{FusedStream, Stream};
 use wakering::{
-    Backend, Canceller, CloseReason, Driver, DriverBuilder, Endpoint, FaceBuilder, HandleBuilder,
-    ListenerStats, PeerCredentials, Receiver, RecvTimeoutError, Sender, ShmError, SpscFace,
-    SpscHandle, SpscListener, Stats, TryRecvError, TrySendError, Violation,
+    Backend, Canceller, CloseReason, Driver, DriverBuilder, Endpoint, FaceBuilder, Grant,
+    HandleBuilder, ListenerStats, Packet, PeerCredentials, Receiver, RecvTimeoutError, Sender,
+    ShmError, SpscFace, SpscHandle, SpscListener, Stats, TryRecvError, TryReserveError,
+    TrySendError, Violation,
 };
 
 fn thing<T: Send + Sync + Unpin + Debug + 'static>() {}
+fn borrow<T: Send + Sync + Unpin + Debug>() {}
 fn error<T: std::error::Error + Send + Sync + Unpin + 'static>() {}
 fn value<T: Copy + Eq + Debug>() {}
 fn future<F: Future + Send>(_: &F) {}
@@ -25,6 +27,8 @@ fn every_type_can_be_sent_shared_moved_and_shown() {
     thing::<Endpoint>();
     thing::<Sender>();
     thing::<Receiver>();
+    borrow::<Grant<'_>>();
+    borrow::<Packet<'_>>();
     thing::<Canceller>();
     thing::<Driver>();
     thing::<DriverBuilder>();
@@ -39,6 +43,7 @@ fn every_type_can_be_sent_shared_moved_and_shown() {
     value::<Stats>();
     value::<ListenerStats>();
     value::<TryRecvError>();
+    value::<TryReserveError>();
     value::<RecvTimeoutError>();
 }
 
@@ -47,6 +52,7 @@ fn all_errors_are_errors_and_small() {
     error::<ShmError>();
     error::<TrySendError>();
     error::<TryRecvError>();
+    error::<TryReserveError>();
     error::<RecvTimeoutError>();
     assert!(size_of::<ShmError>() <= 40);
     assert!(size_of::<CloseReason>() <= 24);
@@ -84,7 +90,9 @@ fn every_future_can_be_sent() {
     future(&tx.send(packet.clone()));
     future(&tx.send_batch(&batch));
     future(&tx.closed());
+    future(&tx.reserve(1));
     future(&rx.recv());
+    future(&rx.recv_ref());
     future(&rx.recv_batch(&mut packets, 1));
     future(&rx.closed());
     fn accept(listener: &SpscListener) {
@@ -100,7 +108,11 @@ fn nothing_prints_a_payload() {
     let secret = Bytes::from_static(b"secret");
     face.try_send(secret.clone()).unwrap();
     let shown = format!("{face:?} {handle:?} {:?}", face.stats());
-    let (tx, rx) = Endpoint::from(handle).into_split();
+    let (mut tx, mut rx) = Endpoint::from(handle).into_split();
+    let shown = format!("{shown} {:?}", rx.try_recv_ref().unwrap());
+    let mut grant = tx.try_reserve(secret.len()).unwrap();
+    grant.put_slice(&secret);
+    let shown = format!("{shown} {grant:?}");
     let shown = format!("{shown} {tx:?} {rx:?} {:?}", face.canceller());
     let refused = rx_refusal(&face, secret);
     let shown = format!("{shown} {refused} {refused:?}");

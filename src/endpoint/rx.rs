@@ -9,7 +9,8 @@ use super::ends::Directions;
 use super::link::Link;
 use crate::error::CloseReason;
 use crate::layout::{RECV, RX_CLOSED, SEND};
-use crate::ring::Consumer;
+use crate::region::RingMemory;
+use crate::ring::{Consumer, Held};
 use crate::sync::{Arc, Ordering, fence};
 
 /// A packet, nothing at present, or the end.
@@ -27,31 +28,46 @@ impl Rx {
         Self { link: link.clone(), consumer: Consumer::new(link.region(), link.side()) }
     }
 
-    /// Whether a packet could be taken now.
-    pub(crate) fn has_packet(&mut self) -> bool {
-        self.link.rx_cut().is_none() && matches!(self.consumer.peek(), Ok(Some(_)))
+    /// The length of the next packet, if one could be taken now.
+    #[inline]
+    pub(crate) fn readable(&mut self) -> Option<usize> {
+        if self.link.rx_cut().is_some() {
+            return None;
+        }
+        // A violation is for the call that takes.
+        self.consumer.peek().ok().flatten()
     }
 
-    /// Takes the next packet. At the end, the reason is settled.
+    /// Takes the next packet and copies it out. At the end, the reason is settled.
     #[inline]
     pub(crate) fn take(&mut self) -> Taken<Bytes> {
+        let Some(held) = self.hold()? else { return Ok(None) };
+        let packet = self.consumer.copy(held);
+        self.give_back();
+        Ok(Some(packet))
+    }
+
+    /// Takes the next packet and leaves it in the ring until [`give_back`](Self::give_back), or the
+    /// next take. At the end, the reason is settled.
+    #[inline]
+    pub(crate) fn hold(&mut self) -> Taken<Held> {
         if let Some(reason) = self.link.rx_cut() {
             self.link.settle(reason);
             return Err(reason);
         }
-        match self.take_published()? {
-            Some(packet) => Ok(Some(packet)),
-            None => self.take_last(),
+        match self.hold_published()? {
+            Some(held) => Ok(Some(held)),
+            None => self.hold_last(),
         }
     }
 
     /// The ring was empty: takes what came before the end, if there is one.
-    fn take_last(&mut self) -> Taken<Bytes> {
+    fn hold_last(&mut self) -> Taken<Held> {
         let Some(reason) = self.link.rx_over() else { return Ok(None) };
         // ORDERING: the flag was loaded, with Acquire, before this second look; so what was
         // published before the end is seen here.
-        if let Some(packet) = self.take_published()? {
-            return Ok(Some(packet));
+        if let Some(held) = self.hold_published()? {
+            return Ok(Some(held));
         }
         self.link.ends.end(Directions::RX, reason);
         let reason = self.link.ends.rx().unwrap_or(reason);
@@ -60,22 +76,54 @@ impl Rx {
     }
 
     #[inline]
-    fn take_published(&mut self) -> Taken<Bytes> {
-        let packet = self.consumer.take().map_err(|violation| self.link.violated(violation))?;
-        if let Some(packet) = &packet {
+    fn hold_published(&mut self) -> Taken<Held> {
+        if self.consumer.holds() {
+            // One that was forgotten.
+            self.give_back();
+        }
+        let held = self.consumer.hold().map_err(|violation| self.link.violated(violation))?;
+        if let Some(held) = &held {
             let counters = &self.link.counters;
             bump(&counters.packets_received, 1);
-            bump(&counters.bytes_received, packet.len() as u64);
+            bump(&counters.bytes_received, held.len() as u64);
+        } else {
+            self.heed_parked_sender();
         }
-        // Unfenced, so a bit that was set just now may be missed: the parked sender looks again by
-        // itself after `LOOK_AGAIN_AFTER`.
+        Ok(held)
+    }
+
+    /// Gives back the room of what is held.
+    #[inline]
+    pub(crate) fn give_back(&mut self) {
+        if self.link.forked().is_some() {
+            // The ring is the parent's, and so is what it holds there.
+            return;
+        }
+        self.consumer.give_back();
+        self.heed_parked_sender();
+        if self.consumer.is_released() {
+            self.note();
+        }
+    }
+
+    /// Copies out what is held.
+    pub(crate) fn copy(&self, held: Held) -> Bytes {
+        self.consumer.copy(held)
+    }
+
+    /// The bytes of the ring, to read what is held.
+    #[inline]
+    pub(crate) fn memory(&self) -> &RingMemory {
+        self.consumer.memory()
+    }
+
+    /// Unfenced, so a bit that was set just now may be missed: the parked sender looks again by
+    /// itself after `LOOK_AGAIN_AFTER`.
+    #[inline]
+    fn heed_parked_sender(&mut self) {
         if self.link.peer_bell.is_armed(SEND) {
             self.give_room();
         }
-        if self.consumer.is_released() && packet.is_some() {
-            self.note();
-        }
-        Ok(packet)
     }
 
     /// A sender is parked: hands back what was taken, and wakes it if that is what it wants.

@@ -1,4 +1,5 @@
-//! A `send` or `send_batch` under way: queueing for the turn, waiting for room and for deadlines.
+//! A `send`, `send_batch` or `reserve` under way: queueing for the turn, waiting for room and for
+//! deadlines.
 //!
 //! Senders of one end wait for room one at a time: the one whose *turn* it is sleeps by the bell,
 //! the others queue for the turn. A batch keeps its turn until it is through.
@@ -7,9 +8,8 @@ use std::pin::Pin;
 use std::task::{Context, Poll};
 use std::time::{Duration, Instant};
 
-use bytes::Bytes;
-
 use super::access::Access;
+use super::cargo::Cargo;
 use super::link::Link;
 use super::receiving::register;
 use super::tx::{Attempt, Tx};
@@ -17,14 +17,14 @@ use super::vain_wakes::VainWakes;
 use crate::error::{CloseReason, ShmError};
 use crate::waiters::Waiting;
 
-/// A `send` or `send_batch` under way.
+/// A `send`, `send_batch` or `reserve` under way.
 ///
 /// Dropped before it is done, it gives its turn or its place in the queue on.
 #[must_use = "futures do nothing unless polled"]
 pub(crate) struct Sending<'a, A: Access<Tx>, P> {
     link: &'a Link,
     tx: A,
-    packets: P,
+    cargo: P,
     sent: usize,
     standing: Standing,
     deadline: Deadline,
@@ -71,14 +71,15 @@ enum Entered {
     Wait,
 }
 
-impl<'a, A: Access<Tx>, P: AsRef<[Bytes]>> Sending<'a, A, P> {
-    pub(crate) fn new(link: &'a Link, tx: A, packets: P) -> Self {
-        Self { link, tx, packets, sent: 0, standing: Standing::New, deadline: Deadline::Unset }
+impl<'a, A: Access<Tx>, P: Cargo> Sending<'a, A, P> {
+    pub(crate) fn new(link: &'a Link, tx: A, cargo: P) -> Self {
+        Self { link, tx, cargo, sent: 0, standing: Standing::New, deadline: Deadline::Unset }
     }
 
     fn too_large(&self) -> Option<ShmError> {
         let max = self.link.region().geometry().max_packet();
-        let len = self.packets.as_ref().iter().map(Bytes::len).find(|len| *len > max)?;
+        let mut lengths = (0..self.cargo.count()).map(|packet| self.cargo.len_of(packet));
+        let len = lengths.find(|len| *len > max)?;
         Some(ShmError::PacketTooLarge { len, max })
     }
 
@@ -87,14 +88,14 @@ impl<'a, A: Access<Tx>, P: AsRef<[Bytes]>> Sending<'a, A, P> {
         if let Some(reason) = self.link.forked() {
             return Entered::Done(Err(reason));
         }
-        let Self { link, tx, packets, sent, standing, .. } = self;
+        let Self { link, tx, cargo, sent, standing, .. } = self;
         tx.with(|tx| {
             if !tx.turn.is_free() {
                 tx.turn.queued += 1;
                 *standing = Standing::Queued { turn: link.turn.join(), news: None };
                 return Entered::Wait;
             }
-            match tx.attempt(packets.as_ref(), sent) {
+            match tx.attempt(cargo, sent) {
                 Some(done) => Entered::Done(done),
                 None => {
                     tx.turn.taken = true;
@@ -166,16 +167,16 @@ impl<'a, A: Access<Tx>, P: AsRef<[Bytes]>> Sending<'a, A, P> {
 
     /// One attempt with the turn; asleep by the bell if it fails.
     fn poll_room(&mut self, cx: &mut Context<'_>) -> Attempt {
-        let Self { link, tx, packets, sent, standing, .. } = self;
+        let Self { link, tx, cargo, sent, standing, .. } = self;
         let Standing::Turn { room } = standing else {
             // The channel ended while we queued.
             return Attempt::Done(link.tx_end().map_or(Ok(()), Err));
         };
-        if let Some(done) = attempt_for_a_while(link, tx, packets.as_ref(), sent) {
+        if let Some(done) = attempt_for_a_while(link, tx, cargo, sent) {
             return Attempt::Done(done);
         }
         register(&link.room, room, cx);
-        tx.with(|tx| tx.park(packets.as_ref(), sent))
+        tx.with(|tx| tx.park(cargo, sent))
     }
 
     /// Asks the driver for what this send has to be woken for besides the bell.
@@ -237,18 +238,18 @@ impl<'a, A: Access<Tx>, P: AsRef<[Bytes]>> Sending<'a, A, P> {
     }
 
     fn attempt_or_park(&mut self) -> Attempt {
-        let Self { link, tx, packets, sent, standing, .. } = self;
+        let Self { link, tx, cargo, sent, standing, .. } = self;
         if let Standing::Queued { .. } = standing {
             return Attempt::Done(link.tx_end().map_or(Ok(()), Err));
         }
-        if let Some(done) = attempt_for_a_while(link, tx, packets.as_ref(), sent) {
+        if let Some(done) = attempt_for_a_while(link, tx, cargo, sent) {
             return Attempt::Done(done);
         }
-        tx.with(|tx| tx.park(packets.as_ref(), sent))
+        tx.with(|tx| tx.park(cargo, sent))
     }
 }
 
-impl<A: Access<Tx> + Unpin, P: AsRef<[Bytes]> + Unpin> Future for Sending<'_, A, P> {
+impl<A: Access<Tx> + Unpin, P: Cargo + Unpin> Future for Sending<'_, A, P> {
     type Output = Result<(), ShmError>;
 
     fn poll(mut self: Pin<&mut Self>, cx: &mut Context<'_>) -> Poll<Self::Output> {
@@ -296,10 +297,10 @@ impl<A: Access<Tx>, P> Drop for Sending<'_, A, P> {
 fn attempt_for_a_while(
     link: &Link,
     tx: &mut impl Access<Tx>,
-    packets: &[Bytes],
+    cargo: &impl Cargo,
     sent: &mut usize,
 ) -> Option<Result<(), CloseReason>> {
-    let mut attempt = || tx.with(|tx| tx.attempt(packets, sent).ok_or(*sent));
+    let mut attempt = || tx.with(|tx| tx.attempt(cargo, sent).ok_or(*sent));
     let mut before = match attempt() {
         Ok(done) => return Some(done),
         Err(sent) => sent,

@@ -5,12 +5,14 @@ use std::time::{Duration, Instant};
 
 use bytes::Bytes;
 
+use super::cargo::{Cargo, Room};
 use super::counters::bump;
 use super::link::Link;
 use super::receiving::register;
-use crate::error::{CloseReason, TrySendError};
+use crate::error::{CloseReason, TryReserveError, TrySendError};
 use crate::layout::{RECV, SEND, TX_CLOSED};
-use crate::ring::{LOOK_AGAIN_AFTER, Producer};
+use crate::region::RingMemory;
+use crate::ring::{Claim, LOOK_AGAIN_AFTER, Position, Producer};
 use crate::sync::{Arc, Ordering};
 use crate::waiters::Waiting;
 
@@ -70,11 +72,66 @@ impl Tx {
         if !self.turn.is_free() {
             return Err(TrySendError::Full(packet));
         }
-        match self.offer_at_last(std::slice::from_ref(&packet)) {
+        match self.offer_at_last(&std::slice::from_ref(&packet), 0) {
             Ok(0) => Err(TrySendError::Full(packet)),
             Ok(_) => Ok(()),
             Err(reason) => Err(TrySendError::Closed(packet, reason)),
         }
+    }
+
+    /// Room for a packet of `len` bytes at once or not at all.
+    #[inline]
+    pub(crate) fn try_reserve(&mut self, len: usize) -> Result<Claim, TryReserveError> {
+        let max = self.producer.max_packet();
+        if len > max {
+            return Err(TryReserveError::TooLarge(len, max));
+        }
+        if let Some(reason) = self.link.tx_end() {
+            self.link.settle(reason);
+            return Err(TryReserveError::Closed(reason));
+        }
+        match self.claim(len) {
+            Ok(Some(claim)) => Ok(claim),
+            Ok(None) => self.claim_at_last(len),
+            Err(reason) => Err(TryReserveError::Closed(reason)),
+        }
+    }
+
+    #[cold]
+    fn claim_at_last(&mut self, len: usize) -> Result<Claim, TryReserveError> {
+        match self.offer_at_last(&Room(len), 0).and_then(|_| self.claim(len)) {
+            Ok(Some(claim)) => Ok(claim),
+            Ok(None) => Err(TryReserveError::Full),
+            Err(reason) => Err(TryReserveError::Closed(reason)),
+        }
+    }
+
+    /// Room for a packet of `len` bytes, no longer than one may be, as far as it is known to be
+    /// there.
+    #[inline]
+    pub(crate) fn claim(&mut self, len: usize) -> Result<Option<Claim>, CloseReason> {
+        self.producer.claim(len).map_err(|violation| self.link.violated(violation))
+    }
+
+    /// The bytes of the ring, to write a claimed packet to.
+    #[inline]
+    pub(crate) fn memory(&self) -> &RingMemory {
+        self.producer.memory()
+    }
+
+    /// Publishes a packet of the first `len` bytes of what was claimed, and wakes the peer if it
+    /// sleeps.
+    #[inline]
+    pub(crate) fn commit(&mut self, claim: Claim, len: usize) -> Result<(), CloseReason> {
+        if let Some(reason) = self.link.tx_end() {
+            self.link.settle(reason);
+            return Err(reason);
+        }
+        let before = self.producer.tail();
+        self.producer.stage_written(claim, len);
+        self.publish();
+        self.count_sent(before, 1, len as u64);
+        Ok(())
     }
 
     /// Bytes free for the next record, without its header.
@@ -96,7 +153,7 @@ impl Tx {
     /// Offers what fits and tells how many packets that were. They are published, and the peer is
     /// woken if it sleeps.
     #[inline]
-    fn offer(&mut self, packets: &[Bytes]) -> Result<usize, CloseReason> {
+    pub(super) fn offer(&mut self, packets: &[Bytes]) -> Result<usize, CloseReason> {
         let before = self.producer.tail();
         let mut offered = 0;
         let mut bytes = 0;
@@ -113,23 +170,29 @@ impl Tx {
             }
         }
         self.publish();
+        self.count_sent(before, offered as u64, bytes);
+        Ok(offered)
+    }
+
+    /// Keeps the books of what was published since the tail was at `before`.
+    #[inline]
+    fn count_sent(&mut self, before: Position, packets: u64, bytes: u64) {
         let counters = &self.link.counters;
-        bump(&counters.packets_sent, offered as u64);
+        bump(&counters.packets_sent, packets);
         bump(&counters.bytes_sent, bytes);
         if self.producer.passed_an_eighth_since(before) {
             self.note();
         }
-        Ok(offered)
     }
 
     /// As [`offer`](Self::offer), with the last word on how much room there is.
-    fn offer_at_last(&mut self, packets: &[Bytes]) -> Result<usize, CloseReason> {
-        let offered = self.offer(packets)?;
-        if offered == packets.len() {
+    fn offer_at_last(&mut self, cargo: &impl Cargo, next: usize) -> Result<usize, CloseReason> {
+        let offered = cargo.offer(self, next)?;
+        if next + offered == cargo.count() {
             return Ok(offered);
         }
         self.producer.look_at_taken().map_err(|violation| self.link.violated(violation))?;
-        Ok(offered + self.offer(&packets[offered..])?)
+        Ok(offered + cargo.offer(self, next + offered)?)
     }
 
     #[inline]
@@ -139,32 +202,32 @@ impl Tx {
         }
     }
 
-    /// Sends what is left of `packets` if that goes at once.
+    /// Sends what is left of `cargo` if that goes at once.
     pub(super) fn attempt(
         &mut self,
-        packets: &[Bytes],
+        cargo: &impl Cargo,
         sent: &mut usize,
     ) -> Option<Result<(), CloseReason>> {
         if let Some(reason) = self.link.tx_end() {
             return Some(Err(reason));
         }
-        match self.offer(&packets[*sent..]) {
+        match cargo.offer(self, *sent) {
             Ok(offered) => *sent += offered,
             Err(reason) => return Some(Err(reason)),
         }
-        (*sent == packets.len()).then_some(Ok(()))
+        (*sent == cargo.count()).then_some(Ok(()))
     }
 
     /// Says that the caller sleeps until there is room, and looks a last time. The caller has
     /// registered and has the turn.
-    pub(super) fn park(&mut self, packets: &[Bytes], sent: &mut usize) -> Attempt {
+    pub(super) fn park(&mut self, cargo: &impl Cargo, sent: &mut usize) -> Attempt {
         // Before anything is offered: an async sender registers without the lock, and `close` may
         // have returned meanwhile.
         if let Some(reason) = self.link.tx_end() {
             return Attempt::Done(Err(reason));
         }
         loop {
-            let mut look_again = self.producer.announce(packets[*sent].len());
+            let mut look_again = self.producer.announce(cargo.len_of(*sent));
             let newly = self.link.bell.arm(SEND);
             if newly {
                 self.link.parked(SEND);
@@ -172,12 +235,12 @@ impl Tx {
             }
             // All is published and rung for; but nobody sleeps over published data while we do.
             self.link.ring_fenced(RECV);
-            let offered = match self.offer_at_last(&packets[*sent..]) {
+            let offered = match self.offer_at_last(cargo, *sent) {
                 Ok(offered) => offered,
                 Err(reason) => return Attempt::Done(Err(reason)),
             };
             *sent += offered;
-            if *sent == packets.len() {
+            if *sent == cargo.count() {
                 if newly {
                     self.link.bell.disarm(SEND);
                 }
@@ -223,11 +286,11 @@ impl Tx {
         cx: &mut Context<'_>,
     ) -> Poll<Result<(), CloseReason>> {
         let mut sent = 0;
-        let done = match self.attempt(packets, &mut sent) {
+        let done = match self.attempt(&packets, &mut sent) {
             Some(done) => done,
             None => {
                 register(&self.link.room, place, cx);
-                match self.park(packets, &mut sent) {
+                match self.park(&packets, &mut sent) {
                     Attempt::Done(done) => done,
                     Attempt::Parked { look_again } => {
                         if let Some(after) = look_again {

@@ -264,6 +264,43 @@ fn a_ring_outlives_its_region() {
 }
 
 #[test]
+fn bytes_are_moved_in_every_way_there_is() {
+    let region = Arc::new(create().0);
+    let (one, other) = (region.ring(Side::Face), region.ring(Side::Handle));
+    one.copy_in(16, b"from ring to ring");
+    other.copy_across(RING - 20, &one, 21, 12);
+    let mut copy = [0; 12];
+    other.copy_to(RING - 20, &mut copy);
+    assert_eq!(&copy, b"ring to ring");
+    // They may overlap, where one process has both ends.
+    one.copy_across(18, &one, 16, 17);
+    assert_eq!(copied(&one, 18, 17), b"from ring to ring");
+    one.fill(20, b'-', 3);
+    assert_eq!(copied(&one, 18, 8), b"fr---rin"[..]);
+    // SAFETY: nobody else knows of this region.
+    let spare = unsafe { one.spare(RING - 3, 3) };
+    spare.copy_from_slice(b"end");
+    // SAFETY: nobody else knows of this region, and `spare` is gone.
+    assert_eq!(unsafe { one.slice(RING - 3, 3) }, b"end");
+}
+
+#[test]
+#[should_panic(expected = "bytes outside of the ring")]
+fn room_past_the_end_panics() {
+    let ring = Arc::new(create().0).ring(Side::Face);
+    // SAFETY: nobody else knows of this region.
+    unsafe { ring.spare(RING - 4, 5) };
+}
+
+#[test]
+#[should_panic(expected = "bytes outside of the ring")]
+fn reading_in_place_past_the_end_panics() {
+    let ring = Arc::new(create().0).ring(Side::Face);
+    // SAFETY: nobody else knows of this region.
+    unsafe { ring.slice(RING, 1) };
+}
+
+#[test]
 #[should_panic(expected = "bytes outside of the ring")]
 fn copying_past_the_end_panics() {
     Arc::new(create().0).ring(Side::Handle).copy_in(RING - 4, b"12345");

@@ -19,8 +19,34 @@ pub(crate) struct Consumer {
     pool: Pool,
     /// Where the next record's header is.
     position: Position,
+    /// Up to here all was given back. Behind it lies what is held.
+    given: Position,
     /// What `head` was last set to.
     released: Position,
+    /// The last packet was handed out in place, and not given back.
+    holds: bool,
+}
+
+/// A packet that lies in the ring still. Where and how long it is was judged once; the header is not
+/// looked at again.
+#[derive(Debug, Clone, Copy)]
+pub(crate) struct Held {
+    offset: usize,
+    len: usize,
+}
+
+impl Held {
+    /// Where in the ring the packet begins.
+    #[inline]
+    pub(crate) fn offset(&self) -> usize {
+        self.offset
+    }
+
+    /// Its length in bytes.
+    #[inline]
+    pub(crate) fn len(&self) -> usize {
+        self.len
+    }
 }
 
 impl Consumer {
@@ -34,7 +60,17 @@ impl Consumer {
         let memory = region.ring(side.peer());
         let shape = Shape { bytes: memory.len(), max_packet: region.geometry().max_packet() };
         let pool = Pool::new(shape.bytes / 4);
-        Self { memory, region: region.clone(), side, shape, pool, position: start, released: start }
+        Self {
+            memory,
+            region: region.clone(),
+            side,
+            shape,
+            pool,
+            position: start,
+            given: start,
+            released: start,
+            holds: false,
+        }
     }
 
     /// Where the next record's header is.
@@ -60,35 +96,76 @@ impl Consumer {
         }
     }
 
-    /// Copies the next packet out and gives its room back, if one was published.
+    /// Moves past the next packet, if one was published, and leaves it in the ring until
+    /// [`give_back`](Self::give_back). One that is held already stays as long as this one.
     #[inline]
-    pub(crate) fn take(&mut self) -> Result<Option<Bytes>, Violation> {
+    pub(crate) fn hold(&mut self) -> Result<Option<Held>, Violation> {
         let Some(len) = self.peek()? else { return Ok(None) };
-        let offset = self.shape.offset(self.position);
-        let at = offset.wrapping_add(RECORD_HEADER);
-        let packet = self.pool.packet(len, |copy| self.memory.copy_out(at, len, copy));
-        self.advance(record_bytes(len));
-        Ok(Some(packet))
+        let offset = self.shape.offset(self.position).wrapping_add(RECORD_HEADER);
+        self.position = self.position.plus(record_bytes(len));
+        self.holds = true;
+        Ok(Some(Held { offset, len }))
     }
 
-    /// Stores `head`, so that the producer sees everything that was taken.
+    /// Whether a packet is held.
     #[inline]
-    pub(crate) fn release(&mut self) {
-        if self.released != self.position {
-            self.released = self.position;
-            // ORDERING: Release orders the copies out of the ring before it; pairs with the
-            // Acquire in `Producer::stage`. Loom does not see this one: review by hand.
-            self.own_words().head.0.store(self.position.get(), Ordering::Release);
+    pub(crate) fn holds(&self) -> bool {
+        self.holds
+    }
+
+    /// Copies out what is held.
+    #[inline]
+    pub(crate) fn copy(&self, held: Held) -> Bytes {
+        self.pool.packet(held.len, |copy| self.memory.copy_out(held.offset, held.len, copy))
+    }
+
+    /// The bytes of the ring, to read what is held.
+    #[inline]
+    pub(crate) fn memory(&self) -> &RingMemory {
+        &self.memory
+    }
+
+    /// Gives back the room of all that was taken.
+    #[inline]
+    pub(crate) fn give_back(&mut self) {
+        self.holds = false;
+        self.given = self.position;
+        // ORDERING: Release orders the reads of the packet before it; pairs with the Acquire in
+        // `Producer::look_at_taken`.
+        self.own_words().taken.0.store(self.given.get(), Ordering::Release);
+        if self.given.since(self.released) >= self.shape.eighth() {
+            self.release();
         }
     }
 
-    /// Whether `head` says all that was taken.
-    #[inline]
-    pub(crate) fn is_released(&self) -> bool {
-        self.released == self.position
+    /// Copies the next packet out and gives its room back, if one was published.
+    #[cfg(any(test, fuzzing))]
+    pub(crate) fn take(&mut self) -> Result<Option<Bytes>, Violation> {
+        let Some(held) = self.hold()? else { return Ok(None) };
+        let packet = self.copy(held);
+        self.give_back();
+        Ok(Some(packet))
     }
 
-    /// Whether enough was taken for the producer's parked sender. Ask only after its bit was seen.
+    /// Stores `head`, so that the producer sees everything that was given back.
+    #[inline]
+    pub(crate) fn release(&mut self) {
+        if self.released != self.given {
+            self.released = self.given;
+            // ORDERING: Release orders the reads of the packets before it; pairs with the Acquire
+            // in `Producer::claim`. Loom does not see this one: review by hand.
+            self.own_words().head.0.store(self.given.get(), Ordering::Release);
+        }
+    }
+
+    /// Whether `head` says all that was given back.
+    #[inline]
+    pub(crate) fn is_released(&self) -> bool {
+        self.released == self.given
+    }
+
+    /// Whether enough was given back for the producer's parked sender. Ask only after its bit was
+    /// seen.
     ///
     /// PEER: `wants` is theirs. The worst a wrong one does is to wake them early or never.
     pub(crate) fn has_what_it_wants(&self) -> bool {
@@ -96,18 +173,7 @@ impl Consumer {
         // the Relaxed load sees the wish that the bit stands for.
         fence(Ordering::Acquire);
         let wants = Position(self.producer_words().wants.0.load(Ordering::Relaxed));
-        self.position.has_reached(wants)
-    }
-
-    #[inline]
-    fn advance(&mut self, bytes: usize) {
-        self.position = self.position.plus(bytes);
-        // ORDERING: Release orders the copy out of the ring before it; pairs with the Acquire in
-        // `Producer::look_at_taken`.
-        self.own_words().taken.0.store(self.position.get(), Ordering::Release);
-        if self.position.since(self.released) >= self.shape.eighth() {
-            self.release();
-        }
+        self.given.has_reached(wants)
     }
 
     /// PEER: `len` is theirs; the result is not.
@@ -130,6 +196,9 @@ impl Consumer {
             return Err(Violation::UselessWrap(offset as u64));
         }
         self.position = self.position.plus(rest);
+        if !self.holds {
+            self.given = self.position;
+        }
         Ok(())
     }
 

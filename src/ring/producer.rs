@@ -64,6 +64,32 @@ struct Place {
     record: usize,
 }
 
+/// Room behind the tail for a packet that is still to be written. Nothing has changed yet; it goes
+/// stale with the next record.
+#[derive(Debug, Clone, Copy)]
+pub(crate) struct Claim {
+    /// Bytes that a wrap marker skips before the record.
+    pad: usize,
+    /// Where in the ring the packet begins.
+    at: usize,
+    /// At most so many bytes.
+    len: usize,
+}
+
+impl Claim {
+    /// Where in the ring the packet begins.
+    #[inline]
+    pub(crate) fn offset(&self) -> usize {
+        self.at
+    }
+
+    /// The longest packet that there is room for.
+    #[inline]
+    pub(crate) fn len(&self) -> usize {
+        self.len
+    }
+}
+
 impl Place {
     /// Bytes that must be free: with the header behind the record, which is cleared first. Without
     /// those 8 the clear would destroy the oldest unread header of a ring filled to the brim.
@@ -119,17 +145,36 @@ impl Producer {
     /// If the packet is longer than [`max_packet`](Self::max_packet): the caller checks.
     #[inline]
     pub(crate) fn stage(&mut self, packet: &[u8]) -> Result<bool, Violation> {
-        assert!(packet.len() <= self.shape.max_packet, "the caller checks the length");
-        let place = self.place(packet.len());
+        let Some(claim) = self.claim(packet.len())? else { return Ok(false) };
+        self.memory.copy_in(claim.at, packet);
+        self.stage_written(claim, packet.len());
+        Ok(true)
+    }
+
+    /// Room for a packet of `len` bytes, which the caller writes to [`memory`](Self::memory);
+    /// `None` if there is none.
+    ///
+    /// # Panics
+    /// If that is more than [`max_packet`](Self::max_packet): the caller checks.
+    #[inline]
+    pub(crate) fn claim(&mut self, len: usize) -> Result<Option<Claim>, Violation> {
+        assert!(len <= self.shape.max_packet, "the caller checks the length");
+        let place = self.place(len);
         if !self.has_room(place.need()) {
             let head = self.consumer_words().head.0.load(Ordering::Acquire);
             self.free_to_head(head)?;
             if !self.has_room(place.need()) {
-                return Ok(false);
+                return Ok(None);
             }
         }
-        self.write(place, packet);
-        Ok(true)
+        let record = self.shape.offset(self.tail.plus(place.pad));
+        Ok(Some(Claim { pad: place.pad, at: record.wrapping_add(RECORD_HEADER), len }))
+    }
+
+    /// The bytes of the ring, to write a claimed packet to.
+    #[inline]
+    pub(crate) fn memory(&self) -> &RingMemory {
+        &self.memory
     }
 
     /// Whether enough is staged that it should be shown before more is written.
@@ -151,8 +196,8 @@ impl Producer {
     ///
     /// On the way to being `Full` or asleep only: each look costs both sides a cache line.
     pub(crate) fn look_at_taken(&mut self) -> Result<(), Violation> {
-        // ORDERING: Acquire pairs with the Release in `Consumer::advance`: the bytes before it
-        // were copied out.
+        // ORDERING: Acquire pairs with the Release in `Consumer::give_back`: the bytes
+        // before it will not be read again.
         let taken = Position(self.consumer_words().taken.0.load(Ordering::Acquire));
         self.judge(taken, self.seen_taken)?;
         self.seen_taken = taken;
@@ -213,18 +258,25 @@ impl Producer {
         self.tail.since(self.freed).wrapping_add(need) <= self.shape.bytes as u64
     }
 
-    /// There is room: `place` has been checked.
+    /// Stages the claimed record as a packet of the first `len` bytes, which were written.
+    ///
+    /// Those that were claimed and not written stay free: the header behind the record is cleared
+    /// here, where its place is known. The pad was decided by the length claimed; a shorter packet
+    /// might have fitted without it, and the consumer does not mind.
+    ///
+    /// # Panics
+    /// If more than was claimed is to be staged: the caller checks.
     #[inline]
-    fn write(&mut self, place: Place, packet: &[u8]) {
+    pub(crate) fn stage_written(&mut self, claim: Claim, len: usize) {
+        assert!(len <= claim.len, "the caller checks the length");
         let begin = self.tail;
-        let at = begin.plus(place.pad);
-        let next = at.plus(place.record);
+        let at = begin.plus(claim.pad);
+        let next = at.plus(record_bytes(len));
         // ORDERING: Relaxed, here and for the headers below; the publication that follows is the
         // Release which shows them.
         self.header(next).store(0, Ordering::Relaxed);
-        self.memory.copy_in(self.shape.offset(at).wrapping_add(RECORD_HEADER), packet);
-        let mark = Mark::packet(packet.len()).encode();
-        let word = if place.pad == 0 {
+        let mark = Mark::packet(len).encode();
+        let word = if claim.pad == 0 {
             mark
         } else {
             self.header(at).store(mark, Ordering::Relaxed);

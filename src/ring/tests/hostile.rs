@@ -152,6 +152,23 @@ fn garbage() -> impl Strategy<Value = u64> {
     ]
 }
 
+/// The header was judged once: whatever is written over it, the packet is as long as it was.
+#[test]
+fn the_length_of_what_is_held_is_never_read_again() {
+    let region = region(LARGEST, 0);
+    let (mut producer, mut consumer) = ends(&region, 0);
+    assert!(producer.stage(&[5; 40]).unwrap() && producer.publish());
+    let held = consumer.hold().unwrap().unwrap();
+    for header in [0, KIND_PACKET | LARGEST as u64, KIND_WRAP, u64::MAX] {
+        memory(&region).header(0).store(header, Ordering::Relaxed);
+        assert_eq!(held.len(), 40);
+        assert_eq!(consumer.copy(held), vec![5; 40]);
+    }
+    consumer.give_back();
+    assert_eq!(consumer_words(&region).taken.0.load(Ordering::Relaxed), 48);
+    assert_eq!(consumer.hold().unwrap().map(|held| held.len()), None);
+}
+
 fn garbage_position() -> impl Strategy<Value = u64> {
     prop_oneof![(0..2000_u64).prop_map(|n| n * 8), 0..16_000_u64, any::<u64>()]
 }

@@ -14,7 +14,11 @@ use crate::sync::{Arc, Ordering};
 enum Op {
     Stage(usize),
     Publish,
+    /// Room for so many bytes, of which so many are written.
+    Claim(usize, usize),
     Take,
+    Hold,
+    GiveBack,
     Peek,
     Release,
     LookAtTaken,
@@ -38,6 +42,9 @@ struct Queue {
     staged_begin: u64,
     tail: u64,
     position: u64,
+    /// Up to here nothing is held.
+    given: u64,
+    holds: bool,
     head: u64,
     taken: u64,
     /// The furthest that the producer knows of.
@@ -53,6 +60,8 @@ impl Queue {
             staged_begin: start,
             tail: start,
             position: start,
+            given: start,
+            holds: false,
             head: start,
             taken: start,
             freed: start,
@@ -78,17 +87,18 @@ impl Queue {
         }
     }
 
-    fn stage(&mut self, packet: &[u8]) -> bool {
-        let need = self.need(packet.len());
+    /// A packet, for which room of `len` bytes was asked.
+    fn stage(&mut self, packet: &[u8], len: usize) -> bool {
+        let need = self.need(len);
         if need > RING - self.tail.wrapping_sub(self.freed) {
             self.free_to(self.head);
         }
         if need > RING - self.tail.wrapping_sub(self.freed) {
             return false;
         }
-        let (pad, record) = self.place(packet.len());
+        let (pad, _) = self.place(len);
         let at = self.tail.wrapping_add(pad);
-        self.tail = at.wrapping_add(record);
+        self.tail = at.wrapping_add((packet.len() as u64 + 8).next_multiple_of(8));
         self.staged.push_back(Record { at, end: self.tail, packet: packet.to_vec() });
         self.packets += 1;
         true
@@ -103,17 +113,33 @@ impl Queue {
     fn peek(&mut self) -> Option<usize> {
         let next = self.published.front()?;
         self.position = next.at;
+        if !self.holds {
+            self.given = next.at;
+        }
         Some(next.packet.len())
     }
 
     fn take(&mut self) -> Option<Vec<u8>> {
+        let packet = self.hold()?;
+        self.give_back();
+        Some(packet)
+    }
+
+    fn hold(&mut self) -> Option<Vec<u8>> {
+        self.peek()?;
         let next = self.published.pop_front()?;
         self.position = next.end;
-        self.taken = next.end;
+        self.holds = true;
+        Some(next.packet)
+    }
+
+    fn give_back(&mut self) {
+        self.holds = false;
+        self.given = self.position;
+        self.taken = self.position;
         if self.position.wrapping_sub(self.head) >= RING / 8 {
             self.head = self.position;
         }
-        Some(next.packet)
     }
 }
 
@@ -137,7 +163,18 @@ impl Pair {
             Op::Stage(len) => {
                 let packet = contents(self.queue.packets, len);
                 let staged = self.producer.stage(&packet).unwrap();
-                assert_eq!(staged, self.queue.stage(&packet), "room for {len} bytes");
+                assert_eq!(staged, self.queue.stage(&packet, len), "room for {len} bytes");
+            }
+            Op::Claim(len, written) => {
+                let packet = contents(self.queue.packets, written);
+                let claim = self.producer.claim(len).unwrap();
+                assert_eq!(claim.is_some(), self.queue.stage(&packet, len), "room for {len}");
+                if let Some(claim) = claim {
+                    // All of it is written, and only so much is meant.
+                    self.producer.memory().copy_in(claim.offset(), &vec![0xff; claim.len()]);
+                    self.producer.memory().copy_in(claim.offset(), &packet);
+                    self.producer.stage_written(claim, written);
+                }
             }
             Op::Publish => {
                 let something = !self.queue.staged.is_empty();
@@ -148,10 +185,19 @@ impl Pair {
                 let packet = self.consumer.take().unwrap();
                 assert_eq!(packet.map(Vec::from), self.queue.take());
             }
+            Op::Hold => {
+                let held = self.consumer.hold().unwrap();
+                let packet = held.map(|held| self.consumer.copy(held));
+                assert_eq!(packet.map(Vec::from), self.queue.hold());
+            }
+            Op::GiveBack => {
+                self.consumer.give_back();
+                self.queue.give_back();
+            }
             Op::Peek => assert_eq!(self.consumer.peek().unwrap(), self.queue.peek()),
             Op::Release => {
                 self.consumer.release();
-                self.queue.head = self.queue.position;
+                self.queue.head = self.queue.given;
             }
             Op::LookAtTaken => {
                 self.producer.look_at_taken().unwrap();
@@ -170,7 +216,7 @@ impl Pair {
         let more = (RING / 2).min(self.queue.tail.wrapping_sub(exact));
         assert!(wants == exact || wants == exact.wrapping_add(more));
         assert!(self.queue.tail.wrapping_sub(wants) < 1 << 63, "more than everything");
-        let has = self.queue.position.wrapping_sub(wants) < 1 << 63;
+        let has = self.queue.given.wrapping_sub(wants) < 1 << 63;
         assert_eq!(self.consumer.has_what_it_wants(), has);
     }
 
@@ -200,6 +246,9 @@ fn ops(max_packet: usize) -> impl Strategy<Value = Vec<Op>> {
         8 => len.clone().prop_map(Op::Stage),
         3 => Just(Op::Publish),
         5 => Just(Op::Take),
+        2 => Just(Op::Hold),
+        1 => Just(Op::GiveBack),
+        4 => (len.clone(), len.clone()).prop_map(|(one, two)| Op::Claim(one.max(two), one.min(two))),
         1 => Just(Op::Peek),
         1 => Just(Op::Release),
         1 => Just(Op::LookAtTaken),

@@ -1,0 +1,177 @@
+//! Packets that are written and read where they lie.
+
+use loom::thread;
+
+use super::halves::{Rx, Tx};
+use super::{ALL, explore, halves, word};
+use crate::layout::{RECV, SEND, Side};
+use crate::region::Region;
+use crate::ring::{Held, Position};
+use crate::sync::Arc;
+
+/// What a writer leaves behind that commits less than it wrote: a lawful header, each word.
+const STALE: [u8; 24] = {
+    let mut bytes = [0; 24];
+    let header = (1_u64 << 32 | 8).to_ne_bytes();
+    let mut at = 0;
+    while at < bytes.len() {
+        bytes[at] = header[at % 8];
+        at += 1;
+    }
+    bytes
+};
+
+/// Writes all of its room, and commits one word; gives a first attempt up. `false` without room.
+fn commit(tx: &mut Tx, n: u8) -> bool {
+    for is_last in [false, true] {
+        let Some(claim) = tx.producer.claim(24).unwrap() else { return false };
+        tx.producer.memory().copy_in(claim.offset(), &STALE);
+        if is_last {
+            tx.producer.memory().copy_in(claim.offset(), &word(n));
+            tx.producer.stage_written(claim, 8);
+            tx.producer.publish();
+        }
+    }
+    true
+}
+
+/// Gives back what is held, with the unfenced look that each give-back makes.
+fn give_back(rx: &mut Rx) {
+    rx.consumer.give_back();
+    if rx.peer.is_armed(SEND) {
+        rx.consumer.release();
+        if rx.consumer.has_what_it_wants() {
+            rx.peer.ring(SEND);
+        }
+    }
+}
+
+fn assert_is(rx: &Rx, held: Held, n: u8) {
+    assert_eq!(rx.consumer.copy(held)[..], word(n));
+}
+
+/// What a grant wrote and did not commit is never taken for a record, whether it was given up or
+/// turned out shorter; the ring goes round, and positions wrap. At most 2
+/// preemptions.
+#[test]
+fn what_was_not_committed_is_never_seen() {
+    for start in [64, 0_u64.wrapping_sub(48)] {
+        explore(Some(2), move || {
+            let region = Region::model_from(128, 24, start);
+            let mut tx = Tx::starting_at(&region, Side::Face, Position::at(start));
+            let mut rx = Rx::starting_at(&region, Side::Handle, Position::at(start));
+            let sender = thread::spawn(move || {
+                for n in 0..5 {
+                    while !commit(&mut tx, n) {
+                        tx.producer.look_at_taken().unwrap();
+                        thread::yield_now();
+                    }
+                }
+            });
+            for n in 0..5 {
+                loop {
+                    if let Some(packet) = rx.take() {
+                        assert_eq!(packet[..], word(n));
+                        break;
+                    }
+                    thread::yield_now();
+                }
+            }
+            sender.join().unwrap();
+            assert_eq!(rx.take(), None, "a packet that nobody sent");
+        });
+    }
+}
+
+/// At most 4 preemptions.
+#[test]
+fn a_sleeping_receiver_misses_no_commit() {
+    explore(Some(4), || {
+        let (mut tx, mut rx) = halves(&Region::model(128, 24), Side::Face);
+        let sender = thread::spawn(move || {
+            for n in 0..2 {
+                assert!(commit(&mut tx, n));
+                tx.peer.ring(RECV);
+            }
+        });
+        for n in 0..2 {
+            assert_eq!(rx.recv().unwrap()[..], word(n));
+        }
+        sender.join().unwrap();
+    });
+}
+
+/// A ring of three records, one of which is held: whatever the sender does meanwhile, it stays what
+/// it is, and once it is given back its room is used. At most 3 preemptions.
+#[test]
+fn a_held_packet_is_not_overwritten() {
+    explore(Some(3), || {
+        let (mut tx, mut rx) = halves(&Region::model(64, 8), Side::Face);
+        assert!((0..2).all(|n| tx.fill(&word(n))));
+        let sender = thread::spawn(move || {
+            for n in 2..5 {
+                while !tx.fill(&word(n)) {
+                    tx.producer.look_at_taken().unwrap();
+                    thread::yield_now();
+                }
+            }
+        });
+        for n in 0..5 {
+            let held = loop {
+                if let Some(held) = rx.consumer.hold().unwrap() {
+                    break held;
+                }
+                thread::yield_now();
+            };
+            assert_is(&rx, held, n);
+            thread::yield_now();
+            assert_is(&rx, held, n);
+            give_back(&mut rx);
+        }
+        sender.join().unwrap();
+    });
+}
+
+/// The sender parks while a packet is held, before, or behind it; its room, once given back, wakes
+/// it, if not by the unfenced look then by that of the receiver's own park. At most 3 preemptions.
+#[test]
+fn a_sleeping_sender_misses_no_room_that_was_held() {
+    explore(Some(3), || {
+        let (mut tx, mut rx) = halves(&Region::model(64, 8), Side::Face);
+        assert!((0..3).all(|n| tx.fill(&word(n))) && !tx.fill(&word(3)));
+        let sender = thread::spawn(move || assert!(tx.send(&word(3))));
+        for n in 0..3 {
+            let held = rx.consumer.hold().unwrap().unwrap();
+            assert_is(&rx, held, n);
+            give_back(&mut rx);
+        }
+        rx.settle();
+        sender.join().unwrap();
+        assert_eq!(rx.take().unwrap()[..], word(3));
+    });
+}
+
+/// The consumer may take more without giving anything back: `taken` and `head` say nothing of it,
+/// and no sender is told that it has room. Every interleaving.
+#[test]
+fn what_is_held_is_not_given_back() {
+    explore(ALL, || {
+        let region = Region::model(64, 8);
+        let (mut tx, rx) = halves(&region, Side::Face);
+        while tx.fill(&word(0)) {}
+        let region = Arc::clone(&region);
+        let receiver = thread::spawn(move || {
+            let mut rx = rx;
+            assert!(rx.consumer.hold().unwrap().is_some());
+            assert!(rx.consumer.holds());
+            rx.consumer.release();
+            (!rx.consumer.has_what_it_wants(), rx)
+        });
+        tx.producer.announce(8);
+        tx.own.arm(SEND);
+        tx.producer.look_at_taken().unwrap();
+        assert!(!tx.fill(&word(1)), "room that is held");
+        receiver.join().unwrap();
+        drop(region);
+    });
+}
