@@ -25,9 +25,17 @@ const DEADLINE: Duration = Duration::from_secs(20);
 /// Each of these functions is a test on each backend.
 macro_rules! on_both_backends {
     ($($name:ident)*) => {
-        mod io_uring { $(#[test] fn $name() { super::$name(super::Backend::IoUring) })* }
-        mod epoll { $(#[test] fn $name() { super::$name(super::Backend::Epoll) })* }
+        mod io_uring { $(#[test] fn $name() { super::run(super::Backend::IoUring, super::$name) })* }
+        mod epoll { $(#[test] fn $name() { super::run(super::Backend::Epoll, super::$name) })* }
     };
+}
+
+fn run(backend: Backend, test: fn(Backend)) {
+    match Driver::builder().backend(backend).build() {
+        Ok(_) => test(backend),
+        Err(error) if backend == Backend::IoUring => eprintln!("left out: {error}"),
+        Err(error) => panic!("no {backend} driver: {error}"),
+    }
 }
 
 on_both_backends! {

@@ -90,8 +90,11 @@ fn pair(driver: &Driver) -> (Endpoint, Endpoint) {
     (face.into(), handle.into())
 }
 
-fn backends() -> [Backend; 2] {
-    [Backend::IoUring, Backend::Epoll]
+/// Those that the machine has.
+fn backends() -> Vec<Backend> {
+    let io_uring = Driver::builder().backend(Backend::IoUring).build();
+    let io_uring = io_uring.inspect_err(|error| eprintln!("without io_uring: {error}"));
+    io_uring.ok().map(|driver| driver.backend()).into_iter().chain([Backend::Epoll]).collect()
 }
 
 #[test]

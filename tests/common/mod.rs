@@ -19,6 +19,7 @@ use wakering::{
 };
 
 pub mod child;
+pub mod seccomp;
 
 /// How long anything may take before it counts as hung.
 pub const PATIENCE: Duration = Duration::from_secs(30);

@@ -1,0 +1,114 @@
+//! System calls that are refused, by a filter which this thread and all that it starts keep for good.
+#![allow(unsafe_code, reason = "no crate here declares prctl")]
+#![allow(dead_code, unreachable_pub, reason = "no file needs all of it")]
+
+use std::ffi::{c_int, c_ulong};
+use std::io;
+
+use rustix::io::Errno;
+
+/// A system call to be refused, with what answer.
+#[derive(Debug, Clone, Copy)]
+pub struct Refuse {
+    number: u32,
+    /// Only with one of these bits in its first argument.
+    flags: Option<u32>,
+    errno: Errno,
+}
+
+impl Refuse {
+    const fn call(number: u32, errno: Errno) -> Self {
+        Self { number, flags: None, errno }
+    }
+
+    // These numbers are the same on every architecture that got them since 2019, so on all but alpha.
+
+    pub const fn io_uring_setup(errno: Errno) -> Self {
+        Self::call(425, errno)
+    }
+
+    pub const fn io_uring_enter(errno: Errno) -> Self {
+        Self::call(426, errno)
+    }
+
+    pub const fn io_uring_register(errno: Errno) -> Self {
+        Self::call(427, errno)
+    }
+
+    /// No thread may be started; processes may.
+    pub const fn threads() -> [Self; 2] {
+        const CLONE: u32 = if cfg!(target_arch = "x86_64") { 56 } else { 220 };
+        const CLONE_THREAD: u32 = 0x0001_0000;
+        // The flags of clone3 lie in memory, where no filter can look. Every libc then tries clone.
+        let thread = Self { number: CLONE, flags: Some(CLONE_THREAD), errno: Errno::AGAIN };
+        [Self::call(435, Errno::NOSYS), thread]
+    }
+}
+
+/// A `sock_filter`: one instruction of the filter.
+#[repr(C)]
+struct Instruction {
+    code: u16,
+    if_true: u8,
+    if_false: u8,
+    k: u32,
+}
+
+/// A `sock_fprog`.
+#[repr(C)]
+struct Program {
+    len: u16,
+    instructions: *const Instruction,
+}
+
+// SAFETY: the libc's own; the pointer is checked by the kernel, which copies what it points to.
+unsafe extern "C" {
+    safe fn prctl(option: c_int, mode: c_ulong, program: *const Program) -> c_int;
+}
+
+/// Has these calls refused from now on, in this thread and in all threads and processes that it
+/// starts.
+pub fn refuse(calls: &[Refuse]) -> io::Result<()> {
+    const PR_SET_SECCOMP: c_int = 22;
+    const SECCOMP_MODE_FILTER: c_ulong = 2;
+    // Without it the filter would need a privilege.
+    rustix::thread::set_no_new_privs(true)?;
+    let instructions = assemble(calls);
+    let len = u16::try_from(instructions.len()).map_err(io::Error::other)?;
+    let program = Program { len, instructions: instructions.as_ptr() };
+    match prctl(PR_SET_SECCOMP, SECCOMP_MODE_FILTER, &raw const program) {
+        0 => Ok(()),
+        _ => Err(io::Error::last_os_error()),
+    }
+}
+
+fn assemble(calls: &[Refuse]) -> Vec<Instruction> {
+    const LOAD_WORD: u16 = 0x20;
+    const JUMP_IF_EQUAL: u16 = 0x15;
+    const JUMP_IF_SET: u16 = 0x45;
+    const RETURN: u16 = 0x06;
+    /// Where in `seccomp_data` the number lies.
+    const NUMBER: u32 = 0;
+    /// And the low half of the first argument.
+    const FIRST_ARGUMENT: u32 = if cfg!(target_endian = "little") { 16 } else { 20 };
+    const REFUSE: u32 = 0x0005_0000;
+    const ALLOW: u32 = 0x7fff_0000;
+    let plain = |code, k| Instruction { code, if_true: 0, if_false: 0, k };
+    let unless = |code, k, skip| Instruction { code, if_true: 0, if_false: skip, k };
+    let mut program = Vec::new();
+    for Refuse { number, flags, errno } in calls {
+        let refusal = plain(RETURN, REFUSE | errno.raw_os_error().unsigned_abs());
+        program.push(plain(LOAD_WORD, NUMBER));
+        match flags {
+            None => program.extend([unless(JUMP_IF_EQUAL, *number, 1), refusal]),
+            Some(flags) => program.extend([
+                unless(JUMP_IF_EQUAL, *number, 3),
+                plain(LOAD_WORD, FIRST_ARGUMENT),
+                unless(JUMP_IF_SET, *flags, 1),
+                refusal,
+            ]),
+        }
+    }
+    program.push(plain(RETURN, ALLOW));
+    program
+}
