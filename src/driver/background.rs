@@ -53,8 +53,7 @@ fn open(wish: Backend) -> Result<(Arc<Shared>, Runner), ShmError> {
         let shared = Shared::new(Backend::IoUring)?;
         match RingWaits::open(&shared) {
             Ok(waits) => return Ok((shared.clone(), Runner::new(shared, Box::new(waits)))),
-            Err(_) if wish == Backend::IoUring => return Err(uring::unsupported()),
-            Err(_) => {}
+            Err(error) => drop(uring::instead(wish, error)?),
         }
     }
     let shared = Shared::new(Backend::Epoll)?;

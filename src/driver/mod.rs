@@ -276,7 +276,8 @@ impl DriverBuilder {
     /// # Errors
     ///
     /// [`ShmError::Unsupported`] if io_uring was asked for and is not to be had: an old kernel, or a
-    /// sandbox. [`ShmError::Io`] if its descriptors could not be made.
+    /// sandbox. [`ShmError::Io`] if its descriptors could not be made, which is no reason for
+    /// [`Backend::Auto`] to do without io_uring.
     pub fn build(self) -> Result<Driver, ShmError> {
         let shared = Shared::parked_in(self.probe()?)?;
         let seat = Seat::new(shared.clone());
@@ -305,10 +306,10 @@ impl DriverBuilder {
 
     /// What the wish comes to here and now.
     fn probe(&self) -> Result<Backend, ShmError> {
-        match (self.backend, self.backend == Backend::Epoll || uring::probe().is_err()) {
-            (Backend::IoUring, true) => Err(uring::unsupported()),
-            (_, true) => Ok(Backend::Epoll),
-            (_, false) => Ok(Backend::IoUring),
+        match self.backend {
+            Backend::Epoll => Ok(Backend::Epoll),
+            wish => uring::probe()
+                .map_or_else(|error| uring::instead(wish, error), |()| Ok(Backend::IoUring)),
         }
     }
 }

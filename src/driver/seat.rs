@@ -10,7 +10,7 @@ use super::epoll::EpollWaits;
 use super::runner::{Failure, Found, Runner, Waits};
 use super::shared::Shared;
 use super::table::Id;
-use super::uring::RingWaits;
+use super::uring::{self, RingWaits};
 use crate::error::{CloseReason, ShmError};
 use crate::sync::{Arc, AtomicU32};
 
@@ -74,7 +74,7 @@ impl Seat {
         const STEP: &str = "parking in the driver";
         self.sit(STEP, |runner| {
             if !runner.is_ours() {
-                runner.move_to(waits_for(&self.shared).map_err(Failure::Unmade)?);
+                runner.move_to(waits_for(&self.shared).map_err(uring::failure)?);
             }
             runner.turn(timeout)
         })

@@ -31,6 +31,7 @@ use io_uring::{EnterFlags, IoUring, Probe, opcode, squeue};
 use rustix::event::PollFlags;
 use rustix::io::Errno;
 
+use super::Backend;
 use super::epoll;
 use super::runner::{Failure, Found, Outcome, Waits, Wake};
 use super::shared::Shared;
@@ -76,11 +77,37 @@ pub(super) fn probe() -> io::Result<()> {
     open(Kind::Slept).map(drop)
 }
 
-/// The error for who insists on a ring.
-pub(super) fn unsupported() -> ShmError {
-    ShmError::Unsupported {
-        reason: "io_uring with futex operations (Linux 6.7) is not to be had here",
+/// What a wish for a ring comes to that could not be made.
+///
+/// Want of descriptors is no reason for another backend: it will pass, and epoll needs as many.
+pub(super) fn instead(wish: Backend, error: io::Error) -> Result<Backend, ShmError> {
+    let (of_descriptors, of_memory) = want(&error);
+    if of_descriptors || of_memory && wish == Backend::IoUring {
+        return Err(ShmError::Io { step: "io_uring_setup", source: error });
     }
+    match wish {
+        Backend::IoUring => Err(ShmError::Unsupported {
+            reason: "io_uring with futex operations (Linux 6.7) is not to be had here",
+        }),
+        Backend::Auto | Backend::Epoll => Ok(Backend::Epoll),
+    }
+}
+
+/// What it means for a driver that was promised a ring that this thread can have none.
+pub(super) fn failure(error: io::Error) -> Failure {
+    match want(&error) {
+        (false, false) => Failure::ForGood(error),
+        _ => Failure::Unmade(error),
+    }
+}
+
+/// Whether descriptors or memory were wanting, which may be there the next time.
+fn want(error: &io::Error) -> (bool, bool) {
+    let errno = Errno::from_io_error(error);
+    (
+        matches!(errno, Some(Errno::MFILE | Errno::NFILE)),
+        matches!(errno, Some(Errno::NOMEM | Errno::AGAIN)),
+    )
 }
 
 /// Makes a ring that does what is needed here, and proves that it does.

@@ -1,0 +1,222 @@
+//! Where io_uring is forbidden, in part or in whole, epoll takes its place, and nobody notices but
+//! who asks.
+//!
+//! Each in a process of its own: what a filter refuses once it refuses for good. The rest of the
+//! suite runs under such a filter by `cargo run --example without_io_uring -- EPERM cargo test`.
+
+mod common;
+
+use std::time::{Duration, Instant};
+
+use common::child::{Child, arguments, say};
+use common::seccomp::{Refuse, refuse};
+use common::{PATIENCE, SMALL, number, packet, pair, wait, watched};
+use futures::join;
+use rustix::io::Errno;
+use wakering::{Backend, CloseReason, Driver, ShmError, SpscFace, SpscHandle};
+
+/// Every way in which a sandbox was seen to refuse.
+const ERRNOS: [Errno; 4] = [Errno::PERM, Errno::NOSYS, Errno::ACCESS, Errno::INVAL];
+
+/// Runs an ignored test of this file in a process of its own, and wants it to pass.
+fn passes(test: &str, arguments: &[&str]) {
+    let child = Child::start(test, arguments);
+    assert!(child.wait().success(), "{test} {arguments:?}");
+}
+
+fn refusal(call: &str, errno: Errno) -> Refuse {
+    match call {
+        "setup" => Refuse::io_uring_setup(errno),
+        "enter" => Refuse::io_uring_enter(errno),
+        "register" => Refuse::io_uring_register(errno),
+        other => panic!("no call {other}"),
+    }
+}
+
+/// A thousand round trips, between tasks that sleep each time.
+async fn ping_pong(face: SpscFace, handle: SpscHandle) {
+    let echo = async {
+        while let Some(packet) = face.recv().await {
+            face.send(packet).await.unwrap();
+        }
+    };
+    let ask = async {
+        for n in 0..1000 {
+            handle.send(packet(n, 100)).await.unwrap();
+            assert_eq!(number(&handle.recv().await.unwrap()), n);
+        }
+        handle.close();
+    };
+    join!(echo, ask);
+}
+
+/// No matter how it is refused, and who runs the driver.
+fn expect_epoll() {
+    let wish = || Driver::builder().backend(Backend::IoUring);
+    let refused = |error: ShmError| {
+        assert!(matches!(error, ShmError::Unsupported { .. }), "{error:?}");
+    };
+    refused(wish().build().unwrap_err());
+    refused(wish().background().unwrap_err());
+    refused(wish().polled().unwrap_err());
+
+    // A driver that nobody has asked for.
+    let (face, descriptor) = SpscFace::pair().unwrap();
+    let handle = SpscHandle::from_fd(descriptor).unwrap();
+    wait("the default driver", ping_pong(face, handle));
+
+    let auto = || Driver::builder().backend(Backend::Auto);
+    let background = auto().background().unwrap();
+    assert_eq!(background.backend(), Backend::Epoll);
+    let (face, handle) = pair(&background, SMALL);
+    wait("a background driver", ping_pong(face, handle));
+
+    for parked in [Driver::new().unwrap(), auto().build().unwrap()] {
+        assert_eq!(parked.backend(), Backend::Epoll);
+        let (face, descriptor) = SpscFace::builder().driver(&parked).pair().unwrap();
+        let handle = SpscHandle::builder().driver(&parked).from_fd(descriptor).unwrap();
+        parked.block_on(ping_pong(face, handle));
+    }
+
+    let polled = auto().polled().unwrap();
+    assert_eq!(polled.backend(), Backend::Epoll);
+    let (face, descriptor) = SpscFace::builder().driver(&polled).pair().unwrap();
+    let handle = SpscHandle::builder().driver(&polled).from_fd(descriptor).unwrap();
+    let mut future = std::pin::pin!(ping_pong(face, handle));
+    let deadline = Instant::now() + PATIENCE;
+    while common::poll_once(future.as_mut()).is_pending() {
+        assert!(Instant::now() < deadline, "a polled driver");
+        polled.turn().unwrap();
+    }
+}
+
+#[test]
+#[ignore = "run by epoll_takes_its_place"]
+fn refused_to() {
+    let Some(arguments) = arguments() else { return };
+    let errno = Errno::from_raw_os_error(arguments[1].parse().unwrap());
+    refuse(&[refusal(&arguments[0], errno)]).unwrap();
+    expect_epoll();
+}
+
+fn epoll_takes_its_place(call: &str) {
+    for errno in ERRNOS {
+        passes("refused_to", &[call, &errno.raw_os_error().to_string()]);
+    }
+}
+
+#[test]
+fn epoll_takes_its_place_without_setup() {
+    epoll_takes_its_place("setup");
+}
+
+#[test]
+fn epoll_takes_its_place_without_enter() {
+    epoll_takes_its_place("enter");
+}
+
+#[test]
+fn epoll_takes_its_place_without_register() {
+    epoll_takes_its_place("register");
+}
+
+#[test]
+#[ignore = "run by a_sandbox_that_is_entered_later_hangs_nobody"]
+fn entering_a_sandbox_later() {
+    let Some(arguments) = arguments() else { return };
+    let Ok(parked) = Driver::builder().backend(Backend::IoUring).build() else { return };
+    let background = Driver::builder().backend(Backend::IoUring).background().unwrap();
+    let ends = pair(&background, SMALL);
+    let (face, descriptor) = SpscFace::builder().driver(&parked).pair().unwrap();
+    let _handle = SpscHandle::builder().driver(&parked).from_fd(descriptor).unwrap();
+    if arguments[0] == "after a park" {
+        parked.park(Some(Duration::ZERO)).unwrap();
+    }
+    let all = [refusal("setup", Errno::PERM), refusal("enter", Errno::PERM)];
+    refuse(&all).unwrap();
+    // This thread's filter is not the other one's.
+    wait("a thread that was there before", ping_pong(ends.0, ends.1));
+    // The kernel has failed the driver for good, and its endpoints are told so.
+    assert_eq!(parked.block_on(face.recv()), None);
+    assert_eq!(face.close_reason(), Some(CloseReason::DriverGone));
+    let parked = parked.park(None).unwrap_err();
+    assert!(matches!(parked, ShmError::Closed { .. }), "{parked:?}");
+    expect_epoll();
+}
+
+#[test]
+fn a_sandbox_that_is_entered_later_hangs_nobody() {
+    for when in ["before any park", "after a park"] {
+        passes("entering_a_sandbox_later", &[when]);
+    }
+}
+
+#[test]
+#[ignore = "run by two_backends_talk_to_each_other"]
+fn an_engine_without() {
+    let Some(arguments) = arguments() else { return };
+    refuse(&[refusal("setup", Errno::PERM)]).unwrap();
+    let face = SpscFace::builder().ring_bytes(SMALL).create(&arguments[0]).unwrap();
+    say("ready");
+    pollster::block_on(async {
+        while let Some(packet) = face.recv().await {
+            face.send(packet).await.unwrap();
+        }
+    });
+    assert_eq!(face.close_reason(), Some(CloseReason::Peer));
+}
+
+/// One side is in a sandbox, the other is not.
+#[test]
+fn two_backends_talk_to_each_other() {
+    watched(|| {
+        let dir = common::Dir::new();
+        let mut engine = Child::start("an_engine_without", &[&dir.name("face")]);
+        engine.expect("ready");
+        let handle = SpscHandle::connect(&dir.name("face")).unwrap();
+        wait("the echo", async {
+            for n in 0..2000 {
+                handle.send(packet(n, 100)).await.unwrap();
+                assert_eq!(number(&handle.recv().await.unwrap()), n);
+            }
+        });
+        drop(handle);
+        assert!(engine.wait().success());
+    });
+}
+
+#[test]
+#[ignore = "run by epoll_takes_its_place_where_the_machine_forbids_it"]
+fn forbidden_by_the_machine() {
+    if arguments().is_some() {
+        expect_epoll();
+    }
+}
+
+/// Changes a setting of the whole machine for a moment, so it has to be asked for:
+/// `WAKERING_TEST_SYSCTL=1 cargo test --test without_io_uring -- --ignored machine`, as root.
+#[test]
+#[ignore = "changes kernel.io_uring_disabled for a moment"]
+fn epoll_takes_its_place_where_the_machine_forbids_it() {
+    const SETTING: &str = "/proc/sys/kernel/io_uring_disabled";
+    struct Restore(String);
+    impl Drop for Restore {
+        fn drop(&mut self) {
+            std::fs::write(SETTING, &self.0).unwrap();
+        }
+    }
+    if std::env::var_os("WAKERING_TEST_SYSCTL").is_none() {
+        eprintln!("left out: it was not asked for by WAKERING_TEST_SYSCTL");
+        return;
+    }
+    let before = match std::fs::read_to_string(SETTING) {
+        Ok(before) => before,
+        Err(error) => return eprintln!("left out: {SETTING}: {error}"),
+    };
+    let restore = Restore(before.trim().to_owned());
+    if let Err(error) = std::fs::write(SETTING, "2") {
+        std::mem::forget(restore);
+        return eprintln!("left out: {SETTING}: {error}");
+    }
+    passes("forbidden_by_the_machine", &["now"]);
+}
