@@ -1,5 +1,4 @@
 //! Cancelling ends of channels from afar.
-#![cfg(not(all(test, loom)))]
 
 use std::fmt;
 use std::sync::atomic::{AtomicBool, Ordering};

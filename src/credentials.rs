@@ -1,5 +1,4 @@
 //! Who is at the other end of a socket, and who may be.
-#![cfg(not(all(test, loom)))]
 
 use std::fmt;
 use std::io;

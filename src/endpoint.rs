@@ -1,5 +1,4 @@
 //! One side of a channel: both directions, and how they end.
-#![cfg(not(all(test, loom)))]
 
 mod access;
 mod counters;

@@ -41,33 +41,49 @@ mod imp {
     use std::collections::HashMap;
     use std::time::Duration;
 
-    use loom::sync::{Arc, Condvar, Mutex};
+    use loom::sync::{Condvar, Mutex};
 
-    use crate::sync::{AtomicU32, Ordering, lock};
+    use crate::sync::{Arc, AtomicU32, Ordering, lock};
 
     loom::lazy_static! {
         /// Sleepers by the address of their word, as the kernel's hash table keeps them.
-        static ref SLEEPERS: Mutex<HashMap<usize, Arc<Condvar>>> = Mutex::new(HashMap::new());
+        static ref SLEEPERS: Mutex<HashMap<usize, Vec<Arc<Condvar>>>> = Mutex::new(HashMap::new());
+    }
+
+    fn key(word: &AtomicU32) -> usize {
+        std::ptr::from_ref(word).addr()
     }
 
     /// A futex wait as the kernel does it: compare and sleep under one lock. Timeouts do not pass.
     pub(crate) fn wait(word: &AtomicU32, seen: u32, _timeout: Option<Duration>) {
+        wait_for_any(&[(word, seen)]);
+    }
+
+    /// A wait on several words at once, as a driver has it.
+    pub(crate) fn wait_for_any(words: &[(&AtomicU32, u32)]) {
         let mut sleepers = lock(&SLEEPERS);
         // ORDERING: Relaxed; the kernel's compare orders nothing for us either.
-        if word.load(Ordering::Relaxed) == seen {
-            let key = std::ptr::from_ref(word).addr();
-            let queue = sleepers.entry(key).or_insert_with(|| Arc::new(Condvar::new())).clone();
-            drop(queue.wait(sleepers));
+        if words.iter().any(|(word, seen)| word.load(Ordering::Relaxed) != *seen) {
+            return;
+        }
+        let sleeper = Arc::new(Condvar::new());
+        for (word, _) in words {
+            sleepers.entry(key(word)).or_default().push(sleeper.clone());
+        }
+        let mut sleepers = sleeper.wait(sleepers).unwrap();
+        for queue in sleepers.values_mut() {
+            queue.retain(|other| !Arc::ptr_eq(other, &sleeper));
         }
     }
 
     /// Wakes everyone who sleeps on `word`.
     pub(crate) fn wake(word: &AtomicU32) {
-        let key = std::ptr::from_ref(word).addr();
-        if let Some(queue) = lock(&SLEEPERS).get(&key) {
-            queue.notify_all();
+        for sleeper in lock(&SLEEPERS).get(&key(word)).into_iter().flatten() {
+            sleeper.notify_one();
         }
     }
 }
 
+#[cfg(all(test, loom))]
+pub(crate) use imp::wait_for_any;
 pub(crate) use imp::{wait, wake};

@@ -1,5 +1,4 @@
 //! A packet that is written where it will lie.
-#![cfg(not(all(test, loom)))]
 
 use std::fmt;
 

@@ -259,6 +259,11 @@
 //! # Ok::<(), Box<dyn std::error::Error>>(())
 //! ```
 
+#![cfg_attr(
+    all(test, loom),
+    allow(dead_code, reason = "the models leave out the rendezvous and what only it uses")
+)]
+
 #[cfg(not(target_os = "linux"))]
 compile_error!("wakering works on Linux alone: it is made of futexes, sealed memfds and epoll");
 #[cfg(all(target_os = "linux", not(target_has_atomic = "64")))]
@@ -278,6 +283,7 @@ mod layout;
 #[allow(unsafe_code, reason = "raw pointers into the mapping live here and nowhere else")]
 mod region;
 #[cfg(all(test, loom))]
+#[allow(unsafe_code, reason = "what it cannot do is as unsafe to call as with the other")]
 #[path = "region_model.rs"]
 mod region;
 mod futex;
@@ -286,6 +292,10 @@ mod ring;
 mod bell;
 mod waiters;
 mod spin;
+#[cfg(not(all(test, loom)))]
+mod driver;
+#[cfg(all(test, loom))]
+#[path = "driver_model.rs"]
 mod driver;
 #[allow(unsafe_code, reason = "two socket options that rustix cannot read or set")]
 mod sockopt;
@@ -314,19 +324,21 @@ pub mod fuzzing;
 pub use error::{
     CloseReason, RecvTimeoutError, ShmError, TryRecvError, TryReserveError, TrySendError, Violation,
 };
-#[cfg(not(all(test, loom)))]
 pub use {
     canceller::Canceller,
     credentials::PeerCredentials,
-    driver::{Backend, Driver, DriverBuilder, PolledDriver, Unparker},
     endpoint::{Endpoint, Stats},
-    face::{FaceBuilder, SpscFace},
     grant::Grant,
-    handle::{HandleBuilder, SpscHandle},
-    listener::{ListenerStats, SpscListener},
     packet::Packet,
     receiver::Receiver,
     sender::Sender,
+};
+#[cfg(not(all(test, loom)))]
+pub use {
+    driver::{Backend, Driver, DriverBuilder, PolledDriver, Unparker},
+    face::{FaceBuilder, SpscFace},
+    handle::{HandleBuilder, SpscHandle},
+    listener::{ListenerStats, SpscListener},
 };
 
 /// Has the example of the README compiled and run.

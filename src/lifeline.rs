@@ -1,7 +1,6 @@
 //! The socket that both sides keep open: its hang-up tells of the peer's end.
 //!
 //! Besides, a side whose driver cannot wait on futex words is rung through it, by one byte.
-#![cfg(not(all(test, loom)))]
 
 use std::os::fd::{AsFd, BorrowedFd, OwnedFd};
 

@@ -8,17 +8,29 @@
 //! RUSTFLAGS="--cfg loom" cargo test --release --lib models
 //! ```
 //!
+//! From below: [`ring`] and [`bell`] are what is shared with the peer, [`ends`] how it says that it
+//! goes, [`waiters`] the queue of local tasks. They have halves of their own that do the bare
+//! protocol. [`endpoint`] is about the ends as they ship, on a driver that
+//! the model's own threads play.
+//!
 //! A wake that gets lost is a deadlock, which loom reports. What loom cannot see are stores that
 //! overtake earlier loads: the Release of `head` and `taken`, and the order of clear and count in
 //! the bell, have to be reviewed by hand.
 
 mod bell;
+mod endpoint;
 mod ends;
 mod halves;
 mod in_place;
 mod ring;
 mod waiters;
 
+use std::time::Duration;
+
+use bytes::Bytes;
+
+use crate::driver::Driver;
+use crate::endpoint::{Endpoint, Options};
 use crate::layout::Side;
 use crate::region::Region;
 use crate::sync::Arc;
@@ -43,4 +55,24 @@ fn word(n: u8) -> [u8; 8] {
 /// The sender of one side and the receiver of the other.
 fn halves(region: &Arc<Region>, sender: Side) -> (Tx, Rx) {
     (Tx::new(region, sender), Rx::new(region, sender.peer()))
+}
+
+/// The same packet as the endpoints have it.
+fn packet(n: u8) -> Bytes {
+    Bytes::copy_from_slice(&word(n))
+}
+
+/// So many packets fill a ring of 64 bytes.
+const FULL: u8 = 3;
+
+/// Both ends of a channel, of the code that ships, each with a driver of its own. They do not spin,
+/// and sends have no deadline.
+fn channel(ring_bytes: usize) -> [(Endpoint, Driver); 2] {
+    let region = Region::model(ring_bytes, 8);
+    let options = Options { send_timeout: None, spin: Duration::ZERO };
+    [Side::Face, Side::Handle].map(|side| {
+        let driver = Driver::new();
+        let end = Endpoint::open(region.clone(), side, options, driver.binding()).unwrap();
+        (end, driver)
+    })
 }

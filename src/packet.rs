@@ -1,5 +1,4 @@
 //! A packet that is read where it lies.
-#![cfg(not(all(test, loom)))]
 
 use std::fmt;
 

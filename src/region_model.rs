@@ -4,6 +4,8 @@
 //! accesses, so an ordering that is missing shows up as a stale or torn packet. (What the real
 //! region moves are plain bytes; a Relaxed word is the least that loom can track.)
 
+use bytes::buf::UninitSlice;
+
 use crate::layout::{Apart, BellWords, Geometry, RECORD_ALIGN, Side, SideWords, Snapshot};
 use crate::sync::{Arc, AtomicU32, AtomicU64, Ordering};
 
@@ -108,6 +110,53 @@ impl RingMemory {
             copy.extend_from_slice(&word.load(Ordering::Relaxed).to_ne_bytes());
         }
         copy.truncate(end);
+    }
+
+    /// Copies the bytes at `offset` to `copy`.
+    pub(crate) fn copy_to(&self, offset: usize, copy: &mut [u8]) {
+        for (at, byte) in (offset..).zip(copy) {
+            // ORDERING: as in `copy_in`.
+            let word = self.words()[at / RECORD_ALIGN].load(Ordering::Relaxed);
+            *byte = word.to_ne_bytes()[at % RECORD_ALIGN];
+        }
+    }
+
+    /// Copies the `len` bytes at `from_offset` of another ring to `offset`.
+    pub(crate) fn copy_across(&self, offset: usize, from: &Self, from_offset: usize, len: usize) {
+        let mut copy = vec![0; len];
+        from.copy_to(from_offset, &mut copy);
+        self.put(offset, copy);
+    }
+
+    /// Writes `byte` to the `len` bytes at `offset`.
+    pub(crate) fn fill(&self, offset: usize, byte: u8, len: usize) {
+        self.put(offset, std::iter::repeat_n(byte, len));
+    }
+
+    fn put(&self, offset: usize, bytes: impl IntoIterator<Item = u8>) {
+        for (at, byte) in (offset..).zip(bytes) {
+            let word = &self.words()[at / RECORD_ALIGN];
+            // ORDERING: as in `copy_in`; nobody else writes to room that is being filled.
+            let mut padded = word.load(Ordering::Relaxed).to_ne_bytes();
+            padded[at % RECORD_ALIGN] = byte;
+            word.store(u64::from_ne_bytes(padded), Ordering::Relaxed);
+        }
+    }
+
+    /// No model borrows the ring's bytes: loom would not see what is done with them.
+    ///
+    /// # Safety
+    /// Whatever the real one asks for.
+    pub(crate) unsafe fn spare(&self, _offset: usize, _len: usize) -> &mut UninitSlice {
+        unimplemented!("bytes that loom does not see")
+    }
+
+    /// As with [`spare`](Self::spare).
+    ///
+    /// # Safety
+    /// Whatever the real one asks for.
+    pub(crate) unsafe fn slice(&self, _offset: usize, _len: usize) -> &[u8] {
+        unimplemented!("bytes that loom does not see")
     }
 
     /// The words that hold the `len` bytes from `offset`.

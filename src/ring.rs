@@ -34,9 +34,7 @@ mod producer;
 
 pub(crate) use consumer::{Consumer, Held};
 pub(crate) use peephole::Peephole;
-#[cfg(not(all(test, loom)))]
-pub(crate) use producer::LOOK_AGAIN_AFTER;
-pub(crate) use producer::{Claim, Producer};
+pub(crate) use producer::{Claim, LOOK_AGAIN_AFTER, Producer};
 
 use crate::error::Violation;
 use crate::layout::record_bytes;

@@ -1,5 +1,4 @@
 //! The sending half.
-#![cfg(not(all(test, loom)))]
 
 use std::fmt;
 use std::pin::Pin;

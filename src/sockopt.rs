@@ -3,7 +3,6 @@
 //! `SO_PEERCRED`: rustix reads the process id as one that cannot be 0, but 0 is what the kernel
 //! says of a process in a PID namespace that we do not see. `SO_PASSRIGHTS`: rustix does not know
 //! it. The symbols are those of the C library that std is linked with.
-#![cfg(not(all(test, loom)))]
 
 use std::ffi::{c_int, c_void};
 use std::io;

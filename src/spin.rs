@@ -15,7 +15,6 @@
 //! else to do: there all channels whose tasks wait are looked at in turn.
 //!
 //! Nothing here is part of the protocol: the state is this process's own, and races cost accuracy.
-#![cfg(not(all(test, loom)))]
 
 use std::cell::Cell;
 use std::hint::spin_loop;

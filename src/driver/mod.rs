@@ -5,7 +5,6 @@
 //! are the two ways in which it waits. Who runs it: [`background`] is a thread that does, [`seat`] is
 //! taken by a thread that parks or polls, on which [`block_on`] and [`polled`] rest. [`source`] is
 //! what a driver knows of an endpoint, [`registration`] what an endpoint knows of its driver.
-#![cfg(not(all(test, loom)))]
 
 mod source;
 mod table;
