@@ -3,10 +3,9 @@
 mod common;
 
 use std::pin::{Pin, pin};
-use std::sync::Arc;
-use std::sync::atomic::{AtomicBool, Ordering};
-use std::task::{Context, Poll, Wake, Waker};
+use std::task::{Context, Poll};
 
+use common::woken::Woken;
 use common::{Dir, SMALL, eventually, on_both_backends, packet, poll_once, wait};
 use futures::future::{join_all, select_all};
 use futures::stream::FusedStream;
@@ -54,15 +53,6 @@ fn poll_next(listener: &mut SpscListener) -> Poll<Option<Result<SpscFace, ShmErr
     Pin::new(listener).poll_next(&mut cx)
 }
 
-#[derive(Default)]
-struct Woken(AtomicBool);
-
-impl Wake for Woken {
-    fn wake(self: Arc<Self>) {
-        self.0.store(true, Ordering::SeqCst);
-    }
-}
-
 fn is_closed(result: Result<SpscFace, ShmError>, why: CloseReason) -> bool {
     matches!(result, Err(ShmError::Closed { reason, sent: 0 }) if reason == why)
 }
@@ -97,11 +87,10 @@ fn accept_and_the_stream_take_turns(driver: &Driver) {
     for n in 10..15 {
         assert!(poll_next(&mut listener).is_pending());
         let mut accept = Box::pin(listener.accept());
-        let woken = Arc::new(Woken::default());
-        let waker = Waker::from(woken.clone());
+        let (woken, waker) = Woken::counting();
         assert!(accept.as_mut().poll(&mut Context::from_waker(&waker)).is_pending());
         let _handle = application(driver, &name, n);
-        eventually("it is woken", || woken.0.load(Ordering::SeqCst));
+        eventually("it is woken", || woken.calls() > 0);
         assert_eq!(hear(&wait("accept", accept).unwrap()), n);
     }
     assert!(poll_next(&mut listener).is_pending());

@@ -8,6 +8,7 @@ use std::time::Duration;
 
 use super::epoll::EpollWaits;
 use super::runner::{Failure, Runner};
+use super::seat::Seated;
 use super::shared::Shared;
 use super::uring::{self, RingWaits};
 use super::{Backend, signals};
@@ -63,6 +64,8 @@ fn open(wish: Backend) -> Result<(Arc<Shared>, Runner), ShmError> {
 
 /// Runs the driver to its end.
 pub(super) fn run(mut runner: Runner) {
+    // A callback that blocks on a driver would hold this one up for ever.
+    let _seated = Seated::now();
     // Sources are shielded one by one; this is for a mistake in the driver itself, which must not
     // leave them asleep for ever.
     match catch_unwind(AssertUnwindSafe(|| serve(&mut runner))) {

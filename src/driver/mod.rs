@@ -80,6 +80,10 @@ impl fmt::Display for Backend {
 /// [`PolledDriver`], nobody can run it any more: endpoints that are still bound to it end with
 /// [`DriverGone`](crate::CloseReason::DriverGone).
 ///
+/// The wakers of tasks are called on the thread that runs the driver. One that panics, or that uses
+/// or drops its end or others, costs no other channel a wake. One that blocks holds up all of the
+/// driver's.
+///
 /// A driver that is not run wakes nobody. Only the blocking calls of its endpoints go on, with
 /// their deadlines, and still learn of the peer's death. In a forked child (without an exec) a
 /// driver does nothing, and its calls answer [`Closed`](ShmError::Closed) for the reason
@@ -193,8 +197,8 @@ impl Driver {
     ///
     /// # Panics
     ///
-    /// If this thread is inside of another `block_on` or of `park`, of this or another driver: the
-    /// outer one could not go on. On a polled driver, which nobody might run meanwhile. And if the
+    /// If this thread is inside of another `block_on` or of `park`, of this or another driver, or is
+    /// a background driver's own, on which wakers run: what is outside could not go on. On a polled driver, which nobody might run meanwhile. And if the
     /// future panics.
     pub fn block_on<F: Future>(&self, future: F) -> F::Output {
         block_on::block_on(self, future)

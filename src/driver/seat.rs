@@ -31,7 +31,7 @@ struct Bench {
 }
 
 thread_local! {
-    /// This thread is inside of `park` or `turn`, of any driver.
+    /// This thread is inside of `park` or `turn`, of any driver, or is a driver's own.
     static SEATED: Cell<bool> = const { Cell::new(false) };
 }
 
@@ -41,12 +41,12 @@ pub(super) fn is_seated() -> bool {
 }
 
 /// Notes that callbacks are called from here on.
-struct Seated {
+pub(super) struct Seated {
     before: bool,
 }
 
 impl Seated {
-    fn now() -> Self {
+    pub(super) fn now() -> Self {
         Self { before: SEATED.replace(true) }
     }
 }

@@ -20,6 +20,8 @@ use wakering::{
 
 pub mod child;
 pub mod seccomp;
+pub mod running;
+pub mod woken;
 
 /// How long anything may take before it counts as hung.
 pub const PATIENCE: Duration = Duration::from_secs(30);

@@ -9,16 +9,16 @@ mod common;
 mod executors;
 mod scenarios;
 
-use async_io::Async;
 use common::on_both_backends;
+use common::running::{Way, running, turn};
 use executors::{
     async_std, inline, local_pool, pollster_on_one_thread, pollster_on_threads, restless,
     smol_global, smol_on_one_thread, smol_on_threads, thread_pool,
 };
+use futures::StreamExt;
 use futures::channel::oneshot;
-use futures::future::{Either, join_all, select};
+use futures::future::join_all;
 use futures::stream::FuturesUnordered;
-use futures::{FutureExt, StreamExt};
 use scenarios::{Calls, SCENARIOS, Task};
 use wakering::{Driver, PolledDriver};
 
@@ -108,51 +108,25 @@ fn everything_works_under_an_executor_that_runs_in_the_drivers_block_on(like: &D
     });
 }
 
-/// Has another thread run something until `work` is through.
-fn meanwhile(run: impl FnOnce(oneshot::Receiver<()>) + Send, work: impl FnOnce()) {
-    std::thread::scope(|scope| {
-        // Dropped at the end of the work, however that comes.
-        let (_working, end) = oneshot::channel();
-        scope.spawn(|| run(end));
-        work();
-    });
-}
-
 fn everything_works_while_another_thread_parks_in_the_driver(like: &Driver) {
-    let driver = parked(like);
-    let park = |end| _ = driver.block_on(end);
-    meanwhile(park, || {
-        everything(&driver, pollster_on_threads);
-        everything(&driver, smol_on_threads);
-        everything(&driver, restless);
+    running(Way::Parked, like.backend(), |driver| {
+        everything(driver, pollster_on_threads);
+        everything(driver, smol_on_threads);
+        everything(driver, restless);
     });
 }
 
-/// A driver for a reactor, which turns it until the end.
-fn polled(like: &Driver) -> (Async<PolledDriver>, Driver) {
+fn polled(like: &Driver) -> (PolledDriver, Driver) {
     let driver = Driver::builder().backend(like.backend()).polled().unwrap();
     let handle = Driver::clone(&driver);
-    (Async::new(driver).unwrap(), handle)
-}
-
-async fn turn(driver: Async<PolledDriver>, mut end: oneshot::Receiver<()>) {
-    loop {
-        driver.get_ref().turn().unwrap();
-        if let Either::Right(_) = select(driver.readable().boxed(), &mut end).await {
-            return;
-        }
-    }
+    (driver, handle)
 }
 
 fn everything_works_with_a_polled_driver_in_smols_reactor(like: &Driver) {
-    let (driver, handle) = polled(like);
-    meanwhile(
-        |end| smol::block_on(turn(driver, end)),
-        || {
-            everything(&handle, smol_on_threads);
-            everything(&handle, restless);
-        },
-    );
+    running(Way::Polled, like.backend(), |driver| {
+        everything(driver, smol_on_threads);
+        everything(driver, restless);
+    });
     // All on one thread.
     let (driver, handle) = polled(like);
     let (working, end) = oneshot::channel();

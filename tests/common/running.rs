@@ -1,0 +1,58 @@
+//! Drivers that run, in each of the three ways.
+
+use async_io::Async;
+use futures::FutureExt;
+use futures::channel::oneshot;
+use futures::future::{Either, select};
+use wakering::{Backend, Driver, PolledDriver};
+
+/// How a driver is run.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub enum Way {
+    /// By a thread of its own.
+    Background,
+    /// By another thread of the test's, which parks in it.
+    Parked,
+    /// By a reactor's readiness, on another thread of the test's.
+    Polled,
+}
+
+pub const WAYS: [Way; 3] = [Way::Background, Way::Parked, Way::Polled];
+
+/// Does `work` with a driver that is run in this way meanwhile.
+pub fn running(way: Way, backend: Backend, work: impl FnOnce(&Driver)) {
+    let builder = Driver::builder().backend(backend);
+    match way {
+        Way::Background => work(&builder.background().unwrap()),
+        Way::Parked => {
+            let driver = builder.build().unwrap();
+            meanwhile(|end| _ = driver.block_on(end), || work(&driver));
+        }
+        Way::Polled => {
+            let driver = builder.polled().unwrap();
+            let handle = Driver::clone(&driver);
+            meanwhile(|end| smol::block_on(turn(driver, end)), || work(&handle));
+        }
+    }
+}
+
+/// Has another thread run something until `work` is through.
+pub fn meanwhile(run: impl FnOnce(oneshot::Receiver<()>) + Send, work: impl FnOnce()) {
+    std::thread::scope(|scope| {
+        // Dropped at the end of the work, however that comes.
+        let (_working, end) = oneshot::channel();
+        scope.spawn(|| run(end));
+        work();
+    });
+}
+
+/// Turns a driver whenever async-io's reactor says so, until the end.
+pub async fn turn(driver: PolledDriver, mut end: oneshot::Receiver<()>) {
+    let driver = Async::new(driver).unwrap();
+    loop {
+        driver.get_ref().turn().unwrap();
+        if let Either::Right(_) = select(driver.readable().boxed(), &mut end).await {
+            return;
+        }
+    }
+}
