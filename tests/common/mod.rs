@@ -22,6 +22,7 @@ pub mod child;
 pub mod seccomp;
 pub mod running;
 pub mod woken;
+pub mod raw_peer;
 
 /// How long anything may take before it counts as hung.
 pub const PATIENCE: Duration = Duration::from_secs(30);
