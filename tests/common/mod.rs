@@ -18,6 +18,7 @@ use wakering::{
     Backend, Driver, Endpoint, FaceBuilder, HandleBuilder, ShmError, SpscFace, SpscHandle,
 };
 
+pub mod attacker;
 pub mod child;
 pub mod seccomp;
 pub mod running;

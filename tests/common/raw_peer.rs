@@ -212,6 +212,8 @@ pub enum End {
 #[derive(Debug)]
 pub struct Raw {
     pub memory: Memory,
+    /// Behind it.
+    pub file: OwnedFd,
     pub line: Arc<OwnedFd>,
     /// Where our words are, and where theirs.
     pub own: usize,
@@ -247,7 +249,7 @@ impl Raw {
         assert_eq!(i64::from(rustix::fs::fstatfs(file).unwrap().f_type), 0x0102_1994);
         let size = u64::try_from(rustix::fs::fstat(file).unwrap().st_size).unwrap();
         assert!(size >= 4096 + 2 * 4096);
-        Self::new(Memory::map(file).unwrap(), line, HANDLE, by_byte)
+        Self::new(file, line, HANDLE, by_byte)
     }
 
     /// The engine of the next application that comes to `listener`, with a region of this file.
@@ -255,10 +257,11 @@ impl Raw {
         let line = rustix::net::accept(listener).unwrap();
         assert_eq!(receive(&line).unwrap().0, hello());
         send_with(&line, &answer(0), &[file.as_fd()]).unwrap();
-        Self::new(Memory::map(file).unwrap(), line, FACE, by_byte)
+        Self::new(file, line, FACE, by_byte)
     }
 
-    fn new(memory: Memory, line: OwnedFd, own: usize, by_byte: bool) -> Self {
+    fn new(file: &OwnedFd, line: OwnedFd, own: usize, by_byte: bool) -> Self {
+        let memory = Memory::map(file).unwrap();
         let word = |at| memory.word64(at).load(Ordering::Relaxed);
         assert_eq!(memory.read(0, 8), b"wakering");
         assert_eq!(memory.word32(8).load(Ordering::Relaxed), 1);
@@ -271,6 +274,7 @@ impl Raw {
         let theirs = FACE + HANDLE - own;
         let raw = Self {
             memory,
+            file: file.try_clone().unwrap(),
             line: Arc::new(line),
             own,
             theirs,

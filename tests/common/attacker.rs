@@ -1,0 +1,271 @@
+//! A process that connects as it should and then does what it is told: one rule broken at a time.
+//! And the channel beside it, which is to notice nothing.
+
+use std::sync::Arc;
+use std::sync::atomic::{AtomicBool, Ordering};
+use std::thread::JoinHandle;
+use std::time::{Duration, Instant};
+
+use rustix::fs::FallocateFlags;
+use rustix::net::RecvFlags;
+use wakering::{Driver, Endpoint, SpscFace, SpscHandle};
+
+use super::child::{self, Child};
+use super::raw_peer::{self, Raw};
+use super::{Dir, PATIENCE, SMALL, number, packet, wait};
+
+/// The other process.
+#[derive(Debug)]
+pub struct Attacker {
+    child: Child,
+    dir: Dir,
+    turn: u32,
+}
+
+/// Which end the library has.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub enum Ours {
+    Face,
+    Handle,
+}
+
+pub const BOTH: [Ours; 2] = [Ours::Face, Ours::Handle];
+
+impl Ours {
+    /// Where our words are in the region, and where the attacker's.
+    pub fn words(self) -> (usize, usize) {
+        match self {
+            Self::Face => (raw_peer::FACE, raw_peer::HANDLE),
+            Self::Handle => (raw_peer::HANDLE, raw_peer::FACE),
+        }
+    }
+}
+
+impl Attacker {
+    /// `child` is the ignored test that calls [`attack`].
+    pub fn start(child: &str) -> Self {
+        Self { child: Child::start(child, &[]), dir: Dir::new(), turn: 0 }
+    }
+
+    /// Connects it to an end of ours, in the small ring.
+    pub fn meet(&mut self, driver: &Driver, ours: Ours) -> Endpoint {
+        self.turn += 1;
+        let name = self.dir.name(&self.turn.to_string());
+        if ours == Ours::Face {
+            let builder = SpscFace::builder().ring_bytes(SMALL).send_timeout(None);
+            let face = builder.driver(driver).create(&name).unwrap();
+            self.say(&format!("connect {name}"));
+            wait("it connects", face.connected()).unwrap();
+            face.into()
+        } else {
+            self.child.tell(&format!("serve {name}"));
+            self.child.expect("open");
+            let builder = SpscHandle::builder().send_timeout(None);
+            let handle = builder.driver(driver).connect(&name).unwrap();
+            self.child.expect("ok");
+            handle.into()
+        }
+    }
+
+    /// Has it do something, and waits until it is done.
+    pub fn say(&mut self, order: &str) {
+        self.order(order);
+        self.done();
+    }
+
+    /// Has it do something.
+    pub fn order(&mut self, order: &str) {
+        self.child.tell(order);
+    }
+
+    /// Waits until it is done.
+    pub fn done(&mut self) {
+        self.child.expect("ok");
+    }
+}
+
+/// What the child does: orders, one a line, of steps between semicolons.
+pub fn attack() {
+    if child::arguments().is_none() {
+        return;
+    }
+    let mut raw = None;
+    while let Some(line) = child::listen() {
+        for step in line.split(';') {
+            let words: Vec<_> = step.split_whitespace().collect();
+            match words[..] {
+                ["connect", path] => raw = Some(Raw::connect(path, false)),
+                ["serve", path] => {
+                    let listener = raw_peer::listen(path);
+                    child::say("open");
+                    raw = Some(Raw::serve(&listener, &raw_peer::region(4096, 1016), false));
+                }
+                ["leave"] => raw = None,
+                _ => take_step(raw.as_mut().unwrap(), &words),
+            }
+        }
+        child::say("ok");
+    }
+}
+
+/// Numbers are hexadecimal; offsets are of the region, or of the ring that the attacker writes.
+fn take_step(raw: &mut Raw, words: &[&str]) {
+    let hex = |word: &str| u64::from_str_radix(word, 16).unwrap();
+    let at = |word: &str| usize::try_from(hex(word)).unwrap();
+    match words {
+        // A header.
+        ["put", offset, value] => {
+            raw.memory.word64(raw.tx + at(offset)).store(hex(value), Ordering::Release);
+        }
+        // A word.
+        ["set", offset, value] => {
+            raw.memory.word64(at(offset)).store(hex(value), Ordering::Release)
+        }
+        ["set32", offset, value] => {
+            let value = u32::try_from(hex(value)).unwrap();
+            raw.memory.word32(at(offset)).store(value, Ordering::Release);
+        }
+        ["or32", offset, value] => {
+            let value = u32::try_from(hex(value)).unwrap();
+            raw.memory.word32(at(offset)).fetch_or(value, Ordering::Release);
+        }
+        ["noise", from, to] => noise(raw, at(from), at(to)),
+        ["until", offset, value] => {
+            let begin = Instant::now();
+            while raw.memory.word64(at(offset)).load(Ordering::Acquire) != hex(value) {
+                assert!(begin.elapsed() < PATIENCE, "never {words:?}");
+                std::thread::yield_now();
+            }
+        }
+        // Of the file: zeros, and no page.
+        ["hole", from, len] => {
+            let flags = FallocateFlags::PUNCH_HOLE | FallocateFlags::KEEP_SIZE;
+            rustix::fs::fallocate(&raw.file, flags, hex(from), hex(len)).unwrap();
+        }
+        ["ring"] => raw.ring(),
+        ["send", count] => {
+            for n in 0..hex(count) {
+                raw.send(&packet(n, 20)).unwrap();
+            }
+        }
+        ["receive", count] => {
+            for n in 0..hex(count) {
+                assert_eq!(number(&raw.recv().unwrap()), n);
+            }
+        }
+        ["echo", count] => {
+            for _ in 0..hex(count) {
+                let packet = raw.recv().unwrap();
+                raw.send(&packet).unwrap();
+            }
+        }
+        ["flicker", one, other, time] => flicker(raw, hex(one), hex(other), millis(time)),
+        ["flood", how, time] => flood(raw, how, millis(time)),
+        other => panic!("what is {other:?}?"),
+    }
+}
+
+fn millis(word: &str) -> Duration {
+    Duration::from_millis(word.parse().unwrap())
+}
+
+/// Numbers without order in every word.
+fn noise(raw: &Raw, from: usize, to: usize) {
+    let mut state = 0x9e37_79b9_7f4a_7c15_u64;
+    for at in (from..to).step_by(8) {
+        state = state.wrapping_mul(0x5851_f42d_4c95_7f2d).rotate_left(23) | 1;
+        raw.memory.word64(at).store(state, Ordering::Relaxed);
+    }
+}
+
+/// Every header is the one number, then the other, and so on.
+fn flicker(raw: &Raw, one: u64, other: u64, time: Duration) {
+    let begin = Instant::now();
+    let mut turns = 0_u64;
+    while begin.elapsed() < time {
+        for value in [one, other] {
+            for offset in (0..4096).step_by(8) {
+                raw.memory.word64(raw.tx + offset).store(value, Ordering::Release);
+            }
+        }
+        turns += 1;
+        if turns.is_multiple_of(64) {
+            raw.wake_for(raw_peer::RECV);
+        }
+    }
+}
+
+/// Rings without a cause for so long, whether or not anybody still listens.
+fn flood(raw: &Raw, how: &str, time: Duration) {
+    let begin = Instant::now();
+    while begin.elapsed() < time {
+        for _ in 0..32 {
+            match how {
+                "bells" => raw.ring(),
+                "wakes" => raw.wake(),
+                "bytes" => raw.send_byte(),
+                "longs" => {
+                    let flags = rustix::net::SendFlags::NOSIGNAL | rustix::net::SendFlags::DONTWAIT;
+                    let _ = rustix::net::send(&*raw.line, &[7; 60_000], flags);
+                }
+                // Without any call.
+                "counts" => drop(raw.their32(raw_peer::BELL).fetch_add(1, Ordering::Release)),
+                "bits" => {
+                    raw.own32(raw_peer::WAITING).fetch_or(3, Ordering::Release);
+                    raw.their32(raw_peer::WAITING).fetch_and(!3, Ordering::Release);
+                }
+                other => panic!("flood of {other}?"),
+            }
+        }
+        let mut byte = [0; 64];
+        let _ = rustix::net::recv(&*raw.line, &mut byte, RecvFlags::DONTWAIT);
+    }
+}
+
+/// Round trips on a channel of its own, in the care of the same driver.
+#[derive(Debug)]
+pub struct Honest {
+    over: Arc<AtomicBool>,
+    pings: JoinHandle<Vec<Duration>>,
+    echo: JoinHandle<()>,
+}
+
+impl Honest {
+    pub fn start(driver: &Driver) -> Self {
+        let (face, handle) = super::pair(driver, SMALL);
+        let over = Arc::new(AtomicBool::new(false));
+        let echo = std::thread::spawn(move || {
+            while let Some(packet) = pollster::block_on(handle.recv()) {
+                pollster::block_on(handle.send(packet)).unwrap();
+            }
+        });
+        let stop = over.clone();
+        let pings = std::thread::spawn(move || {
+            let mut times = Vec::new();
+            while !stop.load(Ordering::Relaxed) {
+                let (begin, n) = (Instant::now(), times.len() as u64);
+                wait("honest send", face.send(packet(n, 64))).unwrap();
+                assert_eq!(number(&wait("honest recv", face.recv()).unwrap()), n);
+                times.push(begin.elapsed());
+                // Both sleep: the driver has to wake them each time.
+                std::thread::sleep(Duration::from_micros(500));
+            }
+            times
+        });
+        Self { over, pings, echo }
+    }
+
+    /// Ends it, and fails if a round trip took long. `what` went on meanwhile.
+    pub fn finish(self, what: &str) {
+        self.over.store(true, Ordering::Relaxed);
+        let mut times = super::join("the honest channel", self.pings);
+        super::join("the honest echo", self.echo);
+        times.sort_unstable();
+        let count = times.len();
+        let (median, p99, max) = (times[count / 2], times[count * 99 / 100], times[count - 1]);
+        eprintln!("{what}: {count} round trips beside it, {median:?} p99 {p99:?} max {max:?}");
+        // Two processors, shared with whatever else runs here.
+        assert!(median < Duration::from_millis(20), "{what}: median {median:?}");
+        assert!(max < Duration::from_secs(2), "{what}: {max:?}");
+    }
+}
