@@ -47,10 +47,15 @@ impl Attacker {
         Self { child: Child::start(child, &[]), dir: Dir::new(), turn: 0 }
     }
 
+    /// For a socket of its own.
+    pub fn next_name(&mut self) -> String {
+        self.turn += 1;
+        self.dir.name(&self.turn.to_string())
+    }
+
     /// Connects it to an end of ours, in the small ring.
     pub fn meet(&mut self, driver: &Driver, ours: Ours) -> Endpoint {
-        self.turn += 1;
-        let name = self.dir.name(&self.turn.to_string());
+        let name = self.next_name();
         if ours == Ours::Face {
             let builder = SpscFace::builder().ring_bytes(SMALL).send_timeout(None);
             let face = builder.driver(driver).create(&name).unwrap();
@@ -159,6 +164,15 @@ fn take_step(raw: &mut Raw, words: &[&str]) {
                 raw.send(&packet).unwrap();
             }
         }
+        // From now on, whatever else it does, it says that it sleeps.
+        ["insist"] => {
+            let (memory, at) = (raw.memory.clone(), raw.own + raw_peer::WAITING);
+            std::thread::spawn(move || {
+                loop {
+                    memory.word32(at).fetch_or(3, Ordering::Release);
+                }
+            });
+        }
         ["flicker", one, other, time] => flicker(raw, hex(one), hex(other), millis(time)),
         ["flood", how, time] => flood(raw, how, millis(time)),
         other => panic!("what is {other:?}?"),
@@ -210,10 +224,6 @@ fn flood(raw: &Raw, how: &str, time: Duration) {
                 }
                 // Without any call.
                 "counts" => drop(raw.their32(raw_peer::BELL).fetch_add(1, Ordering::Release)),
-                "bits" => {
-                    raw.own32(raw_peer::WAITING).fetch_or(3, Ordering::Release);
-                    raw.their32(raw_peer::WAITING).fetch_and(!3, Ordering::Release);
-                }
                 other => panic!("flood of {other}?"),
             }
         }

@@ -246,7 +246,7 @@ impl Raw {
         let file = &passed[0];
         let seals = SealFlags::SHRINK | SealFlags::GROW | SealFlags::SEAL;
         assert!(rustix::fs::fcntl_get_seals(file).unwrap().contains(seals));
-        assert_eq!(i64::from(rustix::fs::fstatfs(file).unwrap().f_type), 0x0102_1994);
+        assert_eq!(rustix::fs::fstatfs(file).unwrap().f_type, 0x0102_1994);
         let size = u64::try_from(rustix::fs::fstat(file).unwrap().st_size).unwrap();
         assert!(size >= 4096 + 2 * 4096);
         Self::new(file, line, HANDLE, by_byte)
