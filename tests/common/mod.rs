@@ -20,10 +20,10 @@ use wakering::{
 
 pub mod attacker;
 pub mod child;
-pub mod seccomp;
-pub mod running;
-pub mod woken;
 pub mod raw_peer;
+pub mod running;
+pub mod seccomp;
+pub mod woken;
 
 /// How long anything may take before it counts as hung.
 pub const PATIENCE: Duration = Duration::from_secs(30);
