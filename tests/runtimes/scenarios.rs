@@ -7,6 +7,7 @@
 //! | `Endpoint::send_batch`, `recv_batch` | batches |
 //! | `send` past its deadline | deadlines |
 //! | `Sender::send`, `send_batch`, `Receiver::recv`, `recv_batch` | halves |
+//! | `Sender::reserve`, `Receiver::recv_ref` | in place |
 //! | `Sink`: `poll_ready`, `poll_flush`, `poll_close`; `Stream` | sink and stream |
 //! | `closed` of an end and of both halves | halves, ends |
 //! | `Canceller::cancel_on` | ends |
@@ -19,7 +20,7 @@ use std::sync::{Arc, Mutex};
 use std::task::Poll;
 use std::time::Duration;
 
-use bytes::Bytes;
+use bytes::{BufMut, Bytes};
 use futures::future::{BoxFuture, join_all};
 use futures::{FutureExt, Sink, SinkExt, StreamExt};
 use wakering::{CloseReason, Driver, Endpoint, ShmError, SpscFace, SpscHandle, SpscListener};
@@ -30,10 +31,11 @@ pub(crate) type Task = BoxFuture<'static, ()>;
 
 type Scenario = fn(&Driver, Calls) -> Vec<Task>;
 
-pub(crate) const SCENARIOS: [(&str, Scenario); 8] = [
+pub(crate) const SCENARIOS: [(&str, Scenario); 9] = [
     ("a named channel", a_named_channel),
     ("batches", batches),
     ("halves", halves),
+    ("in place", in_place),
     ("sink and stream", sink_and_stream),
     ("shared ends", shared_ends),
     ("deadlines", deadlines),
@@ -221,6 +223,37 @@ fn halves(driver: &Driver, calls: Calls) -> Vec<Task> {
         tasks.extend([send.boxed(), receive.boxed()]);
     }
     tasks
+}
+
+/// From a ring to the next, without a copy in between.
+fn in_place(driver: &Driver, calls: Calls) -> Vec<Task> {
+    let ((first, second), (third, fourth)) = (pair(driver), pair(driver));
+    let (mut tx, _) = first.into_split();
+    let (_, mut middle_rx) = second.into_split();
+    let (mut middle_tx, _) = third.into_split();
+    let (_, mut rx) = fourth.into_split();
+    let source = async move {
+        for packet in packets() {
+            let mut grant = call!(calls, tx.reserve(200)).unwrap();
+            grant.put(packet);
+            grant.commit().unwrap();
+        }
+    };
+    let middle = async move {
+        while let Some(packet) = call!(calls, middle_rx.recv_ref()) {
+            let mut grant = call!(calls, middle_tx.reserve(packet.len())).unwrap();
+            grant.put_packet(&packet);
+            grant.commit().unwrap();
+        }
+    };
+    let drain = async move {
+        for n in 0..COUNT {
+            let packet = call!(calls, rx.recv_ref()).unwrap();
+            assert_eq!(number(&packet.to_bytes()), n);
+        }
+        assert!(call!(calls, rx.recv_ref()).is_none());
+    };
+    vec![source.boxed(), middle.boxed(), drain.boxed()]
 }
 
 fn sink_and_stream(driver: &Driver, calls: Calls) -> Vec<Task> {
