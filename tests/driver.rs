@@ -1,4 +1,5 @@
-//! Drivers that others run: parked in and polled, on both backends.
+//! Drivers that others run: parked in and polled, on both backends. What should not be done with them
+//! is in `misuse`.
 
 use std::future::poll_fn;
 use std::io::ErrorKind;
@@ -45,26 +46,20 @@ on_both_backends! {
     an_unpark_from_another_thread_ends_the_sleep
     an_unpark_shows_what_was_written_before
     a_wake_ends_the_park
-    a_second_park_at_once_is_an_error
     a_park_inside_of_a_park_is_an_error
     moving_from_thread_to_thread_loses_no_wake
     threads_that_parked_may_exit
     block_on_needs_no_other_thread
     block_on_serves_others_while_its_future_wakes_itself
-    block_on_inside_of_block_on_panics
-    block_on_inside_of_a_callback_panics
     block_on_works_on_a_background_driver
     two_threads_block_on_one_driver
     dropping_the_driver_ends_its_endpoints
     dropping_the_driver_ends_a_connect
     a_driver_that_was_never_run_leaks_nothing
     an_endpoint_may_be_dropped_while_its_driver_is_parked
-    a_waker_that_panics_disturbs_nobody
-    a_waker_may_drop_its_endpoint
     blocking_calls_learn_of_the_end_though_nobody_runs_the_driver
     blocking_calls_learn_of_a_death_of_a_peer_that_came_later
     a_connect_to_a_face_that_nobody_runs_times_out
-    drivers_that_run_otherwise_cannot_be_parked_in
     a_polled_driver_is_readable_when_there_is_something_to_do
     a_polled_driver_works_under_smol
     a_polled_driver_works_under_async_std
@@ -72,7 +67,6 @@ on_both_backends! {
     the_thread_that_turns_may_also_poll
     the_thread_that_turned_may_be_busy
     the_thread_that_turned_may_have_exited
-    dropping_the_polled_driver_ends_its_endpoints
     a_second_turn_at_once_is_an_error
 }
 
@@ -295,29 +289,6 @@ fn a_wake_ends_the_park(backend: Backend) {
     other.join().unwrap();
 }
 
-fn a_second_park_at_once_is_an_error(backend: Backend) {
-    let driver = parked(backend);
-    let (face, handle) = ends(&driver, &driver);
-    let is_parked = AtomicBool::new(false);
-    let (_, waker) = Woken::new(|| {});
-    thread::scope(|scope| {
-        scope.spawn(|| {
-            let mut received = pin!(face.recv());
-            while poll_once(received.as_mut(), &waker).is_pending() {
-                is_parked.store(true, SeqCst);
-                // The other one may have been faster by then.
-                let _ = driver.park(None);
-            }
-        });
-        eventually("parked", || is_parked.load(SeqCst));
-        eventually("the second fails", || {
-            let parked = driver.park(Some(Duration::from_millis(1)));
-            parked.is_err_and(|error| kind(error) == ErrorKind::ResourceBusy)
-        });
-        handle.try_send(packet(1)).unwrap();
-    });
-}
-
 fn a_park_inside_of_a_park_is_an_error(backend: Backend) {
     let driver = parked(backend);
     let (face, handle) = ends(&driver, &driver);
@@ -456,32 +427,6 @@ fn block_on_serves_others_while_its_future_wakes_itself(backend: Backend) {
     assert_eq!(sender.join().unwrap(), CloseReason::Peer);
 }
 
-fn block_on_inside_of_block_on_panics(backend: Backend) {
-    let driver = parked(backend);
-    let other = parked(backend);
-    let caught = std::panic::catch_unwind(std::panic::AssertUnwindSafe(|| {
-        driver.block_on(async { other.block_on(async {}) });
-    }));
-    let message = *caught.unwrap_err().downcast::<&'static str>().unwrap();
-    assert!(message.contains("block_on inside of block_on"), "{message}");
-    assert_eq!(driver.block_on(async { 7 }), 7, "usable after that");
-}
-
-fn block_on_inside_of_a_callback_panics(backend: Backend) {
-    let driver = parked(backend);
-    let (face, handle) = ends(&driver, &driver);
-    let (inner, panicked) = (driver.clone(), Arc::new(AtomicBool::new(false)));
-    let found = panicked.clone();
-    let (_, waker) = Woken::new(move || {
-        let blocked = std::panic::AssertUnwindSafe(|| inner.block_on(async {}));
-        found.store(std::panic::catch_unwind(blocked).is_err(), SeqCst);
-    });
-    let mut received = pin!(face.recv());
-    assert!(poll_once(received.as_mut(), &waker).is_pending());
-    handle.try_send(packet(1)).unwrap();
-    park_until(&driver, "it panicked", || panicked.load(SeqCst));
-}
-
 fn block_on_works_on_a_background_driver(backend: Backend) {
     let driver = Driver::builder().backend(backend).background().unwrap();
     let (face, handle) = ends(&driver, &driver);
@@ -574,68 +519,6 @@ fn an_endpoint_may_be_dropped_while_its_driver_is_parked(backend: Backend) {
     parker.join().unwrap();
 }
 
-fn a_waker_that_panics_disturbs_nobody(backend: Backend) {
-    let driver = parked(backend);
-    let (bad, bad_peer) = ends(&driver, &driver);
-    let (good, good_peer) = ends(&driver, &driver);
-    let (_, panicking) = Woken::new(|| std::panic::resume_unwind(Box::new("a bad waker")));
-    let (woken, waker) = Woken::new(|| {});
-    for round in 0..20 {
-        let (mut one, mut other) = (pin!(bad.recv()), pin!(good.recv()));
-        assert!(poll_once(one.as_mut(), &panicking).is_pending());
-        assert!(poll_once(other.as_mut(), &waker).is_pending());
-        let before = woken.count();
-        bad_peer.try_send(packet(round)).unwrap();
-        good_peer.try_send(packet(round)).unwrap();
-        park_until(&driver, "the good one is woken", || {
-            woken.count() > before && poll_once(other.as_mut(), &waker).is_ready()
-        });
-        while bad.try_recv().is_err() {
-            driver.park(Some(Duration::from_millis(1))).unwrap();
-        }
-    }
-}
-
-fn a_waker_may_drop_its_endpoint(backend: Backend) {
-    let driver = parked(backend);
-    for _ in 0..20 {
-        let (face, handle) = ends(&driver, &driver);
-        let (other, other_peer) = ends(&driver, &driver);
-        let slot = Arc::new(Mutex::new(None));
-        let to_drop = slot.clone();
-        let (dropped, dropping) = Woken::new(move || {
-            let face: Option<SpscFace> = to_drop.lock().unwrap().take();
-            drop(face);
-        });
-        let (woken, waker) = Woken::new(|| {});
-        let mut received = pin!(other.recv());
-        {
-            let mut received = pin!(face.recv());
-            assert!(poll_once(received.as_mut(), &dropping).is_pending());
-            assert!(poll_once(pin!(other.recv()), &waker).is_pending());
-        }
-        assert!(poll_once(received.as_mut(), &waker).is_pending());
-        // The place in the queue went with the future; a closed() that is leaked keeps one.
-        let face = Arc::new(face);
-        let watch = face.clone();
-        let mut closed = Box::pin(async move { watch.closed().await });
-        assert!(poll_once(closed.as_mut(), &dropping).is_pending());
-        drop(closed);
-        let face = Arc::into_inner(face).unwrap();
-        *slot.lock().unwrap() = Some(face);
-        let mut peer_closed = pin!(handle.closed());
-        assert!(poll_once(peer_closed.as_mut(), &dropping).is_pending());
-        // The handle's own news drop the face, inside of park.
-        handle.cancel();
-        other_peer.try_send(packet(1)).unwrap();
-        park_until(&driver, "the other is woken", || {
-            woken.count() > 0 && poll_once(received.as_mut(), &waker).is_ready()
-        });
-        park_until(&driver, "the face is dropped", || slot.lock().unwrap().is_none());
-        assert!(dropped.count() > 0);
-    }
-}
-
 fn blocking_calls_learn_of_the_end_though_nobody_runs_the_driver(backend: Backend) {
     let (idle, background) = (parked(backend), Driver::builder().background().unwrap());
     // The peer closes.
@@ -723,15 +606,6 @@ fn a_connect_to_a_face_that_nobody_runs_times_out(backend: Backend) {
     let face = driver.block_on(listener.accept()).unwrap();
     drop(client.join().unwrap());
     drop(face);
-}
-
-fn drivers_that_run_otherwise_cannot_be_parked_in(backend: Backend) {
-    let background = Driver::builder().backend(backend).background().unwrap();
-    assert!(matches!(background.park(None), Err(ShmError::Unsupported { .. })));
-    let polled = polled(backend);
-    assert!(matches!(polled.park(None), Err(ShmError::Unsupported { .. })));
-    let blocked = std::panic::AssertUnwindSafe(|| polled.block_on(async {}));
-    assert!(std::panic::catch_unwind(blocked).is_err());
 }
 
 fn is_readable(driver: &PolledDriver, timeout: Duration) -> bool {
@@ -917,17 +791,6 @@ fn the_thread_that_turned_may_have_exited(backend: Backend) {
     ask_by(&driver, 300, || {
         thread::scope(|scope| scope.spawn(|| driver.turn().map(drop)).join().unwrap()).unwrap();
     });
-}
-
-fn dropping_the_polled_driver_ends_its_endpoints(backend: Backend) {
-    let driver = polled(backend);
-    let handle_of_it = Driver::clone(&driver);
-    let (face, handle) = ends(&driver, &Driver::builder().background().unwrap());
-    driver.turn().unwrap();
-    drop(driver);
-    assert_eq!(face.close_reason(), Some(CloseReason::DriverGone));
-    assert_eq!(handle.recv_blocking(), None);
-    assert!(SpscFace::builder().driver(&handle_of_it).pair().is_err());
 }
 
 fn a_second_turn_at_once_is_an_error(backend: Backend) {
