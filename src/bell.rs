@@ -76,6 +76,7 @@ impl Bell {
     }
 
     /// Whether this side still waits for `bit`: nobody rang for it since it was armed.
+    #[inline]
     pub(crate) fn is_armed(&self, bit: u32) -> bool {
         // ORDERING: Relaxed; a stale answer costs a second look or a wake too many.
         self.words().waiting.load(Ordering::Relaxed) & bit != 0
@@ -114,6 +115,7 @@ impl Bell {
         futex::wake(self.word());
     }
 
+    #[inline]
     fn words(&self) -> &BellWords {
         &self.region.side(self.side).bell.0
     }

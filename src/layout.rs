@@ -73,6 +73,7 @@ pub(crate) enum Side {
 }
 
 impl Side {
+    #[inline]
     pub(crate) fn peer(self) -> Self {
         match self {
             Self::Face => Self::Handle,
@@ -221,6 +222,7 @@ impl Geometry {
     }
 
     /// Longest packet in bytes.
+    #[inline]
     pub(crate) fn max_packet(self) -> usize {
         self.max_packet
     }

@@ -98,6 +98,7 @@ impl Region {
     }
 
     /// The control words of one side.
+    #[inline]
     pub(crate) fn side(&self, side: Side) -> &SideWords {
         &self.header().sides[side as usize]
     }
@@ -112,12 +113,14 @@ impl Region {
         RingMemory { base, len: self.geometry.ring_bytes(), _region: self.clone() }
     }
 
+    #[inline]
     fn header(&self) -> &Header {
         header_of(&self.map)
     }
 }
 
 /// The header at the start of a mapping of at least [`HEADER_BYTES`].
+#[inline]
 fn header_of(map: &MmapRaw) -> &Header {
     assert!(map.len() >= size_of::<Header>(), "every mapping here is longer");
     // SAFETY: the mapping starts at a page, is long enough (asserted above) and lives as long as
@@ -197,6 +200,7 @@ unsafe impl Sync for RingMemory {}
 
 impl RingMemory {
     /// Length in bytes, a power of two.
+    #[inline]
     pub(crate) fn len(&self) -> usize {
         self.len
     }

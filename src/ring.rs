@@ -52,6 +52,7 @@ impl Position {
         Self(bytes)
     }
 
+    #[inline]
     pub(crate) fn get(self) -> u64 {
         self.0
     }
@@ -94,6 +95,7 @@ impl Mark {
         Self::Packet(len as u32)
     }
 
+    #[inline]
     fn encode(self) -> u64 {
         match self {
             Self::Packet(len) => KIND_PACKET | u64::from(len),
@@ -145,6 +147,7 @@ impl Shape {
     }
 
     /// Bytes of the longest record.
+    #[inline]
     fn longest_record(self) -> usize {
         record_bytes(self.max_packet)
     }

@@ -125,8 +125,15 @@ impl Ends {
         }
     }
 
+    #[inline]
     fn decode(&self, code: u32) -> Option<CloseReason> {
-        match code & 0xf {
+        // Nearly always open, and asked for each packet.
+        if code & 0xf == 0 { None } else { self.reason(code & 0xf) }
+    }
+
+    #[cold]
+    fn reason(&self, code: u32) -> Option<CloseReason> {
+        match code {
             LOCAL => Some(CloseReason::Local),
             PEER => Some(CloseReason::Peer),
             CANCELLED => Some(CloseReason::Cancelled),

@@ -154,10 +154,12 @@ impl Link {
         self.forked().is_none() && self.lifeline.get().is_some() && !self.ends.is_peer_gone()
     }
 
+    #[inline]
     pub(super) fn own_words(&self) -> &SideWords {
         self.region.side(self.side)
     }
 
+    #[inline]
     pub(super) fn peer_words(&self) -> &SideWords {
         self.region.side(self.side.peer())
     }

@@ -34,6 +34,7 @@ pub(super) struct Turn {
 }
 
 impl Turn {
+    #[inline]
     pub(super) fn is_free(&self) -> bool {
         !self.taken && self.queued == 0
     }
@@ -55,6 +56,7 @@ impl Tx {
     }
 
     /// Forgets the turn of a send that was leaked. For a half, whose sends cannot overlap.
+    #[inline]
     pub(crate) fn reset_turn(&mut self) {
         self.turn = Turn::default();
     }

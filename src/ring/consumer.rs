@@ -74,6 +74,7 @@ impl Consumer {
     }
 
     /// Where the next record's header is.
+    #[inline]
     pub(crate) fn position(&self) -> Position {
         self.position
     }
@@ -202,10 +203,12 @@ impl Consumer {
         Ok(())
     }
 
+    #[inline]
     fn own_words(&self) -> &SideWords {
         self.region.side(self.side)
     }
 
+    #[inline]
     fn producer_words(&self) -> &SideWords {
         self.region.side(self.side.peer())
     }

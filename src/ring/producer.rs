@@ -124,16 +124,19 @@ impl Producer {
     }
 
     /// Longest packet in bytes.
+    #[inline]
     pub(crate) fn max_packet(&self) -> usize {
         self.shape.max_packet
     }
 
     /// Where the next record begins.
+    #[inline]
     pub(crate) fn tail(&self) -> Position {
         self.tail
     }
 
     /// Whether the tail has entered another eighth of the ring since it was at `before`.
+    #[inline]
     pub(crate) fn passed_an_eighth_since(&self, before: Position) -> bool {
         (before.get() ^ self.tail.get()) >= self.shape.eighth()
     }
@@ -327,10 +330,12 @@ impl Producer {
         self.memory.header(self.shape.offset(position))
     }
 
+    #[inline]
     fn own_words(&self) -> &SideWords {
         self.region.side(self.side)
     }
 
+    #[inline]
     fn consumer_words(&self) -> &SideWords {
         self.region.side(self.side.peer())
     }
