@@ -12,6 +12,7 @@ mod rx;
 mod tx;
 mod cargo;
 mod receiving;
+mod returning;
 mod sending;
 #[cfg(all(test, not(loom)))]
 mod tests;
@@ -29,6 +30,7 @@ pub use counters::Stats;
 pub(crate) use ends::Directions;
 pub(crate) use link::{Link, Options};
 pub(crate) use receiving::{Receiving, register};
+pub(crate) use returning::Returning;
 pub(crate) use rx::{Rx, Taken};
 pub(crate) use sending::Sending;
 pub(crate) use tx::Tx;

@@ -1,18 +1,20 @@
 //! A packet that is read where it lies.
 
 use std::fmt;
+use std::mem::ManuallyDrop;
 
 use bytes::Bytes;
 
-use crate::endpoint::Rx;
-use crate::region::RingMemory;
+use crate::endpoint::{Returning, Rx};
+use crate::region::{Kept, RingMemory};
 use crate::ring::Held;
 
 /// A packet that lies in the ring still, from [`Receiver::recv_ref`] and its kin.
 ///
 /// It has been taken: the next receive gives the next packet. What has not happened is the copy. Parts
 /// of it can be copied out, or [put](crate::Grant::put_packet) into another ring, and those who trust
-/// the peer can read it in place, by [`as_slice`](Self::as_slice).
+/// the peer can read it in place, by [`as_slice`](Self::as_slice), or make it a `Bytes` that points into
+/// the ring, by [`into_lent_bytes`](Self::into_lent_bytes).
 ///
 /// # What holding one does to the sender
 ///
@@ -139,6 +141,50 @@ impl<'a> Packet<'a> {
         unsafe { self.memory().slice(self.held.offset(), self.len()) }
     }
 
+    /// Makes it a `Bytes` that points into the ring, without a copy.
+    ///
+    /// It may be kept, cloned, sliced and sent on, and dropped on any thread, after the
+    /// [`Receiver`](crate::Receiver) and the whole channel too: it keeps the memory mapped. Receiving
+    /// goes on meanwhile, and any number may be out.
+    ///
+    /// Room comes back in the order of the ring: that of this packet, and of all that was received
+    /// behind it in whatever way, when this `Bytes` and all that were lent before it are dropped. So
+    /// one that somebody keeps stops the peer once the ring has filled up behind it; copy what is to
+    /// be kept. Each costs an allocation and a lock, more than a small packet's copy: this is for large
+    /// ones.
+    ///
+    /// # Safety
+    /// - The peer does not write to the packet for as long as the `Bytes` or any part or clone of it
+    ///   lives, also after the channel has ended. As for [`as_slice`](Self::as_slice), the caller
+    ///   vouches for the other process; and for all the code that the `Bytes` is given to.
+    ///
+    /// # Examples
+    /// ```
+    /// # use wakering::{SpscFace, SpscHandle};
+    /// # let (face, descriptor) = SpscFace::pair()?;
+    /// # let handle = SpscHandle::from_fd(descriptor)?;
+    /// # let ((mut tx, _), (_, mut rx)) = (face.into_split(), handle.into_split());
+    /// tx.try_send("one".into())?;
+    /// tx.try_send("other".into())?;
+    /// // SAFETY: the peer is this process, and does not write to what it has sent.
+    /// let one = unsafe { rx.try_recv_ref()?.into_lent_bytes() };
+    /// // SAFETY: the same.
+    /// let other = unsafe { rx.try_recv_ref()?.into_lent_bytes() };
+    /// drop((tx, rx));
+    /// assert_eq!((one, other.slice(1..)), ("one".into(), "ther".into()));
+    /// # Ok::<(), Box<dyn std::error::Error>>(())
+    /// ```
+    pub unsafe fn into_lent_bytes(self) -> Bytes {
+        if self.is_empty() {
+            return Bytes::new();
+        }
+        // It is not given back, but lent.
+        let mut packet = ManuallyDrop::new(self);
+        let kept = packet.memory().keep(packet.offset(), packet.len());
+        let held = packet.held;
+        Bytes::from_owner(Lent { kept, _returning: packet.rx.lend(held) })
+    }
+
     /// Where the packet lies.
     #[inline]
     pub(crate) fn memory(&self) -> &RingMemory {
@@ -156,6 +202,21 @@ impl Drop for Packet<'_> {
     #[inline]
     fn drop(&mut self) {
         self.rx.give_back();
+    }
+}
+
+/// What a lent `Bytes` owns.
+struct Lent {
+    kept: Kept,
+    _returning: Returning,
+}
+
+impl AsRef<[u8]> for Lent {
+    fn as_ref(&self) -> &[u8] {
+        // SAFETY: nobody writes to these bytes: in this process, a producer writes only to room that
+        // was given back, and this record is lent for as long as `self` lives; that the peer does not
+        // either is what the caller of `into_lent_bytes` has vouched for.
+        unsafe { self.kept.as_slice() }
     }
 }
 

@@ -110,7 +110,7 @@ impl Region {
         // by the definition of both in `Geometry`.
         let base = unsafe { self.map.as_mut_ptr().add(offset) };
         let base = NonNull::new(base).expect("a mapping is never at address zero");
-        RingMemory { base, len: self.geometry.ring_bytes(), _region: self.clone() }
+        RingMemory { base, len: self.geometry.ring_bytes(), region: self.clone() }
     }
 
     #[inline]
@@ -188,10 +188,10 @@ pub(crate) struct RingMemory {
     base: NonNull<u8>,
     len: usize,
     /// Keeps the mapping.
-    _region: Arc<Region>,
+    region: Arc<Region>,
 }
 
-// SAFETY: `base` points into a mapping that `_region` keeps for as long as this lives, wherever it
+// SAFETY: `base` points into a mapping that `region` keeps for as long as this lives, wherever it
 // is; all accesses through it are atomic or raw copies, which other threads may make as well.
 unsafe impl Send for RingMemory {}
 
@@ -335,12 +335,48 @@ impl RingMemory {
         unsafe { std::slice::from_raw_parts(from.as_ptr(), len) }
     }
 
+    /// The `len` bytes at `offset`, to be read in place later; keeps the mapping.
+    ///
+    /// # Panics
+    /// If they do not lie between `offset` and the ring's end.
+    pub(crate) fn keep(&self, offset: usize, len: usize) -> Kept {
+        Kept { base: self.span(offset, len), len, _region: self.region.clone() }
+    }
+
     /// Address of `offset`, once it is clear that `len` bytes from there lie in the ring.
     #[inline]
     fn span(&self, offset: usize, len: usize) -> NonNull<u8> {
         assert!(offset <= self.len && len <= self.len - offset, "bytes outside of the ring");
         // SAFETY: `offset <= len` was checked, so the address lies in the ring or at its end.
         unsafe { self.base.add(offset) }
+    }
+}
+
+/// Some bytes of a ring, mapped for as long as this lives.
+#[derive(Debug)]
+pub(crate) struct Kept {
+    base: NonNull<u8>,
+    len: usize,
+    /// Keeps the mapping.
+    _region: Arc<Region>,
+}
+
+// SAFETY: as for `RingMemory`: `base` points into a mapping that `_region` keeps, wherever this is.
+unsafe impl Send for Kept {}
+
+// SAFETY: as above; the one method that reads makes it the caller's duty that nobody writes.
+unsafe impl Sync for Kept {}
+
+impl Kept {
+    /// The bytes.
+    ///
+    /// # Safety
+    /// - Nobody writes there, in this process or in the peer's, for as long as the slice is used.
+    #[inline]
+    pub(crate) unsafe fn as_slice(&self) -> &[u8] {
+        // SAFETY: `RingMemory::keep` checked that the bytes lie in the ring, and the mapping lives as
+        // long as `self`; every one is initialised. That none changes is the caller's duty.
+        unsafe { std::slice::from_raw_parts(self.base.as_ptr(), self.len) }
     }
 }
 

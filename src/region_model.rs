@@ -159,6 +159,13 @@ impl RingMemory {
         unimplemented!("bytes that loom does not see")
     }
 
+    /// The `len` bytes at `offset`, as they are now.
+    pub(crate) fn keep(&self, offset: usize, len: usize) -> Kept {
+        let mut copy = vec![0; len];
+        self.copy_to(offset, &mut copy);
+        Kept { copy }
+    }
+
     /// The words that hold the `len` bytes from `offset`.
     fn span(&self, offset: usize, len: usize) -> &[AtomicU64] {
         assert!(offset.is_multiple_of(RECORD_ALIGN), "packet between two words");
@@ -168,5 +175,21 @@ impl RingMemory {
 
     fn words(&self) -> &[AtomicU64] {
         &self.region.rings[self.producer as usize]
+    }
+}
+
+/// Bytes of a ring that are read later; here, a copy.
+#[derive(Debug)]
+pub(crate) struct Kept {
+    copy: Vec<u8>,
+}
+
+impl Kept {
+    /// The bytes.
+    ///
+    /// # Safety
+    /// None here; the real one asks that nobody writes to them.
+    pub(crate) unsafe fn as_slice(&self) -> &[u8] {
+        &self.copy
     }
 }

@@ -22,17 +22,20 @@
 //! back in eighths, and yet a producer that is about to sleep sees each single record's room.
 //!
 //! A packet that is read in place is *held*: the consumer's position has moved past it, but what
-//! `taken` and `head` say has not. Its length is in the consumer's own memory by then.
+//! `taken` and `head` say has not. Its length is in the consumer's own memory by then. One that is *lent*
+//! comes back at any time, from any thread: see `loans`.
 //!
 //! Positions count bytes since the channel was made and are private to their owner; the offset in
 //! the ring is the position modulo its length, a power of two.
 #![warn(clippy::arithmetic_side_effects, clippy::indexing_slicing)]
 
 mod consumer;
+mod loans;
 mod peephole;
 mod producer;
 
 pub(crate) use consumer::{Consumer, Held};
+pub(crate) use loans::Loan;
 pub(crate) use peephole::Peephole;
 pub(crate) use producer::{Claim, LOOK_AGAIN_AFTER, Producer};
 
@@ -60,6 +63,11 @@ impl Position {
     #[inline]
     fn plus(self, bytes: usize) -> Self {
         Self(self.0.wrapping_add(bytes as u64))
+    }
+
+    #[inline]
+    fn minus(self, bytes: usize) -> Self {
+        Self(self.0.wrapping_sub(bytes as u64))
     }
 
     /// The bytes from `earlier` to `self`.

@@ -39,6 +39,11 @@ on_both_backends!(
     a_stream_in_place_keeps_order_and_content,
     a_router_hands_packets_from_ring_to_ring,
     the_books_count_what_went_in_place,
+    lent_bytes_give_room_back_from_the_oldest_on,
+    lent_bytes_outlive_the_channel,
+    lent_bytes_that_are_dropped_wake_a_parked_sender,
+    a_stream_is_lent_and_dropped_in_any_order_on_any_thread,
+    two_sleepers_do_not_wake_each_other_over_lent_bytes,
 );
 
 /// The sender of one end and the receiver of the other; the two that are not used, to be kept.
@@ -76,6 +81,12 @@ fn content(packet: &Packet<'_>) -> Bytes {
     bytes
 }
 
+/// A packet as a `Bytes` that points into the ring.
+fn lend(packet: Packet<'_>) -> Bytes {
+    // SAFETY: the peer is a part of this test, and writes nowhere but where it may.
+    unsafe { packet.into_lent_bytes() }
+}
+
 /// What is done to the halves.
 #[derive(Debug, Clone)]
 enum Step {
@@ -95,6 +106,10 @@ enum Step {
     Read,
     ReadOnce,
     ForgetRead,
+    Lend,
+    LendOnce,
+    /// One of those that are lent.
+    DropLent(usize),
     Readable,
 }
 
@@ -118,6 +133,9 @@ fn step() -> impl Strategy<Value = Step> {
         5 => Just(Step::Read),
         3 => Just(Step::ReadOnce),
         3 => Just(Step::ForgetRead),
+        3 => Just(Step::Lend),
+        2 => Just(Step::LendOnce),
+        6 => (0..100_usize).prop_map(Step::DropLent),
         2 => Just(Step::Readable),
     ]
 }
@@ -136,15 +154,25 @@ struct Model {
     queue: VecDeque<(u64, usize)>,
     accepted: u64,
     received: u64,
-    /// What a forgotten packet keeps.
-    forgotten: usize,
+    /// Lengths of what was received and is not given back, from the oldest that is still read.
+    kept: VecDeque<(u64, usize, Kept)>,
+    lent: Vec<(u64, Bytes)>,
+}
+
+/// What became of a packet that was received.
+#[derive(Debug, Clone, Copy, PartialEq)]
+enum Kept {
+    Forgotten,
+    Lent,
+    No,
 }
 
 impl Model {
     fn new(driver: &Driver) -> Self {
         let (tx, rx, _unused) = small_halves(driver);
         let queue = VecDeque::new();
-        Self { tx, rx, _unused, queue, accepted: 0, received: 0, forgotten: 0 }
+        let (kept, lent) = (VecDeque::new(), Vec::new());
+        Self { tx, rx, _unused, queue, accepted: 0, received: 0, kept, lent }
     }
 
     /// How many lie in the ring: all but what the sink holds back.
@@ -153,7 +181,15 @@ impl Model {
     }
 
     fn used(&self) -> usize {
-        self.forgotten + self.queue.iter().map(|&(_, len)| record(len)).sum::<usize>()
+        let kept = self.kept.iter().map(|&(_, len, _)| record(len)).sum::<usize>();
+        kept + self.queue.iter().map(|&(_, len)| record(len)).sum::<usize>()
+    }
+
+    /// What nobody reads any more is given back, up to the oldest that somebody reads.
+    fn give_back(&mut self) {
+        while self.kept.front().is_some_and(|&(.., kept)| kept == Kept::No) {
+            self.kept.pop_front();
+        }
     }
 
     fn accept(&mut self, len: usize) {
@@ -237,7 +273,7 @@ impl Model {
 
     fn receive(&mut self, step: &Step) {
         let there = self.there();
-        let mut kept = false;
+        let mut kept = Kept::No;
         let received: Vec<Bytes> = match step {
             Step::Readable => {
                 let next = self.queue.front().map(|&(_, len)| len).filter(|_| there > 0);
@@ -261,21 +297,48 @@ impl Model {
             },
             Step::ForgetRead => {
                 let packet = self.rx.try_recv_ref().ok();
-                kept = packet.is_some();
+                kept = Kept::Forgotten;
                 packet.map(|packet| (content(&packet), mem::forget(packet)).0).into_iter().collect()
             }
+            Step::Lend => {
+                kept = Kept::Lent;
+                self.rx.try_recv_ref().into_iter().map(lend).collect()
+            }
+            Step::LendOnce => {
+                kept = Kept::Lent;
+                self.rx.recv_ref().now_or_never().flatten().into_iter().map(lend).collect()
+            }
+            Step::DropLent(which) => return self.drop_lent(*which),
             _ => self.rx.try_recv().into_iter().collect(),
         };
         assert_eq!(received.is_empty(), there == 0);
-        self.forgotten = 0;
+        // Any receive gives back what was forgotten.
+        for (.., kept) in &mut self.kept {
+            *kept = if *kept == Kept::Forgotten { Kept::No } else { *kept };
+        }
         for packet in received {
             let expected = self.queue.pop_front();
             assert_eq!(Some((number(&packet), packet.len())), expected);
-            self.received += 1;
-            if kept {
-                self.forgotten = record(packet.len());
+            self.kept.push_back((self.received, packet.len(), kept));
+            if kept == Kept::Lent {
+                self.lent.push((self.received, packet));
             }
+            self.received += 1;
         }
+        self.give_back();
+    }
+
+    fn drop_lent(&mut self, which: usize) {
+        if self.lent.is_empty() {
+            return;
+        }
+        let (n, bytes) = self.lent.swap_remove(which % self.lent.len());
+        // Nothing was written over it.
+        assert_eq!(number(&bytes), n);
+        drop(bytes);
+        let entry = self.kept.iter_mut().find(|(number, ..)| *number == n);
+        entry.expect("it was out").2 = Kept::No;
+        self.give_back();
     }
 
     fn run(&mut self, step: &Step) {
@@ -286,6 +349,9 @@ impl Model {
 
     /// All arrives, and the ring is as good as new.
     fn drain(mut self) {
+        while !self.lent.is_empty() {
+            self.drop_lent(0);
+        }
         while !self.queue.is_empty() {
             let _ = poll_once(Box::pin(self.tx.flush()).as_mut());
             self.run(&Step::Read);
@@ -670,4 +736,171 @@ fn the_books_count_what_went_in_place(driver: &Driver) {
     let (sent, received) = (tx.stats(), rx.stats());
     assert_eq!((sent.packets_sent, sent.bytes_sent), (50, 5000));
     assert_eq!((received.packets_received, received.bytes_received), (50, 5000));
+}
+
+fn lent_bytes_give_room_back_from_the_oldest_on(driver: &Driver) {
+    let (mut tx, mut rx, _unused) = small_halves(driver);
+    let all = tx.free_bytes();
+    for n in 0..4 {
+        tx.try_send(packet(n, 504)).unwrap();
+    }
+    let one = lend(rx.try_recv_ref().unwrap());
+    assert_eq!(number(&rx.try_recv().unwrap()), 1);
+    let two = lend(rx.try_recv_ref().unwrap());
+    let three = lend(rx.try_recv_ref().unwrap());
+    assert_eq!(tx.free_bytes(), all - 4 * 512);
+    drop(two);
+    assert_eq!(tx.free_bytes(), all - 4 * 512, "the oldest is out");
+    let part = one.slice(8..16);
+    drop(one);
+    assert_eq!(tx.free_bytes(), all - 4 * 512, "a part of the oldest is out");
+    drop(part);
+    assert_eq!(tx.free_bytes(), all - 512, "but for the last");
+    // What comes behind one that is out stays with it, whatever becomes of it.
+    tx.try_send(packet(4, 504)).unwrap();
+    mem::forget(rx.try_recv_ref().unwrap());
+    assert_eq!(rx.try_recv_ref().unwrap_err(), TryRecvError::Empty);
+    assert_eq!(tx.free_bytes(), all - 2 * 512);
+    assert_eq!(number(&three), 3);
+    drop(three);
+    assert_eq!(tx.free_bytes(), all);
+    // Nothing at all needs no room.
+    tx.try_send(Bytes::new()).unwrap();
+    let nothing = lend(rx.try_recv_ref().unwrap());
+    assert_eq!((nothing.len(), tx.free_bytes()), (0, all));
+}
+
+fn lent_bytes_outlive_the_channel(driver: &Driver) {
+    let (mut tx, mut rx, unused) = small_halves(driver);
+    for n in 0..3 {
+        tx.try_send(packet(n, 504)).unwrap();
+    }
+    let mut lent: Vec<_> = (0..3).map(|_| lend(rx.try_recv_ref().unwrap())).collect();
+    drop(rx);
+    assert_eq!(number(&lent.remove(0)), 0);
+    drop(tx);
+    drop(unused);
+    let thread = std::thread::spawn(move || {
+        assert_eq!(number(&lent.pop().unwrap()), 2);
+        assert_eq!(number(&lent.pop().unwrap()), 1);
+    });
+    join("the one that drops them", thread);
+}
+
+fn lent_bytes_that_are_dropped_wake_a_parked_sender(driver: &Driver) {
+    both_roles(driver, SMALL, None, |here, there| {
+        let len = 504;
+        let filled = fill_with(&here, len);
+        let (mut tx, mut rx, _unused) = halves(here, there);
+        let (begun, begins) = std::sync::mpsc::channel();
+        let sender = std::thread::spawn(move || {
+            for n in 0..40 {
+                begun.send(()).unwrap();
+                let next = packet(filled + n, len);
+                match n % 3 {
+                    0 => wait("send", tx.send(next)).unwrap(),
+                    1 => tx.send_blocking(next).unwrap(),
+                    _ => {
+                        let mut grant = wait("reserve", tx.reserve(len)).unwrap();
+                        grant.put(next);
+                        grant.commit().unwrap();
+                    }
+                }
+            }
+            tx
+        });
+        for n in 0..40 {
+            let bytes = lend(rx.try_recv_ref().unwrap());
+            begins.recv_timeout(PATIENCE).expect("the parked sender hangs");
+            if n % 3 == 0 {
+                std::thread::sleep(Duration::from_millis(3));
+            }
+            let dropper = std::thread::spawn(move || assert_eq!(number(&bytes), n));
+            join("the one that drops it", dropper);
+        }
+        let tx = join("sender", sender);
+        assert!(tx.stats().full_stalls > 0);
+    });
+}
+
+fn a_stream_is_lent_and_dropped_in_any_order_on_any_thread(driver: &Driver) {
+    const PACKETS: u64 = 6_000;
+    let len = |n: u64| 8 + usize::try_from(n * 37 % 500).unwrap();
+    let (mut tx, mut rx, _unused) = small_halves(driver);
+    let sender = std::thread::spawn(move || {
+        for n in 0..PACKETS {
+            wait("send", tx.send(packet(n, len(n)))).unwrap();
+        }
+    });
+    let droppers: Vec<_> = (0..2)
+        .map(|_| {
+            let (give, given) = std::sync::mpsc::channel::<(u64, Bytes)>();
+            let thread = std::thread::spawn(move || {
+                let mut kept = Vec::new();
+                while let Ok((n, bytes)) = given.recv() {
+                    kept.push((n, bytes));
+                    // All that came meanwhile, the last one first.
+                    kept.extend(given.try_iter());
+                    while let Some((n, bytes)) = kept.pop() {
+                        assert_eq!(number(&bytes), n);
+                    }
+                }
+            });
+            (give, thread)
+        })
+        .collect();
+    for n in 0..PACKETS {
+        let packet = wait("recv_ref", rx.recv_ref()).unwrap();
+        assert_eq!(packet.len(), len(n));
+        match n % 5 {
+            0 => assert_eq!(number(&packet.to_bytes()), n),
+            which => {
+                let (give, _) = &droppers[usize::try_from(which).unwrap() % 2];
+                give.send((n, lend(packet))).unwrap();
+            }
+        }
+    }
+    join("sender", sender);
+    for (give, thread) in droppers {
+        drop(give);
+        join("the one that drops them", thread);
+    }
+    assert!(wait("the end", rx.recv_ref()).is_none());
+}
+
+/// The receiver waits for packets, and the sender for room that is lent. Neither can help the other.
+fn two_sleepers_do_not_wake_each_other_over_lent_bytes(driver: &Driver) {
+    for blocking in [false, true] {
+        let (mut tx, mut rx, _unused) = small_halves(driver);
+        let mut filled = 0;
+        while tx.try_send(packet(filled, 504)).is_ok() {
+            filled += 1;
+        }
+        let lent: Vec<_> = (0..filled).map(|_| lend(rx.try_recv_ref().unwrap())).collect();
+        let wakes = std::sync::Arc::new(std::sync::Mutex::new((0, 0)));
+        let seen = wakes.clone();
+        let receiver = std::thread::spawn(move || {
+            let packet = if blocking { rx.recv_blocking() } else { wait("recv", rx.recv()) };
+            assert_eq!(number(&packet.unwrap()), filled);
+            seen.lock().unwrap().0 = rx.stats().wakes_sent;
+            rx
+        });
+        let seen = wakes.clone();
+        let sender = std::thread::spawn(move || {
+            let next = packet(filled, 504);
+            if blocking {
+                tx.send_blocking(next).unwrap();
+            } else {
+                wait("send", tx.send(next)).unwrap();
+            }
+            seen.lock().unwrap().1 = tx.stats().wakes_sent;
+            tx
+        });
+        // Time for as many wakes as there would be.
+        std::thread::sleep(Duration::from_millis(150));
+        drop(lent);
+        let (_tx, _rx) = (join("sender", sender), join("receiver", receiver));
+        let (by_receiver, by_sender) = *wakes.lock().unwrap();
+        assert!(by_receiver + by_sender < 20, "{by_receiver} and {by_sender} wakes");
+    }
 }

@@ -7,6 +7,7 @@ use bytes::Bytes;
 use super::counters::bump;
 use super::ends::Directions;
 use super::link::Link;
+use super::returning::Returning;
 use crate::error::CloseReason;
 use crate::layout::{RECV, RX_CLOSED, SEND};
 use crate::region::RingMemory;
@@ -135,6 +136,21 @@ impl Rx {
         }
     }
 
+    /// The ring is empty as far as we saw, so whatever a parked sender wants, it can have; unless some
+    /// of it is lent, whose return wakes it then. (Woken for nothing it would park again, and wake us
+    /// for that, and so on.) All was released, and the caller has fenced since.
+    fn serve_parked_sender(&self) {
+        let has_it = || self.link.peer_bell.is_armed(SEND) && self.consumer.has_what_it_wants();
+        if !self.consumer.lends() || has_it() {
+            self.link.ring_fenced(SEND);
+        }
+    }
+
+    /// Lends what is held, until the answer is dropped.
+    pub(crate) fn lend(&mut self, held: Held) -> Returning {
+        Returning::new(self.consumer.lend(held), Arc::downgrade(&self.link))
+    }
+
     /// Takes up to `max` packets into `packets` and tells how many.
     pub(crate) fn take_batch(&mut self, packets: &mut Vec<Bytes>, max: usize) -> Taken<usize> {
         let mut taken = 0;
@@ -159,8 +175,7 @@ impl Rx {
         if newly {
             self.link.parked(RECV);
         }
-        // The ring is empty as far as we saw, so whatever a parked sender wants, it can have.
-        self.link.ring_fenced(SEND);
+        self.serve_parked_sender();
         let taken = take(self);
         if newly && !matches!(taken, Ok(None)) {
             self.link.bell.disarm(RECV);
@@ -181,7 +196,7 @@ impl Rx {
         // ORDERING: in place of the fence in `Bell::arm`, between the store of `head` and the look
         // at the peer's bit; partner of the one where the sender armed it.
         fence(Ordering::SeqCst);
-        self.link.ring_fenced(SEND);
+        self.serve_parked_sender();
         self.note();
         true
     }

@@ -1,13 +1,17 @@
 //! Packets that are written and read where they lie.
+#![allow(unsafe_code, reason = "lending is unsafe, if not in a model")]
 
+use bytes::BufMut;
 use loom::thread;
 
 use super::halves::{Rx, Tx};
-use super::{ALL, explore, halves, word};
+use super::{ALL, FULL, channel, explore, halves, packet, word};
+use crate::bell::Bell;
 use crate::layout::{RECV, SEND, Side};
 use crate::region::Region;
-use crate::ring::{Held, Position};
-use crate::sync::Arc;
+use crate::ring::{Held, Loan, Position};
+use crate::sender::Sender;
+use crate::sync::{Arc, Ordering, fence};
 
 /// What a writer leaves behind that commits less than it wrote: a lawful header, each word.
 const STALE: [u8; 24] = {
@@ -173,5 +177,118 @@ fn what_is_held_is_not_given_back() {
         assert!(!tx.fill(&word(1)), "room that is held");
         receiver.join().unwrap();
         drop(region);
+    });
+}
+
+/// Brings a loan back and wakes the sender that waits for it, as whoever drops it does.
+fn bring_back(loan: &Loan, sender: &Bell) {
+    loan.bring_back();
+    fence(Ordering::SeqCst);
+    if sender.is_armed(SEND) && loan.gives_what_it_wants() {
+        sender.ring(SEND);
+    }
+}
+
+/// A full ring, all of it lent. The sender parks, and somebody else brings the oldest back; nobody
+/// looks a second time. At most 3 preemptions.
+#[test]
+fn a_sleeping_sender_misses_no_loan_that_comes_back() {
+    explore(Some(3), || {
+        let region = Region::model(64, 8);
+        let (mut tx, mut rx) = halves(&region, Side::Face);
+        assert!((0..3).all(|n| tx.fill(&word(n))) && !tx.fill(&word(3)));
+        let mut lend = || {
+            let held = rx.consumer.hold().unwrap().unwrap();
+            rx.consumer.lend(held)
+        };
+        let (oldest, _others) = (lend(), (lend(), lend()));
+        assert!(rx.consumer.lends());
+        let bell = Bell::new(&region, Side::Face);
+        let dropper = thread::spawn(move || bring_back(&oldest, &bell));
+        assert!(tx.send(&word(3)));
+        dropper.join().unwrap();
+        assert_eq!(rx.consumer.hold().unwrap().map(|held| rx.consumer.copy(held)[0]), Some(4));
+    });
+}
+
+/// Two threads bring back what the consumer lent, in either order, while it goes on taking: room is
+/// given back once and never moves back, and in the end all of it. At most 3 preemptions.
+#[test]
+fn loans_come_back_in_any_order() {
+    explore(Some(3), || {
+        let (mut tx, mut rx) = halves(&Region::model(64, 8), Side::Face);
+        assert!((0..3).all(|n| tx.fill(&word(n))));
+        let droppers: Vec<_> = (0..2)
+            .map(|_| {
+                let held = rx.consumer.hold().unwrap().unwrap();
+                let loan = rx.consumer.lend(held);
+                thread::spawn(move || loan.bring_back())
+            })
+            .collect();
+        assert_eq!(rx.take().unwrap()[..], word(2));
+        tx.producer.look_at_taken().unwrap();
+        for dropper in droppers {
+            dropper.join().unwrap();
+        }
+        rx.settle();
+        assert!(!rx.consumer.lends());
+        tx.producer.look_at_taken().unwrap();
+        assert!((0..3).all(|n| tx.fill(&word(n))), "room is missing");
+    });
+}
+
+/// A packet that was written where it lies.
+async fn commit_one(tx: &mut Sender, n: u8) {
+    let mut grant = tx.reserve(8).await.unwrap();
+    grant.put_slice(&word(n));
+    grant.commit().unwrap();
+}
+
+/// The halves as they ship, and more packets than fit, so that both sleep by turns. No alarm comes.
+/// At most 2 preemptions.
+#[test]
+fn a_stream_in_place_gets_through() {
+    explore(Some(2), || {
+        let [(face, driver), (handle, other)] = channel(64);
+        let (mut tx, _unused_rx) = face.into_split();
+        let (_unused_tx, mut rx) = handle.into_split();
+        let sender = thread::spawn(move || {
+            driver.block_on(async {
+                for n in 0..FULL + 1 {
+                    commit_one(&mut tx, n).await;
+                }
+            });
+            tx
+        });
+        other.block_on(async {
+            for n in 0..FULL + 1 {
+                let packet = rx.recv_ref().await.unwrap();
+                assert_eq!(packet.to_bytes()[..], word(n));
+            }
+        });
+        drop(sender.join().unwrap());
+    });
+}
+
+/// The receiver lends and goes away; who drops the packet wakes the sender without fail, so that no
+/// second look is needed. At most 3 preemptions.
+#[test]
+fn a_lent_packet_that_is_dropped_leaves_no_sender_asleep() {
+    explore(Some(3), || {
+        let [(face, driver), (handle, _other)] = channel(64);
+        let (mut tx, _unused_rx) = face.into_split();
+        let (_unused_tx, mut rx) = handle.into_split();
+        (0..FULL).for_each(|n| tx.try_send(packet(n)).unwrap());
+        // SAFETY: nobody writes to a copy, which is what it is in a model.
+        let lent = unsafe { rx.try_recv_ref().unwrap().into_lent_bytes() };
+        let sender = thread::spawn(move || {
+            driver.block_on(commit_one(&mut tx, FULL));
+            tx
+        });
+        drop(lent);
+        let _tx = sender.join().unwrap();
+        for n in 1..FULL + 1 {
+            assert_eq!(rx.try_recv_ref().unwrap().to_bytes()[..], word(n));
+        }
     });
 }

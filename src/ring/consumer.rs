@@ -2,6 +2,7 @@
 
 use bytes::Bytes;
 
+use super::loans::{Loan, Loans, Marks};
 use super::{Mark, Position, Shape};
 use crate::error::Violation;
 use crate::layout::{RECORD_HEADER, Side, SideWords, record_bytes};
@@ -19,12 +20,16 @@ pub(crate) struct Consumer {
     pool: Pool,
     /// Where the next record's header is.
     position: Position,
-    /// Up to here all was given back. Behind it lies what is held.
+    /// Up to here all was given back. Behind it lies what is held or lent.
     given: Position,
     /// What `head` was last set to.
     released: Position,
     /// The last packet was handed out in place, and not given back.
     holds: bool,
+    /// Packets are lent: `taken` and `head` belong to the book, and so do `given` and `released`.
+    lends: bool,
+    /// Made with the first loan.
+    loans: Option<Arc<Loans>>,
 }
 
 /// A packet that lies in the ring still. Where and how long it is was judged once; the header is not
@@ -70,6 +75,8 @@ impl Consumer {
             given: start,
             released: start,
             holds: false,
+            lends: false,
+            loans: None,
         }
     }
 
@@ -130,12 +137,41 @@ impl Consumer {
     #[inline]
     pub(crate) fn give_back(&mut self) {
         self.holds = false;
+        if self.lends {
+            return self.consult(|loans, position| loans.reach(position));
+        }
         self.given = self.position;
         // ORDERING: Release orders the reads of the packet before it; pairs with the Acquire in
         // `Producer::look_at_taken`.
         self.own_words().taken.0.store(self.given.get(), Ordering::Release);
         if self.given.since(self.released) >= self.shape.eighth() {
             self.release();
+        }
+    }
+
+    /// Lends what is held, to somebody who brings it back. Whatever was held before it is given back.
+    pub(crate) fn lend(&mut self, held: Held) -> Loan {
+        self.holds = false;
+        let marks = Marks { given: self.given, released: self.released };
+        let marks = (!self.lends).then_some(marks);
+        let begin = self.position.minus(record_bytes(held.len));
+        let new = || Arc::new(Loans::new(&self.region, self.side, self.shape));
+        self.lends = true;
+        self.loans.get_or_insert_with(new).lend(begin, self.position, marks)
+    }
+
+    /// Whether packets were lent that had not come back when last looked.
+    #[inline]
+    pub(crate) fn lends(&self) -> bool {
+        self.lends
+    }
+
+    /// Has the book do what it says, and takes the two words back if nothing is out any more.
+    #[cold]
+    fn consult(&mut self, work: impl FnOnce(&Loans, Position) -> (Marks, bool)) {
+        if let Some(loans) = &self.loans {
+            let (marks, lends) = work(loans, self.position);
+            (self.given, self.released, self.lends) = (marks.given, marks.released, lends);
         }
     }
 
@@ -151,6 +187,9 @@ impl Consumer {
     /// Stores `head`, so that the producer sees everything that was given back.
     #[inline]
     pub(crate) fn release(&mut self) {
+        if self.lends {
+            return self.consult(|loans, _| loans.release());
+        }
         if self.released != self.given {
             self.released = self.given;
             // ORDERING: Release orders the reads of the packets before it; pairs with the Acquire
@@ -197,7 +236,7 @@ impl Consumer {
             return Err(Violation::UselessWrap(offset as u64));
         }
         self.position = self.position.plus(rest);
-        if !self.holds {
+        if !self.holds && !self.lends {
             self.given = self.position;
         }
         Ok(())
