@@ -146,6 +146,10 @@ impl Endpoint {
     ///
     /// # Cancel safety
     /// A future that is dropped before it was ready has taken nothing.
+    ///
+    /// Where several tasks receive from one end, a packet wakes one of them. Dropped, that one
+    /// passes the wake on; but one that is woken and then neither polled nor dropped keeps it, and
+    /// the others may sleep although a packet is there, until the next one comes.
     pub fn recv(&self) -> impl Future<Output = Option<Bytes>> + Send + '_ {
         let receiving = Receiving::new(&self.link, &self.rx, Rx::take);
         async move { receiving.await.ok() }

@@ -16,9 +16,11 @@ pub struct Stats {
     pub bytes_received: u64,
     /// How often this side woke the other, each time at the price of a system call.
     pub wakes_sent: u64,
-    /// How often this side's driver was woken for this channel.
+    /// How often this side's driver looked after this channel because somebody asked: the peer's
+    /// wakes, ends, and our own nudges. Two wakes may be one look, and one wake two.
     pub wakes_received: u64,
-    /// How often this side announced that it was about to sleep: at most that often it is woken.
+    /// How often this side announced that it was about to sleep. A lawful peer wakes it that often
+    /// at most, and a few times more for ends.
     pub parks: u64,
     /// How many of those were for want of room.
     pub full_stalls: u64,
