@@ -32,7 +32,7 @@ pub(crate) use link::{Link, Options};
 pub(crate) use receiving::{Receiving, register};
 pub(crate) use returning::Returning;
 pub(crate) use rx::{Rx, Taken};
-pub(crate) use sending::Sending;
+pub(crate) use sending::{Deadline, Sending};
 pub(crate) use tx::Tx;
 
 use crate::canceller::Canceller;

@@ -49,8 +49,12 @@ impl Receiver {
     /// # Cancel safety
     /// A future that is dropped before it was ready has taken nothing.
     pub fn recv(&mut self) -> impl Future<Output = Option<Bytes>> + Send + '_ {
-        let receiving = Receiving::new(&self.link, &mut self.rx, Rx::take);
-        async move { receiving.await.ok() }
+        async move {
+            match self.rx.take() {
+                Ok(None) => Receiving::new(&self.link, &mut self.rx, Rx::take).await.ok(),
+                taken => taken.ok().flatten(),
+            }
+        }
     }
 
     /// Receives at least one and at most `max` packets, appends them to `packets` and tells how
@@ -79,7 +83,10 @@ impl Receiver {
 
     /// As [`recv`](Self::recv), blocking the thread.
     pub fn recv_blocking(&mut self) -> Option<Bytes> {
-        Receiving::new(&self.link, &mut self.rx, Rx::take).block(None)?.ok()
+        match self.rx.take() {
+            Ok(None) => Receiving::new(&self.link, &mut self.rx, Rx::take).block(None)?.ok(),
+            taken => taken.ok().flatten(),
+        }
     }
 
     /// As [`recv_batch`](Self::recv_batch), blocking the thread.

@@ -93,6 +93,7 @@ impl Region {
         Ok(Self { map, geometry, _file: Some(file) })
     }
 
+    #[inline]
     pub(crate) fn geometry(&self) -> Geometry {
         self.geometry
     }

@@ -9,7 +9,7 @@ use futures::sink::Sink;
 
 use crate::canceller::Canceller;
 use crate::credentials::PeerCredentials;
-use crate::endpoint::{Cargo, Directions, Link, Room, Sending, Stats, Tx};
+use crate::endpoint::{Cargo, Deadline, Directions, Link, Room, Sending, Stats, Tx};
 use crate::error::{CloseReason, ShmError, TryReserveError, TrySendError};
 use crate::grant::Grant;
 use crate::sync::Arc;
@@ -59,8 +59,12 @@ impl Sender {
         packet: Bytes,
     ) -> impl Future<Output = Result<(), ShmError>> + Send + '_ {
         async move {
-            self.send_held().await?;
-            self.begin([packet]).await
+            let packet = match self.send_at_once(packet) {
+                Ok(done) => return done,
+                Err(packet) => packet,
+            };
+            let deadline = self.send_held().await?;
+            self.begin(deadline, [packet]).await
         }
     }
 
@@ -77,8 +81,8 @@ impl Sender {
         packets: &'a [Bytes],
     ) -> impl Future<Output = Result<(), ShmError>> + Send + 'a {
         async move {
-            self.send_held().await?;
-            self.begin(packets).await
+            let deadline = self.send_held().await?;
+            self.begin(deadline, packets).await
         }
     }
 
@@ -100,8 +104,12 @@ impl Sender {
     /// # Errors
     /// As [`send`](Self::send).
     pub fn send_blocking(&mut self, packet: Bytes) -> Result<(), ShmError> {
-        self.send_held_blocking()?;
-        self.begin([packet]).block()
+        let packet = match self.send_at_once(packet) {
+            Ok(done) => return done,
+            Err(packet) => packet,
+        };
+        let deadline = self.send_held_blocking()?;
+        self.begin(deadline, [packet]).block()
     }
 
     /// As [`send_batch`](Self::send_batch), blocking the thread.
@@ -109,8 +117,8 @@ impl Sender {
     /// # Errors
     /// As [`send_batch`](Self::send_batch).
     pub fn send_batch_blocking(&mut self, packets: &[Bytes]) -> Result<(), ShmError> {
-        self.send_held_blocking()?;
-        self.begin(packets).block()
+        let deadline = self.send_held_blocking()?;
+        self.begin(deadline, packets).block()
     }
 
     /// Reserves room for a packet of up to `len` bytes, to be written in place; waits for room if
@@ -151,8 +159,8 @@ impl Sender {
         len: usize,
     ) -> impl Future<Output = Result<Grant<'_>, ShmError>> + Send + '_ {
         async move {
-            self.send_held().await?;
-            self.begin(Room(len)).await?;
+            let deadline = self.send_held().await?;
+            self.begin(deadline, Room(len)).await?;
             self.grant(len)
         }
     }
@@ -200,8 +208,8 @@ impl Sender {
     /// # Errors
     /// As [`reserve`](Self::reserve).
     pub fn reserve_blocking(&mut self, len: usize) -> Result<Grant<'_>, ShmError> {
-        self.send_held_blocking()?;
-        self.begin(Room(len)).block()?;
+        let deadline = self.send_held_blocking()?;
+        self.begin(deadline, Room(len)).block()?;
         self.grant(len)
     }
 
@@ -257,9 +265,23 @@ impl Sender {
         self.link.peer()
     }
 
-    fn begin<P: Cargo>(&mut self, cargo: P) -> Sending<'_, &mut Tx, P> {
+    /// The usual case, without a look at the clock: the packet finds room as far as is known, or
+    /// nothing can be sent any more. Else it comes back.
+    #[inline]
+    fn send_at_once(&mut self, packet: Bytes) -> Result<Result<(), ShmError>, Bytes> {
+        if self.held.is_some() || packet.len() > self.tx.max_packet() {
+            return Err(packet);
+        }
         self.tx.reset_turn();
-        Sending::new(&self.link, &mut self.tx, cargo)
+        match self.tx.attempt(&std::slice::from_ref(&packet), &mut 0) {
+            Some(done) => Ok(done.map_err(|reason| self.closed_for(reason))),
+            None => Err(packet),
+        }
+    }
+
+    fn begin<P: Cargo>(&mut self, deadline: Deadline, cargo: P) -> Sending<'_, &mut Tx, P> {
+        self.tx.reset_turn();
+        Sending::before(deadline, &self.link, &mut self.tx, cargo)
     }
 
     /// The room that was just waited for, which nobody else can have taken.
@@ -271,21 +293,25 @@ impl Sender {
         }
     }
 
-    /// What was held back goes first.
-    async fn send_held(&mut self) -> Result<(), ShmError> {
-        if let Some(packet) = self.held.clone() {
-            self.begin([packet]).await?;
-            self.held = None;
-        }
-        Ok(())
+    /// What was held back goes first, within the one deadline of the call, which is returned.
+    async fn send_held(&mut self) -> Result<Deadline, ShmError> {
+        let Some(packet) = self.held.clone() else { return Ok(Deadline::Unset) };
+        let mut sending = self.begin(Deadline::Unset, [packet]);
+        (&mut sending).await?;
+        let deadline = sending.deadline();
+        drop(sending);
+        self.held = None;
+        Ok(deadline)
     }
 
-    fn send_held_blocking(&mut self) -> Result<(), ShmError> {
-        if let Some(packet) = self.held.clone() {
-            self.begin([packet]).block()?;
-            self.held = None;
-        }
-        Ok(())
+    fn send_held_blocking(&mut self) -> Result<Deadline, ShmError> {
+        let Some(packet) = self.held.clone() else { return Ok(Deadline::Unset) };
+        let mut sending = self.begin(Deadline::Unset, [packet]);
+        sending.block_on()?;
+        let deadline = sending.deadline();
+        drop(sending);
+        self.held = None;
+        Ok(deadline)
     }
 
     fn try_send_held(&mut self) -> Result<(), TrySendError> {

@@ -177,6 +177,7 @@ impl Link {
     }
 
     /// As [`ring`](Self::ring), behind a fence of the caller's.
+    #[inline]
     pub(super) fn ring_fenced(&self, bit: u32) {
         if self.peer_bell.ring_fenced(bit) {
             self.rang();

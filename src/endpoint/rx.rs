@@ -40,7 +40,7 @@ impl Rx {
     }
 
     /// Takes the next packet and copies it out. At the end, the reason is settled.
-    #[inline]
+    #[inline(always)]
     pub(crate) fn take(&mut self) -> Taken<Bytes> {
         let Some(held) = self.hold()? else { return Ok(None) };
         let packet = self.consumer.copy(held);
@@ -50,7 +50,7 @@ impl Rx {
 
     /// Takes the next packet and leaves it in the ring until [`give_back`](Self::give_back), or the
     /// next take. At the end, the reason is settled.
-    #[inline]
+    #[inline(always)]
     pub(crate) fn hold(&mut self) -> Taken<Held> {
         if let Some(reason) = self.link.rx_cut() {
             self.link.settle(reason);
@@ -63,6 +63,7 @@ impl Rx {
     }
 
     /// The ring was empty: takes what came before the end, if there is one.
+    #[cold]
     fn hold_last(&mut self) -> Taken<Held> {
         let Some(reason) = self.link.rx_over() else { return Ok(None) };
         // ORDERING: the flag was loaded, with Acquire, before this second look; so what was
@@ -76,7 +77,7 @@ impl Rx {
         Err(reason)
     }
 
-    #[inline]
+    #[inline(always)]
     fn hold_published(&mut self) -> Taken<Held> {
         if self.consumer.holds() {
             // One that was forgotten.
@@ -94,7 +95,7 @@ impl Rx {
     }
 
     /// Gives back the room of what is held.
-    #[inline]
+    #[inline(always)]
     pub(crate) fn give_back(&mut self) {
         if self.link.forked().is_some() {
             // The ring is the parent's, and so is what it holds there.
@@ -108,6 +109,7 @@ impl Rx {
     }
 
     /// Copies out what is held.
+    #[inline]
     pub(crate) fn copy(&self, held: Held) -> Bytes {
         self.consumer.copy(held)
     }

@@ -47,7 +47,9 @@ enum Standing {
 
 /// When a send gives up: settled when it first has to wait, so that one that does not have to
 /// need not look at the clock.
-enum Deadline {
+#[derive(Debug, Clone, Copy, Default)]
+pub(crate) enum Deadline {
+    #[default]
     Unset,
     At(Option<Instant>),
 }
@@ -73,7 +75,17 @@ enum Entered {
 
 impl<'a, A: Access<Tx>, P: Cargo> Sending<'a, A, P> {
     pub(crate) fn new(link: &'a Link, tx: A, cargo: P) -> Self {
-        Self { link, tx, cargo, sent: 0, standing: Standing::New, deadline: Deadline::Unset }
+        Self::before(Deadline::Unset, link, tx, cargo)
+    }
+
+    /// As [`new`](Self::new), as a part of something that has a deadline already.
+    pub(crate) fn before(deadline: Deadline, link: &'a Link, tx: A, cargo: P) -> Self {
+        Self { link, tx, cargo, sent: 0, standing: Standing::New, deadline }
+    }
+
+    /// When it gives up, or gave up.
+    pub(crate) fn deadline(&self) -> Deadline {
+        self.deadline
     }
 
     fn too_large(&self) -> Option<ShmError> {
@@ -194,6 +206,11 @@ impl<'a, A: Access<Tx>, P: Cargo> Sending<'a, A, P> {
 
     /// Sends on this thread, which sleeps on the bell itself.
     pub(crate) fn block(mut self) -> Result<(), ShmError> {
+        self.block_on()
+    }
+
+    /// As [`block`](Self::block), for a caller that has a question afterwards.
+    pub(crate) fn block_on(&mut self) -> Result<(), ShmError> {
         if let Some(error) = self.too_large() {
             return Err(error);
         }

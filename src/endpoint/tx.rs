@@ -62,6 +62,7 @@ impl Tx {
     }
 
     /// Sends at once or not at all.
+    #[inline]
     pub(crate) fn try_send(&mut self, packet: Bytes) -> Result<(), TrySendError> {
         let max = self.producer.max_packet();
         if packet.len() > max {
@@ -79,6 +80,12 @@ impl Tx {
             Ok(_) => Ok(()),
             Err(reason) => Err(TrySendError::Closed(packet, reason)),
         }
+    }
+
+    /// Longest packet in bytes.
+    #[inline]
+    pub(crate) fn max_packet(&self) -> usize {
+        self.producer.max_packet()
     }
 
     /// Room for a packet of `len` bytes at once or not at all.
@@ -154,7 +161,7 @@ impl Tx {
 
     /// Offers what fits and tells how many packets that were. They are published, and the peer is
     /// woken if it sleeps.
-    #[inline]
+    #[inline(always)]
     pub(super) fn offer(&mut self, packets: &[Bytes]) -> Result<usize, CloseReason> {
         let before = self.producer.tail();
         let mut offered = 0;
@@ -200,12 +207,13 @@ impl Tx {
     #[inline]
     fn publish(&mut self) {
         if self.producer.publish() {
-            self.link.ring(RECV);
+            self.link.ring_fenced(RECV);
         }
     }
 
     /// Sends what is left of `cargo` if that goes at once.
-    pub(super) fn attempt(
+    #[inline(always)]
+    pub(crate) fn attempt(
         &mut self,
         cargo: &impl Cargo,
         sent: &mut usize,

@@ -10,7 +10,8 @@ use std::time::{Duration, Instant};
 #[derive(Debug)]
 pub(super) struct VainWakes {
     count: u32,
-    since: Instant,
+    /// The first of them.
+    since: Option<Instant>,
 }
 
 impl VainWakes {
@@ -21,15 +22,16 @@ impl VainWakes {
     const PENANCE: Duration = Duration::from_millis(1);
 
     pub(super) fn new() -> Self {
-        Self { count: 0, since: Instant::now() }
+        Self { count: 0, since: None }
     }
 
     pub(super) fn bear(&mut self) {
         self.count += 1;
+        let since = self.since.get_or_insert_with(Instant::now);
         if self.count <= Self::MOST {
             return;
         }
-        if self.since.elapsed() < Self::WINDOW + self.count * Self::PENANCE {
+        if since.elapsed() < Self::WINDOW + self.count * Self::PENANCE {
             std::thread::sleep(Self::PENANCE);
         } else {
             *self = Self::new();

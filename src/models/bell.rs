@@ -20,7 +20,7 @@ fn a_sleeping_receiver_misses_no_packet() {
         let sender = thread::spawn(move || {
             for n in 0..2 {
                 assert!(tx.fill(&word(n)));
-                tx.peer.ring(RECV);
+                tx.peer.ring_fenced(RECV);
             }
         });
         for n in 0..2 {

@@ -68,7 +68,7 @@ impl Tx {
             }
         }
         self.producer.publish();
-        self.peer.ring(RECV);
+        self.peer.ring_fenced(RECV);
         true
     }
 

@@ -95,7 +95,7 @@ fn a_sleeping_receiver_misses_no_commit() {
         let sender = thread::spawn(move || {
             for n in 0..2 {
                 assert!(commit(&mut tx, n));
-                tx.peer.ring(RECV);
+                tx.peer.ring_fenced(RECV);
             }
         });
         for n in 0..2 {

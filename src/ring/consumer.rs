@@ -87,7 +87,7 @@ impl Consumer {
     }
 
     /// The length of the next packet, if one was published. Takes nothing.
-    #[inline]
+    #[inline(always)]
     pub(crate) fn peek(&mut self) -> Result<Option<usize>, Violation> {
         // Once more at most: a wrap marker leads to offset 0, where none may stand.
         loop {
@@ -106,7 +106,7 @@ impl Consumer {
 
     /// Moves past the next packet, if one was published, and leaves it in the ring until
     /// [`give_back`](Self::give_back). One that is held already stays as long as this one.
-    #[inline]
+    #[inline(always)]
     pub(crate) fn hold(&mut self) -> Result<Option<Held>, Violation> {
         let Some(len) = self.peek()? else { return Ok(None) };
         let offset = self.shape.offset(self.position).wrapping_add(RECORD_HEADER);
@@ -230,6 +230,7 @@ impl Consumer {
     }
 
     /// PEER: a lawful producer wraps only where its record does not fit.
+    #[cold]
     fn wrap(&mut self, offset: usize) -> Result<(), Violation> {
         let rest = self.shape.rest(offset);
         if offset == 0 || rest >= self.shape.longest_record() {

@@ -6,7 +6,7 @@ use super::{Mark, Position, Shape};
 use crate::error::Violation;
 use crate::layout::{RECORD_HEADER, Side, SideWords, record_bytes};
 use crate::region::{Region, RingMemory};
-use crate::sync::{Arc, AtomicU64, Ordering};
+use crate::sync::{Arc, AtomicU64, Ordering, store_and_fence};
 
 /// How long after an announcement in `wants` or `waiting` the sender looks once more.
 ///
@@ -146,7 +146,7 @@ impl Producer {
     ///
     /// # Panics
     /// If the packet is longer than [`max_packet`](Self::max_packet): the caller checks.
-    #[inline]
+    #[inline(always)]
     pub(crate) fn stage(&mut self, packet: &[u8]) -> Result<bool, Violation> {
         let Some(claim) = self.claim(packet.len())? else { return Ok(false) };
         self.memory.copy_in(claim.at, packet);
@@ -159,13 +159,12 @@ impl Producer {
     ///
     /// # Panics
     /// If that is more than [`max_packet`](Self::max_packet): the caller checks.
-    #[inline]
+    #[inline(always)]
     pub(crate) fn claim(&mut self, len: usize) -> Result<Option<Claim>, Violation> {
         assert!(len <= self.shape.max_packet, "the caller checks the length");
         let place = self.place(len);
         if !self.has_room(place.need()) {
-            let head = self.consumer_words().head.0.load(Ordering::Acquire);
-            self.free_to_head(head)?;
+            self.look_at_head()?;
             if !self.has_room(place.need()) {
                 return Ok(None);
             }
@@ -181,17 +180,20 @@ impl Producer {
     }
 
     /// Whether enough is staged that it should be shown before more is written.
+    #[inline]
     pub(crate) fn staged_enough(&self) -> bool {
         self.staged.is_some_and(|staged| self.tail.since(staged.begin) >= self.shape.eighth())
     }
 
-    /// Shows what was staged to the consumer, all at once. `false` if there was nothing.
+    /// Shows what was staged to the consumer, all at once, and fences, so that the caller can look
+    /// at the bell by [`ring_fenced`](crate::bell::Bell::ring_fenced). `false` if there was nothing.
     #[inline]
     pub(crate) fn publish(&mut self) -> bool {
         let Some(staged) = self.staged.take() else { return false };
         // ORDERING: Release publishes the packets staged so far, their other headers and the
-        // cleared header behind the last; pairs with the Acquire in `Consumer::peek`.
-        self.header(staged.begin).store(staged.word, Ordering::Release);
+        // cleared header behind the last; pairs with the Acquire in `Consumer::peek`. The fence is
+        // the publisher's, before the caller looks at the bell; partner of the one in `Bell::arm`.
+        store_and_fence(self.header(staged.begin), staged.word);
         true
     }
 
@@ -292,9 +294,11 @@ impl Producer {
         self.tail = next;
     }
 
-    /// ORDERING: the caller's Acquire load pairs with the Release in `Consumer::release`.
-    fn free_to_head(&mut self, head: u64) -> Result<(), Violation> {
-        let head = Position(head);
+    /// Reads how far the consumer has come in eighths of the ring.
+    #[cold]
+    fn look_at_head(&mut self) -> Result<(), Violation> {
+        // ORDERING: Acquire pairs with the Release in `Consumer::release`.
+        let head = Position(self.consumer_words().head.0.load(Ordering::Acquire));
         self.judge(head, self.seen_head)?;
         self.seen_head = head;
         self.free_to(head);
