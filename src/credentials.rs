@@ -59,12 +59,17 @@ impl Us {
 
 /// The number that the kernel shows for users without one; it does not change while we run.
 fn overflow_uid() -> u32 {
+    /// What it is unless an administrator changed it.
+    const USUAL: u32 = 65534;
     static OVERFLOW: OnceLock<u32> = OnceLock::new();
-    *OVERFLOW.get_or_init(|| {
-        let text = std::fs::read_to_string("/proc/sys/kernel/overflowuid").unwrap_or_default();
-        // 65534 is what it is unless an administrator changed it.
-        text.trim().parse().unwrap_or(65534)
-    })
+    if let Some(overflow) = OVERFLOW.get() {
+        return *overflow;
+    }
+    match std::fs::read_to_string("/proc/sys/kernel/overflowuid") {
+        Ok(text) => *OVERFLOW.get_or_init(|| text.trim().parse().unwrap_or(USUAL)),
+        // Perhaps for want of a descriptor; then it is worth another look.
+        Err(_) => USUAL,
+    }
 }
 
 /// A caller's predicate over the peer's credentials, in place of the uid rule.

@@ -4,6 +4,7 @@
 
 use std::os::fd::{AsFd, BorrowedFd, OwnedFd};
 
+use rustix::event::{PollFd, PollFlags, Timespec, poll};
 use rustix::io::{Errno, retry_on_intr};
 use rustix::net::{RecvFlags, SendFlags, Shutdown};
 
@@ -40,6 +41,13 @@ impl Lifeline {
     /// Takes rings that are pending; what is left over makes the line readable again.
     pub(crate) fn drain(&self) -> Drained {
         drain(self.as_fd(), DRAIN_AT_ONCE)
+    }
+
+    /// Whether the peer has gone, whatever there is to read before it.
+    pub(crate) fn is_hung_up(&self) -> bool {
+        let mut line = [PollFd::new(&self.socket, PollFlags::RDHUP)];
+        let now = Timespec { tv_sec: 0, tv_nsec: 0 };
+        poll(&mut line, Some(&now)).is_ok_and(|ready| ready > 0)
     }
 
     /// Hangs up, now, whoever else holds a copy of the descriptor.
@@ -109,7 +117,9 @@ mod tests {
             other.ring();
         }
         assert_eq!(one.drain(), Drained { rings: DRAIN_AT_ONCE, hung_up: false });
+        assert!(!one.is_hung_up());
         other.hang_up();
+        assert!(one.is_hung_up());
         assert_eq!(one.drain(), Drained { rings: 3, hung_up: true });
         one.ring();
     }

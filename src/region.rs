@@ -20,6 +20,8 @@ use std::ptr::NonNull;
 use bytes::buf::UninitSlice;
 use memmap2::{MmapOptions, MmapRaw};
 use rustix::fs::{MemfdFlags, SealFlags};
+use rustix::io::Errno;
+use rustix::process::{Resource, getrlimit};
 
 use crate::error::ShmError;
 use crate::layout::{
@@ -49,6 +51,7 @@ pub(crate) struct Region {
 impl Region {
     /// Makes a region, writes its geometry and seals it. The file is for the other side.
     pub(crate) fn create(geometry: Geometry, prefault: bool) -> Result<(Self, OwnedFd), ShmError> {
+        check_file_limit(geometry.region_bytes() as u64)?;
         let file = memfd()?;
         file.set_len(geometry.region_bytes() as u64).map_err(ShmError::io("sizing the memfd"))?;
         let map = map(&file, geometry, prefault)?;
@@ -130,11 +133,20 @@ fn header_of(map: &MmapRaw) -> &Header {
     unsafe { &*map.as_ptr().cast::<Header>() }
 }
 
+/// A process that makes a file longer than its limit (`ulimit -f`) is sent a signal, which kills it.
+/// A memfd is a file like any other in this.
+fn check_file_limit(bytes: u64) -> Result<(), ShmError> {
+    match getrlimit(Resource::Fsize).current {
+        Some(limit) if bytes > limit => Err(ShmError::io("sizing the memfd")(Errno::FBIG)),
+        _ => Ok(()),
+    }
+}
+
 fn memfd() -> Result<File, ShmError> {
     let flags = MemfdFlags::CLOEXEC | MemfdFlags::ALLOW_SEALING;
     // MFD_NOEXEC_SEAL came with Linux 6.3; before that it is an invalid argument.
     let fd = match rustix::fs::memfd_create("wakering", flags | MemfdFlags::NOEXEC_SEAL) {
-        Err(rustix::io::Errno::INVAL) => rustix::fs::memfd_create("wakering", flags),
+        Err(Errno::INVAL) => rustix::fs::memfd_create("wakering", flags),
         made => made,
     };
     Ok(File::from(fd.map_err(ShmError::io("memfd_create"))?))

@@ -23,6 +23,10 @@ use crate::spin::{DEFAULT_SPIN, Spin, Spinning};
 use crate::sync::{Arc, Ordering, fence};
 use crate::waiters::Waiters;
 
+/// How long a thread sleeps before it looks for itself whether the peer is there, while there is no
+/// descriptor or no thread for those who would tell it.
+const UNWATCHED: Duration = Duration::from_millis(20);
+
 /// What a builder lets one choose of an end.
 #[derive(Debug, Clone, Copy)]
 pub(crate) struct Options {
@@ -143,11 +147,9 @@ impl Link {
     }
 
     /// A call is about to block the thread, whoever runs the driver or not. It has read the bell: a
-    /// death from now on, or before, counts that up.
-    pub(super) fn prepare_to_block(&self) {
-        if let Some(standby) = self.standby.get() {
-            standby.want(self);
-        }
+    /// death from now on, or before, counts that up. Unless this says that nobody would notice it.
+    pub(super) fn prepare_to_block(&self) -> bool {
+        self.standby.get().is_none_or(|standby| standby.want(self))
     }
 
     pub(crate) fn is_connected(&self) -> bool {
@@ -242,9 +244,16 @@ impl Link {
 
     /// Sleeps on this side's bell, as long as it holds `seen`.
     pub(super) fn sleep(&self, seen: u32, timeout: Option<Duration>, vain: &mut VainWakes) {
-        self.prepare_to_block();
+        let is_watched = self.prepare_to_block();
         vain.bear();
-        futex::wait(self.bell.word(), seen, timeout);
+        if is_watched {
+            return futex::wait(self.bell.word(), seen, timeout);
+        }
+        let short = timeout.map_or(UNWATCHED, |timeout| timeout.min(UNWATCHED));
+        futex::wait(self.bell.word(), seen, Some(short));
+        if self.lifeline().is_some_and(Lifeline::is_hung_up) {
+            self.hung_up();
+        }
     }
 
     /// Counts a newly set bit of ours, for the books and for the flood budget.

@@ -25,6 +25,8 @@ pub(super) struct Standby {
     is_wanted: AtomicBool,
     /// Somebody has seen to it.
     has_begun: AtomicBool,
+    /// And the driver watches.
+    is_watched: AtomicBool,
     /// Cancelled when the link leaves, or is dropped.
     driver: OnceLock<Registration>,
 }
@@ -35,12 +37,13 @@ impl Standby {
             link: Arc::downgrade(link),
             is_wanted: AtomicBool::new(false),
             has_begun: AtomicBool::new(false),
+            is_watched: AtomicBool::new(false),
             driver: OnceLock::new(),
         })
     }
 
-    /// Somebody is about to block.
-    pub(super) fn want(self: &Arc<Self>, link: &Link) {
+    /// Somebody is about to block. `false` if the peer is there and nobody would tell of its end.
+    pub(super) fn want(self: &Arc<Self>, link: &Link) -> bool {
         // ORDERING: Relaxed; whoever sees it set by another thread leaves the rest to that one.
         let is_first = || !self.is_wanted.swap(true, Ordering::Relaxed);
         if !self.is_wanted.load(Ordering::Relaxed) && is_first() {
@@ -49,6 +52,8 @@ impl Standby {
             fence(Ordering::SeqCst);
             self.begin(link);
         }
+        // ORDERING: Relaxed; who misses it looks for itself for a while.
+        self.is_watched.load(Ordering::Relaxed) || link.lifeline().is_none()
     }
 
     /// The lifeline is there.
@@ -57,6 +62,10 @@ impl Standby {
         fence(Ordering::SeqCst);
         if self.is_wanted.load(Ordering::Relaxed) {
             self.begin(link);
+            if !self.is_watched.load(Ordering::Relaxed) {
+                // Those who have blocked have to look for themselves.
+                link.bell.strike();
+            }
         }
     }
 
@@ -66,7 +75,9 @@ impl Standby {
         if self.has_begun.swap(true, Ordering::Relaxed) {
             return;
         }
-        if self.watch(lifeline).is_err() {
+        if self.watch(lifeline).is_ok() {
+            self.is_watched.store(true, Ordering::Relaxed);
+        } else {
             // For want of descriptors or a thread. The next call that blocks tries again.
             self.dismiss(lifeline);
             self.has_begun.store(false, Ordering::Relaxed);
