@@ -8,7 +8,7 @@ mod common;
 
 use std::time::{Duration, Instant};
 
-use common::child::{Child, arguments, say};
+use common::child::{Child, arguments, passes, say};
 use common::seccomp::{Refuse, refuse};
 use common::{PATIENCE, SMALL, number, packet, pair, wait, watched};
 use futures::join;
@@ -17,12 +17,6 @@ use wakering::{Backend, CloseReason, Driver, ShmError, SpscFace, SpscHandle};
 
 /// Every way in which a sandbox was seen to refuse.
 const ERRNOS: [Errno; 4] = [Errno::PERM, Errno::NOSYS, Errno::ACCESS, Errno::INVAL];
-
-/// Runs an ignored test of this file in a process of its own, and wants it to pass.
-fn passes(test: &str, arguments: &[&str]) {
-    let child = Child::start(test, arguments);
-    assert!(child.wait().success(), "{test} {arguments:?}");
-}
 
 fn refusal(call: &str, errno: Errno) -> Refuse {
     match call {

@@ -112,6 +112,12 @@ impl Drop for Child {
     }
 }
 
+/// Runs an ignored test of this binary in a process of its own, and wants it to pass.
+pub fn passes(name: &str, arguments: &[&str]) {
+    let status = Child::start(name, arguments).wait();
+    assert!(status.success(), "{name} {arguments:?}: {status}");
+}
+
 /// What the parent told this process to do; `None` if there is no parent, because somebody runs
 /// all ignored tests.
 pub fn arguments() -> Option<Vec<String>> {
