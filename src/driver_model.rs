@@ -43,7 +43,17 @@ struct Shared {
     nudge: AtomicU32,
     /// The time of all alarms has come.
     time: AtomicU32,
+    /// Takes on the waiting of tasks, as one that is parked in does.
+    attends: bool,
+    /// `IDLE`, `ATTENDING` or `ASLEEP`.
+    attendance: AtomicU32,
 }
+
+const IDLE: u32 = 0;
+/// A task left its waiting to the driver.
+const ATTENDING: u32 = 1;
+/// It is too late for that.
+const ASLEEP: u32 = 2;
 
 /// The source, and the bell's value that the driver's wait is armed with.
 #[derive(Clone)]
@@ -77,8 +87,13 @@ impl Shared {
         if self.time.load(Ordering::Acquire) != 0 && self.alarm.swap(0, Ordering::Acquire) != 0 {
             return source.alarm();
         }
+        if self.attends && !self.fall_asleep(&*source) {
+            return;
+        }
         let bell = source.bell().unwrap();
         futex::wait_for_any(&[(bell, seen), (&self.work, work)]);
+        // ORDERING: Relaxed; it decides who arms the bell and publishes nothing.
+        self.attendance.swap(IDLE, Ordering::Relaxed);
         // ORDERING: Acquire pairs with the Release of whoever counts the bell up; read before the
         // source looks, as in the real driver.
         let now = bell.load(Ordering::Acquire);
@@ -91,6 +106,27 @@ impl Shared {
     }
 }
 
+impl Shared {
+    /// Does what tasks left to it. `false` if that found something, or there is more of it.
+    fn fall_asleep(&self, source: &dyn Source) -> bool {
+        // ORDERING: Acquire, here and below, pairs with the Release in `attend`: the looks see what
+        // the task wrote before. Taken back before the last look, as in the real driver.
+        if self.attendance.load(Ordering::Acquire) == ATTENDING {
+            let found = source.look();
+            self.attendance.swap(IDLE, Ordering::Acquire);
+            if found {
+                source.found();
+                return false;
+            }
+            if source.arm(false) {
+                return false;
+            }
+        }
+        let attendance = &self.attendance;
+        attendance.compare_exchange(IDLE, ASLEEP, Ordering::Acquire, Ordering::Relaxed).is_ok()
+    }
+}
+
 /// The driver of one end.
 #[derive(Clone)]
 pub(crate) struct Driver {
@@ -100,12 +136,23 @@ pub(crate) struct Driver {
 impl Driver {
     /// A driver that no end is bound to yet. Without one, it is just a thread that runs tasks.
     pub(crate) fn new() -> Self {
+        Self::make(false)
+    }
+
+    /// As [`new`](Self::new), to which tasks leave their waiting.
+    pub(crate) fn that_attends() -> Self {
+        Self::make(true)
+    }
+
+    fn make(attends: bool) -> Self {
         let shared = Arc::new(Shared {
             source: StdMutex::new(None),
             work: AtomicU32::new(0),
             alarm: AtomicU32::new(0),
             nudge: AtomicU32::new(0),
             time: AtomicU32::new(0),
+            attends,
+            attendance: AtomicU32::new(IDLE),
         });
         Self { binding: Binding { shared } }
     }
@@ -243,11 +290,14 @@ impl Registration {
     }
 
     pub(crate) fn is_parked_in(&self) -> bool {
-        false
+        self.shared.attends
     }
 
     pub(crate) fn attend(&self, _spin: Duration) -> bool {
-        false
+        let attend = |was| (was != ASLEEP).then_some(ATTENDING);
+        let attendance = &self.shared.attendance;
+        // ORDERING: Release pairs with the Acquire in `fall_asleep`.
+        attendance.fetch_update(Ordering::AcqRel, Ordering::Relaxed, attend).is_ok()
     }
 
     pub(crate) fn nudge(&self) {

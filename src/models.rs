@@ -10,22 +10,23 @@
 //!
 //! From below: [`ring`] and [`bell`] are what is shared with the peer, [`ends`] how it says that it
 //! goes, [`waiters`] the queue of local tasks. They have halves of their own that do the bare
-//! protocol. [`endpoint`] is about the ends as they ship, on a driver that
+//! protocol. [`attendance`], [`endpoint`], [`sink`] and [`tasks`] are about the ends as they ship, on a driver that
 //! the model's own threads play.
 //!
 //! A wake that gets lost is a deadlock, which loom reports. What loom cannot see are stores that
 //! overtake earlier loads: the Release of `head` and `taken`, and the order of clear and count in
 //! the bell, have to be reviewed by hand.
 
+mod attendance;
 mod bell;
 mod endpoint;
 mod ends;
 mod halves;
 mod in_place;
 mod ring;
+mod sink;
+mod tasks;
 mod waiters;
-
-use std::time::Duration;
 
 use bytes::Bytes;
 
@@ -65,13 +66,18 @@ fn packet(n: u8) -> Bytes {
 /// So many packets fill a ring of 64 bytes.
 const FULL: u8 = 3;
 
-/// Both ends of a channel, of the code that ships, each with a driver of its own. They do not spin,
-/// and sends have no deadline.
+/// Both ends of a channel, of the code that ships, each with a driver of its own. Sends have no
+/// deadline.
 fn channel(ring_bytes: usize) -> [(Endpoint, Driver); 2] {
+    channel_on(ring_bytes, Driver::new)
+}
+
+/// As [`channel`], with drivers made in this way.
+fn channel_on(ring_bytes: usize, driver: fn() -> Driver) -> [(Endpoint, Driver); 2] {
     let region = Region::model(ring_bytes, 8);
-    let options = Options { send_timeout: None, spin: Duration::ZERO };
+    let options = Options { send_timeout: None, ..Options::default() };
     [Side::Face, Side::Handle].map(|side| {
-        let driver = Driver::new();
+        let driver = driver();
         let end = Endpoint::open(region.clone(), side, options, driver.binding()).unwrap();
         (end, driver)
     })
