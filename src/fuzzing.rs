@@ -5,6 +5,7 @@
 
 mod attach;
 mod handshake;
+#[allow(unsafe_code, reason = "lending is")]
 mod peer;
 mod ring;
 

@@ -1,6 +1,7 @@
 //! Any calls of ours at both ends of a channel, while somebody writes anything into its memory and
 //! its lifeline.
 
+use std::collections::VecDeque;
 use std::os::fd::{AsFd, OwnedFd};
 use std::pin::{Pin, pin};
 use std::sync::atomic::{AtomicBool, Ordering};
@@ -9,7 +10,7 @@ use std::task::{Context, Poll, Waker};
 use std::thread::JoinHandle;
 use std::time::{Duration, Instant};
 
-use bytes::Bytes;
+use bytes::{BufMut, Bytes};
 use futures::sink::Sink;
 use futures::stream::Stream;
 use rustix::net::{AddressFamily, SendFlags, Shutdown, SocketFlags, SocketType, socketpair};
@@ -254,6 +255,7 @@ impl World {
     fn halves(&mut self, input: &mut Input<'_>) -> Option<()> {
         let ends = self.ends.take()?.map(Endpoint::into_split);
         let mut halves = ends.map(|(tx, rx)| (Some(tx), Some(rx), false));
+        let mut lent = VecDeque::new();
         let mut cx = Context::from_waker(Waker::noop());
         for _ in 0..OPS {
             let Some(op) = input.byte() else { break };
@@ -275,6 +277,15 @@ impl World {
                     *ready = false;
                     let _ = Pin::new(tx).poll_close(&mut cx);
                 }
+                (6, Some(tx), _) if op & 0x40 != 0 => {
+                    let packet = self.packet(usize::from(input.half()?));
+                    let unused = usize::from(input.byte()?);
+                    if let Ok(mut grant) = tx.try_reserve(packet.len() + unused) {
+                        grant.put(packet);
+                        // Or given up.
+                        let _ = (op & 0x20 != 0).then(|| grant.commit());
+                    }
+                }
                 (6, Some(tx), _) => {
                     let packet = self.packet(usize::from(input.half()?));
                     let _ = tx.try_send(packet);
@@ -289,6 +300,31 @@ impl World {
                 (9..=11, _, Some(rx)) => {
                     if let Poll::Ready(Some(Ok(packet))) = Pin::new(rx).poll_next(&mut cx) {
                         self.books[who].received(&packet, self.hostile.is_lawful);
+                    }
+                }
+                (12, _, Some(rx)) if op & 0x40 != 0 => {
+                    let next = rx.readable();
+                    if let Ok(packet) = rx.try_recv_ref() {
+                        let copy = packet.to_bytes();
+                        assert!(!self.hostile.is_lawful || Some(copy.len()) == next);
+                        assert_eq!(copy.len(), packet.len());
+                        self.books[who].received(&copy, self.hostile.is_lawful);
+                        if op & 0x20 != 0 {
+                            std::mem::forget(packet);
+                        }
+                    }
+                }
+                (13, _, Some(rx)) if op & 0x40 != 0 => {
+                    if let Ok(packet) = rx.try_recv_ref() {
+                        let copy = packet.to_bytes();
+                        self.books[who].received(&copy, self.hostile.is_lawful);
+                        // SAFETY: nobody looks into it.
+                        lent.push_back(unsafe { packet.into_lent_bytes() });
+                        if op & 0x20 != 0 {
+                            lent.pop_front();
+                        } else if lent.len() > 3 {
+                            lent.swap_remove_back(usize::from(input.byte()?) % lent.len());
+                        }
                     }
                 }
                 (12, _, Some(rx)) => {

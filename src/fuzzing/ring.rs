@@ -6,8 +6,8 @@ use super::Input;
 use crate::layout::record_bytes;
 use crate::layout::{Geometry, Side};
 use crate::region::Region;
-use crate::ring::{Consumer, Producer};
-use crate::sync::Arc;
+use crate::ring::{Consumer, Held, Loan, Producer};
+use crate::sync::{Arc, Ordering};
 
 /// Any sequence of calls at both ends of a ring, with a queue beside it that says what must come
 /// out, and how much must fit.
@@ -32,7 +32,9 @@ fn run(input: &mut Input<'_>) -> Option<()> {
     let mut pair = Pair {
         producer: Producer::new(&region, Side::Face),
         consumer: Consumer::new(&region, Side::Handle),
+        region,
         published: VecDeque::new(),
+        kept: Vec::new(),
         staged: VecDeque::new(),
         ring_bytes: ring_bytes as u64,
         max_packet,
@@ -48,7 +50,9 @@ fn run(input: &mut Input<'_>) -> Option<()> {
 struct Pair {
     producer: Producer,
     consumer: Consumer,
+    region: Arc<Region>,
     published: VecDeque<Vec<u8>>,
+    kept: Vec<Kept>,
     staged: VecDeque<Vec<u8>>,
     ring_bytes: u64,
     max_packet: usize,
@@ -56,17 +60,45 @@ struct Pair {
     next: u32,
 }
 
+/// A packet that was taken and lies in the ring still.
+struct Kept {
+    /// Where its record begins.
+    begin: u64,
+    held: Held,
+    packet: Vec<u8>,
+    /// It was lent.
+    loan: Option<Loan>,
+}
+
 impl Pair {
     fn step(&mut self, op: u8, input: &mut Input<'_>) -> Option<()> {
         match op % 8 {
             0 | 1 => self.stage(usize::from(input.byte()?)),
+            2 if op & 0x40 != 0 => {
+                self.commit(usize::from(input.half()?), usize::from(input.half()?));
+            }
             2 => self.stage(usize::from(input.half()?)),
             3 => self.publish(),
             4 | 5 => (0..=op >> 5).for_each(|_| self.take()),
+            6 if op & 0x40 != 0 => self.hold(op & 0x20 != 0),
+            6 if op & 0x20 != 0 && !self.kept.is_empty() => {
+                let which = usize::from(input.byte()?) % self.kept.len();
+                self.bring_back(which);
+            }
             6 => self.consumer.release(),
             _ => self.park(usize::from(input.half()?)),
         }
+        for kept in &self.kept {
+            assert!(self.given() <= kept.begin, "room of what is still read");
+        }
         Some(())
+    }
+
+    /// Up to where the consumer says that it needs nothing any more.
+    fn given(&self) -> u64 {
+        let words = self.region.side(Side::Handle);
+        // Either may be ahead: each is stored at times of its own.
+        words.taken.0.load(Ordering::Relaxed).max(words.head.0.load(Ordering::Relaxed))
     }
 
     fn packet(&mut self, len: usize) -> Vec<u8> {
@@ -96,13 +128,64 @@ impl Pair {
         }
     }
 
+    /// Writes a packet in place, which becomes shorter than its room, all of which is written.
+    fn commit(&mut self, len: usize, short: usize) {
+        let packet = self.packet(len);
+        let claim = self.producer.claim(packet.len()).expect("a lawful consumer");
+        let Some(claim) = claim else { return };
+        let meant = packet.len() - short % (packet.len() + 1);
+        self.producer.memory().copy_in(claim.offset(), &packet);
+        self.producer.stage_written(claim, meant);
+        self.staged.push_back(packet[..meant].to_vec());
+    }
+
+    /// Takes a packet in place, and lends it or holds it.
+    fn hold(&mut self, is_lent: bool) {
+        self.give_back();
+        let Some(held) = self.consumer.hold().expect("a lawful producer") else {
+            return assert!(self.published.is_empty());
+        };
+        let packet = self.published.pop_front().expect("a packet that was sent");
+        let begin = self.consumer.position().get() - record_bytes(held.len()) as u64;
+        let loan = is_lent.then(|| self.consumer.lend(held));
+        self.kept.push(Kept { begin, held, packet, loan });
+    }
+
+    /// One that was lent comes back, or all that is held.
+    fn bring_back(&mut self, which: usize) {
+        let kept = &self.kept[which];
+        assert_eq!(self.consumer.copy(kept.held), kept.packet, "it was written over");
+        match &kept.loan {
+            Some(loan) => {
+                loan.bring_back();
+                self.kept.swap_remove(which);
+            }
+            None => self.give_back(),
+        }
+    }
+
+    fn give_back(&mut self) {
+        if self.consumer.holds() {
+            self.consumer.give_back();
+        }
+        for kept in self.kept.extract_if(.., |kept| kept.loan.is_none()) {
+            assert_eq!(self.consumer.copy(kept.held), kept.packet, "it was written over");
+        }
+    }
+
+    fn give_all_back(&mut self) {
+        while !self.kept.is_empty() {
+            self.bring_back(0);
+        }
+        self.consumer.give_back();
+    }
+
     /// The specification's rule, from what the producer can know.
     fn fits(&self, len: usize, tail: u64) -> bool {
         let record = record_bytes(len) as u64;
         let rest = self.ring_bytes - tail % self.ring_bytes;
         let pad = if record > rest { rest } else { 0 };
-        // Each take announces itself, and a wrap marker is passed only on the way to a packet.
-        let used = tail - self.consumer.position().get();
+        let used = tail - self.given();
         pad + record + 8 <= self.ring_bytes - used
     }
 
@@ -112,6 +195,7 @@ impl Pair {
     }
 
     fn take(&mut self) {
+        self.give_back();
         let peeked = self.consumer.peek().expect("a lawful producer");
         let taken = self.consumer.take().expect("a lawful producer");
         let expected = self.published.pop_front();
@@ -128,6 +212,8 @@ impl Pair {
             self.take();
         }
         assert!(self.consumer.peek().expect("a lawful producer").is_none());
+        self.give_all_back();
+        assert!(!self.consumer.lends() && self.given() == self.consumer.position().get());
         self.consumer.release();
         assert!(self.consumer.has_what_it_wants(), "an empty ring satisfies everybody");
         self.producer.look_at_taken().expect("a lawful consumer");
@@ -142,5 +228,7 @@ impl Pair {
             self.take();
         }
         self.take();
+        self.give_all_back();
+        assert_eq!(self.given(), self.consumer.position().get());
     }
 }
