@@ -4,7 +4,7 @@
 use std::panic::{AssertUnwindSafe, catch_unwind};
 use std::time::Duration;
 
-use bytes::Bytes;
+use bytes::{BufMut, Bytes};
 use rustix::process::{Pid, WaitOptions, waitpid};
 use wakering::{
     Backend, CloseReason, Driver, Endpoint, PolledDriver, RecvTimeoutError, ShmError, SpscFace,
@@ -237,4 +237,34 @@ fn a_send_that_waits_in_the_parent_is_not_disturbed() {
         sent.unwrap();
     });
     assert!(taken > 100);
+}
+
+/// A child has copies of what is read and written in place. Dropped or committed there, they change
+/// nothing.
+#[test]
+fn what_lies_in_the_ring_stays_the_parents() {
+    let (face, descriptor) = SpscFace::builder().ring_bytes(4096).pair().unwrap();
+    let handle = SpscHandle::from_fd(descriptor).unwrap();
+    let ((mut tx, _their_rx), (_their_tx, mut rx)) = (face.into_split(), handle.into_split());
+    let all = tx.free_bytes();
+    tx.try_send("one".into()).unwrap();
+    tx.try_send("other".into()).unwrap();
+    // SAFETY: the peer is a part of this test, and writes nowhere but where it may.
+    let lent = unsafe { rx.try_recv_ref().unwrap().into_lent_bytes() };
+    let packet = rx.try_recv_ref().unwrap();
+    let mut grant = tx.try_reserve(100).unwrap();
+    grant.put_slice(b"parent's");
+    expect_success(in_child(|| {
+        assert_eq!((&lent[..], packet.to_bytes()), (&b"one"[..], "other".into()));
+        drop(copy(&lent));
+        drop(copy(&packet));
+        assert!(is_forked(copy(&grant).commit()));
+    }));
+    grant.commit().unwrap();
+    assert_eq!(tx.free_bytes(), all - 3 * 16, "given back by the child");
+    assert_eq!((&lent[..], packet.to_bytes()), (&b"one"[..], "other".into()));
+    drop((packet, lent));
+    assert_eq!(rx.try_recv().unwrap(), "parent's");
+    assert_eq!(rx.try_recv(), Err(TryRecvError::Empty));
+    assert_eq!(tx.free_bytes(), all);
 }
