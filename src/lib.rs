@@ -292,6 +292,7 @@ mod ring;
 mod bell;
 mod waiters;
 mod spin;
+mod pace;
 #[cfg(not(all(test, loom)))]
 mod driver;
 #[cfg(all(test, loom))]

@@ -44,15 +44,25 @@ impl Pool {
     }
 
     /// A packet of `len` bytes, which `fill` appends to the empty buffer that it is given.
-    #[inline]
+    #[inline(always)]
     pub(crate) fn packet(&self, len: usize, fill: impl FnOnce(&mut Vec<u8>)) -> Bytes {
         if len < SHORTEST {
             let mut buffer = Vec::with_capacity(len);
             fill(&mut buffer);
             return Bytes::from(buffer);
         }
-        let mut buffer = lock(&self.shelf).take(len);
+        let mut buffer = self.take(len);
         fill(&mut buffer);
+        self.lend(buffer)
+    }
+
+    #[cold]
+    fn take(&self, len: usize) -> Vec<u8> {
+        lock(&self.shelf).take(len)
+    }
+
+    #[cold]
+    fn lend(&self, buffer: Vec<u8>) -> Bytes {
         Bytes::from_owner(Lent { buffer, home: Arc::downgrade(&self.shelf) })
     }
 }

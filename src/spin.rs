@@ -72,6 +72,11 @@ impl Spin {
         Self { cap, misses: AtomicU32::new(0), sulk: AtomicU32::new(0) }
     }
 
+    /// How long it spins at most; 0 is not at all.
+    pub(crate) fn cap(&self) -> Duration {
+        if cfg!(all(test, loom)) { Duration::ZERO } else { Duration::from_nanos(self.cap.into()) }
+    }
+
     /// For how long it is worth while to spin now, if it is.
     pub(crate) fn wish(&self) -> Option<Duration> {
         if self.cap == 0 {

@@ -10,6 +10,7 @@ use super::rx::{Rx, Taken};
 use super::vain_wakes::VainWakes;
 use crate::driver::Registration;
 use crate::error::CloseReason;
+use crate::pace::let_pass;
 use crate::spin::IN_POLL;
 use crate::waiters::{Waiters, Waiting};
 
@@ -43,6 +44,12 @@ where
 
     fn spin(&mut self, most: Duration) -> Taken<T> {
         let Self { link, rx, take, .. } = self;
+        let cap = link.data_spin.cap();
+        if !cap.is_zero()
+            && let Some(moment) = rx.with(|rx| rx.pace())
+        {
+            let_pass(moment.min(cap));
+        }
         let look = || rx.with(|rx| take(rx)).transpose();
         link.spin(&link.data_spin, most, look).transpose()
     }

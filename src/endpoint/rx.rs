@@ -1,6 +1,6 @@
 //! The half that receives: takes packets out of the ring, gives room back, and parks for packets.
 
-use std::time::Duration;
+use std::time::{Duration, Instant};
 
 use bytes::Bytes;
 
@@ -10,6 +10,7 @@ use super::link::Link;
 use super::returning::Returning;
 use crate::error::CloseReason;
 use crate::layout::{RECV, RX_CLOSED, SEND};
+use crate::pace::Pace;
 use crate::region::RingMemory;
 use crate::ring::{Consumer, Held};
 use crate::sync::{Arc, Ordering, fence};
@@ -22,11 +23,16 @@ pub(crate) type Taken<T> = Result<Option<T>, CloseReason>;
 pub(crate) struct Rx {
     link: Arc<Link>,
     consumer: Consumer,
+    pace: Pace,
 }
 
 impl Rx {
     pub(super) fn new(link: &Arc<Link>) -> Self {
-        Self { link: link.clone(), consumer: Consumer::new(link.region(), link.side()) }
+        Self {
+            link: link.clone(),
+            consumer: Consumer::new(link.region(), link.side()),
+            pace: Pace::new(),
+        }
     }
 
     /// The length of the next packet, if one could be taken now.
@@ -108,6 +114,14 @@ impl Rx {
         }
     }
 
+    /// For how long not to look again, after a look that found nothing.
+    #[cold]
+    pub(super) fn pace(&mut self) -> Option<Duration> {
+        // ORDERING: Relaxed; a counter of this half's own.
+        let taken = self.link.counters.packets_received.load(Ordering::Relaxed);
+        self.pace.at_empty(Instant::now(), taken)
+    }
+
     /// Copies out what is held.
     #[inline]
     pub(crate) fn copy(&self, held: Held) -> Bytes {
@@ -155,18 +169,28 @@ impl Rx {
 
     /// Takes up to `max` packets into `packets` and tells how many.
     pub(crate) fn take_batch(&mut self, packets: &mut Vec<Bytes>, max: usize) -> Taken<usize> {
-        let mut taken = 0;
-        while taken < max {
-            match self.take() {
-                Ok(Some(packet)) => packets.push(packet),
-                Ok(None) => break,
-                // What was taken comes first; the next call meets the end again.
-                Err(_) if taken > 0 => break,
-                Err(reason) => return Err(reason),
-            }
-            taken += 1;
+        if max == 0 {
+            return Ok(Some(0));
         }
-        Ok((taken > 0 || max == 0).then_some(taken))
+        let Some(first) = self.hold()? else { return Ok(None) };
+        packets.push(self.consumer.copy(first));
+        // The others are published as well, whatever ends there are by now; and their room goes back
+        // together.
+        let (mut taken, mut bytes) = (1, 0);
+        while taken < max {
+            if self.consumer.owes_enough() {
+                self.give_back();
+            }
+            // What was taken comes first; the next call meets a violation again.
+            let Ok(Some(held)) = self.consumer.hold() else { break };
+            packets.push(self.consumer.copy(held));
+            taken += 1;
+            bytes += held.len() as u64;
+        }
+        self.give_back();
+        bump(&self.link.counters.packets_received, taken as u64 - 1);
+        bump(&self.link.counters.bytes_received, bytes);
+        Ok(Some(taken))
     }
 
     /// Says that somebody sleeps here until packets come, and looks a last time. The caller has

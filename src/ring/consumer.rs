@@ -133,6 +133,12 @@ impl Consumer {
         &self.memory
     }
 
+    /// Whether so much was taken that it should be given back before more is.
+    #[inline]
+    pub(crate) fn owes_enough(&self) -> bool {
+        self.position.since(self.given) >= self.shape.eighth()
+    }
+
     /// Gives back the room of all that was taken.
     #[inline]
     pub(crate) fn give_back(&mut self) {
