@@ -29,7 +29,7 @@
 //! wipe out the bit of the sleeper's *next* park.
 
 use crate::futex;
-use crate::layout::{BellWords, Side};
+use crate::layout::{BellWords, MOST_WAITERS, Side};
 use crate::region::Region;
 use crate::sync::{Arc, AtomicU32, Ordering, fence};
 
@@ -112,7 +112,9 @@ impl Bell {
     pub(crate) fn strike(&self) {
         // ORDERING: Release pairs with the Acquire in `count`: who sees the count sees the reason.
         self.word().fetch_add(1, Ordering::Release);
-        futex::wake(self.word());
+        // PEER: it may have a million waiters there, and a wake walks over all that it wakes, with
+        // their queue locked. A lawful side has fewer than this.
+        futex::wake_at_most(self.word(), MOST_WAITERS);
     }
 
     #[inline]

@@ -91,7 +91,7 @@ impl Shared {
             return;
         }
         let bell = source.bell().unwrap();
-        futex::wait_for_any(&[(bell, seen), (&self.work, work)]);
+        futex::wait_for_any([(bell, seen), (&self.work, work)], None);
         // ORDERING: Relaxed; it decides who arms the bell and publishes nothing.
         self.attendance.swap(IDLE, Ordering::Relaxed);
         // ORDERING: Acquire pairs with the Release of whoever counts the bell up; read before the

@@ -1,6 +1,7 @@
 //! One side of a channel: both directions, and how they end.
 
 mod access;
+mod blocked;
 mod counters;
 mod ends;
 mod vain_wakes;

@@ -5,10 +5,12 @@
 
 #[cfg(not(all(test, loom)))]
 mod imp {
+    use std::ptr;
     use std::time::Duration;
 
     use rustix::io::Errno;
-    use rustix::thread::futex::{self, Flags, Timespec};
+    use rustix::thread::futex::{self, Flags, Timespec, WaitFlags, WaitPtr, WaitvFlags};
+    use rustix::time::{ClockId, clock_gettime};
 
     use crate::sync::AtomicU32;
 
@@ -26,13 +28,38 @@ mod imp {
         }
     }
 
-    /// Wakes everyone who sleeps on `word`.
+    /// Sleeps until one of the words is woken, as long as both hold what was seen there.
     ///
-    /// All, never one: a wait of an io_uring that was just dropped stays queued for up to a
-    /// millisecond and would swallow the only wake.
+    /// `false` if the kernel cannot do that: before 5.16, or if it is forbidden to.
+    pub(crate) fn wait_for_any(words: [(&AtomicU32, u32); 2], timeout: Option<Duration>) -> bool {
+        let waits = words.map(|(word, seen)| {
+            let mut wait = futex::Wait::new();
+            wait.val = u64::from(seen);
+            wait.uaddr = WaitPtr::new(ptr::from_ref(word).cast_mut().cast());
+            wait.flags = WaitFlags::SIZE_U32;
+            wait
+        });
+        let until = timeout.and_then(|timeout| Timespec::try_from(timeout).ok());
+        let until =
+            until.and_then(|timeout| clock_gettime(ClockId::Monotonic).checked_add(timeout));
+        match futex::waitv(&waits, WaitvFlags::empty(), until.as_ref(), ClockId::Monotonic) {
+            Ok(_) | Err(Errno::AGAIN | Errno::INTR | Errno::TIMEDOUT) => true,
+            Err(_) => false,
+        }
+    }
+
+    /// Wakes everyone who sleeps on `word`.
     pub(crate) fn wake(word: &AtomicU32) {
         // The kernel takes the count as an `int`. It cannot fail for a mapped, aligned word.
-        let _ = futex::wake(word, Flags::empty(), i32::MAX as u32);
+        wake_at_most(word, i32::MAX as u32);
+    }
+
+    /// Wakes those who have slept on `word` for the longest.
+    ///
+    /// Never one alone: a wait of an io_uring that was just dropped stays queued for up to a
+    /// millisecond and would swallow the only wake.
+    pub(crate) fn wake_at_most(word: &AtomicU32, most: u32) {
+        let _ = futex::wake(word, Flags::empty(), most);
     }
 }
 
@@ -56,11 +83,16 @@ mod imp {
 
     /// A futex wait as the kernel does it: compare and sleep under one lock. Timeouts do not pass.
     pub(crate) fn wait(word: &AtomicU32, seen: u32, _timeout: Option<Duration>) {
-        wait_for_any(&[(word, seen)]);
+        sleep(&[(word, seen)]);
     }
 
-    /// A wait on several words at once, as a driver has it.
-    pub(crate) fn wait_for_any(words: &[(&AtomicU32, u32)]) {
+    /// A wait on two words at once.
+    pub(crate) fn wait_for_any(words: [(&AtomicU32, u32); 2], _timeout: Option<Duration>) -> bool {
+        sleep(&words);
+        true
+    }
+
+    fn sleep(words: &[(&AtomicU32, u32)]) {
         let mut sleepers = lock(&SLEEPERS);
         // ORDERING: Relaxed; the kernel's compare orders nothing for us either.
         if words.iter().any(|(word, seen)| word.load(Ordering::Relaxed) != *seen) {
@@ -82,8 +114,11 @@ mod imp {
             sleeper.notify_one();
         }
     }
+
+    /// As [`wake`]: no model has so many.
+    pub(crate) fn wake_at_most(word: &AtomicU32, _most: u32) {
+        wake(word);
+    }
 }
 
-#[cfg(all(test, loom))]
-pub(crate) use imp::wait_for_any;
-pub(crate) use imp::{wait, wake};
+pub(crate) use imp::{wait, wait_for_any, wake, wake_at_most};

@@ -51,6 +51,8 @@ pub(crate) const DEFAULT_RING_BYTES: usize = 4 << 20;
 pub(crate) const RECV: u32 = 1;
 /// Bit of `waiting`: a sender waits for room.
 pub(crate) const SEND: u32 = 2;
+/// A side has no more waiters than this on its bell, its driver's among them; no wake is for more.
+pub(crate) const MOST_WAITERS: u32 = 1024;
 
 /// Bit of `ends`: this side will send no more.
 pub(crate) const TX_CLOSED: u32 = 1;

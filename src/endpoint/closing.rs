@@ -183,7 +183,7 @@ impl Link {
         self.ends.end(Directions::BOTH, reason);
         self.ends.settle(reason);
         self.announce_end(CANCELLED);
-        self.bell.strike();
+        self.blocked.end(&self.bell);
         if let Some(driver) = self.driver.get() {
             driver.nudge();
         }
@@ -195,7 +195,7 @@ impl Link {
         if self.forked().is_some() {
             return;
         }
-        self.bell.strike();
+        self.blocked.end(&self.bell);
         self.tell_tasks();
     }
 

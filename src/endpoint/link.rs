@@ -6,6 +6,7 @@ use std::sync::atomic::{AtomicBool, AtomicU32 as StdAtomicU32, AtomicU64 as StdA
 use std::sync::{Mutex as StdMutex, OnceLock, PoisonError};
 use std::time::{Duration, Instant};
 
+use super::blocked::{Blocked, Seen};
 use super::counters::{Counters, count};
 use super::ends::Ends;
 use super::standby::Standby;
@@ -14,7 +15,6 @@ use crate::bell::Bell;
 use crate::credentials::PeerCredentials;
 use crate::driver::Registration;
 use crate::fork;
-use crate::futex;
 use crate::layout::{RING_BY_BYTE, SEND, Side, SideWords, Snapshot};
 use crate::lifeline::Lifeline;
 use crate::region::Region;
@@ -52,6 +52,8 @@ pub(crate) struct Link {
     /// Wakes the other.
     pub(super) peer_bell: Bell,
     pub(super) ends: Ends,
+    /// Threads that sleep on the first of them.
+    pub(super) blocked: Blocked,
     /// Tasks that wait for a packet.
     pub(super) data: Waiters,
     /// The one task that waits for room.
@@ -93,6 +95,7 @@ impl Link {
             region,
             side,
             ends: Ends::new(),
+            blocked: Blocked::default(),
             data: Waiters::default(),
             room: Waiters::default(),
             turn: Waiters::default(),
@@ -242,15 +245,20 @@ impl Link {
         count(if found { &counters.spins_paid } else { &counters.spins_unpaid });
     }
 
-    /// Sleeps on this side's bell, as long as it holds `seen`.
-    pub(super) fn sleep(&self, seen: u32, timeout: Option<Duration>, vain: &mut VainWakes) {
+    /// For a thread that will sleep if its looks from now on find nothing.
+    pub(super) fn before_looking(&self) -> Seen {
+        self.blocked.before_looking(&self.bell)
+    }
+
+    /// Sleeps on this side's bell, unless it rang since `seen`, or an end has come.
+    pub(super) fn sleep(&self, seen: Seen, timeout: Option<Duration>, vain: &mut VainWakes) {
         let is_watched = self.prepare_to_block();
         vain.bear();
         if is_watched {
-            return futex::wait(self.bell.word(), seen, timeout);
+            return self.blocked.sleep(&self.bell, seen, timeout);
         }
         let short = timeout.map_or(UNWATCHED, |timeout| timeout.min(UNWATCHED));
-        futex::wait(self.bell.word(), seen, Some(short));
+        self.blocked.sleep(&self.bell, seen, Some(short));
         if self.lifeline().is_some_and(Lifeline::is_hung_up) {
             self.hung_up();
         }

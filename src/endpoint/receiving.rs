@@ -84,7 +84,7 @@ where
         let mut vain = VainWakes::new();
         loop {
             // Read before the looks: whatever is published behind them changes it.
-            let count = self.link.bell.count();
+            let seen = self.link.before_looking();
             let mut taken = self.look(Duration::MAX);
             if let Ok(None) = taken {
                 taken = self.rx.with(|rx| rx.park(&mut self.take));
@@ -97,7 +97,7 @@ where
             if timeout.is_some_and(|timeout| timeout.is_zero()) {
                 return None;
             }
-            self.link.sleep(count, timeout, &mut vain);
+            self.link.sleep(seen, timeout, &mut vain);
         }
     }
 }

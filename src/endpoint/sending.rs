@@ -223,7 +223,7 @@ impl<'a, A: Access<Tx>, P: Cargo> Sending<'a, A, P> {
         let mut vain = VainWakes::new();
         loop {
             // Read before the looks: whatever happens behind them changes it.
-            let count = self.link.bell.count();
+            let seen = self.link.before_looking();
             let look_again = match self.attempt_or_park() {
                 Attempt::Done(done) => return self.finish(done),
                 Attempt::Parked { look_again } => look_again,
@@ -235,7 +235,7 @@ impl<'a, A: Access<Tx>, P: Cargo> Sending<'a, A, P> {
             let look = look_again.map(|after| now + after);
             let until = earlier(self.deadline.get(self.link), look);
             let timeout = until.map(|until| until.saturating_duration_since(now));
-            self.link.sleep(count, timeout, &mut vain);
+            self.link.sleep(seen, timeout, &mut vain);
         }
     }
 

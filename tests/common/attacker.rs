@@ -1,6 +1,10 @@
 //! A process that connects as it should and then does what it is told: one rule broken at a time.
 //! And the channel beside it, which is to notice nothing.
+#![allow(unsafe_code, reason = "the waits of a crowd are the kernel's")]
 
+use io_uring::{IoUring, opcode};
+use rustix::thread::futex;
+use std::cell::RefCell;
 use std::sync::Arc;
 use std::sync::atomic::{AtomicBool, Ordering};
 use std::thread::JoinHandle;
@@ -81,6 +85,10 @@ impl Attacker {
     /// Has it do something.
     pub fn order(&mut self, order: &str) {
         self.child.tell(order);
+    }
+
+    pub fn kill(&mut self) {
+        self.child.kill();
     }
 
     /// Waits until it is done.
@@ -173,6 +181,39 @@ fn take_step(raw: &mut Raw, words: &[&str]) {
                 }
             });
         }
+        // Whoever sleeps on their bell sleeps on a word of ours from now on.
+        ["steal", time] => {
+            let (begin, all) = (Instant::now(), i32::MAX.unsigned_abs());
+            let (from, to) = (raw.their32(raw_peer::BELL), raw.memory.word32(SPARE));
+            while begin.elapsed() < millis(time) {
+                futex::requeue(from, futex::Flags::empty(), 0, all, to).unwrap();
+                std::thread::sleep(Duration::from_micros(100));
+            }
+        }
+        // A lock that is never released, with one who waits for it, in place of their bell.
+        ["lock"] => {
+            let (memory, at) = (raw.memory.clone(), raw.theirs + raw_peer::BELL);
+            let owner = rustix::thread::gettid().as_raw_nonzero().get().cast_unsigned();
+            memory.word32(at).store(owner, Ordering::Release);
+            let waiter = memory.clone();
+            let waits = std::thread::spawn(move || {
+                futex::lock_pi(waiter.word32(at), futex::Flags::empty(), None)
+            });
+            // The kernel notes that somebody waits, or finds others there who do not want the lock.
+            while memory.word32(at).load(Ordering::Acquire) == owner && !waits.is_finished() {
+                std::thread::yield_now();
+            }
+        }
+        ["crowd", count] => {
+            let ring = crowd(raw, hex(count));
+            raw.own32(raw_peer::WAITING).fetch_or(1, Ordering::Release);
+            CROWD.set(Some(ring));
+        }
+        // So many of them at most were woken so far, and some.
+        ["woken", most] => CROWD.with_borrow_mut(|ring| {
+            let woken = ring.as_mut().unwrap().completion().len();
+            assert!((1..=at(most)).contains(&woken), "{woken}");
+        }),
         ["flicker", one, other, time] => flicker(raw, hex(one), hex(other), millis(time)),
         ["flood", how, time] => flood(raw, how, millis(time)),
         other => panic!("what is {other:?}?"),
@@ -181,6 +222,31 @@ fn take_step(raw: &mut Raw, words: &[&str]) {
 
 fn millis(word: &str) -> Duration {
     Duration::from_millis(word.parse().unwrap())
+}
+
+/// A word that nobody needs.
+const SPARE: usize = 0x700;
+
+thread_local! {
+    static CROWD: RefCell<Option<IoUring>> = const { RefCell::new(None) };
+}
+
+/// So many waits on our bell.
+fn crowd(raw: &Raw, count: u64) -> IoUring {
+    let mut ring: IoUring = IoUring::builder().setup_cqsize(1 << 16).build(4096).unwrap();
+    let bell = raw.own32(raw_peer::BELL);
+    // Nobody else counts it up yet.
+    let seen = u64::from(bell.load(Ordering::Acquire));
+    for n in 0..count {
+        let all = u64::from(u32::MAX);
+        let wait = opcode::FutexWait::new(bell.as_ptr(), seen, all, 2).build();
+        // SAFETY: the word stays mapped: `raw` is held as long as this process lives.
+        unsafe { ring.submission().push(&wait).unwrap() };
+        if n % 4096 == 4095 || n + 1 == count {
+            ring.submit().unwrap();
+        }
+    }
+    ring
 }
 
 /// Numbers without order in every word.
