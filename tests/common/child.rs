@@ -7,6 +7,7 @@ use std::process::{ChildStdin, ChildStdout, Command, ExitStatus, Stdio};
 use std::str::FromStr;
 use std::time::{Duration, Instant};
 
+use rustix::event::{PollFd, PollFlags, Timespec};
 use rustix::process::{Signal, set_parent_process_death_signal};
 use wakering::Backend;
 
@@ -72,6 +73,13 @@ impl Child {
                 return said.to_owned();
             }
         }
+    }
+
+    /// Whether there is something to hear.
+    pub fn has_said_something(&mut self) -> bool {
+        let now = Timespec { tv_sec: 0, tv_nsec: 0 };
+        let mut poll = [PollFd::new(self.output.get_ref(), PollFlags::IN)];
+        !self.output.buffer().is_empty() || rustix::event::poll(&mut poll, Some(&now)).unwrap() > 0
     }
 
     /// Waits until the child said this.

@@ -81,7 +81,9 @@ pub fn watched(test: impl FnOnce() + Send + 'static) {
         test();
         let _ = done.send(());
     });
-    if finished.recv_timeout(TEST_PATIENCE) == Err(RecvTimeoutError::Timeout) {
+    // Who asks for thousands of kills knows that it takes a while.
+    let times = if std::env::var_os("WAKERING_KILLS").is_some() { 1000 } else { 1 };
+    if finished.recv_timeout(TEST_PATIENCE * times) == Err(RecvTimeoutError::Timeout) {
         panic!("hangs");
     }
     if let Err(panic) = thread.join() {
