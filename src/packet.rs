@@ -199,7 +199,7 @@ impl<'a> Packet<'a> {
 }
 
 impl Drop for Packet<'_> {
-    #[inline]
+    #[inline(always)]
     fn drop(&mut self) {
         self.rx.give_back();
     }

@@ -158,7 +158,9 @@ impl Receiver {
     /// assert!(rx.is_empty());
     /// # Ok::<(), Box<dyn std::error::Error>>(())
     /// ```
-    #[inline]
+    // Always: the result's parts go on in registers. Stored and loaded again, as one, they cost more
+    // than all the rest.
+    #[inline(always)]
     pub fn try_recv_ref(&mut self) -> Result<Packet<'_>, TryRecvError> {
         let held = from_taken(self.rx.hold())?;
         Ok(Packet::new(&mut self.rx, held))

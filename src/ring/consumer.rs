@@ -33,24 +33,24 @@ pub(crate) struct Consumer {
 }
 
 /// A packet that lies in the ring still. Where and how long it is was judged once; the header is not
-/// looked at again.
+/// looked at again. Of one word, so that what is made of it goes from call to call in registers.
 #[derive(Debug, Clone, Copy)]
 pub(crate) struct Held {
-    offset: usize,
-    len: usize,
+    offset: u32,
+    len: u32,
 }
 
 impl Held {
     /// Where in the ring the packet begins.
     #[inline]
     pub(crate) fn offset(&self) -> usize {
-        self.offset
+        self.offset as usize
     }
 
     /// Its length in bytes.
     #[inline]
     pub(crate) fn len(&self) -> usize {
-        self.len
+        self.len as usize
     }
 }
 
@@ -112,7 +112,9 @@ impl Consumer {
         let offset = self.shape.offset(self.position).wrapping_add(RECORD_HEADER);
         self.position = self.position.plus(record_bytes(len));
         self.holds = true;
-        Ok(Some(Held { offset, len }))
+        #[allow(clippy::cast_possible_truncation, reason = "a ring is of at most 1 GiB")]
+        let held = Held { offset: offset as u32, len: len as u32 };
+        Ok(Some(held))
     }
 
     /// Whether a packet is held.
@@ -124,7 +126,7 @@ impl Consumer {
     /// Copies out what is held.
     #[inline]
     pub(crate) fn copy(&self, held: Held) -> Bytes {
-        self.pool.packet(held.len, |copy| self.memory.copy_out(held.offset, held.len, copy))
+        self.pool.packet(held.len(), |copy| self.memory.copy_out(held.offset(), held.len(), copy))
     }
 
     /// The bytes of the ring, to read what is held.
@@ -160,7 +162,7 @@ impl Consumer {
         self.holds = false;
         let marks = Marks { given: self.given, released: self.released };
         let marks = (!self.lends).then_some(marks);
-        let begin = self.position.minus(record_bytes(held.len));
+        let begin = self.position.minus(record_bytes(held.len()));
         let new = || Arc::new(Loans::new(&self.region, self.side, self.shape));
         self.lends = true;
         self.loans.get_or_insert_with(new).lend(begin, self.position, marks)
