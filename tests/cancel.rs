@@ -23,6 +23,7 @@ on_both_backends!(
     a_canceller_reaches_an_end_that_was_split,
     cancel_on_cancels_when_its_future_is_through,
     a_cancel_races_a_new_end_and_wins,
+    a_cancel_right_before_a_drop_is_no_orderly_end,
     dropping_recv_loses_no_packet,
     dropping_recv_batch_leaves_its_vec_alone,
     dropping_send_sends_nothing,
@@ -149,6 +150,34 @@ fn cancel_on_cancels_when_its_future_is_through(driver: &Driver) {
         assert_eq!(here.close_reason(), Some(CloseReason::Cancelled));
         assert_eq!(there.close_reason(), Some(CloseReason::Cancelled));
     });
+}
+
+fn a_cancel_right_before_a_drop_is_no_orderly_end(driver: &Driver) {
+    use std::sync::Barrier;
+    for round in 0..400 {
+        let (face, handle) = pair(driver, SMALL);
+        let (here, there): (Endpoint, Endpoint) = if round % 2 == 0 {
+            (face.into(), handle.into())
+        } else {
+            (handle.into(), face.into())
+        };
+        let begin = Barrier::new(2);
+        std::thread::scope(|scope| {
+            scope.spawn(|| {
+                begin.wait();
+                here.cancel();
+                drop(here);
+            });
+            begin.wait();
+            // Looks between any two of the other's stores.
+            let ended = loop {
+                if there.try_recv() == Err(TryRecvError::Closed) {
+                    break there.close_reason();
+                }
+            };
+            assert_eq!(ended, Some(CloseReason::Cancelled), "round {round}");
+        });
+    }
 }
 
 fn a_cancel_races_a_new_end_and_wins(driver: &Driver) {

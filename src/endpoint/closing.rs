@@ -81,7 +81,11 @@ impl Link {
 
     /// Why receiving is over once the ring is empty. To be asked before the look at the ring.
     pub(super) fn rx_over(&self) -> Option<CloseReason> {
-        if self.peer_ends() & TX_CLOSED != 0 {
+        let ends = self.peer_ends();
+        if ends & CANCELLED != 0 {
+            // A moment ago, and then it was dropped: what the ring still holds is cut off.
+            Some(CloseReason::Cancelled)
+        } else if ends & TX_CLOSED != 0 {
             Some(CloseReason::Peer)
         } else if self.ends.is_peer_gone() {
             Some(CloseReason::PeerDied)
