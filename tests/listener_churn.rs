@@ -4,12 +4,12 @@
 
 mod common;
 
-use std::fs;
 use std::sync::mpsc::Receiver;
 use std::sync::{Mutex, mpsc};
 use std::time::{Duration, Instant};
 
 use common::child::{self, Child};
+use common::held::Held;
 use common::{Dir, PATIENCE, SMALL, number, packet, wait, watched};
 use futures::channel::oneshot;
 use futures::stream::FuturesUnordered;
@@ -47,8 +47,14 @@ fn a_thousand_applications_leave_nothing_behind() {
         let Some(driver) = common::driver(backend) else { continue };
         watched(move || churn(&driver));
         // The driver has gone, too, before the next one is measured.
-        held.wait_until_level(false, || true);
+        expect_level(&held, None, || true);
         eprintln!("{backend}: {:.1?}", begin.elapsed());
+    }
+}
+
+fn expect_level(held: &Held, spare: Option<usize>, holds: impl FnMut() -> bool) {
+    if let Err(now) = held.wait_until_level(PATIENCE, spare, holds) {
+        panic!("{held:?} has become {now:?}");
     }
 }
 
@@ -63,7 +69,9 @@ fn churn(driver: &Driver) {
         let before = listener.stats();
         let ends = serve(&mut listener, &orders(driver, &name, processes));
         check(&ends, processes);
-        held.wait_until_level(round > 0, || {
+        // A thousand channels that were forgotten would be two megabytes and more.
+        let spare = (round > 0).then_some(1 << 20);
+        expect_level(&held, spare, || {
             // Those who were killed in the middle of it.
             let late = listener.next().now_or_never();
             drop(late);
@@ -189,65 +197,4 @@ fn child_that_comes_and_goes() {
         "Abort" => std::process::abort(),
         _ => drop(child::listen()),
     }
-}
-
-/// What this process holds.
-#[derive(Debug)]
-struct Held {
-    descriptors: usize,
-    /// Of regions.
-    mappings: usize,
-    /// What the drivers' sets watch.
-    watched: usize,
-    threads: usize,
-    bytes: usize,
-}
-
-impl Held {
-    fn now() -> Self {
-        let maps = fs::read_to_string("/proc/self/maps").unwrap();
-        let status = fs::read_to_string("/proc/self/status").unwrap();
-        let rss = status.lines().find_map(|line| line.strip_prefix("RssAnon:")).unwrap();
-        Self {
-            // One is the directory itself, in both counts.
-            descriptors: fs::read_dir("/proc/self/fd").unwrap().count(),
-            mappings: maps.lines().filter(|line| line.contains("memfd:wakering")).count(),
-            watched: watched_descriptors(),
-            threads: fs::read_dir("/proc/self/task").unwrap().count(),
-            bytes: rss.trim().trim_end_matches(" kB").parse::<usize>().unwrap() << 10,
-        }
-    }
-
-    /// Waits until nothing more is held than this, and `holds`.
-    fn wait_until_level(&self, in_memory_too: bool, mut holds: impl FnMut() -> bool) {
-        let begin = Instant::now();
-        loop {
-            let there = holds();
-            let now = Self::now();
-            if there && self.is_level(&now, in_memory_too) {
-                return;
-            }
-            assert!(begin.elapsed() < PATIENCE, "{self:?} has become {now:?}");
-            std::thread::sleep(Duration::from_millis(1));
-        }
-    }
-
-    /// Whether it is the same now. Of the memory, some is the allocator's; a thousand channels that
-    /// were forgotten would be two megabytes and more.
-    fn is_level(&self, now: &Self, in_memory_too: bool) -> bool {
-        let counts = |held: &Self| (held.descriptors, held.mappings, held.watched, held.threads);
-        counts(self) == counts(now) && (!in_memory_too || now.bytes <= self.bytes + (1 << 20))
-    }
-}
-
-/// A descriptor that closes while we look is in no set.
-fn watched_descriptors() -> usize {
-    let descriptors = fs::read_dir("/proc/self/fd").unwrap();
-    let sets = descriptors.filter_map(|entry| {
-        let path = entry.ok()?.path();
-        fs::read_link(&path).ok().filter(|to| to.to_string_lossy().contains("eventpoll"))?;
-        let info = fs::read_to_string(path.to_str()?.replace("/fd/", "/fdinfo/")).ok()?;
-        Some(info.lines().filter(|line| line.starts_with("tfd:")).count())
-    });
-    sets.sum()
 }

@@ -20,6 +20,7 @@ use wakering::{
 
 pub mod attacker;
 pub mod child;
+pub mod held;
 pub mod raw_peer;
 pub mod running;
 pub mod seccomp;
