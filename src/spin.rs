@@ -35,9 +35,6 @@ pub(crate) const IN_POLL: Duration = Duration::from_micros(2);
 /// The longest cap that may be set; a thread that spins serves nobody else.
 const LONGEST: Duration = Duration::from_millis(1);
 
-/// A spin that the thread allows less time than this is not begun.
-const SHORTEST_NANOS: u32 = 2_000;
-
 /// After so many spins in a row that did not pay, parks are sat out: twice as many each time.
 const PATIENCE: u32 = 3;
 /// At most 2 to the power of this many.
@@ -128,7 +125,10 @@ impl Spinning {
         let cap = u32::try_from(wish.as_nanos()).unwrap_or(u32::MAX);
         let started = Instant::now();
         let allowed = Allowance::of_thread(started, cap);
-        if allowed < SHORTEST_NANOS.min(cap) {
+        // A short one would miss a peer that was asleep and has to wake up first. The thread would
+        // spend what it earns on such, and two sides that fell asleep would never find each other
+        // awake again.
+        if allowed < cap / 2 {
             return None;
         }
         Some(Self { started, budget: Duration::from_nanos(u64::from(allowed)), looks: 0 })
