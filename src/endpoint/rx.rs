@@ -4,7 +4,6 @@ use std::time::{Duration, Instant};
 
 use bytes::Bytes;
 
-use super::counters::bump;
 use super::ends::Directions;
 use super::link::Link;
 use super::returning::Returning;
@@ -91,9 +90,7 @@ impl Rx {
         }
         let held = self.consumer.hold().map_err(|violation| self.link.violated(violation))?;
         if let Some(held) = &held {
-            let counters = &self.link.counters;
-            bump(&counters.packets_received, 1);
-            bump(&counters.bytes_received, held.len() as u64);
+            self.link.counters.received.add(1, held.len() as u64);
         } else {
             self.heed_parked_sender();
         }
@@ -117,9 +114,7 @@ impl Rx {
     /// For how long not to look again, after a look that found nothing.
     #[cold]
     pub(super) fn pace(&mut self) -> Option<Duration> {
-        // ORDERING: Relaxed; a counter of this half's own.
-        let taken = self.link.counters.packets_received.load(Ordering::Relaxed);
-        self.pace.at_empty(Instant::now(), taken)
+        self.pace.at_empty(Instant::now(), self.link.counters.received.packets())
     }
 
     /// Copies out what is held.
@@ -188,8 +183,7 @@ impl Rx {
             bytes += held.len() as u64;
         }
         self.give_back();
-        bump(&self.link.counters.packets_received, taken as u64 - 1);
-        bump(&self.link.counters.bytes_received, bytes);
+        self.link.counters.received.add(taken as u64 - 1, bytes);
         Ok(Some(taken))
     }
 

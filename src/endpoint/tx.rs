@@ -6,7 +6,6 @@ use std::time::{Duration, Instant};
 use bytes::Bytes;
 
 use super::cargo::{Cargo, Room};
-use super::counters::bump;
 use super::link::Link;
 use super::receiving::register;
 use crate::error::{CloseReason, TryReserveError, TrySendError};
@@ -186,9 +185,7 @@ impl Tx {
     /// Keeps the books of what was published since the tail was at `before`.
     #[inline]
     fn count_sent(&mut self, before: Position, packets: u64, bytes: u64) {
-        let counters = &self.link.counters;
-        bump(&counters.packets_sent, packets);
-        bump(&counters.bytes_sent, bytes);
+        self.link.counters.sent.add(packets, bytes);
         if self.producer.passed_an_eighth_since(before) {
             self.note();
         }
