@@ -402,7 +402,7 @@ fn an_idle_pair_uses_no_processor(driver: &Driver) {
     // The last of what they did may still be in the books.
     std::thread::sleep(Duration::from_millis(300));
     let before = both();
-    std::thread::sleep(Duration::from_secs(2));
+    std::thread::sleep(Duration::from_secs(10));
     let after = both();
     for (before, after) in [(before.0, after.0), (before.1, after.1)] {
         // A tick is sampled, and may be another's.
