@@ -1,4 +1,5 @@
-//! Wakers that misbehave: they panic, drop, come late, or use what they wake for.
+//! Wakers that misbehave: they panic, drop, come late, use what they wake for, or belong to an executor
+//! that is gone; on drivers that are run in every way.
 
 mod common;
 
@@ -8,15 +9,35 @@ use std::sync::atomic::{AtomicBool, AtomicUsize, Ordering};
 use std::sync::{Arc, Mutex};
 use std::task::{Context, Poll, Wake, Waker};
 
-use common::{
-    Dir, SMALL, both_roles, eventually, fill, number, on_both_backends, packet, pair, poll_once,
-    wait,
-};
+use common::running::Way;
+use common::woken::Woken;
+use common::{Dir, SMALL, both_roles, eventually, fill, number, packet, pair, poll_once, wait};
 use futures::FutureExt;
+use futures::executor::LocalPool;
 use futures::future::{BoxFuture, join_all};
-use wakering::{CloseReason, Driver, Endpoint, ShmError, SpscFace, SpscHandle};
+use futures::task::LocalSpawnExt;
+use wakering::{CloseReason, Driver, Endpoint, ShmError, SpscFace, SpscHandle, SpscListener};
 
-on_both_backends!(
+/// Makes a test of each function for each backend and each way to run a driver.
+macro_rules! in_every_way {
+    ($($name:ident),+ $(,)?) => {
+        in_every_way!(@ background Background, $($name),+);
+        in_every_way!(@ parked Parked, $($name),+);
+        in_every_way!(@ polled Polled, $($name),+);
+    };
+    (@ $module:ident $way:ident, $($name:ident),+) => {
+        mod $module {
+            use crate::common::on_both_backends;
+            on_both_backends!($($name),+);
+            $(fn $name(like: &wakering::Driver) {
+                let backend = like.backend();
+                crate::common::running::running(crate::Way::$way, backend, crate::$name);
+            })+
+        }
+    };
+}
+
+in_every_way!(
     only_the_last_waker_counts,
     a_waker_that_panics_disturbs_nobody_else,
     a_waker_that_panics_keeps_its_place_until_it_is_dropped,
@@ -24,6 +45,8 @@ on_both_backends!(
     a_waker_that_drops_another_sender_does_no_harm,
     a_waker_that_drops_the_end_does_no_harm,
     a_waker_that_uses_the_end_does_no_harm,
+    a_waker_that_panics_harms_no_wait_of_any_kind,
+    an_executor_that_is_gone_costs_nobody_a_wake,
 );
 
 /// A waker that does what it is told, once.
@@ -321,4 +344,148 @@ fn a_waker_that_uses_the_end_does_no_harm(driver: &Driver) {
         let ended = wait("the ends", join_all(recvs));
         assert!(ended.into_iter().all(|received| received.is_none()));
     });
+}
+
+/// Polls with a waker that panics, and returns it.
+fn poll_badly<F: Future + ?Sized>(future: Pin<&mut F>) -> Arc<Does> {
+    let bad = Does::new(|| resume_unwind(Box::new("a waker")));
+    assert!(poll_with(future, &bad).is_pending());
+    bad
+}
+
+fn a_waker_that_panics_harms_no_wait_of_any_kind(driver: &Driver) {
+    let dir = Dir::new();
+    let name = dir.name("listener");
+    let builder = || SpscListener::builder().ring_bytes(SMALL).driver(driver);
+    let connect = |name: &str| SpscHandle::builder().driver(driver).connect(name).unwrap();
+
+    // Those who accept, of whom one is woken for each application.
+    let listener = builder().bind(&name).unwrap();
+    let mut bad_accept = Box::pin(listener.accept());
+    let bad = poll_badly(bad_accept.as_mut());
+    let handle = connect(&name);
+    eventually("it is woken", || bad.was_called());
+    drop(bad_accept);
+    let face = wait("accept", listener.accept()).unwrap();
+    wait("send", handle.send(packet(1, 8))).unwrap();
+    assert_eq!(wait("recv", face.recv()), Some(packet(1, 8)));
+
+    // Those who wait for the peer.
+    let single = builder().create(&dir.name("face")).unwrap();
+    let mut bad_connected = Box::pin(single.connected());
+    let bad = poll_badly(bad_connected.as_mut());
+    let other = connect(&dir.name("face"));
+    eventually("it is woken", || bad.was_called());
+    wait("connected", bad_connected).unwrap();
+
+    // Those who wait for room, and for their turn.
+    let filled = fill(&single);
+    let mut bad_sends: Vec<_> = (0..2).map(|_| Box::pin(single.send(packet(filled, 8)))).collect();
+    let bad: Vec<_> = bad_sends.iter_mut().map(|send| poll_badly(send.as_mut())).collect();
+    for n in 0..filled {
+        assert_eq!(number(&wait("recv", other.recv()).unwrap()), n);
+    }
+    eventually("the first is woken", || bad[0].was_called());
+    drop(bad_sends.remove(0));
+    eventually("the turn is passed on", || bad[1].was_called());
+    drop(bad_sends);
+    wait("send", single.send(packet(7, 8))).unwrap();
+    assert_eq!(wait("recv", other.recv()), Some(packet(7, 8)));
+
+    // Those who wait for the end, and those who wait for an engine.
+    let mut bad_closed = Box::pin(single.closed());
+    let bad = poll_badly(bad_closed.as_mut());
+    drop(other);
+    eventually("it is woken", || bad.was_called());
+    assert_eq!(wait("the end", bad_closed), CloseReason::Peer);
+    let mut bad_connect = Box::pin(SpscHandle::builder().driver(driver).connect_async(&name));
+    if poll_with(bad_connect.as_mut(), &bad).is_pending() {
+        drop(wait("connect", bad_connect).unwrap());
+    }
+    wait("send", handle.send(packet(2, 8))).unwrap();
+    assert_eq!(wait("recv", face.recv()), Some(packet(2, 8)));
+}
+
+/// A future that outlives the executors that poll it.
+type Left = Arc<Mutex<BoxFuture<'static, Option<bytes::Bytes>>>>;
+
+/// Has an executor poll the future once, and end.
+const EXECUTORS: [fn(Left); 3] = [
+    |left| {
+        let executor = smol::Executor::new();
+        executor.spawn(poll_left(left)).detach();
+        assert!(executor.try_tick());
+    },
+    |left| {
+        let mut pool = LocalPool::new();
+        pool.spawner().spawn_local(poll_left(left)).unwrap();
+        pool.run_until_stalled();
+    },
+    |left| {
+        // As `block_on`s do it: the waker unparks a thread, which has ended.
+        let thread = std::thread::spawn(move || {
+            struct Unpark(std::thread::Thread);
+            impl Wake for Unpark {
+                fn wake(self: Arc<Self>) {
+                    self.0.unpark();
+                }
+            }
+            let waker = Waker::from(Arc::new(Unpark(std::thread::current())));
+            let polled = left.lock().unwrap().as_mut().poll(&mut Context::from_waker(&waker));
+            assert!(polled.is_pending());
+        });
+        thread.join().unwrap();
+    },
+];
+
+/// Without keeping it: a waker may keep the task.
+fn poll_left(left: Left) -> impl Future<Output = ()> + Send {
+    let left = Arc::downgrade(&left);
+    std::future::poll_fn(move |cx| {
+        let Some(left) = left.upgrade() else { return Poll::Ready(()) };
+        left.lock().unwrap().as_mut().poll(cx).map(drop)
+    })
+}
+
+fn an_executor_that_is_gone_costs_nobody_a_wake(driver: &Driver) {
+    for leave in EXECUTORS {
+        both_roles(driver, SMALL, None, |here, there| {
+            let (elsewhere, other) = pair(driver, SMALL);
+            let there = Arc::new(there);
+            let left: Left = Arc::new(Mutex::new(owned_recv(&there)));
+            leave(left.clone());
+            let ((next, next_waker), (beside, beside_waker)) =
+                (Woken::counting(), Woken::counting());
+            let mut waits_next = owned_recv(&there);
+            let mut waits_beside = Box::pin(other.recv());
+            let poll = |future: Pin<&mut dyn Future<Output = _>>, waker| {
+                assert!(future.poll(&mut Context::from_waker(waker)).is_pending());
+            };
+            poll(waits_next.as_mut(), &next_waker);
+            poll(waits_beside.as_mut(), &beside_waker);
+            here.try_send(packet(1, 8)).unwrap();
+            elsewhere.try_send(packet(2, 8)).unwrap();
+            eventually("another channel's task is woken", || beside.calls() > 0);
+            assert_eq!(poll_once(waits_beside.as_mut()), Poll::Ready(Some(packet(2, 8))));
+            // The wake went to nobody. It is passed on with what it was for.
+            drop(left);
+            // (There may have been another wake before, for no reason.)
+            let mut seen = 0;
+            let received = loop {
+                eventually("the next task is woken", || next.calls() > seen);
+                seen = next.calls();
+                let mut cx = Context::from_waker(&next_waker);
+                if let Poll::Ready(received) = waits_next.as_mut().poll(&mut cx) {
+                    break received;
+                }
+            };
+            assert_eq!(received, Some(packet(1, 8)));
+            // And an end reaches everybody else.
+            let left: Left = Arc::new(Mutex::new(owned_recv(&there)));
+            leave(left.clone());
+            here.cancel();
+            assert_eq!(wait("the end", there.recv()), None);
+            assert_eq!(poll_once(left.lock().unwrap().as_mut()), Poll::Ready(None));
+        });
+    }
 }
