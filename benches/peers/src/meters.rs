@@ -1,6 +1,6 @@
 //! What a process has used up so far.
 
-use std::time::Duration;
+use std::time::{Duration, Instant};
 
 use perf_event::events::Tracepoint;
 use perf_event::{Builder, Counter};
@@ -48,4 +48,44 @@ pub(crate) fn resident_bytes() -> Result<u64> {
     let line = rollup.lines().find_map(|line| line.strip_prefix("Rss:"));
     let kib = line.and_then(|line| line.trim().strip_suffix(" kB")).ok_or("no Rss in smaps")?;
     Ok(kib.trim().parse::<u64>()? * 1024)
+}
+
+/// What this process's ended children, it, and the whole machine have worked so far; to tell how much
+/// of a time others had.
+#[derive(Debug, Clone, Copy)]
+pub(crate) struct Work {
+    all: u64,
+    ours: u64,
+    at: Instant,
+}
+
+/// Of a second, as the kernel tells such times.
+const TICKS: f64 = 100.0;
+
+impl Work {
+    pub(crate) fn so_far() -> Result<Self> {
+        let stat = std::fs::read_to_string("/proc/stat")?;
+        let line = stat.lines().next().unwrap_or_default();
+        let times: Vec<u64> = line
+            .split_whitespace()
+            .skip(1)
+            .map(str::parse)
+            .collect::<std::result::Result<_, _>>()?;
+        // All but idle and waiting; what another machine on the same processor had counts as well, what
+        // guests had is in the first two.
+        let idle = |nth: usize| nth == 3 || nth == 4 || nth >= 8;
+        let all = times.iter().enumerate().filter(|(nth, _)| !idle(*nth)).map(|(_, time)| time);
+        let stat = std::fs::read_to_string("/proc/self/stat")?;
+        let (_, fields) = stat.rsplit_once(')').ok_or("a stat of another form")?;
+        let ours = fields.split_whitespace().skip(11).take(4).map(str::parse::<u64>);
+        let ours = ours.sum::<std::result::Result<u64, _>>()?;
+        Ok(Self { all: all.sum(), ours, at: Instant::now() })
+    }
+
+    /// How many cores others have kept busy since `earlier`.
+    pub(crate) fn of_others(&self, earlier: &Self) -> f64 {
+        let all = self.all.saturating_sub(earlier.all) as f64;
+        let ours = self.ours.saturating_sub(earlier.ours) as f64;
+        (all - ours).max(0.0) / TICKS / (self.at - earlier.at).as_secs_f64().max(1e-3)
+    }
 }

@@ -64,8 +64,8 @@ pub(crate) struct Tally {
 }
 
 /// Packets, or so many bytes, between two looks at the clock of who streams.
-const PACKETS_A_LOOK: u64 = 256;
-const BYTES_A_LOOK: u64 = 256 << 10;
+const PACKETS_A_LOOK: u64 = 128;
+const BYTES_A_LOOK: u64 = 128 << 10;
 
 /// What one side has at hand while it runs.
 struct Run {

@@ -41,6 +41,8 @@ pub(crate) struct Record {
     pub(crate) counts_calls: bool,
     pub(crate) status: Status,
     pub(crate) outcome: Outcome,
+    /// How many cores other programs kept busy meanwhile.
+    pub(crate) others: f64,
 }
 
 impl Record {
@@ -142,6 +144,12 @@ impl Results {
         let in_row =
             [false, true].into_iter().flat_map(move |counted| self.of(system, row, counted));
         in_row.map(|record| &record.status).filter(|status| **status != Status::Done).last()
+    }
+
+    /// How many cores other programs kept busy, in the mean over all runs.
+    pub(crate) fn others(&self) -> f64 {
+        let sum: f64 = self.records.iter().map(|record| record.others).sum();
+        sum / self.records.len().max(1) as f64
     }
 
     /// The systems that were measured, in their order, and of these families.

@@ -7,12 +7,12 @@ use crate::results::{Record, Results};
 
 const HEADER: &str = "system,measure,pinned,bytes,repeat,counts_calls,status,packets,lost,corrupt,seconds,\
 packets_per_second,gigabytes_per_second,cpu_ns_per_packet,calls_per_packet,p50_ns,p99_ns,p999_ns,\
-resident_bytes\n";
+resident_bytes,cores_of_others\n";
 
 pub(crate) fn of(results: &Results) -> Result<String> {
     let mut csv = HEADER.to_owned();
     for record in &results.records {
-        let Record { cell, repeat, counts_calls, status, outcome } = record;
+        let Record { cell, repeat, counts_calls, status, outcome, others } = record;
         let status = status.to_string().replace('"', "'");
         write!(csv, "\"{}\",{},{},{},", cell.system.name, cell.measure, cell.pin, cell.bytes)?;
         write!(csv, "{repeat},{counts_calls},\"{status}\",{},", record.packets())?;
@@ -26,7 +26,7 @@ pub(crate) fn of(results: &Results) -> Result<String> {
         }
         let times = [outcome.p50_ns, outcome.p99_ns, outcome.p999_ns, outcome.resident];
         times.iter().try_for_each(|number| write!(csv, ",{number}"))?;
-        csv.push('\n');
+        writeln!(csv, ",{others:.2}")?;
     }
     Ok(csv)
 }

@@ -16,5 +16,5 @@ pub(crate) fn write(results: &Results, wish: &Wish) -> Result<()> {
     let page = tables::of(results, wish)?;
     println!("{page}");
     std::fs::write(wish.out.join("results.md"), page)?;
-    charts::write(results, &tables::machine(wish), &wish.out)
+    charts::write(results, &tables::machine(results, wish), &wish.out)
 }

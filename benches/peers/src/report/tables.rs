@@ -9,11 +9,12 @@ use crate::cell::{Measure, Pin};
 use crate::results::{Median, Record, Results, Row, Status};
 use crate::systems::{Family, System};
 
-const ALL: &[Family] = &[Family::Limit, Family::Wakering, Family::Rival, Family::Yardstick];
+pub(crate) const ALL: &[Family] =
+    &[Family::Limit, Family::Wakering, Family::Rival, Family::Yardstick];
 
 pub(crate) fn of(results: &Results, wish: &Wish) -> Result<String> {
     let mut page = String::from("# wakering beside others\n\n");
-    writeln!(page, "{}\n", machine(wish))?;
+    writeln!(page, "{}\n", machine(results, wish))?;
     page.push_str(&ratios::of(results)?);
     for pin in [Pin::Two, Pin::One, Pin::None] {
         round_trips(&mut page, results, pin)?;
@@ -24,7 +25,7 @@ pub(crate) fn of(results: &Results, wish: &Wish) -> Result<String> {
 }
 
 /// Where, when and how it was measured.
-pub(crate) fn machine(wish: &Wish) -> String {
+pub(crate) fn machine(results: &Results, wish: &Wish) -> String {
     let info = std::fs::read_to_string("/proc/cpuinfo").unwrap_or_default();
     let model = info.lines().find_map(|line| line.strip_prefix("model name")?.split_once(": "));
     let model = model.map_or("unknown processor", |(_, model)| model);
@@ -33,8 +34,9 @@ pub(crate) fn machine(wish: &Wish) -> String {
     let kernel = uname.release().to_string_lossy();
     let version = kernel.split('-').next().unwrap_or_default();
     format!(
-        "{model}, {cores} cores, Linux {version}, {}; {} × {} s a figure; medians, and in brackets \
-         the least and the largest.",
+        "{model}, {cores} cores, of which other programs had {:.1}, Linux {version}, {}; {} × {} s a \
+         figure; medians, and in brackets the least and the largest.",
+        results.others(),
         date(),
         wish.repeat,
         wish.time.as_secs_f64(),

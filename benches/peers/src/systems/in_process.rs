@@ -97,11 +97,14 @@ impl<const N: usize> Port for Chunks<N> {
         let tx = &mut self.0.tx;
         spin(|| {
             let room = tx.slots().min(RING / 8 / N);
-            let Ok(chunk) = tx.write_chunk_uninit(room) else { return Ok(None) };
-            let packets = std::iter::repeat_with(|| {
-                *source.packet().first_chunk().expect("packets are of this size")
-            });
-            Ok((chunk.fill_from_iter(packets) > 0).then_some(()))
+            let Ok(mut chunk) = tx.write_chunk_uninit(room) else { return Ok(None) };
+            let (first, second) = chunk.as_mut_slices();
+            for place in first.iter_mut().chain(second) {
+                place.write(*source.packet().first_chunk().expect("packets are of this size"));
+            }
+            // SAFETY: all places of the chunk were just written.
+            unsafe { chunk.commit_all() };
+            Ok((room > 0).then_some(()))
         })
     }
 

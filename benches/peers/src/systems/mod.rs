@@ -8,6 +8,7 @@ use crate::outcome::Outcome;
 use crate::stage::Stage;
 
 mod bare_ring;
+mod in_place;
 mod in_process;
 mod ipc_channel;
 mod iceoryx2;
@@ -77,6 +78,7 @@ pub(crate) fn all() -> impl Iterator<Item = &'static System> {
         limits::SYSTEMS,
         bare_ring::SYSTEMS,
         wakering::SYSTEMS,
+        in_place::SYSTEMS,
         ringfire::SYSTEMS,
         iceoryx2::SYSTEMS,
         shmem_ipc::SYSTEMS,

@@ -1,4 +1,4 @@
-//! wakering, by each of its ways.
+//! wakering, by each of its ways that carries `Bytes`.
 //!
 //! All with the settings that a user gets who sets none. Which driver runs, under which executor,
 //! by which calls: that is what differs.
@@ -21,7 +21,7 @@ use crate::port::{AsyncPort, Port};
 use crate::stage::Stage;
 
 /// What most of its ways have in common.
-const SLEEPING: System = System {
+pub(super) const SLEEPING: System = System {
     name: "",
     family: Family::Wakering,
     waits: Waits::Sleeping,
@@ -141,10 +141,10 @@ pub(crate) const SYSTEMS: &[System] = &[
     },
 ];
 
-type Halves = (Sender, Receiver);
+pub(super) type Halves = (Sender, Receiver);
 
 /// Makes a channel, or joins it.
-fn open(stage: &mut Stage, driver: Option<&Driver>) -> Result<Halves> {
+pub(super) fn open(stage: &mut Stage, driver: Option<&Driver>) -> Result<Halves> {
     Ok(match stage.side() {
         Side::A => {
             let face = SpscFace::builder();
@@ -177,7 +177,7 @@ fn in_reactor(stage: &mut Stage, driver: PolledDriver, port: impl AsyncPort) -> 
     smol::block_on(executor.run(stage.run_async(port)))
 }
 
-fn over() -> crate::Error {
+pub(super) fn over() -> crate::Error {
     "the channel ended too early".into()
 }
 
