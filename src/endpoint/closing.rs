@@ -79,6 +79,20 @@ impl Link {
         self.ends.rx()
     }
 
+    /// Why receiving is cut off; or else, whether it is over once the ring is empty. To be asked
+    /// before the look at the ring.
+    #[inline(always)]
+    pub(super) fn rx_standing(&self) -> Result<bool, CloseReason> {
+        let ends = self.peer_ends();
+        if ends & CANCELLED != 0 {
+            self.heed(ends);
+        }
+        match self.ends.rx() {
+            Some(reason) => Err(reason),
+            None => Ok(ends & TX_CLOSED != 0 || self.ends.is_peer_gone()),
+        }
+    }
+
     /// Why receiving is over once the ring is empty. To be asked before the look at the ring.
     pub(super) fn rx_over(&self) -> Option<CloseReason> {
         let ends = self.peer_ends();

@@ -57,13 +57,16 @@ impl Rx {
     /// next take. At the end, the reason is settled.
     #[inline(always)]
     pub(crate) fn hold(&mut self) -> Taken<Held> {
-        if let Some(reason) = self.link.rx_cut() {
-            self.link.settle(reason);
-            return Err(reason);
-        }
+        let is_over = match self.link.rx_standing() {
+            Ok(is_over) => is_over,
+            Err(reason) => {
+                self.link.settle(reason);
+                return Err(reason);
+            }
+        };
         match self.hold_published()? {
-            Some(held) => Ok(Some(held)),
-            None => self.hold_last(),
+            None if is_over => self.hold_last(),
+            held => Ok(held),
         }
     }
 
