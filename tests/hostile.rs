@@ -176,7 +176,8 @@ fn headers_that_change_all_the_time_invent_no_packet(driver: &Driver) {
 
 fn a_head_that_breaks_a_rule_ends_the_channel(driver: &Driver) {
     against_each(driver, "bad heads", |attacker, mut end, ours| {
-        let theirs = ours.words().1;
+        let (our_words, theirs) = ours.words();
+        let waiting = our_words + WAITING;
         for word in [HEAD, TAKEN] {
             let at = theirs + word;
             // Four packets of 504 bytes are 2048 in the ring.
@@ -192,13 +193,13 @@ fn a_head_that_breaks_a_rule_ends_the_channel(driver: &Driver) {
                 let mut sent = fill_with(&end, 504);
                 for (round, claim) in claims.iter().enumerate() {
                     let (parks, last) = (end.stats().parks, round + 1 == claims.len());
-                    let waiting = std::thread::spawn(move || {
+                    let sender = std::thread::spawn(move || {
                         let result = wait("send", end.send(packet(sent, 504)));
                         (end, result)
                     });
-                    // Whatever the sender wanted: it looks.
-                    attacker.say(&format!("set {at:x} {claim:x}; ring"));
-                    let (back, result) = common::join("the sender", waiting);
+                    // Whatever the sender wanted: its bit is cleared, so it looks.
+                    attacker.say(&format!("set {at:x} {claim:x}; set32 {waiting:x} 0; ring"));
+                    let (back, result) = common::join("the sender", sender);
                     end = back;
                     assert!(end.stats().parks >= parks);
                     if last {
