@@ -170,6 +170,8 @@ impl HandleBuilder {
     /// - [`Busy`](ShmError::Busy): the face serves another handle, or has served one.
     /// - [`VersionMismatch`](ShmError::VersionMismatch): what listens there speaks another version,
     ///   or is no wakering engine at all.
+    /// - [`InvalidConfig`](ShmError::InvalidConfig): the engine offers a region with sizes that no
+    ///   channel may have.
     /// - [`TimedOut`](ShmError::TimedOut): no answer for the `connect_timeout`.
     /// - [`Io`](ShmError::Io): the engine hung up half-way, or a system call failed.
     pub fn connect(self, name: &str) -> Result<SpscHandle, ShmError> {
@@ -270,11 +272,14 @@ impl Dialling {
         let Some(driver) = self.driver.get() else { return };
         let mut step = self.step.lock().unwrap_or_else(PoisonError::into_inner);
         let Step::Under(dial) = &mut *step else { return };
-        let was_connected = dial.as_fd().is_some();
+        let was_connected = dial.is_waiting();
         let outcome = match dial.step() {
             Ok(Progress::Done(connection)) => Ok(Box::new(connection)),
             Err(error) => Err(error),
-            Ok(Progress::RetryAt(at)) => return driver.alarm(at),
+            Ok(Progress::RetryAt(at)) => {
+                dial.as_fd().into_iter().for_each(|socket| driver.unwatch(socket));
+                return driver.alarm(at);
+            }
             Ok(Progress::WaitReadable) => {
                 driver.alarm(dial.deadline());
                 match dial.as_fd().filter(|_| !was_connected) {

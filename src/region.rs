@@ -14,7 +14,7 @@
 use std::fs::File;
 use std::io;
 use std::mem::MaybeUninit;
-use std::os::fd::OwnedFd;
+use std::os::fd::{AsFd, BorrowedFd, OwnedFd};
 use std::ptr::NonNull;
 
 use bytes::buf::UninitSlice;
@@ -69,18 +69,24 @@ impl Region {
         Ok((region, file.into()))
     }
 
-    /// Maps a region that the peer made, after everything about it was checked.
-    pub(crate) fn join(file: OwnedFd) -> Result<Self, ShmError> {
-        let file = File::from(file);
-        let seals = rustix::fs::fcntl_get_seals(&file)
+    /// Whether a file that the peer made may be mapped, whatever it holds.
+    pub(crate) fn check_file(file: BorrowedFd<'_>) -> Result<(), ShmError> {
+        let seals = rustix::fs::fcntl_get_seals(file)
             .map_err(ShmError::io("reading the region's seals"))?;
         if !seals.contains(SEALS) {
             return Err(refused("the region is not sealed against resizing"));
         }
-        let statfs = rustix::fs::fstatfs(&file).map_err(ShmError::io("looking at the region"))?;
+        let statfs = rustix::fs::fstatfs(file).map_err(ShmError::io("looking at the region"))?;
         if statfs.f_type as u64 != TMPFS_MAGIC {
             return Err(refused("the region is not made of ordinary pages"));
         }
+        Ok(())
+    }
+
+    /// Maps a region that the peer made, after everything about it was checked.
+    pub(crate) fn join(file: OwnedFd) -> Result<Self, ShmError> {
+        Self::check_file(file.as_fd())?;
+        let file = File::from(file);
         // The size cannot change any more: the seals were there before we looked at it.
         let size = file.metadata().map_err(ShmError::io("looking at the region"))?.len();
         let smallest = Geometry::new(Some(crate::layout::MIN_RING_BYTES), None)?;

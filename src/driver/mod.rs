@@ -35,6 +35,7 @@ pub use polled::PolledDriver;
 pub(crate) use registration::{Binding, Registration};
 use seat::Seat;
 use shared::Shared;
+pub(crate) use signals::blocked as without_signals;
 pub(crate) use source::Source;
 pub use unparker::Unparker;
 

@@ -1,4 +1,4 @@
-//! The signal mask of a driver's own thread.
+//! The signal mask of the library's own threads.
 //!
 //! Declared here by hand: rustix has this call in its `runtime` module alone, whose name it changes
 //! from release to release.
@@ -33,7 +33,7 @@ unsafe extern "C" {
 
 /// Runs `spawn` with all asynchronous signals blocked, so that a thread which it starts never
 /// takes one: they stay for the program's own threads.
-pub(super) fn blocked<T>(spawn: impl FnOnce() -> T) -> T {
+pub(crate) fn blocked<T>(spawn: impl FnOnce() -> T) -> T {
     let mut all = SignalSet([0; 128]);
     sigfillset(&mut all);
     for signal in FAULTS.map(Signal::as_raw).into_iter().chain(RESERVED) {

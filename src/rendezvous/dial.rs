@@ -11,6 +11,7 @@ use super::directory::Directory;
 use super::message::{self, Spoken, Status};
 use super::name::Name;
 use super::socket::{self, Message, Received};
+use super::untrusted::{Line, Untrusted};
 use crate::credentials::{self, Allow, PeerCredentials};
 use crate::error::ShmError;
 use crate::layout::VERSION;
@@ -60,9 +61,11 @@ pub(crate) struct Dial {
     deadline: Instant,
     pause: Duration,
     /// Connected, and hello was said.
-    engine: Option<(OwnedFd, PeerCredentials)>,
+    engine: Option<(Line, PeerCredentials)>,
     /// The hello came late.
     is_late: bool,
+    /// It was too late, and the next step begins anew.
+    has_hung_up: bool,
 }
 
 impl Dial {
@@ -90,6 +93,7 @@ impl Dial {
             pause: FIRST_PAUSE,
             engine: None,
             is_late: false,
+            has_hung_up: false,
         })
     }
 
@@ -98,9 +102,15 @@ impl Dial {
         self.deadline
     }
 
-    /// What [`Progress::WaitReadable`] waits for; `None` before there is a connection.
+    /// What [`Progress::WaitReadable`] waits for, and what is to be waited for no more when that is
+    /// over; `None` before there is a connection.
     pub(crate) fn as_fd(&self) -> Option<BorrowedFd<'_>> {
         self.engine.as_ref().map(|(socket, _)| socket.as_fd())
+    }
+
+    /// Whether the last step said to wait for the descriptor.
+    pub(crate) fn is_waiting(&self) -> bool {
+        self.engine.is_some() && !self.has_hung_up
     }
 
     /// Goes on as far as possible without waiting.
@@ -109,30 +119,39 @@ impl Dial {
     /// `NotFound`, `PermissionDenied`, `Busy` and `VersionMismatch` as the engine or the kernel
     /// say so, `TimedOut` at the deadline, `Io` and `Unsupported`. All are final.
     pub(crate) fn step(&mut self) -> Result<Progress, ShmError> {
+        if self.has_hung_up {
+            (self.engine, self.has_hung_up) = (None, false);
+        }
         if self.engine.is_none() {
             self.engine = self.connect()?;
         }
         let now = Instant::now();
-        let Some((socket, peer)) = self.engine.take() else {
+        let Some((socket, _)) = &self.engine else {
             self.check_deadline(now)?;
             return Ok(Progress::RetryAt(self.next_try(now)));
         };
         match receive(socket.as_fd())? {
             Received::Nothing => {
-                self.engine = Some((socket, peer));
                 // After the look: an answer in time counts, even if we come late to read it.
                 self.check_deadline(now)?;
                 Ok(Progress::WaitReadable)
             }
             Received::HungUp if self.is_late => {
+                self.has_hung_up = true;
                 self.check_deadline(now)?;
                 Ok(Progress::RetryAt(now))
             }
             Received::HungUp => Err(hung_up()),
-            Received::Message(message) => {
-                Ok(Progress::Done(Connection { region: welcome(message)?, lifeline: socket, peer }))
-            }
+            Received::Message(message) => self.join(message).map(Progress::Done),
         }
+    }
+
+    /// Judges the answer. On an error the engine stays, for who watches it.
+    fn join(&mut self, answer: Message) -> Result<Connection, ShmError> {
+        let region = welcome(answer)?;
+        // A lawful engine says nothing behind its answer before we ask for it.
+        let quiet = self.engine.take_if(|(socket, _)| socket.is_quiet()).ok_or_else(junk)?;
+        Ok(Connection { region, lifeline: quiet.0.into_inner(), peer: quiet.1 })
     }
 
     /// Waits for the end of the handshake.
@@ -165,12 +184,13 @@ impl Dial {
 
     /// Connects, looks at the engine and says hello. `None`: its backlog is full, or it has no
     /// patience left.
-    fn connect(&mut self) -> Result<Option<(OwnedFd, PeerCredentials)>, ShmError> {
+    fn connect(&mut self) -> Result<Option<(Line, PeerCredentials)>, ShmError> {
         let begun = Instant::now();
         let connected = socket::connect(self.directory.as_fd(), self.name.file());
         let Some(socket) = connected.map_err(|errno| self.refused(errno))? else {
             return Ok(None);
         };
+        let socket = Line::new(socket);
         let peer = PeerCredentials::of(socket.as_fd()).map_err(|_| ShmError::PermissionDenied)?;
         if !self.trusts(&peer) {
             return Err(ShmError::PermissionDenied);
@@ -234,7 +254,7 @@ pub(super) fn welcome(answer: Message) -> Result<Region, ShmError> {
         Ok(Spoken::Ours(Status::PermissionDenied)) => Err(ShmError::PermissionDenied),
         Ok(Spoken::Ours(Status::VersionMismatch)) => Err(junk()),
         Ok(Spoken::Ours(Status::Ok)) => match answer.descriptor {
-            Some(descriptor) => Region::join(descriptor),
+            Some(descriptor) => join(descriptor),
             // The kernel had one for us, but we have no number left for it.
             None if answer.truncated => {
                 Err(ShmError::io("receiving the region's descriptor")(Errno::MFILE))
@@ -242,6 +262,12 @@ pub(super) fn welcome(answer: Message) -> Result<Region, ShmError> {
             None => Err(junk()),
         },
     }
+}
+
+fn join(descriptor: Untrusted) -> Result<Region, ShmError> {
+    // First: what is no region after all is not closed by who finds that out.
+    Region::check_file(descriptor.as_fd())?;
+    Region::join(descriptor.into_inner())
 }
 
 /// The error for a listener that does not speak the protocol at all.

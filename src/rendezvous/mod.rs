@@ -17,6 +17,7 @@ mod message;
 mod name;
 mod pair;
 mod socket;
+mod untrusted;
 
 pub(crate) use bound::BoundSocket;
 #[cfg(any(fuzzing, all(test, not(loom))))]

@@ -4,6 +4,7 @@ use std::os::unix::net::UnixListener;
 
 use super::super::message::{self, MESSAGE_BYTES, Status};
 use super::super::socket::Received;
+use super::super::untrusted::Line;
 use super::*;
 use crate::layout::VERSION;
 
@@ -220,6 +221,26 @@ fn foreign_listeners_are_told_apart() {
     assert!(matches!(error, ShmError::Io { step: "handshake", .. }), "{error:?}");
     let error = dial_foreign(|client| say(&client, &message::answer(Status::PermissionDenied)));
     assert!(matches!(error, ShmError::PermissionDenied));
+}
+
+#[test]
+fn what_may_hold_descriptors_is_told_from_a_hang_up() {
+    let dir = TempDir::new();
+    let name = dir.name("a");
+    let bound = BoundSocket::bind(&name, None).unwrap();
+    let line = |act: fn(OwnedFd)| {
+        let line = Line::new(raw(&name).unwrap());
+        act(bound.accept().unwrap().unwrap());
+        line.is_quiet()
+    };
+    assert!(line(std::mem::forget));
+    assert!(line(drop));
+    assert!(!line(|engine| say(&engine, b"x")));
+    assert!(!line(|engine| say(&engine, b"")));
+    assert!(!line(|engine| {
+        say(&engine, b"");
+        std::mem::forget(engine);
+    }));
 }
 
 #[test]

@@ -1,0 +1,100 @@
+//! Descriptors that came from somebody who is not believed yet, and what may hold some.
+//!
+//! The last close of a file may block: a TCP socket that lingers takes as long as whoever made it
+//! likes, even if it is nonblocking. Whoever passes one to us must not have our driver, or the
+//! thread that connects, wait for that. So what may block is closed on a thread of its own.
+
+use std::io::IoSliceMut;
+use std::os::fd::{AsFd, BorrowedFd, OwnedFd};
+
+use rustix::net::{RecvAncillaryBuffer, RecvFlags, Shutdown};
+
+use crate::driver;
+use crate::sockopt;
+
+/// A descriptor that was passed to us.
+#[derive(Debug)]
+pub(super) struct Untrusted(Option<OwnedFd>);
+
+impl Untrusted {
+    pub(super) fn new(descriptor: OwnedFd) -> Self {
+        Self(Some(descriptor))
+    }
+
+    /// When it is known to be harmless.
+    pub(super) fn into_inner(mut self) -> OwnedFd {
+        self.0.take().expect("there until it is dropped")
+    }
+}
+
+impl AsFd for Untrusted {
+    fn as_fd(&self) -> BorrowedFd<'_> {
+        self.0.as_ref().expect("there until it is dropped").as_fd()
+    }
+}
+
+impl Drop for Untrusted {
+    fn drop(&mut self) {
+        let Some(descriptor) = self.0.take() else { return };
+        // Only what lies in memory has seals, and that is closed at once.
+        if rustix::fs::fcntl_get_seals(&descriptor).is_err() {
+            discard(vec![descriptor]);
+        }
+    }
+}
+
+/// A socket to somebody who may have passed descriptors that we have not taken: they go with it.
+#[derive(Debug)]
+pub(super) struct Line(Option<OwnedFd>);
+
+impl Line {
+    pub(super) fn new(socket: OwnedFd) -> Self {
+        Self(Some(socket))
+    }
+
+    /// Refuses all descriptors from now on, as far as the kernel can do that; then whether nothing
+    /// is queued that may hold some.
+    pub(super) fn is_quiet(&self) -> bool {
+        sockopt::refuse_descriptors(self.as_fd());
+        let flags = RecvFlags::PEEK | RecvFlags::DONTWAIT;
+        let (mut byte, mut control) = ([0; 1], RecvAncillaryBuffer::default());
+        let mut bytes = [IoSliceMut::new(&mut byte)];
+        match rustix::net::recvmsg(self, &mut bytes, &mut control, flags) {
+            // An empty message reads like a hang-up, and may hold some. But it has a sender, whose
+            // address is the one that the engine listens on.
+            Ok(peeked) => peeked.bytes == 0 && peeked.address.is_none(),
+            Err(_) => true,
+        }
+    }
+
+    /// The socket, which is quiet: closing it is harmless.
+    pub(super) fn into_inner(mut self) -> OwnedFd {
+        self.0.take().expect("there until it is dropped")
+    }
+}
+
+impl AsFd for Line {
+    fn as_fd(&self) -> BorrowedFd<'_> {
+        self.0.as_ref().expect("there until it is dropped").as_fd()
+    }
+}
+
+impl Drop for Line {
+    fn drop(&mut self) {
+        if self.0.is_none() || self.is_quiet() {
+            return;
+        }
+        // It is over for the other side at once.
+        let _ = rustix::net::shutdown(&*self, Shutdown::Both);
+        discard(self.0.take().into_iter().collect());
+    }
+}
+
+/// Closes what may block on a thread of its own; if there can be none, here after all.
+pub(super) fn discard(descriptors: Vec<OwnedFd>) {
+    if descriptors.is_empty() {
+        return;
+    }
+    let thread = std::thread::Builder::new().name("wakering-close".into());
+    drop(driver::without_signals(|| thread.spawn(move || drop(descriptors))));
+}
