@@ -32,6 +32,7 @@ use crate::futex;
 use crate::layout::{BellWords, MOST_WAITERS, Side};
 use crate::region::Region;
 use crate::sync::{Arc, AtomicU32, Ordering, fence};
+use crate::tally::{Step, step};
 
 /// The bell of one side: its owner parks by it, the other side rings it.
 #[derive(Debug)]
@@ -64,6 +65,7 @@ impl Bell {
         let before = self.words().waiting.fetch_or(bit, Ordering::Release);
         // ORDERING: the parker's fence; partner of the one in `ring`.
         fence(Ordering::SeqCst);
+        step(Step::Fence);
         before & bit == 0
     }
 
@@ -78,6 +80,7 @@ impl Bell {
     /// Whether this side still waits for `bit`: nobody rang for it since it was armed.
     #[inline]
     pub(crate) fn is_armed(&self, bit: u32) -> bool {
+        step(Step::Look);
         // ORDERING: Relaxed; a stale answer costs a second look or a wake too many.
         self.words().waiting.load(Ordering::Relaxed) & bit != 0
     }
@@ -88,6 +91,7 @@ impl Bell {
     pub(crate) fn ring(&self, bit: u32) -> bool {
         // ORDERING: the publisher's fence; partner of the one in `arm`.
         fence(Ordering::SeqCst);
+        step(Step::Fence);
         self.ring_fenced(bit)
     }
 

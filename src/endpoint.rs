@@ -98,8 +98,11 @@ impl Endpoint {
         Sending::new(&self.link, &self.tx, [packet])
     }
 
-    /// Sends packets one after the other, with one publication and one look at the peer's bell for
-    /// as many as fit. No other sender's packets come in between.
+    /// Sends packets one after the other. No other sender's packets come in between.
+    ///
+    /// They are published together, with one fence and one look at the peer's bell, so that the peer
+    /// sees none before all are written: as many as fit, and at most an eighth of the ring at a time,
+    /// so that it has something to go on with.
     ///
     /// # Errors
     /// As [`send`](Self::send). `PacketTooLarge` means that none was sent; the others tell in
@@ -158,6 +161,9 @@ impl Endpoint {
 
     /// Receives at least one and at most `max` packets, appends them to `packets` and tells how
     /// many; 0 is the end (or a `max` of 0).
+    ///
+    /// Their room goes back to the sender together, and once for each eighth of the ring, with one
+    /// look at whether it waits. It takes what is there and sleeps only if that is nothing.
     ///
     /// # Cancel safety
     /// A future that is dropped before it was ready has taken nothing and leaves `packets` as it

@@ -275,6 +275,7 @@ pub mod spec {
 }
 
 mod sync;
+mod tally;
 mod error;
 #[allow(unsafe_code, reason = "a page that the kernel clears in forked children")]
 mod fork;

@@ -28,6 +28,11 @@ use crate::waiters::Waiting;
 /// that a pipeline such as `receiver.forward(sink)` fails where its source was cut off. An orderly
 /// close is a bare end.
 ///
+/// `ready_chunks` takes packets one by one, so each gives its room back by itself, which is a store
+/// without a fence. A chunk that is not full has polled once in vain before it comes: it may have
+/// spun, and has asked the peer for a wake that nobody sleeps for.
+/// [`recv_batch`](Self::recv_batch) does neither.
+///
 /// # How it ends
 ///
 /// Dropping the half tells the peer that nobody receives any more: its sends fail.
@@ -59,6 +64,9 @@ impl Receiver {
 
     /// Receives at least one and at most `max` packets, appends them to `packets` and tells how
     /// many; 0 is the end (or a `max` of 0).
+    ///
+    /// Their room goes back to the sender together, and once for each eighth of the ring, with one
+    /// look at whether it waits. It takes what is there and sleeps only if that is nothing.
     ///
     /// # Cancel safety
     /// A future that is dropped before it was ready has taken nothing and leaves `packets` as it

@@ -23,8 +23,13 @@ use crate::waiters::Waiting;
 /// `start_send` publishes the packet at once, and wakes the peer if it sleeps: a packet never
 /// waits for a `flush` while there is room. If there is none, the half holds that one packet back,
 /// and `poll_ready` and `poll_flush` are pending until it is out. A `Sink` has no deadline:
-/// backpressure is not an error. Those who want one look at the peer's bell for many packets use
-/// [`send_batch`](Self::send_batch).
+/// backpressure is not an error.
+///
+/// So `feed` costs what `send` costs, a publication, a fence and a look at the peer's bell for each
+/// packet, and the `flush` behind it has nothing left to do. It has to be so: `forward` flushes only
+/// when its source is pending, and `send_all` not at all when its source fails, and the peer would
+/// sleep over what was written. Those who have many packets at once, and want one publication and one
+/// look for all, use [`send_batch`](Self::send_batch).
 ///
 /// # How it ends
 ///
@@ -68,8 +73,9 @@ impl Sender {
         }
     }
 
-    /// Sends packets one after the other, with one publication and one look at the peer's bell for
-    /// as many as fit.
+    /// Sends packets one after the other, with one publication, one fence and one look at the peer's
+    /// bell for as many as fit, and at most an eighth of the ring: see
+    /// [`Endpoint::send_batch`](crate::Endpoint::send_batch).
     ///
     /// # Errors
     /// As [`Endpoint::send_batch`](crate::Endpoint::send_batch).

@@ -1,5 +1,6 @@
 //! Two ends in one process, without a rendezvous.
 
+mod batches;
 mod floods;
 
 use std::os::fd::AsFd;

@@ -9,6 +9,7 @@ use crate::layout::{RECORD_HEADER, Side, SideWords, record_bytes};
 use crate::pool::Pool;
 use crate::region::{Region, RingMemory};
 use crate::sync::{Arc, Ordering, fence};
+use crate::tally::{Step, step};
 
 /// Reads records. One for a ring; `&mut self` throughout.
 #[derive(Debug)]
@@ -152,6 +153,7 @@ impl Consumer {
         // ORDERING: Release orders the reads of the packet before it; pairs with the Acquire in
         // `Producer::look_at_taken`.
         self.own_words().taken.0.store(self.given.get(), Ordering::Release);
+        step(Step::Return);
         if self.given.since(self.released) >= self.shape.eighth() {
             self.release();
         }

@@ -7,6 +7,7 @@ use crate::error::Violation;
 use crate::layout::{RECORD_HEADER, Side, SideWords, record_bytes};
 use crate::region::{Region, RingMemory};
 use crate::sync::{Arc, AtomicU64, Ordering, store_and_fence};
+use crate::tally::{Step, step};
 
 /// How long after an announcement in `wants` or `waiting` the sender looks once more.
 ///
@@ -194,6 +195,7 @@ impl Producer {
         // cleared header behind the last; pairs with the Acquire in `Consumer::peek`. The fence is
         // the publisher's, before the caller looks at the bell; partner of the one in `Bell::arm`.
         store_and_fence(self.header(staged.begin), staged.word);
+        step(Step::Publication);
         true
     }
 
