@@ -180,9 +180,9 @@ impl FaceBuilder {
     /// How long a call that finds no packet, or no room, may look again before it sleeps (50 us
     /// unless set; 0 is not at all, and 1 ms the most that is heeded).
     ///
-    /// What comes meanwhile costs no system call on either side. Whether it is done
-    /// depends on whether it has paid lately; on a single core it never is. The thread serves
-    /// nobody else while it spins.
+    /// What comes meanwhile costs no system call on either side. Whether it is done depends on
+    /// whether it has paid lately; where both sides have one and the same core it never is. The
+    /// thread serves nobody else while it spins.
     ///
     /// A task whose driver is parked in spins for 2 us at most. The rest is done in
     /// [`park`](crate::Driver::park), where the thread has nothing else to run, for up to eight

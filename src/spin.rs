@@ -8,7 +8,8 @@
 //! - the thread's allowance bounds all channels on it together: spins that do not pay use up at
 //!   most one eighth of its time, and never more than a cap at once. A hundred idle channels on
 //!   one thread thus do not spin a hundred times;
-//! - on a single core nothing can come while we spin, so there is none.
+//! - where both sides have but one and the same core, nothing can come while we spin, so there is
+//!   none. That is asked once: of this process at its first channel, of the peer when it connects.
 //!
 //! A task that spins keeps the others of its thread waiting. Where its driver is parked in, it does
 //! so for a moment only ([`IN_POLL`]) and leaves the rest to `park`, where the thread has nothing
@@ -21,6 +22,9 @@ use std::hint::spin_loop;
 use std::sync::OnceLock;
 use std::sync::atomic::{AtomicU32, Ordering};
 use std::time::{Duration, Instant};
+
+use rustix::process::Pid;
+use rustix::thread::{CpuSet, sched_getaffinity};
 
 /// How long a channel spins at most, unless its builder says otherwise.
 ///
@@ -53,8 +57,10 @@ const MOST_PAUSES: u32 = 64;
 /// The record of one direction of a channel.
 #[derive(Debug)]
 pub(crate) struct Spin {
-    /// Nanoseconds; 0 is off.
-    cap: u32,
+    /// Nanoseconds, as the builder has it; 0 is off.
+    wanted: u32,
+    /// The same, or 0 as long as nothing could come meanwhile.
+    cap: AtomicU32,
     /// Unpaid in a row.
     misses: AtomicU32,
     /// Parks still to be sat out.
@@ -64,28 +70,39 @@ pub(crate) struct Spin {
 impl Spin {
     /// A record that allows spins of up to `cap`; 0 turns it off.
     pub(crate) fn new(cap: Duration) -> Self {
-        let cap = if has_several_cores() { cap.min(LONGEST) } else { Duration::ZERO };
-        let cap = u32::try_from(cap.as_nanos()).unwrap_or(u32::MAX);
-        Self { cap, misses: AtomicU32::new(0), sulk: AtomicU32::new(0) }
+        let wanted = u32::try_from(cap.min(LONGEST).as_nanos()).unwrap_or(u32::MAX);
+        let cap = AtomicU32::new(if has_several_cores() { wanted } else { 0 });
+        Self { wanted, cap, misses: AtomicU32::new(0), sulk: AtomicU32::new(0) }
+    }
+
+    /// The peer is there, as the process `pid`: on another core than ours, perhaps.
+    pub(crate) fn meet(&self, pid: i32) {
+        if !has_several_cores() && runs_elsewhere(pid) {
+            self.cap.store(self.wanted, Ordering::Relaxed);
+        }
     }
 
     /// How long it spins at most; 0 is not at all.
     pub(crate) fn cap(&self) -> Duration {
-        if cfg!(all(test, loom)) { Duration::ZERO } else { Duration::from_nanos(self.cap.into()) }
+        if cfg!(all(test, loom)) {
+            return Duration::ZERO;
+        }
+        // ORDERING: Relaxed, all in this module: a record of our own, which publishes nothing.
+        Duration::from_nanos(self.cap.load(Ordering::Relaxed).into())
     }
 
     /// For how long it is worth while to spin now, if it is.
     pub(crate) fn wish(&self) -> Option<Duration> {
-        if self.cap == 0 {
+        let cap = self.cap.load(Ordering::Relaxed);
+        if cap == 0 {
             return None;
         }
-        // ORDERING: Relaxed, all in this module: a record of our own, which publishes nothing.
         let sulk = self.sulk.load(Ordering::Relaxed);
         if sulk > 0 {
             self.sulk.store(sulk - 1, Ordering::Relaxed);
             return None;
         }
-        Some(Duration::from_nanos(u64::from(self.cap)))
+        Some(Duration::from_nanos(cap.into()))
     }
 
     /// Enters an outcome into the books.
@@ -188,6 +205,20 @@ impl Allowance {
     }
 }
 
+/// Whether the process may run on a core that we may not.
+fn runs_elsewhere(pid: i32) -> bool {
+    let Some(pid) = Pid::from_raw(pid) else {
+        // Of another PID namespace. Spins that do not pay stop by themselves.
+        return true;
+    };
+    match (sched_getaffinity(None), sched_getaffinity(Some(pid))) {
+        (Ok(ours), Ok(theirs)) => {
+            (0..CpuSet::MAX_CPU).any(|core| theirs.is_set(core) && !ours.is_set(core))
+        }
+        _ => false,
+    }
+}
+
 /// Whether this process may run on more than one core.
 fn has_several_cores() -> bool {
     static SEVERAL: OnceLock<bool> = OnceLock::new();
@@ -210,7 +241,7 @@ mod tests {
     /// A record of a machine with several cores, whatever this one has.
     fn record(cap: Duration) -> Spin {
         let nanos = u32::try_from(cap.as_nanos()).unwrap();
-        Spin { cap: nanos, ..Spin::new(cap) }
+        Spin { cap: nanos.into(), ..Spin::new(cap) }
     }
 
     #[test]

@@ -16,6 +16,7 @@ on_both_backends!(
     other_tasks_are_not_held_up_for_more_than_the_cap,
     a_cap_of_zero_turns_it_off,
     nobody_spins_on_a_single_core,
+    processes_that_are_pinned_apart_spin,
 );
 
 /// This driver, which runs on its own thread, and one of the same backend that is parked in.
@@ -159,11 +160,7 @@ fn nobody_spins_on_a_single_core(driver: &Driver) {
 #[ignore = "run by nobody_spins_on_a_single_core"]
 fn on_one_core() {
     let Some(arguments) = child::arguments() else { return };
-    let mut one = rustix::thread::CpuSet::new();
-    let all = rustix::thread::sched_getaffinity(None).unwrap();
-    let first = (0..rustix::thread::CpuSet::MAX_CPU).find(|&cpu| all.is_set(cpu)).unwrap();
-    one.set(first);
-    rustix::thread::sched_setaffinity(None, &one).unwrap();
+    pin(cores()[0]);
     // Only now, so that the library finds a single core.
     let driver = common::driver(child::backend(&arguments[0])).unwrap();
     for driver in both_kinds(&driver) {
@@ -185,4 +182,74 @@ fn on_one_core() {
         assert_eq!(join("the peer ends", peer), 0);
     }
     child::say("done");
+}
+
+/// Two processes with a core each: what neither can know by itself, both learn when they connect.
+fn processes_that_are_pinned_apart_spin(driver: &Driver) {
+    let cores = cores();
+    if cores.len() < 2 {
+        eprintln!("a single core: left out");
+        return;
+    }
+    let (dir, backend) = (common::Dir::new(), driver.backend().to_string());
+    let name = dir.name("face");
+    let mut children: Vec<_> = ["engine", "application"]
+        .iter()
+        .zip(&cores)
+        .map(|(role, core)| {
+            let arguments = [backend.as_str(), role, &name, &core.to_string()];
+            let mut child = Child::start("on_a_core_of_its_own", &arguments);
+            child.expect("open");
+            child
+        })
+        .collect();
+    for child in &mut children {
+        child.expect("spun");
+    }
+}
+
+#[test]
+#[ignore = "run by processes_that_are_pinned_apart_spin"]
+fn on_a_core_of_its_own() {
+    let Some(arguments) = child::arguments() else { return };
+    pin(child::parsed(&arguments[3]));
+    let driver = common::driver(child::backend(&arguments[0])).unwrap();
+    let (is_engine, name) = (arguments[1] == "engine", arguments[2].as_str());
+    let end: Endpoint = if is_engine {
+        SpscFace::builder().driver(&driver).create(name).unwrap().into()
+    } else {
+        SpscHandle::builder().driver(&driver).connect(name).unwrap().into()
+    };
+    child::say("open");
+    pollster::block_on(async {
+        end.connected().await.unwrap();
+        if is_engine {
+            end.send(Bytes::from_static(b"ping")).await.unwrap();
+        }
+        // The other side spins as well, and this one serves it until it has seen that.
+        let mut has_spun = false;
+        while let Some(packet) = end.recv().await {
+            if spins(end.stats()) > 0 && !has_spun {
+                has_spun = true;
+                child::say("spun");
+            }
+            if end.send(packet).await.is_err() {
+                break;
+            }
+        }
+    });
+}
+
+fn cores() -> Vec<usize> {
+    let all = rustix::thread::sched_getaffinity(None).unwrap();
+    (0..rustix::thread::CpuSet::MAX_CPU).filter(|&core| all.is_set(core)).collect()
+}
+
+/// Has this thread, those that it starts and the process's first run on this core alone.
+fn pin(core: usize) {
+    let mut one = rustix::thread::CpuSet::new();
+    one.set(core);
+    for thread in [None, Some(rustix::process::getpid())] {
+        rustix::thread::sched_setaffinity(thread, &one).unwrap();
+    }
 }

@@ -38,6 +38,9 @@ impl Link {
 
     /// Takes the socket that the handshake went over: from now on the peer is there.
     pub(crate) fn attach(&self, socket: OwnedFd, peer: PeerCredentials) -> Result<(), ShmError> {
+        for spin in [&self.data_spin, &self.room_spin, &self.park_spin] {
+            spin.meet(peer.pid);
+        }
         let lifeline = self.lifeline.get_or_init(|| Lifeline::new(socket, peer));
         if let Some(driver) = self.driver.get()
             && let Err(error) = driver.watch(lifeline.as_fd(), LIFELINE)

@@ -238,7 +238,9 @@ impl Desk {
     /// Hears a guest for the last time: its hello may have come a moment ago.
     fn send_off(&self, guest: Guest, watcher: &dyn Watcher, host: &dyn Host) {
         watcher.unwatch(guest.socket.as_fd());
-        if self.hear(guest.socket, host).is_some() {
+        if let Some(socket) = self.hear(guest.socket, host) {
+            // A process that is just being started may have a copy of it for a moment.
+            socket::hang_up(socket.as_fd());
             count(&self.half_done);
         }
     }

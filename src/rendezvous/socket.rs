@@ -9,7 +9,8 @@ use rustix::fs::{FileType, Mode, OFlags};
 use rustix::io::{Errno, retry_on_intr};
 use rustix::net::{
     AddressFamily, RecvAncillaryBuffer, RecvAncillaryMessage, RecvFlags, ReturnFlags,
-    SendAncillaryBuffer, SendAncillaryMessage, SendFlags, SocketAddrUnix, SocketFlags, SocketType,
+    SendAncillaryBuffer, SendAncillaryMessage, SendFlags, Shutdown, SocketAddrUnix, SocketFlags,
+    SocketType, shutdown,
 };
 
 use super::message::MESSAGE_BYTES;
@@ -185,6 +186,12 @@ pub(super) fn send(
 pub(super) fn pair() -> Result<(OwnedFd, OwnedFd), Errno> {
     let flags = SocketFlags::CLOEXEC | SocketFlags::NONBLOCK;
     rustix::net::socketpair(AddressFamily::UNIX, SocketType::SEQPACKET, flags, None)
+}
+
+/// Ends the connection for the other side now, whoever else holds a copy of the descriptor.
+pub(super) fn hang_up(socket: BorrowedFd<'_>) {
+    // It fails if the other side was faster.
+    let _ = shutdown(socket, Shutdown::Both);
 }
 
 #[cfg(test)]
