@@ -128,6 +128,10 @@ pub(crate) struct Snapshot {
     pub(crate) bytes_received: AtomicU64,
     pub(crate) wakes_sent: AtomicU64,
     pub(crate) parks: AtomicU64,
+    pub(crate) wakes_received: AtomicU64,
+    pub(crate) full_stalls: AtomicU64,
+    pub(crate) spins_paid: AtomicU64,
+    pub(crate) spins_unpaid: AtomicU64,
 }
 
 /// Start of the region: written by the creator before anybody else can see it, then constant.
@@ -164,6 +168,7 @@ const _: () = {
     assert!(offset_of!(SideWords, taken) == 0x180);
     assert!(offset_of!(SideWords, wants) == 0x200);
     assert!(offset_of!(SideWords, snapshot) == 0x280);
+    assert!(offset_of!(Snapshot, spins_unpaid) == 0x58);
     assert!(size_of::<Header>() <= HEADER_BYTES);
 };
 

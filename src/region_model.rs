@@ -68,6 +68,10 @@ fn words(start: u64) -> SideWords {
             bytes_received: zero(),
             wakes_sent: zero(),
             parks: zero(),
+            wakes_received: zero(),
+            full_stalls: zero(),
+            spins_paid: zero(),
+            spins_unpaid: zero(),
         }),
     }
 }

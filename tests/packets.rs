@@ -2,13 +2,14 @@
 
 mod common;
 
+use std::pin::pin;
 use std::sync::Arc;
 use std::time::{Duration, Instant};
 
 use bytes::Bytes;
 use common::{
     PATIENCE, SMALL, both_roles, eventually, fill, join, number, on_both_backends, packet, pair,
-    pair_of, pair_with_timeout, wait,
+    pair_of, pair_with_timeout, poll_once, wait,
 };
 use wakering::{
     Driver, Endpoint, RecvTimeoutError, ShmError, SpscFace, SpscHandle, TryRecvError, TrySendError,
@@ -31,6 +32,7 @@ on_both_backends!(
     what_was_sent_before_anybody_connected_arrives,
     a_packet_sent_while_somebody_connects_wakes_it,
     stats_add_up,
+    stats_tell_of_a_full_ring_and_of_wakes,
     nobody_is_woken_who_does_not_sleep,
     a_park_is_woken_at_most_once,
     a_saturated_stream_hardly_wakes,
@@ -383,6 +385,31 @@ fn stats_add_up(driver: &Driver) {
         assert_eq!((sent.packets_received, received.packets_sent), (0, 0));
         assert!(sent.full_stalls <= sent.parks);
         assert_eq!((received.full_stalls, received.bytes_sent), (0, 0));
+    });
+}
+
+fn stats_tell_of_a_full_ring_and_of_wakes(driver: &Driver) {
+    both_roles(driver, SMALL, None, |here, there| {
+        let fits = fill(&here);
+        assert_eq!(here.stats().full_stalls, 0, "nobody has slept");
+        let mut send = pin!(here.send(packet(fits, 8)));
+        assert!(poll_once(send.as_mut()).is_pending());
+        let parked = here.stats();
+        assert_eq!((parked.full_stalls, parked.parks), (1, 1));
+        assert_eq!((parked.wakes_sent, parked.packets_sent), (0, fits));
+        while there.try_recv().is_ok() {}
+        assert_eq!(there.stats().wakes_sent, 1);
+        eventually("the driver looks", || here.stats().wakes_received > 0);
+        wait("send", send).unwrap();
+        assert_eq!(here.stats().full_stalls, 1);
+
+        let mut recv = pin!(here.recv());
+        assert!(poll_once(recv.as_mut()).is_pending());
+        let parked = here.stats();
+        assert_eq!((parked.full_stalls, parked.parks), (1, 2));
+        there.try_send(packet(0, 8)).unwrap();
+        assert_eq!(there.stats().wakes_sent, 2);
+        assert_eq!(number(&wait("recv", recv).unwrap()), 0);
     });
 }
 

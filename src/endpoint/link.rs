@@ -7,7 +7,7 @@ use std::sync::{Mutex as StdMutex, OnceLock, PoisonError};
 use std::time::{Duration, Instant};
 
 use super::blocked::{Blocked, Seen};
-use super::counters::{Counters, count};
+use super::counters::{Counters, Stats, count};
 use super::ends::Ends;
 use super::standby::Standby;
 use super::vain_wakes::VainWakes;
@@ -169,8 +169,17 @@ impl Link {
         self.region.side(self.side.peer())
     }
 
-    pub(super) fn snapshot(&self) -> &Snapshot {
-        &self.own_words().snapshot.0
+    /// Leaves the books that both halves keep where tools can read them; the caller adds its own.
+    pub(super) fn note(&self) -> (&Snapshot, Stats) {
+        let (snapshot, stats) = (&self.own_words().snapshot.0, self.counters.read());
+        // ORDERING: Relaxed, all; nobody acts on a snapshot.
+        snapshot.wakes_sent.store(stats.wakes_sent, Ordering::Relaxed);
+        snapshot.parks.store(stats.parks, Ordering::Relaxed);
+        snapshot.wakes_received.store(stats.wakes_received, Ordering::Relaxed);
+        snapshot.full_stalls.store(stats.full_stalls, Ordering::Relaxed);
+        snapshot.spins_paid.store(stats.spins_paid, Ordering::Relaxed);
+        snapshot.spins_unpaid.store(stats.spins_unpaid, Ordering::Relaxed);
+        (snapshot, stats)
     }
 
     /// Wakes the peer, if it sleeps for `bit`, after something was published for it.

@@ -276,13 +276,11 @@ impl Tx {
         if cfg!(all(test, loom)) {
             return;
         }
-        let (snapshot, stats) = (self.link.snapshot(), self.link.counters.read());
+        let (snapshot, stats) = self.link.note();
         // ORDERING: Relaxed, all; nobody acts on a snapshot.
         snapshot.tail.store(self.producer.tail().get(), Ordering::Relaxed);
         snapshot.packets_sent.store(stats.packets_sent, Ordering::Relaxed);
         snapshot.bytes_sent.store(stats.bytes_sent, Ordering::Relaxed);
-        snapshot.wakes_sent.store(stats.wakes_sent, Ordering::Relaxed);
-        snapshot.parks.store(stats.parks, Ordering::Relaxed);
     }
 
     /// Sends `packets` without a deadline, for a half's `Sink`: its place is kept by the caller.

@@ -1,0 +1,158 @@
+//! The channels that this user may look at, found among the descriptors of processes.
+//!
+//! The application's end keeps its region's descriptor open for this. Which other process has the
+//! region, the engine, is seen in the mappings.
+
+use std::collections::BTreeMap;
+use std::fs;
+use std::os::fd::AsFd;
+use std::path::Path;
+
+use rustix::fs::{Mode, OFlags};
+
+use crate::region::Region;
+
+/// What the kernel calls the memfd.
+const NAME: &str = "/memfd:wakering (deleted)";
+
+/// Regions are told apart by their inodes.
+pub(crate) type Inode = u64;
+
+/// A channel that was found.
+#[derive(Debug, Clone)]
+pub(crate) struct Found {
+    pub(crate) region: Region,
+    /// The processes of the face and of the handle, as far as they may be seen.
+    pub(crate) processes: [Option<Process>; 2],
+}
+
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub(crate) struct Process {
+    pub(crate) pid: u32,
+    pub(crate) name: String,
+}
+
+/// Looks again and again. Between two looks it holds nothing: no descriptor keeps a region alive
+/// that its processes are through with.
+#[derive(Debug, Default)]
+pub(crate) struct Finder {
+    /// The mappings are looked at only when the channels have changed: that is work for the kernel
+    /// and holds those processes up.
+    known: BTreeMap<Inode, Owners>,
+}
+
+#[derive(Debug, Default, Clone)]
+struct Owners {
+    /// Who has a descriptor.
+    holders: Vec<u32>,
+    /// Who maps it, and how often.
+    mappers: BTreeMap<u32, usize>,
+}
+
+impl Finder {
+    /// All channels that can be seen now.
+    pub(crate) fn look(&mut self) -> BTreeMap<Inode, Found> {
+        let pids = pids();
+        let mut regions = BTreeMap::new();
+        let mut holders: BTreeMap<Inode, Vec<u32>> = BTreeMap::new();
+        for pid in &pids {
+            for (inode, region) in regions_of(*pid) {
+                regions.insert(inode, region);
+                let holders = holders.entry(inode).or_default();
+                if !holders.contains(pid) {
+                    holders.push(*pid);
+                }
+            }
+        }
+        self.learn(holders, &pids);
+        let found = |(inode, region): (Inode, Region)| {
+            let owners = self.known.get(&inode).cloned().unwrap_or_default();
+            let processes = owners.roles(&region).map(|pid| pid.map(Process::named));
+            (inode, Found { region, processes })
+        };
+        regions.into_iter().map(found).collect()
+    }
+
+    fn learn(&mut self, holders: BTreeMap<Inode, Vec<u32>>, pids: &[u32]) {
+        let same = |(inode, holders): (&Inode, &Vec<u32>)| {
+            self.known.get(inode).is_some_and(|known| known.holders == *holders)
+        };
+        if holders.len() == self.known.len() && holders.iter().all(same) {
+            return;
+        }
+        let owners = |holders| Owners { holders, mappers: BTreeMap::new() };
+        self.known = holders.into_iter().map(|(inode, pids)| (inode, owners(pids))).collect();
+        for pid in pids {
+            for inode in mappings_of(*pid) {
+                if let Some(owners) = self.known.get_mut(&inode) {
+                    *owners.mappers.entry(*pid).or_default() += 1;
+                }
+            }
+        }
+    }
+}
+
+impl Owners {
+    /// Who has the face, and who the handle. An engine closes its descriptor once an application
+    /// has joined; one without a peer still has it.
+    fn roles(&self, region: &Region) -> [Option<u32>; 2] {
+        let mut holders = self.holders.iter().copied();
+        let (first, second) = (holders.next(), holders.next());
+        let engine = self.mappers.keys().copied().find(|pid| !self.holders.contains(pid));
+        match (engine, first, second) {
+            (Some(engine), application, _) => [Some(engine), application],
+            // An engine that keeps its own may do so; it is the older one, most likely.
+            (None, engine, Some(application)) => [engine, Some(application)],
+            (None, Some(one), None) => {
+                let is_both = self.mappers.get(&one).is_some_and(|times| *times > 1);
+                let is_handle = !region.sides[1].is_untouched();
+                [(is_both || !is_handle).then_some(one), (is_both || is_handle).then_some(one)]
+            }
+            (None, None, None) => [None, None],
+        }
+    }
+}
+
+impl Process {
+    /// Whose name is its own choice: nothing in it may reach a terminal as a command.
+    fn named(pid: u32) -> Self {
+        let name = fs::read(format!("/proc/{pid}/comm")).unwrap_or_default();
+        let name = String::from_utf8_lossy(&name);
+        let plain = |c: char| if c.is_ascii_graphic() || c == ' ' { c } else { '?' };
+        Self { pid, name: name.trim_end_matches('\n').chars().map(plain).collect() }
+    }
+}
+
+fn pids() -> Vec<u32> {
+    let entries = fs::read_dir("/proc").into_iter().flatten().flatten();
+    let mut pids: Vec<u32> =
+        entries.filter_map(|entry| entry.file_name().to_str()?.parse().ok()).collect();
+    pids.sort_unstable();
+    pids
+}
+
+/// The regions among the descriptors of a process. Of other users' processes there are none.
+fn regions_of(pid: u32) -> impl Iterator<Item = (Inode, Region)> {
+    let entries = fs::read_dir(format!("/proc/{pid}/fd")).into_iter().flatten().flatten();
+    entries.filter_map(|entry| {
+        let path = entry.path();
+        let is_named = fs::read_link(&path).is_ok_and(|target| target == Path::new(NAME));
+        if is_named { open(&path) } else { None }
+    })
+}
+
+fn open(path: &Path) -> Option<(Inode, Region)> {
+    // By now the number may stand for something else, even for a pipe that nobody writes to.
+    let flags = OFlags::RDONLY | OFlags::NONBLOCK | OFlags::NOCTTY | OFlags::CLOEXEC;
+    let file = rustix::fs::open(path, flags, Mode::empty()).ok()?;
+    let inode = rustix::fs::fstat(&file).ok()?.st_ino;
+    Some((inode, Region::read(file.as_fd())?))
+}
+
+/// The inodes of all regions that a process maps.
+fn mappings_of(pid: u32) -> Vec<Inode> {
+    let maps = fs::read_to_string(format!("/proc/{pid}/maps")).unwrap_or_default();
+    // Addresses, permissions, offset, device, inode, name.
+    let inode = |line: &str| line.strip_suffix(NAME)?.split_whitespace().nth(4)?.parse().ok();
+    maps.lines().filter_map(inode).collect()
+}

@@ -1,0 +1,196 @@
+//! What two looks, one after the other, have to say: as a table or as JSON.
+
+use std::collections::BTreeMap;
+use std::fmt::Write;
+
+use crate::find::{Found, Inode, Process};
+
+/// All channels of one look, and what happened since the one before.
+pub(crate) struct View<'a> {
+    pub(crate) now: &'a BTreeMap<Inode, Found>,
+    pub(crate) before: &'a BTreeMap<Inode, Found>,
+    /// Between the two.
+    pub(crate) seconds: f64,
+}
+
+const ROLES: [&str; 2] = ["face", "handle"];
+
+/// Cells of the bar that shows how full a ring is.
+const BAR: u64 = 8;
+
+/// One end of a channel.
+struct End<'a> {
+    view: &'a View<'a>,
+    inode: Inode,
+    found: &'a Found,
+    side: usize,
+}
+
+impl View<'_> {
+    fn ends(&self, inode: Inode) -> [End<'_>; 2] {
+        let found = &self.now[&inode];
+        [0, 1].map(|side| End { view: self, inode, found, side })
+    }
+
+    /// One object a channel, each on a line of its own.
+    pub(crate) fn json(&self) -> String {
+        let mut text = String::new();
+        for (inode, found) in self.now {
+            let region = &found.region;
+            let [face, handle] = self.ends(*inode).map(|end| end.json());
+            let _ = writeln!(
+                text,
+                "{{\"inode\":{inode},\"ring_bytes\":{},\"max_packet\":{},\"seconds\":{:.3},\
+                 \"face\":{face},\"handle\":{handle}}}",
+                region.ring_bytes, region.max_packet, self.seconds
+            );
+        }
+        text
+    }
+
+    /// Lines of at most 100 columns, two for each channel, the busiest first; at most `lines` in all.
+    pub(crate) fn table(&self, lines: usize) -> Vec<String> {
+        let count = self.now.len();
+        let plural = if count == 1 { "" } else { "s" };
+        let mut table = vec![
+            format!("wakering: {count} channel{plural} of this user, packets and bytes as sent"),
+            String::new(),
+            format!(
+                "{:<8}{:<23} {:>9} {:>9}  {:<14} {:<9} {:>7} {:>7}  {}",
+                "END",
+                "PROCESS",
+                "PACKETS/s",
+                "BYTES/s",
+                "RING",
+                "PARKED",
+                "WAKES/s",
+                "FULL/s",
+                "STATE"
+            ),
+        ];
+        let mut order: Vec<Inode> = self.now.keys().copied().collect();
+        // By the order of magnitude, so that rows hardly ever change places; equals stay in turn.
+        let traffic = |inode: &Inode| {
+            let [face, handle] = self.ends(*inode).map(|end| end.bytes_per_second());
+            (face + handle).max(1.0).log10().floor()
+        };
+        order.sort_by(|one, other| traffic(other).total_cmp(&traffic(one)));
+        let room = lines.saturating_sub(table.len() + 1) / 3;
+        for inode in order.iter().take(room) {
+            table.extend(self.ends(*inode).map(|end| end.row()));
+            table.push(String::new());
+        }
+        if count > room {
+            table.push(format!("and {} more", count - room));
+        }
+        table
+    }
+}
+
+impl End<'_> {
+    /// How much a number has grown a second; 0 for a channel that is new, or that counts back.
+    fn rate(&self, of: impl Fn(&Found) -> u64) -> f64 {
+        let before = self.view.before.get(&self.inode).map_or(of(self.found), &of);
+        of(self.found).saturating_sub(before) as f64 / self.view.seconds.max(1e-9)
+    }
+
+    fn packets_per_second(&self) -> f64 {
+        self.rate(|found| found.region.sent(self.side).packets)
+    }
+
+    fn bytes_per_second(&self) -> f64 {
+        self.rate(|found| found.region.sent(self.side).bytes)
+    }
+
+    fn json(&self) -> String {
+        let (region, end) = (&self.found.region, &self.found.region.sides[self.side]);
+        let sent = region.sent(self.side);
+        let (pid, name) = match &self.found.processes[self.side] {
+            Some(Process { pid, name }) => (pid.to_string(), quoted(name)),
+            None => ("null".to_owned(), "null".to_owned()),
+        };
+        format!(
+            "{{\"pid\":{pid},\"name\":{name},\"state\":{},\"parked_recv\":{},\"parked_send\":{},\
+             \"packets_sent\":{},\"bytes_sent\":{},\"packets_per_s\":{:.1},\"bytes_per_s\":{:.1},\
+             \"fill_bytes\":{},\"wakes_sent\":{},\"wakes_received\":{},\"parks\":{},\
+             \"full_stalls\":{},\"spins_paid\":{},\"spins_unpaid\":{}}}",
+            quoted(end.state()),
+            end.waits_to_receive(),
+            end.waits_to_send(),
+            sent.packets,
+            sent.bytes,
+            self.packets_per_second(),
+            self.bytes_per_second(),
+            region.fill(self.side),
+            end.wakes_sent,
+            end.wakes_received,
+            end.parks,
+            end.full_stalls,
+            end.spins_paid,
+            end.spins_unpaid,
+        )
+    }
+
+    fn row(&self) -> String {
+        let (region, end) = (&self.found.region, &self.found.region.sides[self.side]);
+        let process = match &self.found.processes[self.side] {
+            Some(Process { pid, name }) => format!("{name} {pid}"),
+            None => "-".to_owned(),
+        };
+        let parked = match (end.waits_to_receive(), end.waits_to_send()) {
+            (true, true) => "recv,send",
+            (true, false) => "recv",
+            (false, true) => "send",
+            (false, false) => "-",
+        };
+        let side = |found: &Found| found.region.sides[self.side].clone();
+        format!(
+            "{:<8}{process:<23} {:>9} {:>9}  {:<14} {parked:<9} {:>7} {:>7}  {}",
+            ROLES[self.side],
+            short(self.packets_per_second(), ""),
+            short(self.bytes_per_second(), "B"),
+            bar(region.fill(self.side), region.ring_bytes),
+            short(self.rate(|found| side(found).wakes_sent), ""),
+            short(self.rate(|found| side(found).full_stalls), ""),
+            end.state(),
+        )
+    }
+}
+
+/// How full a ring is, in cells and in percent.
+fn bar(fill: u64, ring_bytes: u64) -> String {
+    // A lawful ring is of at most 1 GiB, and is never fuller than full.
+    let cells = (fill * BAR).div_ceil(ring_bytes);
+    let mut bar: String = (0..BAR).map(|cell| if cell < cells { '#' } else { '.' }).collect();
+    let _ = write!(bar, " {:>3}%", (fill * 100).div_ceil(ring_bytes));
+    bar
+}
+
+/// A number in at most eight characters: 7.65 M, 490 MB, 12.
+fn short(number: f64, unit: &str) -> String {
+    let mut scaled = number;
+    let mut prefixes = ["", "k", "M", "G", "T", "P", "E"].into_iter();
+    let mut prefix = prefixes.next().unwrap_or_default();
+    while scaled >= 999.5
+        && let Some(next) = prefixes.next()
+    {
+        scaled /= 1000.0;
+        prefix = next;
+    }
+    if scaled >= 999.5 {
+        // Nobody is so fast.
+        return format!("> 1 Z{unit}");
+    }
+    let decimals = match scaled {
+        _ if prefix.is_empty() => 0,
+        ..9.995 => 2,
+        ..99.95 => 1,
+        _ => 0,
+    };
+    format!("{scaled:.decimals$} {prefix}{unit}").trim_end().to_owned()
+}
+
+/// As a string of JSON. There are printable ASCII characters in it alone.
+fn quoted(text: &str) -> String {
+    format!("\"{}\"", text.replace('\\', "\\\\").replace('"', "\\\""))
+}
