@@ -39,9 +39,12 @@ pub(crate) struct Finder {
     /// The mappings are looked at only when the channels have changed: that is work for the kernel
     /// and holds those processes up.
     known: BTreeMap<Inode, Owners>,
+    /// Two looks at the mappings have agreed. A child that is just being started has all that its
+    /// parent has, for a moment.
+    is_settled: bool,
 }
 
-#[derive(Debug, Default, Clone)]
+#[derive(Debug, Default, Clone, PartialEq, Eq)]
 struct Owners {
     /// Who has a descriptor.
     holders: Vec<u32>,
@@ -77,18 +80,22 @@ impl Finder {
         let same = |(inode, holders): (&Inode, &Vec<u32>)| {
             self.known.get(inode).is_some_and(|known| known.holders == *holders)
         };
-        if holders.len() == self.known.len() && holders.iter().all(same) {
+        let is_same = holders.len() == self.known.len() && holders.iter().all(same);
+        if self.is_settled && is_same {
             return;
         }
         let owners = |holders| Owners { holders, mappers: BTreeMap::new() };
-        self.known = holders.into_iter().map(|(inode, pids)| (inode, owners(pids))).collect();
+        let mut known: BTreeMap<Inode, Owners> =
+            holders.into_iter().map(|(inode, pids)| (inode, owners(pids))).collect();
         for pid in pids {
             for inode in mappings_of(*pid) {
-                if let Some(owners) = self.known.get_mut(&inode) {
+                if let Some(owners) = known.get_mut(&inode) {
                     *owners.mappers.entry(*pid).or_default() += 1;
                 }
             }
         }
+        self.is_settled = known == self.known;
+        self.known = known;
     }
 }
 

@@ -97,8 +97,10 @@ fn show(before: &Look, now: &Look, json: bool, is_live: bool) -> io::Result<()> 
     } else if is_live {
         // Over the old table, line for line: nothing flickers.
         text.push_str("\x1b[H");
-        for line in view.table(rows_of_terminal()) {
-            text.push_str(&line);
+        let (rows, columns) = terminal();
+        // One row is left to the cursor, and no line goes around.
+        for line in view.table(rows.saturating_sub(1)) {
+            text.extend(line.chars().take(columns));
             text.push_str("\x1b[K\r\n");
         }
         text.push_str("\x1b[J");
@@ -113,9 +115,10 @@ fn show(before: &Look, now: &Look, json: bool, is_live: bool) -> io::Result<()> 
     out.flush()
 }
 
-fn rows_of_terminal() -> usize {
+/// Rows and columns, as they are now.
+fn terminal() -> (usize, usize) {
     match rustix::termios::tcgetwinsize(io::stdout()) {
-        Ok(size) if size.ws_row > 0 => usize::from(size.ws_row),
-        _ => 24,
+        Ok(size) if size.ws_row > 0 && size.ws_col > 0 => (size.ws_row.into(), size.ws_col.into()),
+        _ => (24, 80),
     }
 }
