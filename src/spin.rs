@@ -145,7 +145,7 @@ impl Spinning {
         // A short one would miss a peer that was asleep and has to wake up first. The thread would
         // spend what it earns on such, and two sides that fell asleep would never find each other
         // awake again.
-        if allowed < cap / 2 {
+        if allowed < cap / 4 * 3 {
             return None;
         }
         Some(Self { started, budget: Duration::from_nanos(u64::from(allowed)), looks: 0 })
