@@ -171,7 +171,7 @@ impl Rx {
             return Ok(Some(0));
         }
         let Some(first) = self.hold()? else { return Ok(None) };
-        packets.push(self.consumer.copy(first));
+        self.consumer.gather(first, packets);
         // The others are published as well, whatever ends there are by now; and their room goes back
         // together.
         let (mut taken, mut bytes) = (1, 0);
@@ -181,10 +181,11 @@ impl Rx {
             }
             // What was taken comes first; the next call meets a violation again.
             let Ok(Some(held)) = self.consumer.hold() else { break };
-            packets.push(self.consumer.copy(held));
+            self.consumer.gather(held, packets);
             taken += 1;
             bytes += held.len() as u64;
         }
+        self.consumer.hand_over(packets);
         // Before the last of them goes back, which may leave a snapshot.
         self.link.counters.received.add(taken as u64 - 1, bytes);
         self.give_back();

@@ -130,6 +130,19 @@ impl Consumer {
         self.pool.packet(held.len(), |copy| self.memory.copy_out(held.offset(), held.len(), copy))
     }
 
+    /// Copies out what is held as one of a batch: it comes to `packets` with the next
+    /// [`hand_over`](Self::hand_over), or earlier.
+    #[inline]
+    pub(crate) fn gather(&mut self, held: Held, packets: &mut Vec<Bytes>) {
+        let (memory, offset, len) = (&self.memory, held.offset(), held.len());
+        self.pool.gather(len, |copy| memory.copy_out(offset, len, copy), packets);
+    }
+
+    /// Appends what was gathered to `packets`.
+    pub(crate) fn hand_over(&mut self, packets: &mut Vec<Bytes>) {
+        self.pool.hand_over(packets);
+    }
+
     /// The bytes of the ring, to read what is held.
     #[inline]
     pub(crate) fn memory(&self) -> &RingMemory {
