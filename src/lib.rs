@@ -275,6 +275,8 @@ pub mod spec {
 }
 
 mod sync;
+#[allow(unsafe_code, reason = "instructions that the standard library has no name for")]
+mod cpu;
 mod tally;
 mod error;
 #[allow(unsafe_code, reason = "a page that the kernel clears in forked children")]

@@ -34,7 +34,7 @@ pub(crate) struct Pace {
     since: Option<(Instant, u64)>,
     /// How many are needed.
     evidence: u64,
-    /// The last empty look was followed by a moment.
+    /// The last empty look that looked at the clock was followed by a moment.
     waited: bool,
 }
 
@@ -43,21 +43,39 @@ impl Pace {
         Self { since: None, evidence: EVIDENCE, waited: false }
     }
 
-    /// The ring is empty `now`, after `taken` packets in all: for how long not to look at it.
-    pub(crate) fn at_empty(&mut self, now: Instant, taken: u64) -> Option<Duration> {
-        let (since, before) = *self.since.get_or_insert((now, taken));
-        let packets = taken.wrapping_sub(before);
-        let in_time = now.saturating_duration_since(since) <= stretch(packets);
-        let waited = std::mem::take(&mut self.waited);
-        if waited {
-            let fewer = (self.evidence * 2).min(MOST_EVIDENCE);
-            self.evidence = if in_time { EVIDENCE } else { fewer };
+    /// The ring is empty, after `taken` packets in all: for how long not to look at it.
+    ///
+    /// Asks what time it is once for many packets, so that a round trip does not pay for that either.
+    #[inline]
+    pub(crate) fn at_empty(
+        &mut self,
+        taken: u64,
+        now: impl FnOnce() -> Instant,
+    ) -> Option<Duration> {
+        let needed = if self.waited { EVIDENCE } else { self.evidence };
+        match self.since {
+            Some((_, before)) if taken.wrapping_sub(before) < needed => None,
+            since => self.judge(since, taken, now()),
         }
-        self.waited = in_time && (waited || packets >= self.evidence);
-        if self.waited || !in_time {
-            self.since = Some((now, taken));
+    }
+
+    #[cold]
+    fn judge(
+        &mut self,
+        since: Option<(Instant, u64)>,
+        taken: u64,
+        now: Instant,
+    ) -> Option<Duration> {
+        self.since = Some((now, taken));
+        let (since, before) = since?;
+        let in_time = now.saturating_duration_since(since) <= stretch(taken.wrapping_sub(before));
+        if self.waited && !in_time {
+            self.evidence = (self.evidence * 2).min(MOST_EVIDENCE);
+        } else if self.waited {
+            self.evidence = EVIDENCE;
         }
-        self.waited.then_some(MOMENT)
+        self.waited = in_time;
+        in_time.then_some(MOMENT)
     }
 }
 
@@ -86,7 +104,7 @@ mod tests {
         for _ in 0..looks {
             now += apart;
             taken += group;
-            if let Some(moment) = pace.at_empty(now, taken) {
+            if let Some(moment) = pace.at_empty(taken, || now) {
                 count += 1;
                 now += moment;
                 // What comes meanwhile is taken then.
@@ -108,19 +126,50 @@ mod tests {
     }
 
     #[test]
-    fn bursts_that_end_wait_ever_more_rarely() {
+    fn bursts_that_end_do_not_wait() {
         let mut pace = Pace::new();
-        let (mut now, mut taken, mut waited) = (Instant::now(), 0, 0);
+        let (mut now, mut taken) = (Instant::now(), 0);
         for _ in 0..1_000 {
             // 64 packets at once, and nothing for a while.
             taken += 64;
             now += Duration::from_micros(1);
-            waited += usize::from(pace.at_empty(now, taken).is_some());
+            assert_eq!(pace.at_empty(taken, || now), None);
             now += Duration::from_micros(50);
-            assert_eq!(pace.at_empty(now, taken), None);
+            assert_eq!(pace.at_empty(taken, || now), None);
         }
-        assert!((1..4).contains(&waited), "{waited}");
+        // A stream is known at once.
+        assert!(moments(&mut pace, 1_000, 2, Duration::from_nanos(100)) > 900);
+    }
+
+    #[test]
+    fn moments_that_were_for_nothing_become_rare() {
+        let mut pace = Pace::new();
+        let (mut now, mut taken, mut waited) = (Instant::now(), 0, 0);
+        for _ in 0..1_000 {
+            // Bursts of 96 packets in two groups, whose second one looks like a stream going on.
+            for _ in 0..2 {
+                taken += 48;
+                now += Duration::from_micros(1);
+                waited += usize::from(pace.at_empty(taken, || now).is_some());
+            }
+            now += Duration::from_micros(50);
+        }
+        assert!((1..10).contains(&waited), "{waited}");
         // A stream is known again, if it takes longer.
         assert!(moments(&mut pace, 10_000, 2, Duration::from_nanos(100)) > 5_000);
+    }
+
+    #[test]
+    fn a_round_trip_does_not_ask_for_the_time() {
+        let mut pace = Pace::new();
+        let (begun, mut asked) = (Instant::now(), 0);
+        for trip in 0..3_200_u32 {
+            let now = || {
+                asked += 1;
+                begun + Duration::from_nanos(500) * trip
+            };
+            assert_eq!(pace.at_empty(trip.into(), now), None);
+        }
+        assert!((50..150).contains(&asked), "{asked}");
     }
 }

@@ -11,7 +11,7 @@ use futures::stream::{FusedStream, Stream};
 use crate::canceller::Canceller;
 use crate::credentials::PeerCredentials;
 use crate::endpoint::{
-    Directions, Link, Receiving, Rx, Stats, deadline_after, from_taken, from_timed,
+    Directions, Link, Receiving, Rx, Stats, deadline_after, from_taken, from_timed, take_at_once,
 };
 use crate::error::{CloseReason, RecvTimeoutError, ShmError, TryRecvError};
 use crate::packet::Packet;
@@ -82,12 +82,12 @@ impl Receiver {
         async move { receiving.await.unwrap_or(0) }
     }
 
-    /// Takes the next packet if one is there.
+    /// Takes the next packet if one is there; see [`Endpoint::try_recv`](crate::Endpoint::try_recv).
     ///
     /// # Errors
     /// [`TryRecvError::Empty`] if there is none now, [`TryRecvError::Closed`] if none will come.
     pub fn try_recv(&mut self) -> Result<Bytes, TryRecvError> {
-        from_taken(self.rx.take())
+        from_taken(take_at_once(&mut self.rx, Rx::take))
     }
 
     /// As [`recv`](Self::recv), blocking the thread.
@@ -143,7 +143,10 @@ impl Receiver {
     /// ```
     pub fn recv_ref(&mut self) -> impl Future<Output = Option<Packet<'_>>> + Send + '_ {
         async move {
-            let held = Receiving::new(&self.link, &mut self.rx, Rx::hold).await.ok()?;
+            let held = match self.rx.hold() {
+                Ok(None) => Receiving::new(&self.link, &mut self.rx, Rx::hold).await.ok()?,
+                taken => taken.ok().flatten()?,
+            };
             Some(Packet::new(&mut self.rx, held))
         }
     }
@@ -171,13 +174,16 @@ impl Receiver {
     // than all the rest.
     #[inline(always)]
     pub fn try_recv_ref(&mut self) -> Result<Packet<'_>, TryRecvError> {
-        let held = from_taken(self.rx.hold())?;
+        let held = from_taken(take_at_once(&mut self.rx, Rx::hold))?;
         Ok(Packet::new(&mut self.rx, held))
     }
 
     /// As [`recv_ref`](Self::recv_ref), blocking the thread.
     pub fn recv_ref_blocking(&mut self) -> Option<Packet<'_>> {
-        let held = Receiving::new(&self.link, &mut self.rx, Rx::hold).block(None)?.ok()?;
+        let held = match self.rx.hold() {
+            Ok(None) => Receiving::new(&self.link, &mut self.rx, Rx::hold).block(None)?.ok()?,
+            taken => taken.ok().flatten()?,
+        };
         Some(Packet::new(&mut self.rx, held))
     }
 

@@ -23,6 +23,7 @@ use rustix::fs::{MemfdFlags, SealFlags};
 use rustix::io::Errno;
 use rustix::process::{Resource, getrlimit};
 
+use crate::cpu;
 use crate::error::ShmError;
 use crate::layout::{
     Geometry, HEADER_BYTES, Header, MAGIC, RECORD_ALIGN, Side, SideWords, VERSION,
@@ -240,6 +241,24 @@ impl RingMemory {
         // SAFETY: aligned to 8 (the ring starts at a page), inside a mapping that lives as long as
         // `self`, and an atomic may change under a shared reference.
         unsafe { word.cast::<AtomicU64>().as_ref() }
+    }
+
+    /// Has this core fetch the cache line at `offset`, to write to it soon.
+    ///
+    /// # Panics
+    /// If `offset` does not lie in the ring or at its end.
+    #[inline(always)]
+    pub(crate) fn fetch_to_write(&self, offset: usize) {
+        cpu::fetch_to_write(self.span(offset, 0).as_ptr());
+    }
+
+    /// Has this core fetch the cache line at `offset`, to read it soon.
+    ///
+    /// # Panics
+    /// If `offset` does not lie in the ring or at its end.
+    #[inline(always)]
+    pub(crate) fn fetch_to_read(&self, offset: usize) {
+        cpu::fetch_to_read(self.span(offset, 0).as_ptr());
     }
 
     /// Copies `packet` to `offset`.

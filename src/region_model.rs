@@ -95,6 +95,12 @@ impl RingMemory {
         &self.words()[offset / RECORD_ALIGN]
     }
 
+    /// Loom has no caches.
+    pub(crate) fn fetch_to_write(&self, _offset: usize) {}
+
+    /// As [`fetch_to_write`](Self::fetch_to_write).
+    pub(crate) fn fetch_to_read(&self, _offset: usize) {}
+
     /// Copies `packet` to `offset`; what is left of the last word is zeroed.
     pub(crate) fn copy_in(&self, offset: usize, packet: &[u8]) {
         for (word, bytes) in self.span(offset, packet.len()).iter().zip(packet.chunks(RECORD_ALIGN))

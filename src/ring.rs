@@ -70,6 +70,12 @@ impl Position {
         Self(self.0.wrapping_sub(bytes as u64))
     }
 
+    /// The last multiple of `unit`, a power of two, that is not beyond it.
+    #[inline]
+    fn aligned(self, unit: usize) -> Self {
+        Self(self.0 & (unit as u64).wrapping_neg())
+    }
+
     /// The bytes from `earlier` to `self`.
     #[inline]
     fn since(self, earlier: Self) -> u64 {

@@ -12,6 +12,7 @@ use crate::credentials::PeerCredentials;
 use crate::endpoint::{Cargo, Deadline, Directions, Link, Room, Sending, Stats, Tx};
 use crate::error::{CloseReason, ShmError, TryReserveError, TrySendError};
 use crate::grant::Grant;
+use crate::ring::Claim;
 use crate::sync::Arc;
 use crate::waiters::Waiting;
 
@@ -165,6 +166,9 @@ impl Sender {
         len: usize,
     ) -> impl Future<Output = Result<Grant<'_>, ShmError>> + Send + '_ {
         async move {
+            if let Some(claimed) = self.claim_at_once(len) {
+                return claimed.map(|claim| Grant::new(&mut self.tx, claim));
+            }
             let deadline = self.send_held().await?;
             self.begin(deadline, Room(len)).await?;
             self.grant(len)
@@ -214,6 +218,9 @@ impl Sender {
     /// # Errors
     /// As [`reserve`](Self::reserve).
     pub fn reserve_blocking(&mut self, len: usize) -> Result<Grant<'_>, ShmError> {
+        if let Some(claimed) = self.claim_at_once(len) {
+            return claimed.map(|claim| Grant::new(&mut self.tx, claim));
+        }
         let deadline = self.send_held_blocking()?;
         self.begin(deadline, Room(len)).block()?;
         self.grant(len)
@@ -283,6 +290,19 @@ impl Sender {
             Some(done) => Ok(done.map_err(|reason| self.closed_for(reason))),
             None => Err(packet),
         }
+    }
+
+    /// The usual case of a reservation, as of a [`send`](Self::send_at_once). `None` if it is not.
+    #[inline]
+    fn claim_at_once(&mut self, len: usize) -> Option<Result<Claim, ShmError>> {
+        if self.held.is_some() || len > self.tx.max_packet() {
+            return None;
+        }
+        self.tx.reset_turn();
+        if let Some(reason) = self.link.tx_end() {
+            return Some(Err(self.closed_for(reason)));
+        }
+        self.tx.claim(len).map_err(|reason| self.closed_for(reason)).transpose()
     }
 
     fn begin<P: Cargo>(&mut self, deadline: Deadline, cargo: P) -> Sending<'_, &mut Tx, P> {

@@ -20,26 +20,6 @@ pub(crate) use imp::*;
 pub(crate) use std::sync::Arc;
 pub(crate) use std::sync::atomic::Ordering;
 
-/// Stores `value` with Release, and then fences as `fence(SeqCst)` does.
-///
-/// On x86-64 one locked exchange is both: no load or store is reordered with a locked instruction
-/// (Intel, Software Developer's Manual, volume 3A, 9.2.2), and it costs half of the `MFENCE` that the
-/// fence is there. The compiler's own reordering is forbidden separately. Crossbeam's epochs do the
-/// same. The models have the store and the fence.
-#[inline(always)]
-pub(crate) fn store_and_fence(word: &AtomicU64, value: u64) {
-    #[cfg(all(target_arch = "x86_64", not(loom)))]
-    {
-        word.swap(value, Ordering::SeqCst);
-        std::sync::atomic::compiler_fence(Ordering::SeqCst);
-    }
-    #[cfg(not(all(target_arch = "x86_64", not(loom))))]
-    {
-        word.store(value, Ordering::Release);
-        fence(Ordering::SeqCst);
-    }
-}
-
 /// Locks `mutex`, whether or not a thread panicked while it held it.
 ///
 /// Every critical section in this crate leaves its data valid at each step, and foreign code (a

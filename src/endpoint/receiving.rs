@@ -44,11 +44,8 @@ where
 
     fn spin(&mut self, most: Duration) -> Taken<T> {
         let Self { link, rx, take, .. } = self;
-        let cap = link.data_spin.cap();
-        if !cap.is_zero()
-            && let Some(moment) = rx.with(|rx| rx.pace())
-        {
-            let_pass(moment.min(cap));
+        if let Some(moment) = rx.with(Rx::pace) {
+            let_pass(moment);
         }
         let look = || rx.with(|rx| take(rx)).transpose();
         link.spin(&link.data_spin, most, look).transpose()
@@ -122,4 +119,24 @@ pub(crate) fn register(waiters: &Waiters, place: &mut Option<Waiting>, cx: &mut 
     while place.get_or_insert_with(|| waiters.join()).poll(cx).is_ready() {
         *place = None;
     }
+}
+
+/// Takes what is there. Where a stream has just run dry, that is looked at once more a moment later.
+#[inline(always)]
+pub(crate) fn take_at_once<T>(
+    mut rx: impl Access<Rx>,
+    mut take: impl FnMut(&mut Rx) -> Taken<T>,
+) -> Taken<T> {
+    let taken = rx.with(&mut take)?;
+    match taken.is_some() {
+        true => Ok(taken),
+        false => take_in_a_moment(rx, take),
+    }
+}
+
+#[cold]
+fn take_in_a_moment<T>(mut rx: impl Access<Rx>, take: impl FnMut(&mut Rx) -> Taken<T>) -> Taken<T> {
+    let Some(moment) = rx.with(Rx::pace) else { return Ok(None) };
+    let_pass(moment);
+    rx.with(take)
 }

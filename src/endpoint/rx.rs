@@ -114,10 +114,16 @@ impl Rx {
         }
     }
 
-    /// For how long not to look again, after a look that found nothing.
-    #[cold]
+    /// For how long not to look again, after a look that found nothing. Never where the end does not
+    /// spin.
+    #[inline]
     pub(super) fn pace(&mut self) -> Option<Duration> {
-        self.pace.at_empty(Instant::now(), self.link.counters.received.packets())
+        let cap = self.link.data_spin.cap();
+        if cap.is_zero() {
+            return None;
+        }
+        let taken = self.link.counters.received.packets();
+        self.pace.at_empty(taken, Instant::now).map(|moment| moment.min(cap))
     }
 
     /// Copies out what is held.

@@ -4,6 +4,7 @@ use bytes::Bytes;
 
 use super::loans::{Loan, Loans, Marks};
 use super::{Mark, Position, Shape};
+use crate::cpu::CACHE_LINE;
 use crate::error::Violation;
 use crate::layout::{RECORD_HEADER, Side, SideWords, record_bytes};
 use crate::pool::Pool;
@@ -98,7 +99,13 @@ impl Consumer {
             // PEER: loaded once, judged below.
             let word = self.memory.header(offset).load(Ordering::Acquire);
             match Mark::decode(word)? {
-                None => return Ok(None),
+                None => {
+                    // A packet that comes now will reach into the next line, which then comes beside
+                    // this one and not behind it: a fifth of a round trip on two cores.
+                    let next = self.shape.offset(self.position.plus(CACHE_LINE));
+                    self.memory.fetch_to_read(next);
+                    return Ok(None);
+                }
                 Some(Mark::Packet(len)) => return self.judge(offset, len).map(Some),
                 Some(Mark::Wrap) => self.wrap(offset)?,
             }

@@ -3,10 +3,11 @@
 use std::time::Duration;
 
 use super::{Mark, Position, Shape};
+use crate::cpu::{CACHE_LINE, store_and_fence};
 use crate::error::Violation;
 use crate::layout::{RECORD_HEADER, Side, SideWords, record_bytes};
 use crate::region::{Region, RingMemory};
-use crate::sync::{Arc, AtomicU64, Ordering, store_and_fence};
+use crate::sync::{Arc, AtomicU64, Ordering};
 use crate::tally::{Step, step};
 
 /// How long after an announcement in `wants` or `waiting` the sender looks once more.
@@ -14,6 +15,20 @@ use crate::tally::{Step, step};
 /// The consumer's look at the bit is not fenced, so it may miss one that was just set; its store
 /// to `taken`, made before that look, is visible long before this time is over.
 pub(crate) const LOOK_AGAIN_AFTER: Duration = Duration::from_millis(1);
+
+/// How far before the tail the producer fetches the lines that it will write to.
+///
+/// They were last in the consumer's cache, and the fence of a publication waits for all stores before
+/// it: without this each packet of a stream waited for the other core at least once. A line comes from
+/// there in 100 to 200 ns. (64 bytes, a packet a publication, two cores, millions of packets a second:
+/// 6 without it, 12 to 17 with 256 and 512 bytes, 9 to 13 with 1 KiB and 2 KiB.)
+const FETCH_AHEAD: usize = 512;
+
+/// What has to be free for that.
+const FETCH_ROOM: u64 = 2 * FETCH_AHEAD as u64;
+
+/// Of a longer packet no more lines are fetched: its own copy keeps them coming.
+const MOST_FETCHED: usize = 32;
 
 /// How often a sender that wants more than its need looks again: the last time 16 ms after the one
 /// before.
@@ -294,6 +309,25 @@ impl Producer {
             Some(_) => self.header(begin).store(word, Ordering::Relaxed),
         }
         self.tail = next;
+        self.fetch_ahead(begin);
+    }
+
+    /// Fetches as many lines some way before the tail as it has passed since it was at `before`, so
+    /// that a stream fetches each line once; unless the consumer may still have to read there.
+    #[inline(always)]
+    fn fetch_ahead(&self, before: Position) {
+        if !self.has_room(FETCH_ROOM) {
+            return;
+        }
+        let end = self.tail.plus(FETCH_AHEAD);
+        let mut line = before.plus(FETCH_AHEAD).aligned(CACHE_LINE);
+        for _ in 0..MOST_FETCHED {
+            line = line.plus(CACHE_LINE);
+            if !end.has_reached(line) {
+                break;
+            }
+            self.memory.fetch_to_write(self.shape.offset(line));
+        }
     }
 
     /// Reads how far the consumer has come in eighths of the ring.
