@@ -36,6 +36,8 @@ pub(crate) type Task<'a> = Pin<Box<dyn Future<Output = ()> + 'a>>;
 
 struct Shared {
     source: StdMutex<Option<Looked>>,
+    /// Somebody wants the bell waited on again, since it held this.
+    again: StdMutex<Option<u32>>,
     /// Counted up, and woken on, when there is something to do besides the bell.
     work: AtomicU32,
     /// Somebody wants to be called by the alarm, by the nudge.
@@ -43,6 +45,8 @@ struct Shared {
     nudge: AtomicU32,
     /// The time of all alarms has come.
     time: AtomicU32,
+    /// Whoever serves alone is to return.
+    stopped: AtomicU32,
     /// Takes on the waiting of tasks, as one that is parked in does.
     attends: bool,
     /// `IDLE`, `ATTENDING` or `ASLEEP`.
@@ -60,6 +64,8 @@ const ASLEEP: u32 = 2;
 struct Looked {
     source: Arc<dyn Source>,
     seen: u32,
+    /// The source let the bell go, and nobody has asked for another wait.
+    is_let_go: bool,
 }
 
 impl Shared {
@@ -74,10 +80,21 @@ impl Shared {
         self.source.lock().unwrap().clone()
     }
 
+    /// Does what it was asked for with the bell.
+    fn wait_again(&self) {
+        let Some(seen) = self.again.lock().unwrap().take() else { return };
+        if let Some(looked) = &mut *self.source.lock().unwrap()
+            && looked.is_let_go
+        {
+            (looked.seen, looked.is_let_go) = (seen, false);
+        }
+    }
+
     /// Calls the source for what is due, or sleeps until the bell or somebody else rings. `work`
     /// was read before the caller looked for tasks to poll.
     fn turn(&self, work: u32) {
-        let Some(Looked { source, seen }) = self.looked() else {
+        self.wait_again();
+        let Some(Looked { source, seen, is_let_go }) = self.looked() else {
             return futex::wait(&self.work, work, None);
         };
         // ORDERING: Acquire, here and below, pairs with the Release of who set these.
@@ -91,15 +108,20 @@ impl Shared {
             return;
         }
         let bell = source.bell().unwrap();
-        futex::wait_for_any([(bell, seen), (&self.work, work)], None);
+        if is_let_go {
+            futex::wait(&self.work, work, None);
+        } else {
+            futex::wait_for_any([(bell, seen), (&self.work, work)], None);
+        }
         // ORDERING: Relaxed; it decides who arms the bell and publishes nothing.
         self.attendance.swap(IDLE, Ordering::Relaxed);
         // ORDERING: Acquire pairs with the Release of whoever counts the bell up; read before the
         // source looks, as in the real driver.
         let now = bell.load(Ordering::Acquire);
-        if now != seen {
+        if now != seen && !is_let_go {
+            let is_let_go = source.lets_bell_go();
             if let Some(looked) = &mut *self.source.lock().unwrap() {
-                looked.seen = now;
+                (looked.seen, looked.is_let_go) = (now, is_let_go);
             }
             source.rung();
         }
@@ -147,10 +169,12 @@ impl Driver {
     fn make(attends: bool) -> Self {
         let shared = Arc::new(Shared {
             source: StdMutex::new(None),
+            again: StdMutex::new(None),
             work: AtomicU32::new(0),
             alarm: AtomicU32::new(0),
             nudge: AtomicU32::new(0),
             time: AtomicU32::new(0),
+            stopped: AtomicU32::new(0),
             attends,
             attendance: AtomicU32::new(IDLE),
         });
@@ -172,6 +196,27 @@ impl Driver {
         let shared = &self.binding.shared;
         // ORDERING: Release pairs with the Acquire in `turn`.
         shared.time.fetch_or(1, Ordering::Release);
+        shared.interrupt();
+    }
+
+    /// Looks after the end, and runs no tasks, until [`stop`](Self::stop): a background driver.
+    pub(crate) fn serve(&self) {
+        let shared = &self.binding.shared;
+        loop {
+            // ORDERING: Acquire, as in `run`; and pairs with the Release in `stop`.
+            let work = shared.work.load(Ordering::Acquire);
+            if shared.stopped.load(Ordering::Acquire) != 0 {
+                return;
+            }
+            shared.turn(work);
+        }
+    }
+
+    /// Ends [`serve`](Self::serve).
+    pub(crate) fn stop(&self) {
+        let shared = &self.binding.shared;
+        // ORDERING: Release pairs with the Acquire in `serve`.
+        shared.stopped.store(1, Ordering::Release);
         shared.interrupt();
     }
 
@@ -254,7 +299,8 @@ impl Binding {
     pub(crate) fn register(&self, source: Arc<dyn Source>) -> Result<Registration, ShmError> {
         // ORDERING: Acquire, as in the driver.
         let seen = source.bell().unwrap().load(Ordering::Acquire);
-        let former = self.shared.source.lock().unwrap().replace(Looked { source, seen });
+        let former =
+            self.shared.source.lock().unwrap().replace(Looked { source, seen, is_let_go: false });
         assert!(former.is_none(), "a model's driver looks after one end");
         Ok(Registration { shared: self.shared.clone() })
     }
@@ -298,6 +344,11 @@ impl Registration {
         let attendance = &self.shared.attendance;
         // ORDERING: Release pairs with the Acquire in `fall_asleep`.
         attendance.fetch_update(Ordering::AcqRel, Ordering::Relaxed, attend).is_ok()
+    }
+
+    pub(crate) fn wait_again(&self, seen: u32) {
+        *self.shared.again.lock().unwrap() = Some(seen);
+        self.shared.interrupt();
     }
 
     pub(crate) fn nudge(&self) {

@@ -7,6 +7,7 @@ mod ends;
 mod vain_wakes;
 mod link;
 mod closing;
+mod reliance;
 mod standby;
 mod attended;
 mod rx;
@@ -342,6 +343,7 @@ impl Link {
                 return Poll::Ready(found);
             }
             register(self.news(), &mut place, cx);
+            self.rely_on_driver();
             // What happens from now on notifies us.
             look(self).map_or(Poll::Pending, Poll::Ready)
         })

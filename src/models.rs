@@ -10,8 +10,8 @@
 //!
 //! From below: [`ring`] and [`bell`] are what is shared with the peer, [`ends`] how it says that it
 //! goes, [`waiters`] the queue of local tasks. They have halves of their own that do the bare
-//! protocol. [`attendance`], [`endpoint`], [`sink`] and [`tasks`] are about the ends as they ship, on a driver that
-//! the model's own threads play.
+//! protocol. [`attendance`], [`blocking`], [`endpoint`], [`sink`] and [`tasks`] are about the ends as they
+//! ship, on a driver that the model's own threads play.
 //!
 //! A wake that gets lost is a deadlock, which loom reports. What loom cannot see are stores that
 //! overtake earlier loads: the Release of `head` and `taken`, and the order of clear and count in
@@ -19,6 +19,7 @@
 
 mod attendance;
 mod bell;
+mod blocking;
 mod endpoint;
 mod ends;
 mod halves;

@@ -35,6 +35,11 @@ impl Waiters {
         }
     }
 
+    /// Whether nobody waits. One that was woken does until it looks.
+    pub(crate) fn is_empty(&self) -> bool {
+        self.event.total_listeners() == 0
+    }
+
     /// Wakes the first waiter, unless one was woken already and has not looked yet.
     pub(crate) fn notify_one(&self) {
         self.event.notify(1);

@@ -156,6 +156,12 @@ impl Registration {
         shared.attend(&self.link, spin)
     }
 
+    /// Has the driver wait on the bell again, which was let go ([`Source::lets_bell_go`]), from when
+    /// it held `seen`.
+    pub(crate) fn wait_again(&self, seen: u32) {
+        self.keeper.shared.push(Command::Arm(self.link.id, seen));
+    }
+
     /// Has [`Source::rung`] called soon on the driver's thread.
     pub(crate) fn nudge(&self) {
         if self.link.begin_nudge() {

@@ -99,7 +99,8 @@ struct Entry {
 /// The wait on a source's bell.
 #[derive(Clone, Copy, PartialEq, Eq)]
 enum Wait {
-    /// None is armed: no bell, a poisoned one, or one that this backend does not wait for.
+    /// None is armed: no bell, a poisoned one, one that this backend does not wait for, or one that
+    /// the source let go.
     Idle,
     Armed,
     /// Armed, and the entry goes when it is over.
@@ -327,6 +328,11 @@ impl Runner {
     fn run(&mut self, command: Command) {
         match command {
             Command::Admit { link, source, seen } => self.admit(link, source, seen),
+            Command::Arm(id, seen) => {
+                if let Some(entry) = self.table.get_mut(id) {
+                    entry.arm(&mut *self.waits, seen);
+                }
+            }
             Command::Nudge(id) => {
                 if let Some(entry) = self.table.get_mut(id) {
                     entry.link.end_nudge();
@@ -395,13 +401,13 @@ impl Runner {
         // the source looks, and the next wait compares with this value: a bell that rings after
         // this line either is seen by the source or ends the next wait at once.
         let seen = bell.load(Ordering::Acquire);
+        let is_let_go = entry.ask(|source| source.lets_bell_go());
         // What was only cancelled is no news: a source counts how often it is woken.
         if wake.outcome == Outcome::Woken || seen != entry.seen {
             self.calls += entry.call(|source| source.rung());
         }
-        if !entry.link.is_cancelled() && self.waits.arm(wake.id, bell, seen) {
-            entry.wait = Wait::Armed;
-            entry.seen = seen;
+        if !is_let_go {
+            entry.arm(&mut *self.waits, seen);
         }
     }
 
@@ -457,6 +463,18 @@ impl Runner {
 }
 
 impl Entry {
+    /// Waits on the bell since it held `seen`, unless it is waited on or nobody is to be called.
+    fn arm(&mut self, waits: &mut dyn Waits, seen: u32) {
+        let Some(bell) = self.source.bell() else { return };
+        if self.wait == Wait::Idle
+            && !self.link.is_cancelled()
+            && waits.arm(self.link.id, bell, seen)
+        {
+            self.wait = Wait::Armed;
+            self.seen = seen;
+        }
+    }
+
     /// Calls the source, unless it was cancelled; says how many calls that were.
     fn call(&self, f: impl FnOnce(&dyn Source)) -> usize {
         let called = !self.link.is_cancelled();

@@ -37,6 +37,8 @@ const AWAKE: u64 = 0;
 pub(super) enum Command {
     /// Look after a source; its bell was last seen at `seen`.
     Admit { link: Arc<Link>, source: Arc<dyn Source>, seen: u32 },
+    /// Wait on the bell again, which was last seen at this value.
+    Arm(Id, u32),
     /// Call `rung`.
     Nudge(Id),
     /// Call `alarm` at this time.
@@ -60,7 +62,7 @@ impl Command {
     fn id(&self) -> Option<Id> {
         match self {
             Self::Admit { link, .. } => Some(link.id),
-            Self::Nudge(id) | Self::Alarm(id, _) | Self::Retire(id) => Some(*id),
+            Self::Arm(id, _) | Self::Nudge(id) | Self::Alarm(id, _) | Self::Retire(id) => Some(*id),
             Self::Stop => None,
         }
     }

@@ -16,6 +16,13 @@ pub(crate) trait Source: Send + Sync {
         None
     }
 
+    /// Whether the driver need not wait on the bell again, asked when its wait is over, before
+    /// [`rung`](Self::rung). [`Registration::wait_again`](super::Registration::wait_again) has it
+    /// wait again.
+    fn lets_bell_go(&self) -> bool {
+        false
+    }
+
     /// The bell was counted up, or somebody woke on it for no reason, or asked for this call.
     fn rung(&self) {}
 

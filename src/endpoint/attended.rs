@@ -130,6 +130,10 @@ impl Source for Link {
         Some(self.bell.word())
     }
 
+    fn lets_bell_go(&self) -> bool {
+        Self::lets_bell_go(self)
+    }
+
     fn rung(&self) {
         count(&self.counters.wakes_received);
         self.check_flood();

@@ -9,6 +9,7 @@ use std::time::{Duration, Instant};
 use super::blocked::{Blocked, Seen};
 use super::counters::{Counters, Stats, count};
 use super::ends::Ends;
+use super::reliance::Reliance;
 use super::standby::Standby;
 use super::vain_wakes::VainWakes;
 use crate::bell::Bell;
@@ -54,6 +55,8 @@ pub(crate) struct Link {
     pub(super) ends: Ends,
     /// Threads that sleep on the first of them.
     pub(super) blocked: Blocked,
+    /// Whether the driver has to be woken by it too.
+    pub(super) reliance: Reliance,
     /// Tasks that wait for a packet.
     pub(super) data: Waiters,
     /// The one task that waits for room.
@@ -96,6 +99,7 @@ impl Link {
             side,
             ends: Ends::new(),
             blocked: Blocked::default(),
+            reliance: Reliance::new(),
             data: Waiters::default(),
             room: Waiters::default(),
             turn: Waiters::default(),
@@ -262,6 +266,7 @@ impl Link {
     /// Sleeps on this side's bell, unless it rang since `seen`, or an end has come.
     pub(super) fn sleep(&self, seen: Seen, timeout: Option<Duration>, vain: &mut VainWakes) {
         let is_watched = self.prepare_to_block();
+        self.rely_on_bell();
         vain.bear();
         if is_watched {
             return self.blocked.sleep(&self.bell, seen, timeout);

@@ -62,6 +62,7 @@ where
         let mut taken = self.look(if is_parked_in { IN_POLL } else { Duration::MAX });
         if let Ok(None) = taken {
             register(&self.link.data, place, cx);
+            self.link.rely_on_driver();
             let wish = if is_parked_in { self.link.park_spin.wish() } else { None };
             taken = self.rx.with(|rx| match wish {
                 Some(spin) if rx.leave_to_driver(spin) => Ok(None),
@@ -89,8 +90,8 @@ where
             if let Some(taken) = taken.transpose() {
                 return Some(taken);
             }
-            let now = Instant::now();
-            let timeout = deadline.map(|deadline| deadline.saturating_duration_since(now));
+            let left = |deadline: Instant| deadline.saturating_duration_since(Instant::now());
+            let timeout = deadline.map(left);
             if timeout.is_some_and(|timeout| timeout.is_zero()) {
                 return None;
             }

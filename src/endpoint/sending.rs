@@ -173,6 +173,7 @@ impl<'a, A: Access<Tx>, P: Cargo> Sending<'a, A, P> {
             self.take_turn();
             return Poll::Ready(());
         }
+        self.link.rely_on_driver();
         // Joined before this look, so an end that comes behind it notifies us.
         if self.link.tx_end().is_some() { Poll::Ready(()) } else { Poll::Pending }
     }
@@ -188,6 +189,7 @@ impl<'a, A: Access<Tx>, P: Cargo> Sending<'a, A, P> {
             return Attempt::Done(done);
         }
         register(&link.room, room, cx);
+        link.rely_on_driver();
         tx.with(|tx| tx.park(cargo, sent))
     }
 
@@ -243,6 +245,8 @@ impl<'a, A: Access<Tx>, P: Cargo> Sending<'a, A, P> {
     fn block_for_turn(&mut self) -> bool {
         let deadline = self.deadline.get(self.link);
         let Standing::Queued { turn, .. } = &mut self.standing else { return true };
+        // Of an end that the peer makes, the driver tells those who wait for their turn.
+        self.link.rely_on_driver();
         if self.link.tx_end().is_some() {
             return true;
         }

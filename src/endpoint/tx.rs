@@ -295,6 +295,7 @@ impl Tx {
             Some(done) => done,
             None => {
                 register(&self.link.room, place, cx);
+                self.link.rely_on_driver();
                 match self.park(&packets, &mut sent) {
                     Attempt::Done(done) => done,
                     Attempt::Parked { look_again } => {

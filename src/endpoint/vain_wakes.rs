@@ -9,8 +9,9 @@ use std::time::{Duration, Instant};
 /// spin for it.
 #[derive(Debug)]
 pub(super) struct VainWakes {
+    /// Sleeps so far.
     count: u32,
-    /// The first of them.
+    /// The second of them: the first one follows no wake, and should cost no look at the clock.
     since: Option<Instant>,
 }
 
@@ -25,8 +26,12 @@ impl VainWakes {
         Self { count: 0, since: None }
     }
 
+    /// Before each sleep.
     pub(super) fn bear(&mut self) {
         self.count += 1;
+        if self.count == 1 {
+            return;
+        }
         let since = self.since.get_or_insert_with(Instant::now);
         if self.count <= Self::MOST {
             return;
