@@ -348,6 +348,10 @@ impl Waits for PolledRing {
         taken.map_err(|errno| Failure::Once(errno.into()))
     }
 
+    fn glean(&mut self, found: &mut Found) {
+        self.queue.reap(found, |_, _| {});
+    }
+
     fn close(&mut self) {}
 }
 
