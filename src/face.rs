@@ -245,7 +245,7 @@ impl FaceBuilder {
         let (lifeline, descriptor) = rendezvous::pair(file.as_fd())?;
         let peer = PeerCredentials::of(lifeline.as_fd())
             .map_err(ShmError::io("asking who made the pair"))?;
-        endpoint.attach(lifeline, peer)?;
+        endpoint.link().attach_to_anyone(lifeline, peer)?;
         Ok((SpscFace(endpoint), descriptor))
     }
 

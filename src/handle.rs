@@ -15,6 +15,7 @@ use crate::layout::Side;
 use crate::receiver::Receiver;
 use crate::rendezvous::{self, Connection, Dial, Name, Progress};
 use crate::sender::Sender;
+use crate::spin;
 use crate::waiters::Waiters;
 
 /// How long an engine may take to answer, unless the builder says otherwise.
@@ -209,7 +210,9 @@ impl HandleBuilder {
     /// - [`Io`](ShmError::Io): it was used already, its face is gone, or a system call failed.
     pub fn from_fd(self, descriptor: OwnedFd) -> Result<SpscHandle, ShmError> {
         let driver = self.own_driver()?;
-        self.take(rendezvous::adopt(descriptor)?, driver.binding())
+        let connection = rendezvous::adopt(descriptor)?;
+        spin::note_pair_of(connection.peer.pid);
+        self.take(connection, driver.binding())
     }
 
     fn own_driver(&self) -> Result<Driver, ShmError> {

@@ -36,6 +36,19 @@ impl Link {
         Ok(())
     }
 
+    /// As [`attach`](Self::attach), where the peer is whoever will have the other socket.
+    pub(crate) fn attach_to_anyone(
+        &self,
+        socket: OwnedFd,
+        peer: PeerCredentials,
+    ) -> Result<(), ShmError> {
+        self.attach(socket, peer)?;
+        for spin in [&self.data_spin, &self.room_spin, &self.park_spin] {
+            spin.expect();
+        }
+        Ok(())
+    }
+
     /// Takes the socket that the handshake went over: from now on the peer is there.
     pub(crate) fn attach(&self, socket: OwnedFd, peer: PeerCredentials) -> Result<(), ShmError> {
         for spin in [&self.data_spin, &self.room_spin, &self.park_spin] {
@@ -179,9 +192,9 @@ impl Source for Link {
         self.peephole.has_record() || self.will_have_news()
     }
 
-    fn found(&self) {
+    fn found(&self, proves: bool) {
         if self.peephole.has_record() {
-            self.note_spin(&self.park_spin, true);
+            self.note_spin(&self.park_spin, true, || proves);
         } else {
             // An end, or what looks like one: as if it had been rung for.
             count(&self.counters.wakes_received);
@@ -192,7 +205,7 @@ impl Source for Link {
 
     fn arm(&self, spun: bool) -> bool {
         if spun {
-            self.note_spin(&self.park_spin, false);
+            self.note_spin(&self.park_spin, false, || false);
         }
         let newly = self.bell.arm(RECV);
         if newly {
