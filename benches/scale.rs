@@ -39,8 +39,10 @@ use wakering::{Backend, Driver, SpscFace, SpscHandle, SpscListener};
 
 /// Descriptors that a process needs for everything but its channels.
 const OTHER_DESCRIPTORS: u64 = 64;
-/// In an application: the lifeline and the region's.
-const DESCRIPTORS_OF_A_HANDLE: u64 = 2;
+/// In an application: the lifeline, the region's, and the engine's process.
+const DESCRIPTORS_OF_A_HANDLE: u64 = 3;
+/// In the engine: the lifeline and the application's process.
+const DESCRIPTORS_OF_A_FACE: u64 = 2;
 /// Wakes of one among many, for each crowd in a round; the first few are not counted.
 const PINGS: usize = 200;
 const WARM_UP: usize = 20;
@@ -108,7 +110,8 @@ fn allowed(wanted: usize) -> usize {
     let limit = getrlimit(Resource::Nofile);
     let raised = Rlimit { current: limit.maximum, maximum: limit.maximum };
     setrlimit(Resource::Nofile, raised).expect("a soft limit may be raised to the hard one");
-    let allowed = usize::try_from(descriptors() - OTHER_DESCRIPTORS).expect("fits") - 101;
+    let allowed = (descriptors() - OTHER_DESCRIPTORS) / DESCRIPTORS_OF_A_FACE;
+    let allowed = usize::try_from(allowed).expect("fits") - 101;
     println!(
         "descriptors: soft limit {}, raised to {}; {wanted} channels {}",
         limit.current.map_or("none".into(), |limit| limit.to_string()),

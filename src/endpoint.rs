@@ -21,7 +21,6 @@ mod tests;
 
 use std::fmt;
 use std::future::poll_fn;
-use std::os::fd::OwnedFd;
 use std::task::Poll;
 use std::time::{Duration, Instant};
 
@@ -42,6 +41,7 @@ use crate::credentials::PeerCredentials;
 use crate::driver::Binding;
 use crate::error::{CloseReason, RecvTimeoutError, ShmError, TryRecvError, TrySendError};
 use crate::layout::Side;
+use crate::lifeline::Lifeline;
 use crate::receiver::Receiver;
 use crate::region::Region;
 use crate::sender::Sender;
@@ -319,9 +319,9 @@ impl Endpoint {
         (sender, Receiver::new(&link, into_inner(rx)))
     }
 
-    /// The socket of a handshake that is through: the peer is there.
-    pub(crate) fn attach(&self, socket: OwnedFd, peer: PeerCredentials) -> Result<(), ShmError> {
-        self.link.attach(socket, peer)
+    /// The line of a handshake that is through: the peer is there.
+    pub(crate) fn attach(&self, lifeline: Lifeline) -> Result<(), ShmError> {
+        self.link.attach(lifeline)
     }
 }
 

@@ -11,6 +11,7 @@ use crate::driver::{Binding, Driver, Registration, Source};
 use crate::endpoint::{Endpoint, Link, Options};
 use crate::error::ShmError;
 use crate::layout::{Geometry, Side};
+use crate::lifeline::Lifeline;
 use crate::listener::SpscListener;
 use crate::receiver::Receiver;
 use crate::region::Region;
@@ -245,7 +246,8 @@ impl FaceBuilder {
         let (lifeline, descriptor) = rendezvous::pair(file.as_fd())?;
         let peer = PeerCredentials::of(lifeline.as_fd())
             .map_err(ShmError::io("asking who made the pair"))?;
-        endpoint.link().attach_to_anyone(lifeline, peer)?;
+        // Who will take the descriptor says nothing, so its process is not known.
+        endpoint.link().attach_to_anyone(Lifeline::new(lifeline, peer, None))?;
         Ok((SpscFace(endpoint), descriptor))
     }
 
@@ -342,9 +344,9 @@ impl Host for Reception {
         file.ok_or(Refusal::Busy)
     }
 
-    fn connected(&self, lifeline: OwnedFd, peer: PeerCredentials) {
+    fn connected(&self, lifeline: Lifeline) {
         let Some(link) = self.link.upgrade() else { return };
-        if link.attach(lifeline, peer).is_err() {
+        if link.attach(lifeline).is_err() {
             // Nobody would notice the peer's death.
             link.abandoned();
         }

@@ -228,9 +228,9 @@ impl HandleBuilder {
     }
 
     fn take(&self, connection: Connection, driver: &Binding) -> Result<SpscHandle, ShmError> {
-        let Connection { region, lifeline, peer } = connection;
+        let Connection { region, lifeline } = connection;
         let endpoint = Endpoint::open(region.into(), Side::Handle, self.options, driver)?;
-        endpoint.attach(lifeline, peer)?;
+        endpoint.attach(lifeline)?;
         Ok(SpscHandle(endpoint))
     }
 }

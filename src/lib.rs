@@ -87,7 +87,8 @@
 //! # What a peer can do
 //!
 //! A peer that **dies** ends the channel with [`CloseReason::PeerDied`]; what it had wholly
-//! published is received first. Nothing outlives both processes but an empty socket file, which the
+//! published is received first. (Also, from Linux 6.5 on, if a child that it forked lives on with copies
+//! of its descriptors; but not if it is the application of a [`SpscFace::pair`].) Nothing outlives both processes but an empty socket file, which the
 //! next engine takes over.
 //!
 //! A **hostile** peer can send any packets, stop talking, fill its own ring, ring in vain until it
@@ -301,8 +302,10 @@ mod driver;
 #[cfg(all(test, loom))]
 #[path = "driver_model.rs"]
 mod driver;
-#[allow(unsafe_code, reason = "two socket options that rustix cannot read or set")]
+#[allow(unsafe_code, reason = "three socket options that rustix cannot read or set")]
 mod sockopt;
+#[allow(unsafe_code, reason = "a descriptor in a control message that rustix does not know")]
+mod pidfd;
 mod credentials;
 mod lifeline;
 mod endpoint;

@@ -1,5 +1,9 @@
 //! The socket that both sides keep open: its hang-up tells of the peer's end.
 //!
+//! It does not hang up as long as a child of the peer holds a copy. So where the kernel told who spoke
+//! in the handshake, that process's death tells, too. It ends the channel, whoever holds what: ends
+//! are of no use in a forked child.
+//!
 //! Besides, a side whose driver cannot wait on futex words is rung through it, by one byte.
 
 use std::os::fd::{AsFd, BorrowedFd, OwnedFd};
@@ -9,6 +13,8 @@ use rustix::io::{Errno, retry_on_intr};
 use rustix::net::{RecvFlags, SendFlags, Shutdown};
 
 use crate::credentials::PeerCredentials;
+use crate::driver::Registration;
+use crate::pidfd::Process;
 use crate::sockopt;
 
 /// Rings read in one go, so that a peer which floods the line does not keep the driver.
@@ -19,13 +25,17 @@ const DRAIN_AT_ONCE: usize = 64;
 pub(crate) struct Lifeline {
     socket: OwnedFd,
     peer: PeerCredentials,
+    /// The peer, where that is known. Without it the hang-up has to do.
+    process: Option<Process>,
 }
 
 impl Lifeline {
-    pub(crate) fn new(socket: OwnedFd, peer: PeerCredentials) -> Self {
-        // The region has come; from now on nobody may pass us anything.
+    /// The line of a handshake that is through, and who spoke there.
+    pub(crate) fn new(socket: OwnedFd, peer: PeerCredentials, process: Option<Process>) -> Self {
+        // The region has come; from now on nobody may pass us anything, nor need say who it is.
         sockopt::refuse_descriptors(socket.as_fd());
-        Self { socket, peer }
+        sockopt::ask_for_process(socket.as_fd(), false);
+        Self { socket, peer, process }
     }
 
     pub(crate) fn peer(&self) -> PeerCredentials {
@@ -47,7 +57,28 @@ impl Lifeline {
     pub(crate) fn is_hung_up(&self) -> bool {
         let mut line = [PollFd::new(&self.socket, PollFlags::RDHUP)];
         let now = Timespec { tv_sec: 0, tv_nsec: 0 };
-        poll(&mut line, Some(&now)).is_ok_and(|ready| ready > 0)
+        poll(&mut line, Some(&now)).is_ok_and(|ready| ready > 0) || self.is_orphaned()
+    }
+
+    /// Whether the peer's process is dead, whoever holds its socket.
+    pub(crate) fn is_orphaned(&self) -> bool {
+        self.process.as_ref().is_some_and(Process::has_exited)
+    }
+
+    /// Has `driver` call under `token` when the peer's process is dead.
+    pub(crate) fn watch_process(&self, driver: &Registration, token: u16) {
+        if let Some(process) = &self.process {
+            // If the kernel has no memory for it: nearly every death is told by the hang-up as well.
+            let _ = driver.watch(process.as_fd(), token);
+        }
+    }
+
+    /// Has `driver` call no more, for neither.
+    pub(crate) fn unwatch(&self, driver: &Registration) {
+        driver.unwatch(self.as_fd());
+        if let Some(process) = &self.process {
+            driver.unwatch(process.as_fd());
+        }
     }
 
     /// Hangs up, now, whoever else holds a copy of the descriptor.
@@ -106,7 +137,7 @@ mod tests {
         let (one, other) =
             socketpair(AddressFamily::UNIX, SocketType::SEQPACKET, flags, None).unwrap();
         let peer = PeerCredentials::of(one.as_fd()).unwrap();
-        (Lifeline::new(one, peer), Lifeline::new(other, peer))
+        (Lifeline::new(one, peer, None), Lifeline::new(other, peer, None))
     }
 
     #[test]

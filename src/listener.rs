@@ -15,6 +15,7 @@ use crate::driver::{Registration, Source};
 use crate::endpoint::{Endpoint, register};
 use crate::error::{CloseReason, ShmError};
 use crate::face::{FaceBuilder, Mould, SpscFace};
+use crate::lifeline::Lifeline;
 use crate::rendezvous::{Desk, Host, Refusal};
 use crate::waiters::{Waiters, Waiting};
 
@@ -282,9 +283,9 @@ impl Host for Reception {
         }
     }
 
-    fn connected(&self, lifeline: OwnedFd, peer: PeerCredentials) {
+    fn connected(&self, lifeline: Lifeline) {
         let Some(endpoint) = self.lock().admitted.take() else { return };
-        let attached = endpoint.attach(lifeline, peer);
+        let attached = endpoint.attach(lifeline);
         self.lock().accepted += 1;
         self.give(attached.map(|()| SpscFace(endpoint)));
     }

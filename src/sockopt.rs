@@ -1,8 +1,8 @@
-//! The two socket options for which rustix has no safe, working call.
+//! The three socket options for which rustix has no safe, working call.
 //!
 //! `SO_PEERCRED`: rustix reads the process id as one that cannot be 0, but 0 is what the kernel
-//! says of a process in a PID namespace that we do not see. `SO_PASSRIGHTS`: rustix does not know
-//! it. The symbols are those of the C library that std is linked with.
+//! says of a process in a PID namespace that we do not see. `SO_PASSRIGHTS` and `SO_PASSPIDFD`:
+//! rustix does not know them. The symbols are those of the C library that std is linked with.
 
 use std::ffi::{c_int, c_void};
 use std::io;
@@ -23,7 +23,9 @@ use crate::credentials::PeerCredentials;
 const SO_PEERCRED: c_int = 17;
 #[cfg(any(target_arch = "powerpc", target_arch = "powerpc64"))]
 const SO_PEERCRED: c_int = 21;
-const SOL_SOCKET: c_int = 1;
+pub(crate) const SOL_SOCKET: c_int = 1;
+/// Linux 6.5.
+const SO_PASSPIDFD: c_int = 76;
 /// Linux 6.16.
 const SO_PASSRIGHTS: c_int = 83;
 
@@ -61,9 +63,18 @@ pub(crate) fn peer_credentials(socket: BorrowedFd<'_>) -> io::Result<PeerCredent
 /// Tells the kernel to refuse descriptors that are sent to `socket`, if it can: otherwise they are
 /// closed here, unseen, and closing some of them takes seconds.
 pub(crate) fn refuse_descriptors(socket: BorrowedFd<'_>) {
-    let off: c_int = 0;
-    let value = (&raw const off).cast();
-    // SAFETY: `value` points to the four readable bytes that are announced. A kernel that does not
-    // know the option fails the call.
-    unsafe { setsockopt(socket.as_raw_fd(), SOL_SOCKET, SO_PASSRIGHTS, value, 4) };
+    set(socket, SO_PASSRIGHTS, false);
+}
+
+/// Has the kernel tell of the process that sends to `socket`, or stop doing so. False if it cannot.
+pub(crate) fn ask_for_process(socket: BorrowedFd<'_>, ask: bool) -> bool {
+    set(socket, SO_PASSPIDFD, ask)
+}
+
+/// Turns an option on or off. A kernel that does not know it fails the call.
+fn set(socket: BorrowedFd<'_>, option: c_int, on: bool) -> bool {
+    let on = c_int::from(on);
+    let value = (&raw const on).cast();
+    // SAFETY: `value` points to the four readable bytes that are announced.
+    unsafe { setsockopt(socket.as_raw_fd(), SOL_SOCKET, option, value, 4) == 0 }
 }

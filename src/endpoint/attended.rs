@@ -1,19 +1,19 @@
 //! An end in the care of its driver: what the driver is asked to watch, and what it calls.
 
-use std::os::fd::{AsFd, OwnedFd};
+use std::os::fd::AsFd;
 
 use super::counters::count;
 use super::link::Link;
 use super::standby::Standby;
-use crate::credentials::PeerCredentials;
 use crate::driver::{Backend, Binding, Source};
 use crate::error::{CloseReason, ShmError, Violation};
 use crate::layout::{CANCELLED, RECV, RING_BY_BYTE, SEND};
 use crate::lifeline::Lifeline;
 use crate::sync::{Arc, AtomicU32, Ordering, fence};
 
-/// Under which the driver watches the lifeline.
+/// Under which the driver watches the lifeline, and the peer's process.
 const LIFELINE: u16 = 1;
+const PROCESS: u16 = 2;
 
 /// Wakes beyond twice what was asked for that are put up with: ends, and wakes of a former wait.
 ///
@@ -37,32 +37,27 @@ impl Link {
     }
 
     /// As [`attach`](Self::attach), where the peer is whoever will have the other socket.
-    pub(crate) fn attach_to_anyone(
-        &self,
-        socket: OwnedFd,
-        peer: PeerCredentials,
-    ) -> Result<(), ShmError> {
-        self.attach(socket, peer)?;
+    pub(crate) fn attach_to_anyone(&self, lifeline: Lifeline) -> Result<(), ShmError> {
+        self.attach(lifeline)?;
         for spin in [&self.data_spin, &self.room_spin, &self.park_spin] {
             spin.expect();
         }
         Ok(())
     }
 
-    /// Takes the socket that the handshake went over: from now on the peer is there.
-    pub(crate) fn attach(&self, socket: OwnedFd, peer: PeerCredentials) -> Result<(), ShmError> {
+    /// Takes the line that the handshake went over: from now on the peer is there.
+    pub(crate) fn attach(&self, lifeline: Lifeline) -> Result<(), ShmError> {
         for spin in [&self.data_spin, &self.room_spin, &self.park_spin] {
-            spin.meet(peer.pid);
+            spin.meet(lifeline.peer().pid);
         }
-        let lifeline = self.lifeline.get_or_init(|| Lifeline::new(socket, peer));
-        if let Some(driver) = self.driver.get()
-            && let Err(error) = driver.watch(lifeline.as_fd(), LIFELINE)
-        {
-            if !driver.is_cancelled() {
-                return Err(error);
+        let lifeline = self.lifeline.get_or_init(|| lifeline);
+        if let Some(driver) = self.driver.get() {
+            match driver.watch(lifeline.as_fd(), LIFELINE) {
+                Ok(()) => lifeline.watch_process(driver, PROCESS),
+                Err(error) if !driver.is_cancelled() => return Err(error),
+                // The end was dropped while its peer came in: that is an orderly end, not a failure.
+                Err(_) => lifeline.hang_up(),
             }
-            // The end was dropped while its peer came in: that is an orderly end, not a failure.
-            lifeline.hang_up();
         }
         // A ring that came before the line was there went without its byte.
         // ORDERING: this fence, behind the store of the lifeline, and the one in `ring_by_byte`:
@@ -131,7 +126,7 @@ impl Link {
         }
         let Some(driver) = self.driver.get() else { return };
         if let Some(lifeline) = self.lifeline.get() {
-            driver.unwatch(lifeline.as_fd());
+            lifeline.unwatch(driver);
             lifeline.hang_up();
         }
         driver.cancel();
@@ -161,20 +156,27 @@ impl Source for Link {
         }
     }
 
-    fn ready(&self, _token: u16) {
+    fn ready(&self, token: u16) {
         let Some(lifeline) = self.lifeline.get() else { return };
-        let drained = lifeline.drain();
-        if drained.rings > 0 {
-            // One wake for each, as if each had come by the bell.
-            for _ in 1..drained.rings {
-                count(&self.counters.wakes_received);
+        let is_over = if token == PROCESS {
+            lifeline.is_orphaned()
+        } else {
+            let drained = lifeline.drain();
+            if drained.rings > 0 {
+                // One wake for each, as if each had come by the bell.
+                for _ in 1..drained.rings {
+                    count(&self.counters.wakes_received);
+                }
+                self.rung();
             }
-            self.rung();
-        }
-        if drained.hung_up {
+            drained.hung_up
+        };
+        if is_over {
             if let Some(driver) = self.driver.get() {
-                driver.unwatch(lifeline.as_fd());
+                lifeline.unwatch(driver);
             }
+            // Who holds the dead peer's copy of it hears the end, too.
+            lifeline.hang_up();
             self.hung_up();
         }
     }

@@ -1,8 +1,8 @@
 //! For the blocking calls of an end whose driver may not be run by anybody.
 //!
 //! They sleep on the bell itself. A wake, a cancel and a deadline reach them there, but of the
-//! peer's death only the lifeline tells. So with the first blocking call the process's background
-//! driver watches the lifeline too.
+//! peer's death only the lifeline tells, and its process. So with the first blocking call this
+//! process's background driver watches them too.
 
 use std::os::fd::AsFd;
 use std::sync::atomic::{AtomicBool, Ordering, fence};
@@ -13,8 +13,9 @@ use crate::driver::{Driver, Registration, Source};
 use crate::error::ShmError;
 use crate::lifeline::Lifeline;
 
-/// Under which the background driver watches the lifeline.
+/// Under which the background driver watches the lifeline, and the peer's process.
 const LIFELINE: u16 = 0;
+const PROCESS: u16 = 1;
 
 /// One end, as the background driver sees it that does not look after its bell.
 #[derive(Debug)]
@@ -91,14 +92,17 @@ impl Standby {
             // Set once: there is one who begins.
             let _ = self.driver.set(registration);
         }
+        let Some(driver) = self.driver.get() else { return Ok(()) };
         // Not for what can be read: on some backends, that is for the other driver.
-        self.driver.get().map_or(Ok(()), |driver| driver.watch_hang_up(lifeline.as_fd(), LIFELINE))
+        driver.watch_hang_up(lifeline.as_fd(), LIFELINE)?;
+        lifeline.watch_process(driver, PROCESS);
+        Ok(())
     }
 
     /// The end is over, or the peer.
     fn dismiss(&self, lifeline: &Lifeline) {
         if let Some(driver) = self.driver.get() {
-            driver.unwatch(lifeline.as_fd());
+            lifeline.unwatch(driver);
         }
     }
 
@@ -118,6 +122,8 @@ impl Source for Standby {
         let Some(link) = self.link.upgrade() else { return };
         if let Some(lifeline) = link.lifeline() {
             self.dismiss(lifeline);
+            // The other driver, whenever somebody runs it, hears of the end by this.
+            lifeline.hang_up();
         }
         link.hung_up();
     }

@@ -13,6 +13,7 @@ use super::{Endpoint, Options};
 use crate::credentials::PeerCredentials;
 use crate::driver::{Backend, Driver};
 use crate::layout::{Geometry, Side};
+use crate::lifeline::Lifeline;
 use crate::region::Region;
 
 fn drivers() -> Vec<Driver> {
@@ -33,8 +34,8 @@ fn pair(driver: &Driver, ring_bytes: usize) -> (Endpoint, Endpoint) {
     let options = Options { send_timeout: Some(Duration::from_secs(20)), ..Options::default() };
     let face = Endpoint::open(region.into(), Side::Face, options, driver.binding()).unwrap();
     let handle = Endpoint::open(joined.into(), Side::Handle, options, driver.binding()).unwrap();
-    face.attach(one, peer).unwrap();
-    handle.attach(other, peer).unwrap();
+    face.attach(Lifeline::new(one, peer, None)).unwrap();
+    handle.attach(Lifeline::new(other, peer, None)).unwrap();
     (face, handle)
 }
 

@@ -17,6 +17,7 @@ use super::{Input, no_descriptor_leaks};
 use crate::credentials::PeerCredentials;
 use crate::error::ShmError;
 use crate::layout::{Geometry, MAGIC, VERSION};
+use crate::lifeline::Lifeline;
 use crate::region::Region;
 use crate::rendezvous::{
     BoundSocket, Clients, Desk, Dial, Host, Name, Progress, Refusal, Watcher, adopt,
@@ -134,7 +135,7 @@ impl Watcher for Board {
 /// Hands one region out.
 struct Face {
     file: RefCell<Option<OwnedFd>>,
-    lifelines: RefCell<Vec<OwnedFd>>,
+    lifelines: RefCell<Vec<Lifeline>>,
 }
 
 impl Host for Face {
@@ -142,7 +143,7 @@ impl Host for Face {
         self.file.take().ok_or(Refusal::Busy)
     }
 
-    fn connected(&self, lifeline: OwnedFd, _peer: PeerCredentials) {
+    fn connected(&self, lifeline: Lifeline) {
         self.lifelines.borrow_mut().push(lifeline);
         assert_eq!(self.lifelines.borrow().len(), 1, "a face serves one handle");
     }

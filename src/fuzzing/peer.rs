@@ -22,6 +22,7 @@ use crate::endpoint::{Endpoint, Options};
 use crate::error::{CloseReason, TryRecvError, TrySendError};
 use crate::futex;
 use crate::layout::{Geometry, HEADER_BYTES, Side};
+use crate::lifeline::Lifeline;
 use crate::receiver::Receiver;
 use crate::region::Region;
 use crate::sender::Sender;
@@ -128,8 +129,8 @@ impl World {
             .expect("a driver that runs");
         let handle = Endpoint::open(joined, Side::Handle, options, driver.binding())
             .expect("a driver that runs");
-        face.attach(one, peer).expect("a driver that runs");
-        handle.attach(other, peer).expect("a driver that runs");
+        face.attach(Lifeline::new(one, peer, None)).expect("a driver that runs");
+        handle.attach(Lifeline::new(other, peer, None)).expect("a driver that runs");
         Self { ends: Some([face, handle]), hostile, books: Default::default(), next: 0 }
     }
 

@@ -174,8 +174,9 @@ fn remove_new(directory: &Directory) -> Result<(), ShmError> {
 /// Under the lock: a socket that is ready in every way but its name.
 fn listen(directory: &Directory, mode: Mode) -> Result<(OwnedFd, Inode), ShmError> {
     let socket = socket::unbound().map_err(ShmError::io("making a socket"))?;
-    // What is accepted later inherits it.
+    // What is accepted later inherits both.
     sockopt::refuse_descriptors(socket.as_fd());
+    sockopt::ask_for_process(socket.as_fd(), true);
     socket::bind(&socket, directory.as_fd(), NEW_FILE)
         .map_err(|errno| socket::error("binding the socket", errno))?;
     // Nobody listens yet, so the mode that the umask gave it let nobody in.

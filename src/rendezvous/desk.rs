@@ -14,6 +14,7 @@ use super::socket::{self, Received};
 use crate::credentials::{self, Allow, PeerCredentials};
 use crate::driver::Registration;
 use crate::error::ShmError;
+use crate::lifeline::Lifeline;
 use crate::sync::{AtomicU64, Mutex, Ordering, lock};
 
 /// Connections that have not said hello.
@@ -69,7 +70,7 @@ pub(crate) trait Host {
     /// The refusal that the client is told.
     fn admit(&self, peer: PeerCredentials) -> Result<OwnedFd, Refusal>;
     /// The answer went out; the socket is now the lifeline, and no longer watched.
-    fn connected(&self, lifeline: OwnedFd, peer: PeerCredentials);
+    fn connected(&self, lifeline: Lifeline);
     /// The answer could not be delivered: whom [`Host::admit`] let in is gone, and here is what it
     /// was to have.
     fn undelivered(&self, file: OwnedFd);
@@ -247,7 +248,7 @@ impl Desk {
 
     /// Reads and answers the hello. Gives the socket back if there is none yet.
     fn hear(&self, socket: OwnedFd, host: &dyn Host) -> Option<OwnedFd> {
-        match socket::receive(socket.as_fd()) {
+        match socket::peek(socket.as_fd()) {
             Ok(Received::Nothing) => return Some(socket),
             Ok(Received::Message(message)) => self.answer(socket, message.bytes(), host),
             Ok(Received::HungUp) | Err(_) => count(&self.half_done),
@@ -256,11 +257,15 @@ impl Desk {
     }
 
     fn answer(&self, socket: OwnedFd, hello: &[u8], host: &dyn Host) {
-        // PEER: what makes no sense is not answered: who knows to whom we would talk.
-        let Ok(spoken) = message::parse_hello(hello) else { return count(&self.hostile) };
-        let (peer, file) = match self.judge(socket.as_fd(), spoken, host) {
-            Ok(admitted) => admitted,
-            Err(status) => {
+        let judged =
+            message::parse_hello(hello).map(|spoken| self.judge(socket.as_fd(), spoken, host));
+        // Behind the region, which needs the last descriptor more.
+        let process = socket::take_peeked(socket.as_fd());
+        let (peer, file) = match judged {
+            Ok(Ok(admitted)) => admitted,
+            // PEER: what makes no sense is not answered: who knows to whom we would talk.
+            Err(message::Junk) => return count(&self.hostile),
+            Ok(Err(status)) => {
                 count(&self.refused);
                 // A client that does not wait for its refusal needs none.
                 let _ = socket::send(socket.as_fd(), &message::answer(status), None);
@@ -269,7 +274,7 @@ impl Desk {
         };
         let welcome = message::answer(Status::Ok);
         match socket::send(socket.as_fd(), &welcome, Some(file.as_fd())) {
-            Ok(()) => host.connected(socket, peer),
+            Ok(()) => host.connected(Lifeline::new(socket, peer, process)),
             Err(_) => {
                 count(&self.half_done);
                 host.undelivered(file);

@@ -1,7 +1,7 @@
 //! The application's side of the handshake.
 
 use std::io;
-use std::os::fd::{AsFd, BorrowedFd, OwnedFd};
+use std::os::fd::{AsFd, BorrowedFd};
 use std::time::{Duration, Instant};
 
 use rustix::event::{PollFd, PollFlags, Timespec};
@@ -15,7 +15,9 @@ use super::untrusted::{Line, Untrusted};
 use crate::credentials::{self, Allow, PeerCredentials};
 use crate::error::ShmError;
 use crate::layout::VERSION;
+use crate::lifeline::Lifeline;
 use crate::region::Region;
+use crate::sockopt;
 
 /// How long to wait at first when the engine's backlog is full; twice as long each time after.
 const FIRST_PAUSE: Duration = Duration::from_millis(1);
@@ -34,10 +36,8 @@ const HANDSHAKE: &str = "handshake";
 pub(crate) struct Connection {
     /// The engine's region, joined and judged.
     pub(crate) region: Region,
-    /// The socket, from now on the lifeline.
-    pub(crate) lifeline: OwnedFd,
-    /// The engine.
-    pub(crate) peer: PeerCredentials,
+    /// The socket, from now on the lifeline, with the engine at its other end.
+    pub(crate) lifeline: Lifeline,
 }
 
 /// How far a [`Dial`] has come.
@@ -147,11 +147,13 @@ impl Dial {
     }
 
     /// Judges the answer. On an error the engine stays, for who watches it.
-    fn join(&mut self, answer: Message) -> Result<Connection, ShmError> {
+    fn join(&mut self, mut answer: Message) -> Result<Connection, ShmError> {
+        let process = answer.process.take();
         let region = welcome(answer)?;
         // A lawful engine says nothing behind its answer before we ask for it.
-        let quiet = self.engine.take_if(|(socket, _)| socket.is_quiet()).ok_or_else(junk)?;
-        Ok(Connection { region, lifeline: quiet.0.into_inner(), peer: quiet.1 })
+        let (quiet, peer) =
+            self.engine.take_if(|(socket, _)| socket.is_quiet()).ok_or_else(junk)?;
+        Ok(Connection { region, lifeline: Lifeline::new(quiet.into_inner(), peer, process) })
     }
 
     /// Waits for the end of the handshake.
@@ -195,6 +197,8 @@ impl Dial {
         if !self.trusts(&peer) {
             return Err(ShmError::PermissionDenied);
         }
+        // Before the hello: what comes after it is the answer.
+        sockopt::ask_for_process(socket.as_fd(), true);
         let said = socket::send(socket.as_fd(), &message::hello(), None);
         self.is_late = begun.elapsed() >= LATE;
         match said {

@@ -15,6 +15,8 @@ use super::message::{self, Status};
 use super::socket::{self, Received};
 use crate::credentials::PeerCredentials;
 use crate::error::ShmError;
+use crate::lifeline::Lifeline;
+use crate::sockopt;
 
 const ADOPTING: &str = "taking over the descriptor of a pair";
 
@@ -26,6 +28,8 @@ const ADOPTING: &str = "taking over the descriptor of a pair";
 pub(crate) fn pair(file: BorrowedFd<'_>) -> Result<(OwnedFd, OwnedFd), ShmError> {
     const STEP: &str = "making a pair of sockets";
     let (lifeline, theirs) = socket::pair().map_err(ShmError::io(STEP))?;
+    // The answer says then whose it is: this process, which need not be the one that takes it out.
+    sockopt::ask_for_process(theirs.as_fd(), true);
     socket::send(lifeline.as_fd(), &message::answer(Status::Ok), Some(file))
         .map_err(ShmError::io(STEP))?;
     Ok((lifeline, theirs))
@@ -50,8 +54,10 @@ pub(crate) fn adopt(descriptor: OwnedFd) -> Result<Connection, ShmError> {
         .map_err(ShmError::io(ADOPTING))?;
     let peer = PeerCredentials::of(descriptor.as_fd()).map_err(ShmError::io(ADOPTING))?;
     match socket::receive_with_descriptor(descriptor.as_fd()).map_err(ShmError::io(ADOPTING))? {
-        Received::Message(answer) => {
-            Ok(Connection { region: dial::welcome(answer)?, lifeline: descriptor, peer })
+        Received::Message(mut answer) => {
+            let process = answer.process.take();
+            let region = dial::welcome(answer)?;
+            Ok(Connection { region, lifeline: Lifeline::new(descriptor, peer, process) })
         }
         Received::HungUp => Err(dial::hung_up()),
         Received::Nothing => {

@@ -8,7 +8,7 @@ use std::os::fd::{AsRawFd, BorrowedFd, OwnedFd};
 use rustix::fs::{FileType, Mode, OFlags};
 use rustix::io::{Errno, retry_on_intr};
 use rustix::net::{
-    AddressFamily, RecvAncillaryBuffer, RecvAncillaryMessage, RecvFlags, ReturnFlags,
+    AddressFamily, RecvAncillaryBuffer, RecvAncillaryMessage, RecvFlags, RecvMsg, ReturnFlags,
     SendAncillaryBuffer, SendAncillaryMessage, SendFlags, Shutdown, SocketAddrUnix, SocketFlags,
     SocketType, shutdown,
 };
@@ -16,6 +16,8 @@ use rustix::net::{
 use super::message::MESSAGE_BYTES;
 use super::untrusted::{self, Untrusted};
 use crate::error::ShmError;
+use crate::pidfd::{Control, PROCESS_SPACE, Process};
+use crate::sockopt;
 
 /// What [`connect`] says where `/proc` is missing, through which sockets are reached.
 pub(super) const NO_PROC: Errno = Errno::NOSYS;
@@ -31,13 +33,14 @@ pub(super) fn unbound() -> Result<OwnedFd, Errno> {
 /// Binds `socket` to `file` below `directory`; the name must be short.
 ///
 /// An address holds 107 bytes, fewer than many a directory's path. The path through `/proc` of an
-/// open descriptor is always short.
+/// open descriptor is always short. It leads by this thread: the process's own leads by its first
+/// one, and that may have ended.
 pub(super) fn bind(
     socket: &OwnedFd,
     directory: BorrowedFd<'_>,
     file: &'static str,
 ) -> Result<(), Errno> {
-    let path = format!("/proc/self/fd/{}/{file}", directory.as_raw_fd());
+    let path = format!("/proc/thread-self/fd/{}/{file}", directory.as_raw_fd());
     match rustix::net::bind(socket, &SocketAddrUnix::new(path)?) {
         // The directory is open, so what is missing is the way to it.
         Err(Errno::NOENT) => Err(NO_PROC),
@@ -59,7 +62,7 @@ pub(super) fn connect(directory: BorrowedFd<'_>, file: &OsStr) -> Result<Option<
     if !is_socket(rustix::fs::fstat(&target)?.st_mode) {
         return Err(Errno::NOTSOCK);
     }
-    let address = SocketAddrUnix::new(format!("/proc/self/fd/{}", target.as_raw_fd()))?;
+    let address = SocketAddrUnix::new(format!("/proc/thread-self/fd/{}", target.as_raw_fd()))?;
     let socket = unbound()?;
     match retry_on_intr(|| rustix::net::connect(&socket, &address)) {
         Ok(()) => Ok(Some(socket)),
@@ -103,6 +106,8 @@ pub(super) struct Message {
     len: usize,
     /// The first descriptor that came with it.
     pub(super) descriptor: Option<Untrusted>,
+    /// The process that sent it, where the kernel told of it.
+    pub(super) process: Option<Process>,
     /// Whether the kernel could not install all descriptors.
     pub(super) truncated: bool,
 }
@@ -114,34 +119,63 @@ impl Message {
     }
 }
 
-/// Takes a message. There is no room for descriptors: the kernel drops those that come with it
-/// and never installs them here.
-pub(super) fn receive(socket: BorrowedFd<'_>) -> Result<Received, Errno> {
+/// Looks at a message and leaves it there. There is no room for descriptors: none is installed.
+pub(super) fn peek(socket: BorrowedFd<'_>) -> Result<Received, Errno> {
     let mut bytes = [0; MESSAGE_BYTES + 1];
-    match retry_on_intr(|| rustix::net::recv(socket, &mut bytes, RecvFlags::DONTWAIT)) {
+    let flags = RecvFlags::PEEK | RecvFlags::DONTWAIT;
+    match retry_on_intr(|| rustix::net::recv(socket, &mut bytes, flags)) {
         Ok((0, _)) => Ok(Received::HungUp),
         Ok((len, _)) => {
-            Ok(Received::Message(Message { bytes, len, descriptor: None, truncated: false }))
+            let message = Message { bytes, len, descriptor: None, process: None, truncated: false };
+            Ok(Received::Message(message))
         }
         Err(Errno::AGAIN) => Ok(Received::Nothing),
         Err(error) => Err(error),
     }
 }
 
+/// Takes the message that was [peeked](peek) at, and the process that sent it, if the kernel tells
+/// of it. Descriptors that come with it are dropped by the kernel and never installed here.
+pub(super) fn take_peeked(socket: BorrowedFd<'_>) -> Option<Process> {
+    let mut byte = [0; 1];
+    // The room for a process would do for a descriptor as well. Without room, and while no process is
+    // asked for, a descriptor is all that the kernel can have to leave out.
+    sockopt::ask_for_process(socket, false);
+    let flags = RecvFlags::PEEK | RecvFlags::DONTWAIT;
+    let mut nothing = RecvAncillaryBuffer::default();
+    let peeked = receive_message(socket, &mut byte, &mut nothing, flags).ok()?;
+    let flags = RecvFlags::DONTWAIT;
+    if peeked.flags.contains(ReturnFlags::CTRUNC) || !sockopt::ask_for_process(socket, true) {
+        let _ = receive_message(socket, &mut byte, &mut nothing, flags);
+        return None;
+    }
+    let mut control = Control::<PROCESS_SPACE>::new();
+    receive_message(socket, &mut byte, &mut control.buffer(), flags).ok()?;
+    control.into_process()
+}
+
+fn receive_message(
+    socket: BorrowedFd<'_>,
+    bytes: &mut [u8],
+    control: &mut RecvAncillaryBuffer<'_>,
+    flags: RecvFlags,
+) -> Result<RecvMsg, Errno> {
+    retry_on_intr(|| rustix::net::recvmsg(socket, &mut [IoSliceMut::new(bytes)], control, flags))
+}
+
 /// All that the kernel lets a message carry: more than there is room for, it would close itself, and
 /// this thread would wait for it.
 const MOST_DESCRIPTORS: usize = 253;
 
-/// Takes a message and the first descriptor that comes with it. All others are closed.
+/// Takes a message, the first descriptor that comes with it, and the process that sent it, if the
+/// kernel was asked for that. All others are closed.
 pub(super) fn receive_with_descriptor(socket: BorrowedFd<'_>) -> Result<Received, Errno> {
+    const SPACE: usize = rustix::cmsg_space!(ScmRights(MOST_DESCRIPTORS)) + PROCESS_SPACE;
     let mut bytes = [0; MESSAGE_BYTES + 1];
-    let mut space = [MaybeUninit::uninit(); rustix::cmsg_space!(ScmRights(MOST_DESCRIPTORS))];
-    let mut control = RecvAncillaryBuffer::new(&mut space);
+    let mut space = Control::<SPACE>::new();
+    let mut control = space.buffer();
     let flags = RecvFlags::DONTWAIT | RecvFlags::CMSG_CLOEXEC;
-    let received = retry_on_intr(|| {
-        rustix::net::recvmsg(socket, &mut [IoSliceMut::new(&mut bytes)], &mut control, flags)
-    });
-    let received = match received {
+    let received = match receive_message(socket, &mut bytes, &mut control, flags) {
         Ok(received) => received,
         Err(Errno::AGAIN) => return Ok(Received::Nothing),
         Err(error) => return Err(error),
@@ -152,6 +186,8 @@ pub(super) fn receive_with_descriptor(socket: BorrowedFd<'_>) -> Result<Received
             passed.extend(descriptors);
         }
     }
+    drop(control);
+    let process = space.into_process();
     // PEER: it may have sent many. They are closed where that blocks nobody.
     let others = passed.split_off(passed.len().min(1));
     untrusted::discard(others);
@@ -159,8 +195,8 @@ pub(super) fn receive_with_descriptor(socket: BorrowedFd<'_>) -> Result<Received
     if received.bytes == 0 {
         return Ok(Received::HungUp);
     }
-    let truncated = received.flags.contains(ReturnFlags::CTRUNC);
-    Ok(Received::Message(Message { bytes, len: received.bytes, descriptor, truncated }))
+    let (len, truncated) = (received.bytes, received.flags.contains(ReturnFlags::CTRUNC));
+    Ok(Received::Message(Message { bytes, len, descriptor, process, truncated }))
 }
 
 /// Sends a message, with a descriptor if there is one.
@@ -230,13 +266,27 @@ mod tests {
     }
 
     #[test]
-    fn without_room_no_descriptor_is_installed() {
+    fn a_message_that_is_peeked_at_is_taken_without_its_descriptors() {
         let (one, other) = sockets();
         let (passed, watched) = sockets();
         send(one.as_fd(), &[7; MESSAGE_BYTES], Some(passed.as_fd())).unwrap();
         drop(passed);
-        let received = receive(other.as_fd()).unwrap();
-        assert!(matches!(received, Received::Message(_)));
+        let peeked = peek(other.as_fd()).unwrap();
+        assert!(matches!(peeked, Received::Message(message) if message.descriptor.is_none()));
+        assert!(!drain(watched.as_fd(), 1).hung_up, "still on its way");
+        assert!(take_peeked(other.as_fd()).is_none(), "who sends such things is not asked");
         assert!(drain(watched.as_fd(), 1).hung_up);
+        assert!(matches!(peek(other.as_fd()).unwrap(), Received::Nothing));
+    }
+
+    #[test]
+    fn a_message_that_is_peeked_at_tells_who_sent_it() {
+        let (one, other) = sockets();
+        let tells = sockopt::ask_for_process(other.as_fd(), true);
+        send(one.as_fd(), &[7; MESSAGE_BYTES], None).unwrap();
+        let Received::Message(message) = peek(other.as_fd()).unwrap() else { panic!("nothing") };
+        assert_eq!(message.bytes(), [7; MESSAGE_BYTES]);
+        assert_eq!(take_peeked(other.as_fd()).is_some(), tells);
+        assert!(matches!(peek(other.as_fd()).unwrap(), Received::Nothing));
     }
 }

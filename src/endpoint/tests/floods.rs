@@ -10,6 +10,7 @@ use rustix::net::{RecvFlags, SendFlags};
 use super::*;
 use crate::error::{CloseReason, TryRecvError, Violation};
 use crate::layout::{CANCELLED, RX_CLOSED, TX_CLOSED};
+use crate::lifeline::Lifeline;
 
 /// A face whose peer is raw memory and a socket, as a hostile process has them.
 fn against_raw(driver: &Driver) -> (Endpoint, Arc<Region>, OwnedFd) {
@@ -21,7 +22,7 @@ fn against_raw(driver: &Driver) -> (Endpoint, Arc<Region>, OwnedFd) {
     let peer = PeerCredentials::of(one.as_fd()).unwrap();
     let face =
         Endpoint::open(region.into(), Side::Face, Options::default(), driver.binding()).unwrap();
-    face.attach(one, peer).unwrap();
+    face.attach(Lifeline::new(one, peer, None)).unwrap();
     (face, raw.into(), other)
 }
 

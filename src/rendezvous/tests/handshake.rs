@@ -10,11 +10,11 @@ fn a_handshake_hands_the_region_over() {
     let connection = engine.connect(&name).unwrap();
     assert!(same_memory(&engine.face.region, &connection.region));
     assert_eq!(connection.region.geometry(), engine.face.region.geometry());
-    assert_eq!(connection.peer.pid, i32::try_from(std::process::id()).unwrap());
+    assert_eq!(connection.lifeline.peer().pid, i32::try_from(std::process::id()).unwrap());
     {
         let peers = lock(&engine.face.peers);
-        let [(lifeline, peer)] = &peers[..] else { panic!("one peer") };
-        assert_eq!(*peer, connection.peer);
+        let [lifeline] = &peers[..] else { panic!("one peer") };
+        assert_eq!(lifeline.peer(), connection.lifeline.peer());
         ring_by_byte(lifeline.as_fd());
         assert_eq!(drain(connection.lifeline.as_fd(), 9).rings, 1);
         ring_by_byte(connection.lifeline.as_fd());
@@ -22,7 +22,7 @@ fn a_handshake_hands_the_region_over() {
     }
     let Connection { lifeline, .. } = connection;
     drop(lifeline);
-    assert!(drain(lock(&engine.face.peers)[0].0.as_fd(), 9).hung_up);
+    assert!(drain(lock(&engine.face.peers)[0].as_fd(), 9).hung_up);
     assert_eq!(engine.desk.clients(), Clients::default());
 }
 
@@ -121,7 +121,7 @@ fn a_pair_needs_no_name_and_nobody_waits() {
     assert!(same_memory(&engine, &connection.region));
     ring_by_byte(lifeline.as_fd());
     assert_eq!(drain(connection.lifeline.as_fd(), 9).rings, 1);
-    let again = adopt(connection.lifeline);
+    let again = adopt(connection.lifeline.as_fd().try_clone_to_owned().unwrap());
     assert!(matches!(again, Err(ShmError::Io { .. })), "what was in it was taken");
     let (one, other) = std::os::unix::net::UnixStream::pair().unwrap();
     assert!(matches!(adopt(one.into()), Err(ShmError::Io { .. })));

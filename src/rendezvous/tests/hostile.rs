@@ -19,7 +19,7 @@ fn with_version(mut message: [u8; MESSAGE_BYTES], version: u32) -> [u8; MESSAGE_
 
 /// Whether the engine has closed its end.
 fn was_sent_off(client: &OwnedFd) -> bool {
-    match socket::receive(client.as_fd()) {
+    match socket::receive_with_descriptor(client.as_fd()) {
         Ok(Received::HungUp) => true,
         // Told when the engine closes without having read everything.
         Err(errno) => errno == rustix::io::Errno::CONNRESET,
@@ -69,7 +69,7 @@ fn another_version_is_told_ours() {
     let client = raw(&name).unwrap();
     say(&client, &with_version(message::hello(), 9));
     engine.settle();
-    let Ok(Received::Message(answer)) = socket::receive(client.as_fd()) else {
+    let Ok(Received::Message(answer)) = socket::receive_with_descriptor(client.as_fd()) else {
         panic!("no answer");
     };
     assert_eq!(answer.bytes(), message::answer(Status::VersionMismatch));
@@ -139,7 +139,7 @@ fn one_who_is_pushed_out_is_heard_a_last_time() {
     // The listening socket comes first, whatever epoll thinks.
     engine.desk.ready(Desk::LISTENING, &engine.board, &engine.face);
     assert_eq!(engine.lifelines(), 1);
-    assert!(matches!(socket::receive(early.as_fd()), Ok(Received::Message(_))));
+    assert!(matches!(socket::receive_with_descriptor(early.as_fd()), Ok(Received::Message(_))));
     assert!(matches!(honest.step(), Ok(Progress::WaitReadable)));
     assert!(matches!(engine.meet(honest), Err(ShmError::Busy)));
 }

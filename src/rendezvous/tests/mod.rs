@@ -23,7 +23,7 @@ use super::*;
 use crate::credentials::{Allow, PeerCredentials};
 use crate::error::ShmError;
 use crate::layout::Geometry;
-use crate::lifeline::{drain, ring_by_byte};
+use crate::lifeline::{Lifeline, drain, ring_by_byte};
 use crate::region::Region;
 use crate::sync::{Mutex, lock};
 
@@ -107,7 +107,7 @@ impl Watcher for Board {
 struct Face {
     region: Region,
     file: Mutex<Option<OwnedFd>>,
-    peers: Mutex<Vec<(OwnedFd, PeerCredentials)>>,
+    peers: Mutex<Vec<Lifeline>>,
     undelivered: AtomicUsize,
 }
 
@@ -116,8 +116,8 @@ impl Host for Face {
         lock(&self.file).take().ok_or(Refusal::Busy)
     }
 
-    fn connected(&self, lifeline: OwnedFd, peer: PeerCredentials) {
-        lock(&self.peers).push((lifeline, peer));
+    fn connected(&self, lifeline: Lifeline) {
+        lock(&self.peers).push(lifeline);
     }
 
     fn undelivered(&self, file: OwnedFd) {

@@ -46,7 +46,7 @@ fn as_another_user() {
 fn as_another_user_who_is_welcome() {
     let Some(name) = given() else { return };
     let connection = dial(&name).unwrap().block().unwrap();
-    assert_eq!(connection.peer.uid, 0);
+    assert_eq!(connection.lifeline.peer().uid, 0);
 }
 
 #[test]
@@ -73,7 +73,7 @@ fn another_user_is_let_in_by_a_predicate_alone() {
     let engine = Engine::with(BoundSocket::bind(&name, Some(0o666)).unwrap(), Some(allow));
     let Some(child) = run("as_another_user_who_is_welcome") else { return };
     serve(&engine, child);
-    assert_eq!(lock(&engine.face.peers)[0].1.uid, 54321);
+    assert_eq!(lock(&engine.face.peers)[0].peer().uid, 54321);
 }
 
 #[test]
@@ -140,7 +140,7 @@ fn a_killed_engine_is_taken_over() {
 fn in_another_pid_namespace() {
     let Some(name) = given() else { return };
     let connection = dial(&name).unwrap().block().unwrap();
-    assert_eq!((connection.peer.pid, connection.peer.uid), (0, 0));
+    assert_eq!((connection.lifeline.peer().pid, connection.lifeline.peer().uid), (0, 0));
 }
 
 #[test]
