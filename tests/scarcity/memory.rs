@@ -138,23 +138,30 @@ fn child_that_may_make_no_file() {
 /// A cgroup of a few MiB, gone with this.
 struct Cgroup(PathBuf);
 
+/// How the two kinds of cgroups are found and limited: the line of the hierarchy in `/proc`, where it
+/// is mounted, and the files of the limits, of which the last may be missing.
+const KINDS: [(&str, &str, [&str; 2]); 2] = [
+    (":memory:", "/sys/fs/cgroup/memory", ["memory.limit_in_bytes", "memory.memsw.limit_in_bytes"]),
+    ("0::", "/sys/fs/cgroup", ["memory.max", "memory.swap.max"]),
+];
+
 impl Cgroup {
     /// Below our own, if that may be done.
-    fn new(bytes: u64) -> Result<Self, String> {
+    fn new(bytes: u64, name: &str) -> Result<Self, String> {
         let told = |what: &'static str| move |error: std::io::Error| format!("{what}: {error}");
         let own = fs::read_to_string("/proc/self/cgroup").map_err(told("cgroups"))?;
-        let own = own.lines().find_map(|line| line.strip_prefix("0::/")).ok_or("no cgroup2")?;
-        let parent = PathBuf::from("/sys/fs/cgroup").join(own);
-        let controllers = fs::read_to_string(parent.join("cgroup.subtree_control"))
-            .map_err(told("cgroup2 at /sys/fs/cgroup"))?;
-        if !controllers.split_whitespace().any(|controller| controller == "memory") {
-            return Err("cgroup2 does not pass the memory controller on here".into());
-        }
-        let cgroup = Self(parent.join(format!("wakering-test-{}", std::process::id())));
-        fs::create_dir(&cgroup.0).map_err(told("a new cgroup"))?;
-        fs::write(cgroup.0.join("memory.max"), bytes.to_string()).map_err(told("memory.max"))?;
-        // There may be no swap to forbid.
-        let _ = fs::write(cgroup.0.join("memory.swap.max"), "0");
+        let found = KINDS.into_iter().find_map(|(hierarchy, root, limits)| {
+            let path = own.lines().find_map(|line| Some(line.split_once(hierarchy)?.1))?;
+            Some((PathBuf::from(root).join(path.trim_start_matches('/')), limits))
+        });
+        let (parent, [memory, swap]) = found.ok_or("no cgroups")?;
+        let path = parent.join(format!("wakering-test-{}-{name}", std::process::id()));
+        fs::create_dir(&path).map_err(told("a new cgroup"))?;
+        let cgroup = Self(path);
+        fs::write(cgroup.0.join(memory), bytes.to_string()).map_err(told("its memory's limit"))?;
+        // There may be no swap to forbid. The older kind limits both together.
+        let most = if swap == "memory.swap.max" { 0 } else { bytes };
+        let _ = fs::write(cgroup.0.join(swap), most.to_string());
         Ok(cgroup)
     }
 }
@@ -167,7 +174,7 @@ impl Drop for Cgroup {
 
 /// The kernel kills who exceeds it; nobody else is harmed.
 fn a_small_cgroup(driver: &Driver) {
-    let cgroup = match Cgroup::new(32 * MIB) {
+    let cgroup = match Cgroup::new(32 * MIB, &driver.backend().to_string()) {
         Ok(cgroup) => cgroup,
         Err(reason) => return eprintln!("left out: {reason}"),
     };
