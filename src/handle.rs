@@ -211,7 +211,7 @@ impl HandleBuilder {
     pub fn from_fd(self, descriptor: OwnedFd) -> Result<SpscHandle, ShmError> {
         let driver = self.own_driver()?;
         let connection = rendezvous::adopt(descriptor)?;
-        spin::note_pair_of(connection.peer.pid);
+        spin::note_pair_of(connection.lifeline.peer().pid);
         self.take(connection, driver.binding())
     }
 

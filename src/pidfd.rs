@@ -146,7 +146,10 @@ mod tests {
         if !sockopt::ask_for_process(other.as_fd(), true) {
             return eprintln!("left out: this kernel does not tell of senders");
         }
-        assert!(!receive().expect("ourselves").has_exited());
+        let process = receive().expect("ourselves");
+        assert!(!process.has_exited());
+        let flags = rustix::io::fcntl_getfd(&process).unwrap();
+        assert_eq!(flags, rustix::io::FdFlags::CLOEXEC);
         sockopt::ask_for_process(other.as_fd(), false);
         assert!(receive().is_none());
     }
