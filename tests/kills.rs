@@ -321,8 +321,7 @@ fn child_in_the_handshake() {
     child::say("ready");
     let end = open(&driver, role, name);
     let _ = end.try_send(packet(0, 8));
-    std::thread::park();
-    drop(end);
+    common::stay()
 }
 
 fn a_kill_in_the_handshake_leaves_a_whole_channel_or_none(driver: &Driver) {

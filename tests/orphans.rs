@@ -85,7 +85,7 @@ fn child_that_leaves_a_child() {
     }
     leave_a_child();
     child::say("ready");
-    std::thread::park();
+    common::stay()
 }
 
 /// An end of ours whose peer has left a child. Whoever runs our driver is told to by `run`.

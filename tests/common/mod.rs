@@ -242,6 +242,15 @@ pub fn wait<F: Future>(what: &str, future: F) -> F::Output {
     }
 }
 
+/// Keeps what the caller has until the process is killed. A thread's first `park` may return at once: a
+/// channel of std's that it has used before may have left it a token.
+#[allow(dead_code, reason = "not for a file whose processes end by themselves")]
+pub fn stay() -> ! {
+    loop {
+        std::thread::park();
+    }
+}
+
 /// What the thread returned; fails if it takes for ever.
 pub fn join<T>(what: &str, thread: std::thread::JoinHandle<T>) -> T {
     eventually(what, || thread.is_finished());
