@@ -7,24 +7,25 @@ use super::{LARGEST, NEARLY_WRAPPED, ends, region};
 
 const PACKETS: u64 = 1_000_000;
 
+/// For one packet.
+const PATIENCE: Duration = Duration::from_secs(60);
+
 /// Lengths and places in the pattern, the same in both threads.
 struct Draw {
     state: u64,
     pattern: Vec<u8>,
-    deadline: Instant,
+    /// When there was last headway.
+    since: Instant,
 }
 
 impl Draw {
     fn new() -> Self {
         let pattern = (0..=250).cycle().take(4 * LARGEST).collect();
-        Self {
-            state: 88_172_645_463_325_252,
-            pattern,
-            deadline: Instant::now() + Duration::from_secs(60),
-        }
+        Self { state: 88_172_645_463_325_252, pattern, since: Instant::now() }
     }
 
     fn packet(&mut self) -> &[u8] {
+        self.since = Instant::now();
         self.state ^= self.state << 13;
         self.state ^= self.state >> 7;
         self.state ^= self.state << 17;
@@ -35,9 +36,9 @@ impl Draw {
         &self.pattern[from..from + len]
     }
 
-    /// One wait for the other thread.
+    /// One wait for the other thread, which a busy machine may not run for a while.
     fn wait(&self) {
-        assert!(Instant::now() < self.deadline, "the other thread is stuck");
+        assert!(self.since.elapsed() < PATIENCE, "the other thread is stuck");
         thread::yield_now();
     }
 }
