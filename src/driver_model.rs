@@ -137,7 +137,7 @@ impl Shared {
             let found = source.look();
             self.attendance.swap(IDLE, Ordering::Acquire);
             if found {
-                source.found(false);
+                source.found();
                 return false;
             }
             if source.arm(false) {

@@ -247,7 +247,7 @@ impl FaceBuilder {
         let peer = PeerCredentials::of(lifeline.as_fd())
             .map_err(ShmError::io("asking who made the pair"))?;
         // Who will take the descriptor says nothing, so its process is not known.
-        endpoint.link().attach_to_anyone(Lifeline::new(lifeline, peer, None))?;
+        endpoint.attach(Lifeline::new(lifeline, peer, None))?;
         Ok((SpscFace(endpoint), descriptor))
     }
 

@@ -15,7 +15,6 @@ use crate::layout::Side;
 use crate::receiver::Receiver;
 use crate::rendezvous::{self, Connection, Dial, Name, Progress};
 use crate::sender::Sender;
-use crate::spin;
 use crate::waiters::Waiters;
 
 /// How long an engine may take to answer, unless the builder says otherwise.
@@ -211,7 +210,6 @@ impl HandleBuilder {
     pub fn from_fd(self, descriptor: OwnedFd) -> Result<SpscHandle, ShmError> {
         let driver = self.own_driver()?;
         let connection = rendezvous::adopt(descriptor)?;
-        spin::note_pair_of(connection.lifeline.peer().pid);
         self.take(connection, driver.binding())
     }
 

@@ -10,9 +10,6 @@
 //!   one thread thus do not spin a hundred times;
 //! - where both sides have but one and the same core, nothing can come while we spin, so there is
 //!   none. That is asked once: of this process at its first channel, of the peer when it connects.
-//!   Who will have the other end of a pair nobody can tell. If it is not this process, it is found
-//!   out by ever rarer trials: what came while we looked and never left our core was sent by
-//!   another core.
 //!
 //! A task that spins keeps the others of its thread waiting. Where its driver is parked in, it does
 //! so for a moment only ([`IN_POLL`]) and leaves the rest to `park`, where the thread has nothing
@@ -23,7 +20,7 @@
 use std::cell::Cell;
 use std::hint::spin_loop;
 use std::sync::OnceLock;
-use std::sync::atomic::{AtomicBool, AtomicU32, Ordering};
+use std::sync::atomic::{AtomicU32, Ordering};
 use std::time::{Duration, Instant};
 
 use rustix::process::Pid;
@@ -47,13 +44,6 @@ const PATIENCE: u32 = 3;
 /// At most 2 to the power of this many.
 const LONGEST_SULK: u32 = 8;
 
-/// The same, as long as it is doubtful whether the peer has another core.
-const LONGEST_DOUBT: u32 = 12;
-
-/// Who was off its core between two looks was so for longer than this: two switches, and what the
-/// other one did meanwhile.
-const UNBROKEN: Duration = Duration::from_micros(1);
-
 /// An unpaid spin is earned by so many times its length without one.
 const EARNINGS: u32 = 8;
 
@@ -64,16 +54,6 @@ const EAGER: u32 = 32;
 /// the peer is about to write out of its cache each time.
 const MOST_PAUSES: u32 = 64;
 
-/// Whether this process has both ends of some pair: of none it is expected then that another has.
-static KEEPS_PAIRS: AtomicBool = AtomicBool::new(false);
-
-/// The end of a pair whose other end was made by the process `pid` is in this one.
-pub(crate) fn note_pair_of(pid: i32) {
-    if rustix::process::getpid().as_raw_pid() == pid {
-        KEEPS_PAIRS.store(true, Ordering::Relaxed);
-    }
-}
-
 /// The record of one direction of a channel.
 #[derive(Debug)]
 pub(crate) struct Spin {
@@ -81,8 +61,6 @@ pub(crate) struct Spin {
     wanted: u32,
     /// The same, or 0 as long as nothing could come meanwhile.
     cap: AtomicU32,
-    /// 1 while nobody knows whether the peer has another core.
-    doubt: AtomicU32,
     /// Unpaid in a row.
     misses: AtomicU32,
     /// Parks still to be sat out.
@@ -94,21 +72,12 @@ impl Spin {
     pub(crate) fn new(cap: Duration) -> Self {
         let wanted = u32::try_from(cap.min(LONGEST).as_nanos()).unwrap_or(u32::MAX);
         let cap = AtomicU32::new(if has_several_cores() { wanted } else { 0 });
-        let [doubt, misses, sulk] = std::array::from_fn(|_| AtomicU32::new(0));
-        Self { wanted, cap, doubt, misses, sulk }
+        Self { wanted, cap, misses: AtomicU32::new(0), sulk: AtomicU32::new(0) }
     }
 
     /// The peer is there, as the process `pid`: on another core than ours, perhaps.
     pub(crate) fn meet(&self, pid: i32) {
         if !has_several_cores() && runs_elsewhere(pid) {
-            self.cap.store(self.wanted, Ordering::Relaxed);
-        }
-    }
-
-    /// The peer will be there, as whatever process: it takes trials to learn where it runs.
-    pub(crate) fn expect(&self) {
-        if !has_several_cores() {
-            self.doubt.store(1, Ordering::Relaxed);
             self.cap.store(self.wanted, Ordering::Relaxed);
         }
     }
@@ -125,7 +94,7 @@ impl Spin {
     /// For how long it is worth while to spin now, if it is.
     pub(crate) fn wish(&self) -> Option<Duration> {
         let cap = self.cap.load(Ordering::Relaxed);
-        if cap == 0 || self.doubts() && KEEPS_PAIRS.load(Ordering::Relaxed) {
+        if cap == 0 {
             return None;
         }
         let sulk = self.sulk.load(Ordering::Relaxed);
@@ -136,29 +105,20 @@ impl Spin {
         Some(Duration::from_nanos(cap.into()))
     }
 
-    /// Enters an outcome into the books. `proves` says whether what was found came from another
-    /// core.
-    pub(crate) fn note(&self, found: bool, proves: impl FnOnce() -> bool) {
-        let doubts = self.doubts();
-        if found && (!doubts || proves()) {
-            self.doubt.store(0, Ordering::Relaxed);
-            self.misses.store(0, Ordering::Relaxed);
-        } else if doubts {
-            self.missed(1, LONGEST_DOUBT);
-        } else {
-            self.missed(PATIENCE, LONGEST_SULK);
-        }
+    /// Enters an outcome into the books.
+    pub(crate) fn note(&self, found: bool) {
+        if found { self.paid() } else { self.missed() }
     }
 
-    fn doubts(&self) -> bool {
-        self.doubt.load(Ordering::Relaxed) != 0
+    fn paid(&self) {
+        self.misses.store(0, Ordering::Relaxed);
     }
 
-    fn missed(&self, patience: u32, longest: u32) {
+    fn missed(&self) {
         let misses = self.misses.load(Ordering::Relaxed).saturating_add(1);
         self.misses.store(misses, Ordering::Relaxed);
-        if misses >= patience {
-            let exponent = (misses - patience + 1).min(longest);
+        if misses >= PATIENCE {
+            let exponent = (misses - PATIENCE + 1).min(LONGEST_SULK);
             self.sulk.store(1 << exponent, Ordering::Relaxed);
         }
     }
@@ -170,10 +130,6 @@ pub(crate) struct Spinning {
     started: Instant,
     budget: Duration,
     looks: u32,
-    /// When it last looked at the clock.
-    clocked: Instant,
-    /// Too long between two looks at it.
-    is_broken: bool,
 }
 
 impl Spinning {
@@ -192,8 +148,7 @@ impl Spinning {
         if allowed < cap / 4 * 3 {
             return None;
         }
-        let budget = Duration::from_nanos(u64::from(allowed));
-        Some(Self { started, budget, looks: 0, clocked: started, is_broken: false })
+        Some(Self { started, budget: Duration::from_nanos(u64::from(allowed)), looks: 0 })
     }
 
     /// Waits for a moment; `false` once the time is up.
@@ -205,23 +160,7 @@ impl Spinning {
         for _ in 0..(self.looks - EAGER).min(MOST_PAUSES) {
             spin_loop();
         }
-        self.clock() - self.started < self.budget
-    }
-
-    fn clock(&mut self) -> Instant {
-        let now = Instant::now();
-        self.is_broken |= now - self.clocked >= UNBROKEN;
-        self.clocked = now;
-        now
-    }
-
-    /// Whether what was found now came while we looked, so from another core.
-    pub(crate) fn proves(&mut self) -> bool {
-        // The first look may find what was there before.
-        self.looks > 1 && {
-            self.clock();
-            !self.is_broken
-        }
+        self.started.elapsed() < self.budget
     }
 
     /// It did not pay: the thread has less to spend.
@@ -295,7 +234,7 @@ mod tests {
         let Some(mut spinning) = spin.wish().and_then(Spinning::begin) else { return false };
         while spinning.again() {}
         spinning.lost();
-        spin.note(false, || false);
+        spin.note(false);
         true
     }
 
@@ -332,36 +271,13 @@ mod tests {
         }
         ALLOWANCE.set(None);
         assert!(!miss(&spin) && !miss(&spin));
-        spin.note(true, || false);
+        spin.note(true);
         for _ in 0..PATIENCE {
             ALLOWANCE.set(None);
             assert!(miss(&spin));
         }
         ALLOWANCE.set(None);
         assert!(!miss(&spin));
-    }
-
-    #[test]
-    fn who_doubts_tries_ever_more_rarely_until_there_is_proof() {
-        let spin = record(Duration::from_micros(5));
-        spin.doubt.store(1, Ordering::Relaxed);
-        let tries = |parks: usize, proves: bool| {
-            (0..parks)
-                .filter(|_| spin.wish().inspect(|_| spin.note(true, || proves)).is_some())
-                .count()
-        };
-        assert!((8..60).contains(&tries(100_000, false)), "sent before we looked, perhaps");
-        assert!(tries(2 << LONGEST_DOUBT, true) > 0);
-        assert_eq!(tries(100, false), 100);
-    }
-
-    #[test]
-    fn what_the_first_look_finds_proves_nothing() {
-        ALLOWANCE.set(None);
-        let mut spinning = Spinning::begin(Duration::from_millis(1)).unwrap();
-        assert!(spinning.again() && !spinning.proves());
-        std::thread::sleep(2 * UNBROKEN);
-        assert!(spinning.again() && !spinning.proves(), "it was off its core");
     }
 
     #[test]

@@ -2,7 +2,6 @@
 
 mod common;
 
-use std::os::fd::AsFd;
 use std::pin::pin;
 use std::time::{Duration, Instant};
 
@@ -18,8 +17,6 @@ on_both_backends!(
     a_cap_of_zero_turns_it_off,
     nobody_spins_on_a_single_core,
     processes_that_are_pinned_apart_spin,
-    the_ends_of_a_pair_that_are_pinned_apart_spin,
-    a_pair_on_a_single_core_is_tried_ever_more_rarely,
 );
 
 /// This driver, which runs on its own thread, and one of the same backend that is parked in.
@@ -241,71 +238,6 @@ fn on_a_core_of_its_own() {
             }
         }
     });
-}
-
-/// As above, by a pair: its maker cannot know who has the other end.
-fn the_ends_of_a_pair_that_are_pinned_apart_spin(driver: &Driver) {
-    let cores = cores();
-    if cores.len() < 2 {
-        eprintln!("a single core: left out");
-        return;
-    }
-    let spins = spins_of_a_pair(driver, [cores[0], cores[1]], u32::MAX);
-    assert!(spins >= 1000, "{spins}");
-}
-
-/// Nor can it know that its child has the same core.
-fn a_pair_on_a_single_core_is_tried_ever_more_rarely(driver: &Driver) {
-    let core = cores()[0];
-    let spins = spins_of_a_pair(driver, [core, core], 20_000);
-    assert!(spins < 100, "{spins}");
-}
-
-/// How often the maker of a pair has spun when it has done so a thousand times, has made so many
-/// round trips, or our patience has ended.
-fn spins_of_a_pair(driver: &Driver, cores: [usize; 2], trips: u32) -> u64 {
-    let [ours, theirs] = cores.map(|core| core.to_string());
-    let (backend, trips) = (driver.backend().to_string(), trips.to_string());
-    let mut maker = Child::start("with_a_pair", &[&backend, &ours, &theirs, &trips]);
-    maker.hear().parse().unwrap()
-}
-
-#[test]
-#[ignore = "run by spins_of_a_pair"]
-fn with_a_pair() {
-    let Some(arguments) = child::arguments() else { return };
-    pin(child::parsed(&arguments[1]));
-    let driver = common::driver(child::backend(&arguments[0])).unwrap();
-    let (face, descriptor) = SpscFace::builder().driver(&driver).pair().unwrap();
-    let others = [arguments[0].as_str(), &arguments[2]];
-    let mut other = Child::start_with_descriptor(descriptor, "with_the_other_end", &others);
-    let begun = Instant::now();
-    for _ in 0..child::parsed::<u32>(&arguments[3]) {
-        face.send_blocking(Bytes::from_static(b"ping")).unwrap();
-        assert_eq!(face.recv_timeout(PATIENCE).unwrap(), "ping");
-        if spins(face.stats()) >= 1000 || begun.elapsed() > PATIENCE {
-            break;
-        }
-    }
-    child::say(spins(face.stats()));
-    drop(face);
-    other.expect("done");
-}
-
-#[test]
-#[ignore = "run by with_a_pair"]
-fn with_the_other_end() {
-    let Some(arguments) = child::arguments() else { return };
-    pin(child::parsed(&arguments[1]));
-    let driver = common::driver(child::backend(&arguments[0])).unwrap();
-    let inherited = std::io::stdin().as_fd().try_clone_to_owned().unwrap();
-    let handle = SpscHandle::builder().driver(&driver).from_fd(inherited).unwrap();
-    while let Some(packet) = handle.recv_blocking() {
-        if handle.send_blocking(packet).is_err() {
-            break;
-        }
-    }
-    child::say("done");
 }
 
 fn cores() -> Vec<usize> {

@@ -219,9 +219,9 @@ impl Runner {
         let wish = attended.iter().map(|attended| attended.spin).max().unwrap_or_default();
         let wish = if until == NEVER { wish } else { wish.min(self.shared.until(until)) };
         let mut spinning = Spinning::begin(wish);
-        let mut wanted = self.look_at(&mut attended, &mut None);
+        let mut wanted = self.look_at(&mut attended);
         while !wanted && spinning.as_mut().is_some_and(Spinning::again) {
-            wanted = self.look_at(&mut attended, &mut spinning) || self.shared.is_unparked();
+            wanted = self.look_at(&mut attended) || self.shared.is_unparked();
         }
         if !wanted {
             wanted = self.arm(&mut attended, spinning.is_some());
@@ -236,7 +236,7 @@ impl Runner {
     /// As [`attend`](Self::attend), for a runner that is not to sleep.
     fn glance(&mut self) {
         let mut attended = self.take_attended();
-        self.look_at(&mut attended, &mut None);
+        self.look_at(&mut attended);
         self.keep_attended(attended);
     }
 
@@ -256,7 +256,7 @@ impl Runner {
 
     /// One look for each of those that were left to the runner. Says whether one found something,
     /// and strikes it off.
-    fn look_at(&mut self, attended: &mut Vec<Attended>, spinning: &mut Option<Spinning>) -> bool {
+    fn look_at(&mut self, attended: &mut Vec<Attended>) -> bool {
         let (table, calls) = (&self.table, &mut self.calls);
         let before = attended.len();
         attended.retain(|attended| {
@@ -266,8 +266,7 @@ impl Runner {
             }
             // Before the task is woken, which may run at once and come back.
             entry.link.end_attendance();
-            let proves = spinning.as_mut().is_some_and(Spinning::proves);
-            *calls += entry.call(|source| source.found(proves));
+            *calls += entry.call(|source| source.found());
             false
         });
         attended.len() < before

@@ -44,9 +44,8 @@ pub(crate) trait Source: Send + Sync {
         false
     }
 
-    /// A look found something: wakes the task. The attendance is over. `proves` says whether it came
-    /// while the runner looked, from another core.
-    fn found(&self, _proves: bool) {}
+    /// A look found something: wakes the task. The attendance is over.
+    fn found(&self) {}
 
     /// The runner goes to sleep, and the attendance is over: says so to the other side, looks a last
     /// time, and if there is something after all, wakes the task and returns true. `spun` says

@@ -36,15 +36,6 @@ impl Link {
         Ok(())
     }
 
-    /// As [`attach`](Self::attach), where the peer is whoever will have the other socket.
-    pub(crate) fn attach_to_anyone(&self, lifeline: Lifeline) -> Result<(), ShmError> {
-        self.attach(lifeline)?;
-        for spin in [&self.data_spin, &self.room_spin, &self.park_spin] {
-            spin.expect();
-        }
-        Ok(())
-    }
-
     /// Takes the line that the handshake went over: from now on the peer is there.
     pub(crate) fn attach(&self, lifeline: Lifeline) -> Result<(), ShmError> {
         for spin in [&self.data_spin, &self.room_spin, &self.park_spin] {
@@ -194,9 +185,9 @@ impl Source for Link {
         self.peephole.has_record() || self.will_have_news()
     }
 
-    fn found(&self, proves: bool) {
+    fn found(&self) {
         if self.peephole.has_record() {
-            self.note_spin(&self.park_spin, true, || proves);
+            self.note_spin(&self.park_spin, true);
         } else {
             // An end, or what looks like one: as if it had been rung for.
             count(&self.counters.wakes_received);
@@ -207,7 +198,7 @@ impl Source for Link {
 
     fn arm(&self, spun: bool) -> bool {
         if spun {
-            self.note_spin(&self.park_spin, false, || false);
+            self.note_spin(&self.park_spin, false);
         }
         let newly = self.bell.arm(RECV);
         if newly {

@@ -245,15 +245,15 @@ impl Link {
         while found.is_none() && spinning.again() {
             found = look();
         }
-        self.note_spin(spin, found.is_some(), || spinning.proves());
         if found.is_none() {
             spinning.lost();
         }
+        self.note_spin(spin, found.is_some());
         found
     }
 
-    pub(super) fn note_spin(&self, spin: &Spin, found: bool, proves: impl FnOnce() -> bool) {
-        spin.note(found, proves);
+    pub(super) fn note_spin(&self, spin: &Spin, found: bool) {
+        spin.note(found);
         let counters = &self.counters;
         count(if found { &counters.spins_paid } else { &counters.spins_unpaid });
     }

@@ -2,7 +2,6 @@
 
 use std::ffi::OsStr;
 use std::io::{BufRead, BufReader, Write};
-use std::os::fd::OwnedFd;
 use std::os::unix::process::CommandExt;
 use std::process::{ChildStdin, ChildStdout, Command, ExitStatus, Stdio};
 use std::str::FromStr;
@@ -50,21 +49,10 @@ impl Child {
         Self::spawn(&mut command, name, arguments)
     }
 
-    /// With this descriptor as its standard input, so that it cannot be told anything.
-    pub fn start_with_descriptor(descriptor: OwnedFd, name: &str, arguments: &[&str]) -> Self {
-        let mut command = Command::new(std::env::current_exe().unwrap());
-        command.stdin(descriptor);
-        Self::spawn_as_is(&mut command, name, arguments).unwrap()
-    }
-
     fn spawn(command: &mut Command, name: &str, arguments: &[&str]) -> std::io::Result<Self> {
-        Self::spawn_as_is(command.stdin(Stdio::piped()), name, arguments)
-    }
-
-    fn spawn_as_is(command: &mut Command, name: &str, arguments: &[&str]) -> std::io::Result<Self> {
         command.args([name, "--exact", "--ignored", "--nocapture", "--test-threads=1", "--quiet"]);
         command.env(ARGUMENTS, arguments.join("\n"));
-        command.stdout(Stdio::piped());
+        command.stdin(Stdio::piped()).stdout(Stdio::piped());
         let mut process = command.spawn()?;
         let output = BufReader::new(process.stdout.take().unwrap());
         Ok(Self { input: process.stdin.take(), output, process })

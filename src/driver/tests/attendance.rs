@@ -32,7 +32,7 @@ impl Source for Waiter {
         self.looks.fetch_add(1, SeqCst);
         self.there.load(SeqCst)
     }
-    fn found(&self, _proves: bool) {
+    fn found(&self) {
         self.found.fetch_add(1, SeqCst);
     }
     fn arm(&self, _spun: bool) -> bool {
