@@ -3,7 +3,7 @@
 use bytes::BufMut;
 use wakering::{Driver, Packet, TryRecvError, TryReserveError};
 
-use super::wakering::{Halves, SLEEPING, open, over};
+use super::wakering::{Halves, Runner, SLEEPING, open, over};
 use super::{System, Waits, spin};
 use crate::Result;
 use crate::packet::{Sink, Source};
@@ -14,7 +14,7 @@ pub(crate) const SYSTEMS: &[System] = &[
         name: "wakering, in place, background",
         about: "reserve, recv_ref; background driver, pollster",
         perform: |stage| {
-            let port = InPlace(open(stage, None)?);
+            let port = InPlace(open(stage, Runner::Background)?);
             pollster::block_on(stage.run_async(port))
         },
         ..SLEEPING
@@ -24,7 +24,7 @@ pub(crate) const SYSTEMS: &[System] = &[
         about: "reserve, recv_ref; Driver::block_on",
         perform: |stage| {
             let driver = Driver::new()?;
-            let port = InPlace(open(stage, Some(&driver))?);
+            let port = InPlace(open(stage, Runner::Parked(&driver))?);
             driver.block_on(stage.run_async(port))
         },
         ..SLEEPING
@@ -33,7 +33,7 @@ pub(crate) const SYSTEMS: &[System] = &[
         name: "wakering, in place, blocking",
         about: "reserve_blocking, recv_ref_blocking",
         perform: |stage| {
-            let port = Blocking(open(stage, None)?);
+            let port = Blocking(open(stage, Runner::Background)?);
             stage.run(port)
         },
         ..SLEEPING
@@ -43,7 +43,7 @@ pub(crate) const SYSTEMS: &[System] = &[
         about: "try_reserve, try_recv_ref, again and again",
         waits: Waits::Spinning,
         perform: |stage| {
-            let port = Trying(open(stage, None)?);
+            let port = Trying(open(stage, Runner::Background)?);
             stage.run(port)
         },
         ..SLEEPING

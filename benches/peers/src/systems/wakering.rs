@@ -3,7 +3,9 @@
 //! All with the settings that a user gets who sets none. Which driver runs, under which executor,
 //! by which calls: that is what differs.
 
-use std::os::fd::AsFd;
+use std::sync::atomic::{AtomicU32, Ordering};
+use std::thread;
+use std::time::Duration;
 
 use async_io::Async;
 use bytes::Bytes;
@@ -36,7 +38,7 @@ pub(crate) const SYSTEMS: &[System] = &[
         name: "wakering, background",
         about: "send, recv; background driver, pollster",
         perform: |stage| {
-            let port = Single::new(open(stage, None)?);
+            let port = Single::new(open(stage, Runner::Background)?);
             pollster::block_on(stage.run_async(port))
         },
         ..SLEEPING
@@ -45,7 +47,7 @@ pub(crate) const SYSTEMS: &[System] = &[
         name: "wakering, background, smol",
         about: "send, recv; background driver, smol",
         perform: |stage| {
-            let port = Single::new(open(stage, None)?);
+            let port = Single::new(open(stage, Runner::Background)?);
             smol::block_on(stage.run_async(port))
         },
         ..SLEEPING
@@ -55,7 +57,7 @@ pub(crate) const SYSTEMS: &[System] = &[
         about: "send_batch, recv_batch; background driver, pollster",
         measures: STREAM,
         perform: |stage| {
-            let port = Batch::new(open(stage, None)?, stage.bytes());
+            let port = Batch::new(open(stage, Runner::Background)?, stage.bytes());
             pollster::block_on(stage.run_async(port))
         },
         ..SLEEPING
@@ -65,7 +67,7 @@ pub(crate) const SYSTEMS: &[System] = &[
         about: "send, recv; driver in smol's reactor",
         perform: |stage| {
             let driver = Driver::builder().polled()?;
-            let port = Single::new(open(stage, Some(&driver))?);
+            let port = Single::new(open(stage, Runner::Polled(&driver))?);
             in_reactor(stage, driver, port)
         },
         ..SLEEPING
@@ -76,7 +78,7 @@ pub(crate) const SYSTEMS: &[System] = &[
         measures: STREAM,
         perform: |stage| {
             let driver = Driver::builder().polled()?;
-            let port = Batch::new(open(stage, Some(&driver))?, stage.bytes());
+            let port = Batch::new(open(stage, Runner::Polled(&driver))?, stage.bytes());
             in_reactor(stage, driver, port)
         },
         ..SLEEPING
@@ -86,7 +88,7 @@ pub(crate) const SYSTEMS: &[System] = &[
         about: "send, recv; Driver::block_on",
         perform: |stage| {
             let driver = Driver::new()?;
-            let port = Single::new(open(stage, Some(&driver))?);
+            let port = Single::new(open(stage, Runner::Parked(&driver))?);
             driver.block_on(stage.run_async(port))
         },
         ..SLEEPING
@@ -97,7 +99,7 @@ pub(crate) const SYSTEMS: &[System] = &[
         measures: STREAM,
         perform: |stage| {
             let driver = Driver::new()?;
-            let port = Batch::new(open(stage, Some(&driver))?, stage.bytes());
+            let port = Batch::new(open(stage, Runner::Parked(&driver))?, stage.bytes());
             driver.block_on(stage.run_async(port))
         },
         ..SLEEPING
@@ -106,7 +108,7 @@ pub(crate) const SYSTEMS: &[System] = &[
         name: "wakering, blocking",
         about: "send_blocking, recv_blocking",
         perform: |stage| {
-            let port = Blocking(Single::new(open(stage, None)?));
+            let port = Blocking(Single::new(open(stage, Runner::Background)?));
             stage.run(port)
         },
         ..SLEEPING
@@ -116,7 +118,7 @@ pub(crate) const SYSTEMS: &[System] = &[
         about: "send_batch_blocking, recv_batch_blocking",
         measures: STREAM,
         perform: |stage| {
-            let port = Blocking(Batch::new(open(stage, None)?, stage.bytes()));
+            let port = Blocking(Batch::new(open(stage, Runner::Background)?, stage.bytes()));
             stage.run(port)
         },
         ..SLEEPING
@@ -126,7 +128,7 @@ pub(crate) const SYSTEMS: &[System] = &[
         about: "try_send, try_recv, again and again",
         waits: Waits::Spinning,
         perform: |stage| {
-            let port = Trying(Single::new(open(stage, None)?));
+            let port = Trying(Single::new(open(stage, Runner::Background)?));
             stage.run(port)
         },
         ..SLEEPING
@@ -143,21 +145,62 @@ pub(crate) const SYSTEMS: &[System] = &[
 
 pub(super) type Halves = (Sender, Receiver);
 
-/// Makes a channel, or joins it.
-pub(super) fn open(stage: &mut Stage, driver: Option<&Driver>) -> Result<Halves> {
+/// Who runs the driver of a channel.
+#[derive(Clone, Copy)]
+pub(super) enum Runner<'a> {
+    /// The process's own thread.
+    Background,
+    /// This thread, which parks in it.
+    Parked(&'a Driver),
+    /// This thread, in turns.
+    Polled(&'a PolledDriver),
+}
+
+impl Runner<'_> {
+    fn driver(&self) -> Option<&Driver> {
+        match self {
+            Self::Background => None,
+            Self::Parked(driver) => Some(driver),
+            Self::Polled(driver) => Some(driver),
+        }
+    }
+
+    /// Lets the driver work for a moment.
+    fn run(&self) -> Result<()> {
+        const MOMENT: Duration = Duration::from_millis(1);
+        match self {
+            Self::Background => thread::sleep(MOMENT),
+            Self::Parked(driver) => driver.park(Some(MOMENT))?,
+            Self::Polled(driver) => {
+                driver.turn()?;
+                thread::sleep(MOMENT);
+            }
+        }
+        Ok(())
+    }
+}
+
+/// Makes a channel, or joins it, by name, as programs do that know nothing of each other.
+pub(super) fn open(stage: &mut Stage, runner: Runner<'_>) -> Result<Halves> {
+    static CHANNELS: AtomicU32 = AtomicU32::new(0);
+    let driver = runner.driver();
     Ok(match stage.side() {
         Side::A => {
+            let number = CHANNELS.fetch_add(1, Ordering::Relaxed);
+            let name = format!("peers-{}-{number}", std::process::id());
             let face = SpscFace::builder();
             let face = driver.into_iter().fold(face, |face, driver| face.driver(driver));
-            let (face, descriptor) = face.pair()?;
-            stage.link.pass(&[descriptor.as_fd()])?;
+            let face = face.create(&name)?;
+            stage.link.tell(&name)?;
+            while !face.is_connected() {
+                runner.run()?;
+            }
             face.into_split()
         }
         Side::B => {
             let handle = SpscHandle::builder();
             let handle = driver.into_iter().fold(handle, |handle, driver| handle.driver(driver));
-            let [descriptor] = stage.link.take()?;
-            handle.from_fd(descriptor)?.into_split()
+            handle.connect(&stage.link.hear()?)?.into_split()
         }
     })
 }
@@ -336,10 +379,10 @@ fn idle(stage: &mut Stage) -> Result<Outcome> {
     const CHANNELS: u64 = 32;
 
     // The first one starts the driver.
-    let _first = open(stage, None)?;
+    let _first = open(stage, Runner::Background)?;
     stage.link.meet()?;
     let before = resident_bytes()?;
-    let channels: Result<Vec<_>> = (0..CHANNELS).map(|_| open(stage, None)).collect();
+    let channels: Result<Vec<_>> = (0..CHANNELS).map(|_| open(stage, Runner::Background)).collect();
     let _channels = channels?;
     stage.link.meet()?;
     let resident = resident_bytes()?.saturating_sub(before) / CHANNELS;
