@@ -126,7 +126,7 @@ impl HandleBuilder {
     /// [`park`](crate::Driver::park), where the thread has nothing else to run, for up to eight
     /// channels at once.
     ///
-    /// A receiver that has caught up with a sender in full flight (more than six packets a
+    /// A receiver that has caught up with a sender in full flight (more than three packets a
     /// microsecond) lets 4 us pass before it looks again, or the cap if that is less: so it stays
     /// some distance behind, where both are about twice as fast.
     pub fn spin(mut self, cap: Duration) -> Self {

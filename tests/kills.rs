@@ -13,6 +13,7 @@ use std::time::{Duration, Instant};
 use bytes::{BufMut, Bytes};
 use common::child::{self, Child};
 use common::raw_peer::Memory;
+use common::roles::{beside, open};
 use common::{Dir, SMALL, eventually, join, number, on_both_backends, packet, wait};
 use rustix::event::{PollFd, PollFlags};
 use rustix::process::{Pid, PidfdFlags, pidfd_open};
@@ -94,15 +95,6 @@ impl Progress {
     }
 }
 
-fn open(driver: &Driver, role: &str, name: &str) -> Endpoint {
-    if role == "engine" {
-        let face = SpscFace::builder().ring_bytes(SMALL).send_timeout(None).driver(driver);
-        face.create(name).unwrap().into()
-    } else {
-        SpscHandle::builder().send_timeout(None).driver(driver).connect(name).unwrap().into()
-    }
-}
-
 /// Sends, and receives, until it is killed.
 #[test]
 #[ignore = "a second process, for a test to start"]
@@ -166,19 +158,11 @@ struct Outcome {
 
 fn kill_one(driver: &Driver, role: &str, load: &str, delay: Duration) -> Outcome {
     let dir = Dir::new();
-    let (name, backend) = (dir.name("face"), driver.backend().to_string());
+    let name = dir.name("face");
     let progress_path = dir.path().join("progress");
     let progress = Progress::at(&progress_path);
-    let theirs = if role == "engine" { "application" } else { "engine" };
-    let arguments = [backend.as_str(), theirs, &name, load, progress_path.to_str().unwrap()];
-    let (end, mut child) = if role == "engine" {
-        let end = open(driver, role, &name);
-        (end, Child::start("child_that_is_killed", &arguments))
-    } else {
-        let mut child = Child::start("child_that_is_killed", &arguments);
-        child.expect("open");
-        (open(driver, role, &name), child)
-    };
+    let more = [load, progress_path.to_str().unwrap()];
+    let (end, mut child) = beside(driver, role, &name, "child_that_is_killed", &more);
     wait("connected", end.connected()).unwrap();
     let end = Arc::new(end);
     let watching = end.clone();

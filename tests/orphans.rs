@@ -11,6 +11,7 @@ use std::sync::Arc;
 use std::time::Instant;
 
 use common::child::{self, Child};
+use common::roles::{beside, open};
 use common::{
     Dir, PATIENCE, SMALL, eventually, fill, join, number, on_both_backends, packet, wait,
 };
@@ -43,15 +44,6 @@ fn kernel_tells() -> bool {
         eprintln!("left out: Linux {} does not tell who sent a message", release.trim());
     }
     tells
-}
-
-fn open(driver: &Driver, role: &str, name: &str) -> Endpoint {
-    if role == "engine" {
-        let face = SpscFace::builder().ring_bytes(SMALL).send_timeout(None).driver(driver);
-        face.create(name).unwrap().into()
-    } else {
-        SpscHandle::builder().send_timeout(None).driver(driver).connect(name).unwrap().into()
-    }
 }
 
 /// Has a child that answers each line of the test, and ends with the test.
@@ -91,24 +83,13 @@ fn child_that_leaves_a_child() {
 /// An end of ours whose peer has left a child. Whoever runs our driver is told to by `run`.
 fn with_child(driver: &Driver, role: &str, count: u64, run: bool) -> (Endpoint, Child, Dir) {
     let dir = Dir::new();
-    let (name, backend, count) =
-        (dir.name("face"), driver.backend().to_string(), count.to_string());
-    let theirs = if role == "engine" { "application" } else { "engine" };
-    let arguments = [backend.as_str(), theirs, &name, &count];
-    let (end, mut child) = if role == "engine" {
-        let end = open(driver, role, &name);
-        let child = Child::start("child_that_leaves_a_child", &arguments);
-        if run {
-            driver.block_on(end.connected()).unwrap();
-        } else {
-            wait("connected", end.connected()).unwrap();
-        }
-        (end, child)
+    let (name, count) = (dir.name("face"), count.to_string());
+    let (end, mut child) = beside(driver, role, &name, "child_that_leaves_a_child", &[&count]);
+    if run {
+        driver.block_on(end.connected()).unwrap();
     } else {
-        let mut child = Child::start("child_that_leaves_a_child", &arguments);
-        child.expect("open");
-        (open(driver, role, &name), child)
-    };
+        wait("connected", end.connected()).unwrap();
+    }
     child.expect("ready");
     (end, child, dir)
 }
@@ -339,18 +320,9 @@ fn child_whose_children_end() {
 
 fn a_child_that_ends_is_not_its_parent(driver: &Driver) {
     for role in ["engine", "application"] {
-        let (dir, backend) = (Dir::new(), driver.backend().to_string());
+        let dir = Dir::new();
         let name = dir.name("face");
-        let theirs = if role == "engine" { "application" } else { "engine" };
-        let arguments = [backend.as_str(), theirs, &name];
-        let (end, mut child) = if role == "engine" {
-            let end = open(driver, role, &name);
-            (end, Child::start("child_whose_children_end", &arguments))
-        } else {
-            let mut child = Child::start("child_whose_children_end", &arguments);
-            child.expect("open");
-            (open(driver, role, &name), child)
-        };
+        let (end, mut child) = beside(driver, role, &name, "child_whose_children_end", &[]);
         for n in 0..20 {
             wait("send", end.send(packet(n, 64))).unwrap();
             assert_eq!(number(&wait("recv", end.recv()).unwrap()), n);

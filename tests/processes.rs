@@ -9,6 +9,7 @@ use std::sync::Arc;
 use std::time::{Duration, Instant};
 
 use common::child::{self, Child};
+use common::roles::{beside, open, open_with};
 use common::{
     Dir, PATIENCE, SMALL, eventually, fill, join, number, on_both_backends, packet, wait,
 };
@@ -30,39 +31,19 @@ on_both_backends!(
     a_stream_makes_hardly_any_system_calls,
 );
 
-/// One end of the channel called `name`.
-fn open(driver: &Driver, role: &str, name: &str, ring_bytes: usize) -> Endpoint {
-    if role == "engine" {
-        let builder = SpscFace::builder().ring_bytes(ring_bytes).send_timeout(None);
-        builder.driver(driver).create(name).unwrap().into()
-    } else {
-        SpscHandle::builder().send_timeout(None).driver(driver).connect(name).unwrap().into()
-    }
-}
-
 /// This process's end, and a child that has the other and does what `child` says.
 fn with_child(driver: &Driver, child: &str, role: &str, more: &[&str]) -> (Endpoint, Child, Dir) {
-    let (dir, backend) = (Dir::new(), driver.backend().to_string());
-    let name = dir.name("face");
-    let other = if role == "engine" { "application" } else { "engine" };
-    let arguments = [&[backend.as_str(), other, &name], more].concat();
-    if role == "engine" {
-        let here = open(driver, role, &name, SMALL);
-        let child = Child::start(child, &arguments);
-        wait("the child connects", here.connected()).unwrap();
-        (here, child, dir)
-    } else {
-        let mut child = Child::start(child, &arguments);
-        child.expect("open");
-        (open(driver, role, &name, SMALL), child, dir)
-    }
+    let dir = Dir::new();
+    let (here, child) = beside(driver, role, &dir.name("face"), child, more);
+    wait("both are connected", here.connected()).unwrap();
+    (here, child, dir)
 }
 
 /// The child's end, and what else it was told.
 fn as_child() -> Option<(Endpoint, Vec<String>)> {
     let mut arguments = child::arguments()?;
     let driver = common::driver(child::backend(&arguments[0])).unwrap();
-    let end = open(&driver, &arguments[1], &arguments[2], SMALL);
+    let end = open(&driver, &arguments[1], &arguments[2]);
     if arguments[1] == "engine" {
         child::say("open");
     }
@@ -420,7 +401,7 @@ const STREAM: u64 = 150_000;
 fn child_in_a_busy_stream() {
     let Some(arguments) = child::arguments() else { return };
     let driver = common::driver(child::backend(&arguments[0])).unwrap();
-    let end = open(&driver, &arguments[1], &arguments[2], 1 << 20);
+    let end = open_with(&driver, &arguments[1], &arguments[2], 1 << 20);
     child::say("open");
     if arguments[1] == "engine" {
         for n in 0..STREAM {

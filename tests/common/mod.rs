@@ -22,6 +22,7 @@ pub mod attacker;
 pub mod child;
 pub mod held;
 pub mod raw_peer;
+pub mod roles;
 pub mod running;
 pub mod seccomp;
 pub mod woken;
