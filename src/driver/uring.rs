@@ -144,11 +144,14 @@ struct Queue {
     backlog: VecDeque<squeue::Entry>,
     /// Submissions, those in the backlog too, whose completion has not been seen.
     in_flight: usize,
+    /// The kernel had no memory for one.
+    is_starved: bool,
 }
 
 impl Queue {
     fn open(kind: Kind) -> io::Result<Self> {
-        Ok(Self { ring: open(kind)?, backlog: VecDeque::new(), in_flight: 0 })
+        let ring = open(kind)?;
+        Ok(Self { ring, backlog: VecDeque::new(), in_flight: 0, is_starved: false })
     }
 
     fn wait_for(&mut self, user_data: u64, word: &AtomicU32, seen: u32) {
@@ -195,6 +198,9 @@ impl Queue {
         if timeout == Some(Duration::ZERO) && self.is_quiet() {
             return Ok(());
         }
+        if std::mem::take(&mut self.is_starved) && timeout != Some(Duration::ZERO) {
+            thread::sleep(PAUSE);
+        }
         let Err(error) = enter(&mut self.ring, timeout) else { return Ok(()) };
         match Errno::from_io_error(&error) {
             Some(Errno::INTR | Errno::TIME) => Ok(()),
@@ -216,6 +222,7 @@ impl Queue {
             self.in_flight = self.in_flight.saturating_sub(1);
             let (id, token) = Id::unpack(completion.user_data());
             let error = errno(completion.result());
+            self.is_starved |= error == Some(Errno::NOMEM);
             if id == Id::OWN {
                 own(token, error);
             } else {
@@ -397,11 +404,28 @@ fn errno(result: i32) -> Option<Errno> {
     (result < 0).then(|| Errno::from_raw_os_error(result.wrapping_neg()))
 }
 
-/// What this answer to a futex wait means: a wake proper, or a word that had changed (EAGAIN).
+/// What this answer to a futex wait means.
+///
+/// A wait takes memory that the kernel does not wait for, so where that is short it may fail
+/// (ENOMEM), many times in a row. Such is no wake: the peer would answer for it with its budget.
 fn outcome(error: Option<Errno>) -> Outcome {
     match error {
+        // A wake proper, or a word that had changed.
+        None | Some(Errno::AGAIN) => Outcome::Woken,
         Some(Errno::FAULT | Errno::INVAL) => Outcome::Poisoned,
-        Some(Errno::CANCELED | Errno::INTR) => Outcome::Cancelled,
-        _ => Outcome::Woken,
+        Some(_) => Outcome::Cancelled,
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn want_of_memory_is_no_wake() {
+        assert_eq!(outcome(Some(Errno::NOMEM)), Outcome::Cancelled);
+        assert_eq!(outcome(Some(Errno::AGAIN)), Outcome::Woken);
+        assert_eq!(outcome(None), Outcome::Woken);
+        assert_eq!(outcome(Some(Errno::FAULT)), Outcome::Poisoned);
     }
 }
