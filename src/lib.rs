@@ -106,7 +106,8 @@
 //! it uses epoll alone, and the peer rings it by a byte on the channel's socket:
 //! [`Backend::Epoll`]. The choice is made silently, is shown by [`Driver::backend`], and is each
 //! side's own. A program that puts itself into a sandbox without io_uring does so before it makes a
-//! driver: one that was promised a ring, and is refused it later, ends. `/proc` must be mounted. The library installs no signal handler.
+//! driver: one that was promised a ring, and is refused it later, ends. `/proc` must be mounted. The
+//! library installs no signal handler.
 //!
 //! # Recipes
 //!

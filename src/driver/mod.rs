@@ -199,8 +199,8 @@ impl Driver {
     /// # Panics
     ///
     /// If this thread is inside of another `block_on` or of `park`, of this or another driver, or is
-    /// a background driver's own, on which wakers run: what is outside could not go on. On a polled driver, which nobody might run meanwhile. And if the
-    /// future panics.
+    /// a background driver's own, on which wakers run: what is outside could not go on. On a polled
+    /// driver, which nobody might run meanwhile. And if the future panics.
     pub fn block_on<F: Future>(&self, future: F) -> F::Output {
         block_on::block_on(self, future)
     }
