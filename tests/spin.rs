@@ -57,6 +57,13 @@ fn has_two_cores() -> bool {
     several
 }
 
+/// Whether others want the cores so much that two threads are seldom awake at once.
+fn is_busy() -> bool {
+    let load = std::fs::read_to_string("/proc/loadavg").unwrap();
+    let load: f64 = load.split(' ').next().unwrap().parse().unwrap();
+    load > 2.0 * std::thread::available_parallelism().unwrap().get() as f64
+}
+
 /// Round trips with a peer that is awake, until some of them in a row were made without a park on
 /// our side and without a wake on either.
 fn an_answer_that_comes_at_once_costs_no_system_call(driver: &Driver) {
@@ -71,7 +78,10 @@ fn an_answer_that_comes_at_once_costs_no_system_call(driver: &Driver) {
         let mut best = 0;
         driver.block_on(async {
             while best < ROW {
-                assert!(begun.elapsed() < PATIENCE, "{best} in a row by {driver:?}");
+                if begun.elapsed() > PATIENCE {
+                    assert!(is_busy(), "{best} in a row by {driver:?}");
+                    return eprintln!("the machine is too busy for spins to pay: left out");
+                }
                 let before = ours.stats();
                 let mut row = 0;
                 while row < ROW && ours.stats().parks == before.parks {
@@ -83,7 +93,7 @@ fn an_answer_that_comes_at_once_costs_no_system_call(driver: &Driver) {
                 best = best.max(row);
             }
         });
-        assert!(ours.stats().spins_paid > 0);
+        assert!(ours.stats().spins_paid > 0 || is_busy());
         drop(ours);
         join("the peer ends", peer);
     }
