@@ -128,7 +128,8 @@ impl HandleBuilder {
     ///
     /// A receiver that has caught up with a sender in full flight (more than three packets a
     /// microsecond) lets 4 us pass before it looks again, or the cap if that is less: so it stays
-    /// some distance behind, where both are about twice as fast.
+    /// some distance behind, where both are about twice as fast. So do `try_recv` and
+    /// `try_recv_ref`, which never spin otherwise.
     pub fn spin(mut self, cap: Duration) -> Self {
         self.options.spin = cap;
         self
@@ -209,8 +210,7 @@ impl HandleBuilder {
     /// - [`Io`](ShmError::Io): it was used already, its face is gone, or a system call failed.
     pub fn from_fd(self, descriptor: OwnedFd) -> Result<SpscHandle, ShmError> {
         let driver = self.own_driver()?;
-        let connection = rendezvous::adopt(descriptor)?;
-        self.take(connection, driver.binding())
+        self.take(rendezvous::adopt(descriptor)?, driver.binding())
     }
 
     fn own_driver(&self) -> Result<Driver, ShmError> {

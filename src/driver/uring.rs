@@ -350,7 +350,7 @@ impl Waits for PolledRing {
     fn wait(&mut self, _timeout: Option<Duration>, found: &mut Found) -> Result<(), Failure> {
         let entered = self.queue.enter(Some(Duration::ZERO));
         let taken = epoll::take(&self.shared, Some(Duration::ZERO), found);
-        self.queue.reap(found, |_, _| {});
+        self.glean(found);
         entered?;
         taken.map_err(|errno| Failure::Once(errno.into()))
     }
