@@ -52,13 +52,21 @@ pub struct Grant<'a> {
     tx: &'a mut Tx,
     claim: Claim,
     written: usize,
+    /// It becomes one of a batch.
+    withheld: bool,
 }
 
 impl<'a> Grant<'a> {
     /// What `tx` has just claimed.
     #[inline]
     pub(crate) fn new(tx: &'a mut Tx, claim: Claim) -> Self {
-        Self { tx, claim, written: 0 }
+        Self { tx, claim, written: 0, withheld: false }
+    }
+
+    /// As [`new`](Self::new), for a packet that is published with those of a batch.
+    #[inline]
+    pub(crate) fn of_batch(tx: &'a mut Tx, claim: Claim) -> Self {
+        Self { tx, claim, written: 0, withheld: true }
     }
 
     /// Bytes written so far: the length of the packet that a commit now would publish.
@@ -107,15 +115,16 @@ impl<'a> Grant<'a> {
 
     /// Publishes what was written as one packet, and wakes the peer if it sleeps.
     ///
-    /// `Ok` means what it does for [`send`](crate::Sender::send): the packet is in shared memory.
+    /// `Ok` means what it does for [`send`](crate::Sender::send): the packet is in shared memory. One
+    /// of a [`Batch`](crate::Batch) is not seen there before the batch is published.
     ///
     /// # Errors
     /// [`Closed`](ShmError::Closed): the channel has ended since the room was reserved, or the peer
     /// receives no more. Nothing was sent.
     #[inline]
     pub fn commit(self) -> Result<(), ShmError> {
-        let Self { tx, claim, written } = self;
-        tx.commit(claim, written).map_err(|reason| ShmError::Closed { reason, sent: 0 })
+        let Self { tx, claim, written, withheld } = self;
+        tx.commit(claim, written, withheld).map_err(|reason| ShmError::Closed { reason, sent: 0 })
     }
 
     /// Where in the ring the next `len` bytes go; they count as written.

@@ -59,7 +59,7 @@
 //! | have many packets at once | [`send_batch`](Endpoint::send_batch): one look at the peer's bell for all | [`recv_batch`](Endpoint::recv_batch) |
 //! | must not wait | [`try_send`](Endpoint::try_send), which gives the packet back | [`try_recv`](Endpoint::try_recv) |
 //! | are a thread | [`send_blocking`](Endpoint::send_blocking) | [`recv_blocking`](Endpoint::recv_blocking), [`recv_timeout`](Endpoint::recv_timeout) |
-//! | want no copy | [`reserve`](Sender::reserve): a [`Grant`] to write the packet where it will lie | [`recv_ref`](Receiver::recv_ref): a [`Packet`] to read where it lies |
+//! | want no copy | [`reserve`](Sender::reserve): a [`Grant`] to write the packet where it will lie; many of them by a [`Batch`] | [`recv_ref`](Receiver::recv_ref): a [`Packet`] to read where it lies |
 //! | build a pipeline | [`Sender`] as a `Sink`, without a deadline | [`Receiver`] as a `Stream` of `Result`s |
 //!
 //! All can be mixed. The whole end takes `&self`, from any number of tasks, and costs a lock that is
@@ -316,6 +316,7 @@ mod packet;
 #[allow(unsafe_code, reason = "`BufMut` is an unsafe trait, and hands out the ring's own bytes")]
 mod grant;
 mod sender;
+mod batch;
 mod receiver;
 mod rendezvous;
 mod face;
@@ -333,6 +334,7 @@ pub use error::{
     CloseReason, RecvTimeoutError, ShmError, TryRecvError, TryReserveError, TrySendError, Violation,
 };
 pub use {
+    batch::Batch,
     canceller::Canceller,
     credentials::PeerCredentials,
     endpoint::{Endpoint, Stats},

@@ -7,6 +7,7 @@ use std::task::{Context, Poll};
 use bytes::Bytes;
 use futures::sink::Sink;
 
+use crate::batch::Batch;
 use crate::canceller::Canceller;
 use crate::credentials::PeerCredentials;
 use crate::endpoint::{Cargo, Deadline, Directions, Link, Room, Sending, Stats, Tx};
@@ -166,12 +167,8 @@ impl Sender {
         len: usize,
     ) -> impl Future<Output = Result<Grant<'_>, ShmError>> + Send + '_ {
         async move {
-            if let Some(claimed) = self.claim_at_once(len) {
-                return claimed.map(|claim| Grant::new(&mut self.tx, claim));
-            }
-            let deadline = self.send_held().await?;
-            self.begin(deadline, Room(len)).await?;
-            self.grant(len)
+            let claim = self.room(len).await?;
+            Ok(Grant::new(&mut self.tx, claim))
         }
     }
 
@@ -199,17 +196,7 @@ impl Sender {
     /// ```
     #[inline]
     pub fn try_reserve(&mut self, len: usize) -> Result<Grant<'_>, TryReserveError> {
-        self.tx.reset_turn();
-        if self.held.is_some() {
-            match self.try_send_held() {
-                Ok(()) => {}
-                Err(TrySendError::Closed(_, reason)) => {
-                    return Err(TryReserveError::Closed(reason));
-                }
-                Err(_) => return Err(TryReserveError::Full),
-            }
-        }
-        let claim = self.tx.try_reserve(len)?;
+        let claim = self.try_room(len)?;
         Ok(Grant::new(&mut self.tx, claim))
     }
 
@@ -218,12 +205,15 @@ impl Sender {
     /// # Errors
     /// As [`reserve`](Self::reserve).
     pub fn reserve_blocking(&mut self, len: usize) -> Result<Grant<'_>, ShmError> {
-        if let Some(claimed) = self.claim_at_once(len) {
-            return claimed.map(|claim| Grant::new(&mut self.tx, claim));
-        }
-        let deadline = self.send_held_blocking()?;
-        self.begin(deadline, Room(len)).block()?;
-        self.grant(len)
+        let claim = self.room_blocking(len)?;
+        Ok(Grant::new(&mut self.tx, claim))
+    }
+
+    /// Begins a batch: packets that are written in place, and published together.
+    ///
+    /// See [`Batch`] for when that is. One that is dropped at once does nothing.
+    pub fn batch(&mut self) -> Batch<'_> {
+        Batch::new(self)
     }
 
     /// Cuts the channel off: see [`Endpoint::cancel`](crate::Endpoint::cancel).
@@ -310,10 +300,62 @@ impl Sender {
         Sending::before(deadline, &self.link, &mut self.tx, cargo)
     }
 
+    /// Room for a packet that is still to be written, for a grant.
+    #[inline]
+    pub(crate) async fn room(&mut self, len: usize) -> Result<Claim, ShmError> {
+        if let Some(claimed) = self.claim_at_once(len) {
+            return claimed;
+        }
+        // A wait for room, with which the peer could not help otherwise.
+        self.publish_withheld()?;
+        let deadline = self.send_held().await?;
+        self.begin(deadline, Room(len)).await?;
+        self.waited_for(len)
+    }
+
+    /// As [`room`](Self::room), blocking the thread.
+    #[inline]
+    pub(crate) fn room_blocking(&mut self, len: usize) -> Result<Claim, ShmError> {
+        if let Some(claimed) = self.claim_at_once(len) {
+            return claimed;
+        }
+        self.publish_withheld()?;
+        let deadline = self.send_held_blocking()?;
+        self.begin(deadline, Room(len)).block()?;
+        self.waited_for(len)
+    }
+
+    /// As [`room`](Self::room), at once or not at all.
+    #[inline]
+    pub(crate) fn try_room(&mut self, len: usize) -> Result<Claim, TryReserveError> {
+        self.tx.reset_turn();
+        if self.held.is_some() {
+            match self.try_send_held() {
+                Ok(()) => {}
+                Err(TrySendError::Closed(_, reason)) => {
+                    return Err(TryReserveError::Closed(reason));
+                }
+                Err(_) => return Err(TryReserveError::Full),
+            }
+        }
+        self.tx.try_reserve(len)
+    }
+
+    /// What writes a packet to the room that was just given.
+    #[inline]
+    pub(crate) fn tx(&mut self) -> &mut Tx {
+        &mut self.tx
+    }
+
+    /// Shows the packets of a batch.
+    pub(crate) fn publish_withheld(&mut self) -> Result<(), ShmError> {
+        self.tx.publish_withheld().map_err(|reason| ShmError::Closed { reason, sent: 0 })
+    }
+
     /// The room that was just waited for, which nobody else can have taken.
-    fn grant(&mut self, len: usize) -> Result<Grant<'_>, ShmError> {
+    fn waited_for(&mut self, len: usize) -> Result<Claim, ShmError> {
         match self.tx.claim(len) {
-            Ok(Some(claim)) => Ok(Grant::new(&mut self.tx, claim)),
+            Ok(Some(claim)) => Ok(claim),
             Ok(None) => unreachable!("room is taken by this half alone"),
             Err(reason) => Err(self.closed_for(reason)),
         }
@@ -397,6 +439,8 @@ impl Sink<Bytes> for Sender {
 
     fn poll_flush(mut self: Pin<&mut Self>, cx: &mut Context<'_>) -> Poll<Result<(), ShmError>> {
         self.tx.reset_turn();
+        // Of a batch that was leaked.
+        self.publish_withheld()?;
         self.poll_held(cx)
     }
 

@@ -7,7 +7,7 @@ use bytes::{BufMut, Bytes};
 use futures::sink::Sink;
 use futures::stream::{FusedStream, Stream};
 use wakering::{
-    Backend, Canceller, CloseReason, Driver, DriverBuilder, Endpoint, FaceBuilder, Grant,
+    Backend, Batch, Canceller, CloseReason, Driver, DriverBuilder, Endpoint, FaceBuilder, Grant,
     HandleBuilder, ListenerStats, Packet, PeerCredentials, Receiver, RecvTimeoutError, Sender,
     ShmError, SpscFace, SpscHandle, SpscListener, Stats, TryRecvError, TryReserveError,
     TrySendError, Violation,
@@ -27,6 +27,7 @@ fn every_type_can_be_sent_shared_moved_and_shown() {
     thing::<Endpoint>();
     thing::<Sender>();
     thing::<Receiver>();
+    borrow::<Batch<'_>>();
     borrow::<Grant<'_>>();
     borrow::<Packet<'_>>();
     thing::<Canceller>();
@@ -91,6 +92,7 @@ fn every_future_can_be_sent() {
     future(&tx.send_batch(&batch));
     future(&tx.closed());
     future(&tx.reserve(1));
+    future(&tx.batch().reserve(1));
     future(&rx.recv());
     future(&rx.recv_ref());
     future(&rx.recv_batch(&mut packets, 1));

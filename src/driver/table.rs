@@ -99,7 +99,6 @@ impl<T> Table<T> {
     }
 
     /// The value of exactly this identity, not of another one in the same slot.
-    /// The value under `id`, if it is still there.
     pub(super) fn get(&self, id: Id) -> Option<&T> {
         match self.slots.get(id.slot()) {
             Some(Some((generation, value))) if *generation == id.generation => Some(value),

@@ -7,7 +7,7 @@ use super::ends::Directions;
 use super::link::Link;
 use crate::error::{CloseReason, Violation};
 use crate::fork;
-use crate::layout::{CANCELLED, ENDS, RX_CLOSED, TX_CLOSED};
+use crate::layout::{CANCELLED, ENDS, RING_BY_BYTE, RX_CLOSED, TX_CLOSED};
 use crate::sync::Ordering;
 
 impl Link {
@@ -60,8 +60,17 @@ impl Link {
     }
 
     /// Why sending is over, if it is. Looks at the peer's word each time.
-    #[inline]
+    #[inline(always)]
     pub(crate) fn tx_end(&self) -> Option<CloseReason> {
+        // Nearly always open, and asked twice for a packet that is written in place.
+        // ORDERING: Acquire as in `peer_ends`.
+        let ends = self.peer_words().ends.0.load(Ordering::Acquire);
+        let is_open = ends & !(TX_CLOSED | RING_BY_BYTE) == 0 && self.ends.is_tx_open();
+        if is_open && !fork::has_left(self.generation) { None } else { self.why_tx_ended() }
+    }
+
+    #[cold]
+    fn why_tx_ended(&self) -> Option<CloseReason> {
         let ends = self.peer_ends();
         if ends & (CANCELLED | RX_CLOSED) != 0 {
             self.heed(ends);

@@ -107,6 +107,7 @@ impl Tx {
 
     #[cold]
     fn claim_at_last(&mut self, len: usize) -> Result<Claim, TryReserveError> {
+        self.publish();
         match self.offer_at_last(&Room(len), 0).and_then(|_| self.claim(len)) {
             Ok(Some(claim)) => Ok(claim),
             Ok(None) => Err(TryReserveError::Full),
@@ -127,18 +128,39 @@ impl Tx {
         self.producer.memory()
     }
 
-    /// Publishes a packet of the first `len` bytes of what was claimed, and wakes the peer if it
-    /// sleeps.
+    /// Makes a packet of the first `len` bytes of what was claimed. It is published at once, and the
+    /// peer is woken if it sleeps; or with others, if it is `withheld`, of which there are never more
+    /// than an eighth of the ring.
     #[inline]
-    pub(crate) fn commit(&mut self, claim: Claim, len: usize) -> Result<(), CloseReason> {
+    pub(crate) fn commit(
+        &mut self,
+        claim: Claim,
+        len: usize,
+        withheld: bool,
+    ) -> Result<(), CloseReason> {
         if let Some(reason) = self.link.tx_end() {
             self.link.settle(reason);
             return Err(reason);
         }
         let before = self.producer.tail();
         self.producer.stage_written(claim, len);
-        self.publish();
+        if !withheld || self.producer.staged_enough() {
+            self.publish();
+        }
         self.count_sent(before, 1, len as u64);
+        Ok(())
+    }
+
+    /// Publishes what was withheld, unless nothing can be sent any more.
+    pub(crate) fn publish_withheld(&mut self) -> Result<(), CloseReason> {
+        if !self.producer.has_staged() {
+            return Ok(());
+        }
+        if let Some(reason) = self.link.tx_end() {
+            self.link.settle(reason);
+            return Err(reason);
+        }
+        self.publish();
         Ok(())
     }
 
@@ -155,6 +177,8 @@ impl Tx {
 
     /// Ends this direction in order; no send of this half goes on behind it.
     pub(crate) fn finish(&mut self) {
+        // A batch that was leaked.
+        let _ = self.publish_withheld();
         self.link.end_direction(TX_CLOSED);
     }
 
@@ -316,6 +340,8 @@ impl Tx {
 
 impl Drop for Tx {
     fn drop(&mut self) {
+        // A batch that was leaked.
+        let _ = self.publish_withheld();
         self.link.leave(TX_CLOSED);
     }
 }

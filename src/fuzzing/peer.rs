@@ -281,6 +281,20 @@ impl World {
                     *ready = false;
                     let _ = Pin::new(tx).poll_close(&mut cx);
                 }
+                (5, Some(tx), _) if op & 0x20 != 0 => {
+                    let (many, len) = (input.byte()?, usize::from(input.half()?));
+                    let packets: Vec<_> = (0..many % 16).map(|_| self.packet(len)).collect();
+                    let mut batch = tx.batch();
+                    for packet in packets {
+                        if let Ok(mut grant) = batch.try_reserve(packet.len()) {
+                            grant.put(packet);
+                            let _ = grant.commit();
+                        }
+                    }
+                    if many & 0x80 != 0 {
+                        std::mem::forget(batch);
+                    }
+                }
                 (6, Some(tx), _) if op & 0x40 != 0 => {
                     let packet = self.packet(usize::from(input.half()?));
                     let unused = usize::from(input.byte()?);

@@ -7,6 +7,7 @@ use loom::thread;
 use super::halves::{Rx, Tx};
 use super::{ALL, FULL, channel, explore, halves, packet, word};
 use crate::bell::Bell;
+use crate::grant::Grant;
 use crate::layout::{RECV, SEND, Side};
 use crate::region::Region;
 use crate::ring::{Held, Loan, Position};
@@ -237,11 +238,14 @@ fn loans_come_back_in_any_order() {
     });
 }
 
-/// A packet that was written where it lies.
-async fn commit_one(tx: &mut Sender, n: u8) {
-    let mut grant = tx.reserve(8).await.unwrap();
+fn put(mut grant: Grant<'_>, n: u8) {
     grant.put_slice(&word(n));
     grant.commit().unwrap();
+}
+
+/// A packet that was written where it lies.
+async fn commit_one(tx: &mut Sender, n: u8) {
+    put(tx.reserve(8).await.unwrap(), n);
 }
 
 /// The halves as they ship, and more packets than fit, so that both sleep by turns. No alarm comes.
@@ -264,6 +268,36 @@ fn a_stream_in_place_gets_through() {
             for n in 0..FULL + 1 {
                 let packet = rx.recv_ref().await.unwrap();
                 assert_eq!(packet.to_bytes()[..], word(n));
+            }
+        });
+        drop(sender.join().unwrap());
+    });
+}
+
+/// Of a batch, the first two packets are an eighth of the ring, which shows them; the third is shown by
+/// the drop, and the fourth by the next batch. No alarm comes. At most 3 preemptions.
+#[test]
+fn a_sleeping_receiver_misses_no_batch() {
+    explore(Some(3), || {
+        let [(face, driver), (handle, other)] = channel(256);
+        let (mut tx, _unused_rx) = face.into_split();
+        let (_unused_tx, mut rx) = handle.into_split();
+        let sender = thread::spawn(move || {
+            driver.block_on(async {
+                let mut first = tx.batch();
+                for n in 0..3 {
+                    put(first.reserve(8).await.unwrap(), n);
+                }
+                drop(first);
+                let mut second = tx.batch();
+                put(second.try_reserve(8).unwrap(), 3);
+                second.publish().unwrap();
+            });
+            tx
+        });
+        other.block_on(async {
+            for n in 0..4 {
+                assert_eq!(rx.recv_ref().await.unwrap().to_bytes()[..], word(n));
             }
         });
         drop(sender.join().unwrap());

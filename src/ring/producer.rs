@@ -195,6 +195,12 @@ impl Producer {
         &self.memory
     }
 
+    /// Whether anything is written that is not published.
+    #[inline]
+    pub(crate) fn has_staged(&self) -> bool {
+        self.staged.is_some()
+    }
+
     /// Whether enough is staged that it should be shown before more is written.
     #[inline]
     pub(crate) fn staged_enough(&self) -> bool {

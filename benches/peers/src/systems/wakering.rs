@@ -303,6 +303,11 @@ impl Port for Trying {
 const BATCH: usize = 256;
 const BATCH_BYTES: usize = 256 << 10;
 
+/// Packets of a batch.
+pub(super) fn batch_of(bytes: usize) -> usize {
+    (BATCH_BYTES / bytes).clamp(1, BATCH)
+}
+
 /// Many packets a call.
 struct Batch {
     tx: Sender,
@@ -313,7 +318,7 @@ struct Batch {
 
 impl Batch {
     fn new((tx, rx): Halves, bytes: usize) -> Self {
-        let most = (BATCH_BYTES / bytes).clamp(1, BATCH);
+        let most = batch_of(bytes);
         Self { tx, rx, out: vec![Bytes::new(); most], received: Vec::with_capacity(most) }
     }
 
