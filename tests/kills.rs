@@ -17,7 +17,9 @@ use common::roles::{beside, open};
 use common::{Dir, SMALL, eventually, join, number, on_both_backends, packet, wait};
 use rustix::event::{PollFd, PollFlags};
 use rustix::process::{Pid, PidfdFlags, pidfd_open};
-use wakering::{CloseReason, Driver, Endpoint, ShmError, SpscFace, SpscHandle, TrySendError};
+use wakering::{
+    CloseReason, Driver, Endpoint, Grant, ShmError, SpscFace, SpscHandle, TrySendError,
+};
 
 on_both_backends!(
     whoever_survives_a_kill_has_all_that_was_sent_and_learns_of_it,
@@ -67,7 +69,7 @@ fn now() -> u64 {
 /// What the victim is doing when it dies.
 ///
 /// In "full", neither side receives, and both senders sleep.
-const LOADS: [&str; 5] = ["stream", "batches", "grants", "full", "idle"];
+const LOADS: [&str; 6] = ["stream", "batches", "grants", "batches of grants", "full", "idle"];
 
 fn length(n: u64) -> usize {
     8 + usize::try_from(n * 389 % 1009).unwrap()
@@ -124,7 +126,7 @@ fn child_that_is_killed() {
     pollster::block_on(async {
         let mut next = 0;
         loop {
-            let count = if load == "batches" { 1 + next % 17 } else { 1 };
+            let count = if load.starts_with("batches") { 1 + next % 17 } else { 1 };
             progress.begun().store(next + count, Ordering::Release);
             match load.as_str() {
                 "batches" => {
@@ -132,14 +134,13 @@ fn child_that_is_killed() {
                         (next..next + count).map(|n| packet(n, length(n))).collect();
                     tx.send_batch(&batch).await.unwrap();
                 }
-                "grants" => {
-                    let bytes = packet(next, length(next));
-                    let mut grant = tx.reserve(bytes.len()).await.unwrap();
-                    // In pieces, so that it dies between them.
-                    for piece in bytes.chunks(100) {
-                        grant.put_slice(piece);
+                "grants" => write(tx.reserve(length(next)).await.unwrap(), next),
+                "batches of grants" => {
+                    let mut batch = tx.batch();
+                    for n in next..next + count {
+                        write(batch.reserve(length(n)).await.unwrap(), n);
                     }
-                    grant.commit().unwrap();
+                    batch.publish().unwrap();
                 }
                 "idle" if next == 3 => std::future::pending::<()>().await,
                 _ => tx.send(packet(next, length(next))).await.unwrap(),
@@ -148,6 +149,12 @@ fn child_that_is_killed() {
             progress.sent().store(next, Ordering::Release);
         }
     });
+}
+
+/// In pieces, so that it dies between them.
+fn write(mut grant: Grant<'_>, n: u64) {
+    packet(n, length(n)).chunks(100).for_each(|piece| grant.put_slice(piece));
+    grant.commit().unwrap();
 }
 
 /// What one kill showed.
@@ -281,7 +288,7 @@ fn whoever_survives_a_kill_has_all_that_was_sent_and_learns_of_it(driver: &Drive
     let before = descriptors();
     for n in 0..kills(200) {
         let role = ["engine", "application"][usize::try_from(n % 2).unwrap()];
-        let load = LOADS[usize::try_from(n / 2 % 5).unwrap()];
+        let load = LOADS[usize::try_from(n / 2).unwrap() % LOADS.len()];
         let most = if dice.below(4) == 0 { 20_000 } else { 2000 };
         let delay = Duration::from_micros(dice.below(most));
         let outcome = kill_one(driver, role, load, delay);
