@@ -31,7 +31,7 @@ use crate::waiters::Waiting;
 /// packet, and the `flush` behind it has nothing left to do. It has to be so: `forward` flushes only
 /// when its source is pending, and `send_all` not at all when its source fails, and the peer would
 /// sleep over what was written. Those who have many packets at once, and want one publication and one
-/// look for all, use [`send_batch`](Self::send_batch).
+/// look for all, use [`send_batch`](Self::send_batch), or [`batch`](Self::batch) to write them in place.
 ///
 /// # How it ends
 ///

@@ -96,6 +96,9 @@ fn targets() -> Vec<Target> {
     let in_place: Choice = |system| system.name == "bare ring, in place";
     let copied: Choice = |system| system.name == "bare ring, copied";
     let bytes: Choice = |system| system.name == "bare ring, Bytes";
+    let ring: Choice = |system| system.name == "futex, in a ring";
+    let in_smol: Choice = |system| system.name == "futex, in a ring in smol";
+    let thread: Choice = |system| system.name == "futex, in a thread's ring, smol";
     let parked_in: Choice = |system| system.name == "wakering, parked in";
     let polled: Choice = |system| system.name == "wakering, polled, smol";
     let background: Choice = |system| system.name == "wakering, background, smol";
@@ -120,6 +123,23 @@ fn targets() -> Vec<Target> {
             3.2,
         ),
         trip(&format!("{asleep}, blocking"), Pin::One, blocking, futex, a_futex, 1.2),
+        trip(&format!("{asleep}, parked in"), Pin::One, parked_in, ring, "a ring alone", 0.0),
+        trip(
+            &format!("{asleep}, polled in smol"),
+            Pin::One,
+            polled,
+            in_smol,
+            "a ring in smol",
+            0.0,
+        ),
+        trip(
+            &format!("{asleep}, background under smol"),
+            Pin::One,
+            background,
+            thread,
+            "a thread's ring and smol",
+            0.0,
+        ),
         stream(64, "`Bytes`", BYTES, ANY_RIVAL, best, 2.0),
         stream(64, "`Bytes`", BYTES, bytes, "a bare ring that makes `Bytes`", 0.8),
         stream(64, "in place", IN_PLACE, ANY_RIVAL, best, 4.0),

@@ -48,7 +48,7 @@ pub(crate) const SYSTEMS: &[System] = &[
 
 const PAGE: usize = 4096;
 
-fn memory(stage: &mut Stage) -> Result<Shared> {
+pub(super) fn memory(stage: &mut Stage) -> Result<Shared> {
     Shared::map(stage.share(|| shared::create(PAGE))?, PAGE)
 }
 
@@ -71,7 +71,7 @@ struct Line<'a> {
 
 /// A packet's number as it is in a word, where nothing was written yet if it is 0. The number that ends a
 /// run becomes 0 as well by this, so it is shifted out of the way.
-fn encoded(number: u64) -> u64 {
+pub(super) fn encoded(number: u64) -> u64 {
     number.wrapping_add(2)
 }
 
@@ -112,13 +112,17 @@ struct Futex<'a> {
 }
 
 /// The lower half of a number; all ones ends a run.
+pub(super) fn send(to: &AtomicU32, source: &mut Source) -> Result<()> {
+    #[allow(clippy::cast_possible_truncation, reason = "the lower half is what is sent")]
+    let number = encoded(source.number()) as u32;
+    to.store(number, Ordering::Release);
+    futex::wake(to, futex::Flags::empty(), 1)?;
+    Ok(())
+}
+
 impl Port for Futex<'_> {
     fn send(&mut self, source: &mut Source) -> Result<()> {
-        #[allow(clippy::cast_possible_truncation, reason = "the lower half is what is sent")]
-        let number = encoded(source.number()) as u32;
-        self.to.store(number, Ordering::Release);
-        futex::wake(self.to, futex::Flags::empty(), 1)?;
-        Ok(())
+        send(self.to, source)
     }
 
     fn recv(&mut self, sink: &mut Sink) -> Result<()> {

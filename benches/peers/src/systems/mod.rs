@@ -13,6 +13,7 @@ mod in_process;
 mod ipc_channel;
 mod iceoryx2;
 mod limits;
+mod limits_asleep;
 mod ringfire;
 mod shmem_ipc;
 mod unix;
@@ -76,6 +77,7 @@ const STREAM: &[Measure] = &[Measure::Stream];
 pub(crate) fn all() -> impl Iterator<Item = &'static System> {
     [
         limits::SYSTEMS,
+        limits_asleep::SYSTEMS,
         bare_ring::SYSTEMS,
         wakering::SYSTEMS,
         in_place::SYSTEMS,
