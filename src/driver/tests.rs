@@ -362,10 +362,18 @@ fn one_busy_descriptor_starves_nobody(backend: Backend) {
     registration.watch(ours.as_fd(), 1).unwrap();
     probe.ring(&registration);
     assert_eq!(calls.recv_timeout(DEADLINE), Ok(Call::Rung));
+    // One ring may be told of twice: its count fails the compare of the wait that is armed next, and
+    // its wake then ends the one after that.
+    let next = || loop {
+        match calls.recv_timeout(DEADLINE) {
+            Ok(Call::Rung) => {}
+            call => return call,
+        }
+    };
     registration.alarm(Instant::now());
-    assert_eq!(calls.recv_timeout(DEADLINE), Ok(Call::Alarm));
+    assert_eq!(next(), Ok(Call::Alarm));
     rustix::io::write(&theirs, b"x").unwrap();
-    assert_eq!(calls.recv_timeout(DEADLINE), Ok(Call::Ready(1)));
+    assert_eq!(next(), Ok(Call::Ready(1)));
     registration.unwatch(ours.as_fd());
     for (ours, _) in &busy {
         noise.unwatch(ours.as_fd());
