@@ -65,7 +65,7 @@ impl Link {
         // Nearly always open, and asked twice for a packet that is written in place.
         // ORDERING: Acquire as in `peer_ends`.
         let ends = self.peer_words().ends.0.load(Ordering::Acquire);
-        let is_open = ends & !(TX_CLOSED | RING_BY_BYTE) == 0 && self.ends.is_tx_open();
+        let is_open = ends & !(TX_CLOSED | RING_BY_BYTE) == 0 && self.ends.tx().is_none();
         if is_open && !fork::has_left(self.generation) { None } else { self.why_tx_ended() }
     }
 

@@ -55,12 +55,6 @@ impl Ends {
         self.state.load(Ordering::Acquire)
     }
 
-    /// Whether this side can still send, as far as it has settled.
-    #[inline]
-    pub(crate) fn is_tx_open(&self) -> bool {
-        (self.state() >> TX) & 0xf == 0
-    }
-
     /// Why this side can send no more, if so.
     #[inline]
     pub(crate) fn tx(&self) -> Option<CloseReason> {

@@ -71,7 +71,7 @@ struct Line<'a> {
 
 /// A packet's number as it is in a word, where nothing was written yet if it is 0. The number that ends a
 /// run becomes 0 as well by this, so it is shifted out of the way.
-pub(super) fn encoded(number: u64) -> u64 {
+fn encoded(number: u64) -> u64 {
     number.wrapping_add(2)
 }
 
@@ -96,12 +96,14 @@ impl Port for Line<'_> {
 
 fn futex_words(stage: &mut Stage) -> Result<Outcome> {
     let memory = memory(stage)?;
-    let words = [memory.half_word(0), memory.half_word(256)];
-    let [to, from] = match stage.side() {
-        Side::A => words,
-        Side::B => [words[1], words[0]],
-    };
+    let (to, from) = words(stage, &memory);
     stage.run(Futex { to, from, last: 0 })
+}
+
+/// The word that this side writes, and the one that it waits for.
+pub(super) fn words<'a>(stage: &Stage, memory: &'a Shared) -> (&'a AtomicU32, &'a AtomicU32) {
+    let (one, other) = (memory.half_word(0), memory.half_word(256));
+    if stage.side() == Side::A { (one, other) } else { (other, one) }
 }
 
 /// A word each way; whoever writes wakes, whoever reads waits until it changes.
@@ -120,6 +122,11 @@ pub(super) fn send(to: &AtomicU32, source: &mut Source) -> Result<()> {
     Ok(())
 }
 
+/// Gives to `sink` what [`send`] wrote.
+pub(super) fn take(word: u32, sink: &mut Sink) {
+    sink.take_number(u64::from(word).wrapping_sub(2));
+}
+
 impl Port for Futex<'_> {
     fn send(&mut self, source: &mut Source) -> Result<()> {
         send(self.to, source)
@@ -133,8 +140,7 @@ impl Port for Futex<'_> {
             }
         }
         self.last = self.from.load(Ordering::Acquire);
-        let number = u64::from(self.last).wrapping_sub(2);
-        sink.take_number(number);
+        take(self.last, sink);
         Ok(())
     }
 }

@@ -12,14 +12,12 @@ use futures::task::AtomicWaker;
 use io_uring::{IoUring, opcode};
 use rustix::thread::futex;
 
-use super::limits::{memory, send};
+use super::limits::{memory, send, take, words};
 use super::{Family, ROUND_TRIP, System, Waits};
 use crate::Result;
-use crate::cell::Side;
 use crate::outcome::Outcome;
 use crate::packet::{Sink, Source};
 use crate::port::{AsyncPort, Port};
-use crate::shared::Shared;
 use crate::stage::Stage;
 
 const LIMIT: System = System {
@@ -63,12 +61,6 @@ pub(crate) const SYSTEMS: &[System] = &[
     },
 ];
 
-/// The word that this side writes, and the one that it waits for.
-fn words<'a>(stage: &Stage, memory: &'a Shared) -> (&'a AtomicU32, &'a AtomicU32) {
-    let (one, other) = (memory.half_word(0), memory.half_word(256));
-    if stage.side() == Side::A { (one, other) } else { (other, one) }
-}
-
 /// As the library's are that are slept in.
 fn sleeping_ring() -> Result<IoUring> {
     Ok(IoUring::builder().setup_single_issuer().setup_defer_taskrun().build(8)?)
@@ -93,7 +85,7 @@ impl<'a> Wait<'a> {
         let is_new = number != self.last;
         if is_new {
             self.last = number;
-            sink.take_number(u64::from(number).wrapping_sub(2));
+            take(number, sink);
         }
         is_new
     }
@@ -227,7 +219,7 @@ impl AsyncPort for Behind<'_> {
             look().map_or(Poll::Pending, Poll::Ready)
         });
         self.last = changed.await;
-        sink.take_number(u64::from(self.last).wrapping_sub(2));
+        take(self.last, sink);
         Ok(())
     }
 }
