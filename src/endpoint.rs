@@ -323,6 +323,11 @@ impl Endpoint {
     pub(crate) fn attach(&self, lifeline: Lifeline) -> Result<(), ShmError> {
         self.link.attach(lifeline)
     }
+
+    /// Says who we are to an engine that was not told in the handshake.
+    pub(crate) fn introduce(&self) {
+        self.link.introduce();
+    }
 }
 
 impl fmt::Debug for Endpoint {

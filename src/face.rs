@@ -246,10 +246,7 @@ impl FaceBuilder {
     pub fn pair(self) -> Result<(SpscFace, OwnedFd), ShmError> {
         let (endpoint, file) = self.mould()?.cast()?;
         let (lifeline, descriptor) = rendezvous::pair(file.as_fd())?;
-        let peer = PeerCredentials::of(lifeline.as_fd())
-            .map_err(ShmError::io("asking who made the pair"))?;
-        // Who will take the descriptor says nothing, so its process is not known.
-        endpoint.attach(Lifeline::new(lifeline, peer, None))?;
+        endpoint.attach(lifeline)?;
         Ok((SpscFace(endpoint), descriptor))
     }
 

@@ -210,7 +210,9 @@ impl HandleBuilder {
     /// - [`Io`](ShmError::Io): it was used already, its face is gone, or a system call failed.
     pub fn from_fd(self, descriptor: OwnedFd) -> Result<SpscHandle, ShmError> {
         let driver = self.own_driver()?;
-        self.take(rendezvous::adopt(descriptor)?, driver.binding())
+        let handle = self.take(rendezvous::adopt(descriptor)?, driver.binding())?;
+        handle.0.introduce();
+        Ok(handle)
     }
 
     fn own_driver(&self) -> Result<Driver, ShmError> {

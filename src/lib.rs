@@ -88,8 +88,8 @@
 //!
 //! A peer that **dies** ends the channel with [`CloseReason::PeerDied`]; what it had wholly
 //! published is received first. (Also, from Linux 6.5 on, if a child that it forked lives on with
-//! copies of its descriptors; but not if it is the application of a [`SpscFace::pair`].) Nothing
-//! outlives both processes but an empty socket file, which the next engine takes over.
+//! copies of its descriptors.) Nothing outlives both processes but an empty socket file, which the
+//! next engine takes over.
 //!
 //! A **hostile** peer can send any packets, stop talking, fill its own ring, ring in vain until it
 //! is closed for it, and end the channel. It cannot cause undefined behaviour, a panic or a hang,

@@ -2,11 +2,13 @@
 //!
 //! It does not hang up as long as a child of the peer holds a copy. So where the kernel told who spoke
 //! in the handshake, that process's death tells, too. It ends the channel, whoever holds what: ends
-//! are of no use in a forked child.
+//! are of no use in a forked child. (The application of a pair says nothing in the handshake. It
+//! introduces itself by its first ring.)
 //!
 //! Besides, a side whose driver cannot wait on futex words is rung through it, by one byte.
 
 use std::os::fd::{AsFd, BorrowedFd, OwnedFd};
+use std::sync::{Mutex, OnceLock, PoisonError};
 
 use rustix::event::{PollFd, PollFlags, Timespec, poll};
 use rustix::io::{Errno, retry_on_intr};
@@ -14,7 +16,7 @@ use rustix::net::{RecvFlags, SendFlags, Shutdown};
 
 use crate::credentials::PeerCredentials;
 use crate::driver::Registration;
-use crate::pidfd::Process;
+use crate::pidfd::{self, Process};
 use crate::sockopt;
 
 /// Rings read in one go, so that a peer which floods the line does not keep the driver.
@@ -26,16 +28,29 @@ pub(crate) struct Lifeline {
     socket: OwnedFd,
     peer: PeerCredentials,
     /// The peer, where that is known. Without it the hang-up has to do.
-    process: Option<Process>,
+    process: OnceLock<Process>,
+    /// The kernel will tell of the process that rings first.
+    asks: Mutex<bool>,
 }
 
 impl Lifeline {
     /// The line of a handshake that is through, and who spoke there.
     pub(crate) fn new(socket: OwnedFd, peer: PeerCredentials, process: Option<Process>) -> Self {
-        // The region has come; from now on nobody may pass us anything, nor need say who it is.
-        sockopt::refuse_descriptors(socket.as_fd());
         sockopt::ask_for_process(socket.as_fd(), false);
-        Self { socket, peer, process }
+        Self::open(socket, peer, process, false)
+    }
+
+    /// The line of a pair, whose other end somebody was given and has not spoken yet. It was
+    /// [asked](sockopt::ask_for_process) who will.
+    pub(crate) fn of_pair(socket: OwnedFd, peer: PeerCredentials, asks: bool) -> Self {
+        Self::open(socket, peer, None, asks)
+    }
+
+    fn open(socket: OwnedFd, peer: PeerCredentials, process: Option<Process>, asks: bool) -> Self {
+        // The region has come; from now on nobody may pass us anything.
+        sockopt::refuse_descriptors(socket.as_fd());
+        let process = process.map_or_else(OnceLock::new, OnceLock::from);
+        Self { socket, peer, process, asks: Mutex::new(asks) }
     }
 
     pub(crate) fn peer(&self) -> PeerCredentials {
@@ -46,6 +61,20 @@ impl Lifeline {
     /// the line itself tells so.
     pub(crate) fn ring(&self) {
         ring_by_byte(self.as_fd());
+    }
+
+    /// Learns of the peer's process, if that was not known and has rung by now; its ring stays on
+    /// the line. `true` if it is to be watched from now on. To be called before the line is drained.
+    pub(crate) fn learn(&self) -> bool {
+        // Held until it is settled: another thread must not drain the line meanwhile.
+        let mut asks = self.asks.lock().unwrap_or_else(PoisonError::into_inner);
+        let flags = RecvFlags::PEEK | RecvFlags::DONTWAIT;
+        if !*asks || retry_on_intr(|| rustix::net::recv(self, &mut [0; 1], flags)).is_err() {
+            return false;
+        }
+        *asks = false;
+        let process = pidfd::first_sender(self.as_fd());
+        process.is_some_and(|process| self.process.set(process).is_ok())
     }
 
     /// Takes rings that are pending; what is left over makes the line readable again.
@@ -62,12 +91,12 @@ impl Lifeline {
 
     /// Whether the peer's process is dead, whoever holds its socket.
     pub(crate) fn is_orphaned(&self) -> bool {
-        self.process.as_ref().is_some_and(Process::has_exited)
+        self.process.get().is_some_and(Process::has_exited)
     }
 
     /// Has `driver` call under `token` when the peer's process is dead.
     pub(crate) fn watch_process(&self, driver: &Registration, token: u16) {
-        if let Some(process) = &self.process {
+        if let Some(process) = self.process.get() {
             // If the kernel has no memory for it: nearly every death is told by the hang-up as well.
             let _ = driver.watch(process.as_fd(), token);
         }
@@ -76,7 +105,7 @@ impl Lifeline {
     /// Has `driver` call no more, for neither.
     pub(crate) fn unwatch(&self, driver: &Registration) {
         driver.unwatch(self.as_fd());
-        if let Some(process) = &self.process {
+        if let Some(process) = self.process.get() {
             driver.unwatch(process.as_fd());
         }
     }
@@ -132,10 +161,13 @@ mod tests {
 
     use super::*;
 
-    fn lifelines() -> (Lifeline, Lifeline) {
+    fn sockets() -> (OwnedFd, OwnedFd) {
         let flags = SocketFlags::CLOEXEC | SocketFlags::NONBLOCK;
-        let (one, other) =
-            socketpair(AddressFamily::UNIX, SocketType::SEQPACKET, flags, None).unwrap();
+        socketpair(AddressFamily::UNIX, SocketType::SEQPACKET, flags, None).unwrap()
+    }
+
+    fn lifelines() -> (Lifeline, Lifeline) {
+        let (one, other) = sockets();
         let peer = PeerCredentials::of(one.as_fd()).unwrap();
         (Lifeline::new(one, peer, None), Lifeline::new(other, peer, None))
     }
@@ -153,6 +185,36 @@ mod tests {
         assert!(one.is_hung_up());
         assert_eq!(one.drain(), Drained { rings: 3, hung_up: true });
         one.ring();
+    }
+
+    #[test]
+    fn the_first_ring_of_a_pair_tells_who_rang_and_stays_on_the_line() {
+        let (one, other) = sockets();
+        let peer = PeerCredentials::of(one.as_fd()).unwrap();
+        if !sockopt::ask_for_process(one.as_fd(), true) {
+            return eprintln!("left out: this kernel does not tell of senders");
+        }
+        let line = Lifeline::of_pair(one, peer, true);
+        assert!(!line.learn(), "nobody has rung");
+        ring_by_byte(other.as_fd());
+        ring_by_byte(other.as_fd());
+        assert!(line.learn());
+        assert!(!line.learn(), "it is known");
+        assert!(!line.is_orphaned(), "it is ourselves");
+        assert_eq!(line.drain(), Drained { rings: 2, hung_up: false });
+    }
+
+    #[test]
+    fn a_pair_without_a_ring_to_tell_of_goes_by_its_hang_up() {
+        let (one, other) = sockets();
+        let peer = PeerCredentials::of(one.as_fd()).unwrap();
+        let line = Lifeline::of_pair(one, peer, true);
+        // The kernel was not asked before this was sent.
+        ring_by_byte(other.as_fd());
+        drop(other);
+        assert!(!line.learn());
+        assert!(line.is_hung_up());
+        assert_eq!(line.drain(), Drained { rings: 1, hung_up: true });
     }
 
     #[test]

@@ -9,13 +9,15 @@
 //! rustix does not know this kind of control message and would lose the descriptor. So what the
 //! kernel wrote is looked through once more, here.
 
+use std::io::IoSliceMut;
 use std::mem::MaybeUninit;
 use std::os::fd::{AsFd, BorrowedFd, FromRawFd, OwnedFd, RawFd};
 
 use rustix::event::{PollFd, PollFlags, Timespec, poll};
-use rustix::net::RecvAncillaryBuffer;
+use rustix::io::{Errno, retry_on_intr};
+use rustix::net::{RecvAncillaryBuffer, RecvFlags, RecvMsg, ReturnFlags, recvmsg};
 
-use crate::sockopt::SOL_SOCKET;
+use crate::sockopt::{self, SOL_SOCKET};
 
 const SCM_PIDFD: i32 = 4;
 
@@ -66,6 +68,28 @@ impl<const N: usize> Control<N> {
         // has taken it: rustix passes over messages of this kind, and `self` is used up.
         Some(Process(unsafe { OwnedFd::from_raw_fd(descriptor) }))
     }
+}
+
+/// The process that sent the first of the messages that wait on `socket`, which is left there; the
+/// kernel was asked for it before that was sent, and is asked no more afterwards. `None` where it
+/// does not tell, and of a message that carries descriptors: none of these is installed.
+pub(crate) fn first_sender(socket: BorrowedFd<'_>) -> Option<Process> {
+    let peek = |control: &mut RecvAncillaryBuffer<'_>| -> Result<RecvMsg, Errno> {
+        let mut byte = [0; 1];
+        let flags = RecvFlags::PEEK | RecvFlags::DONTWAIT;
+        retry_on_intr(|| recvmsg(socket, &mut [IoSliceMut::new(&mut byte)], control, flags))
+    };
+    // The room for a process would do for a descriptor as well. Without room, and while no process is
+    // asked for, a descriptor is all that the kernel can have to leave out.
+    sockopt::ask_for_process(socket, false);
+    let peeked = peek(&mut RecvAncillaryBuffer::default()).ok()?;
+    if peeked.flags.contains(ReturnFlags::CTRUNC) || !sockopt::ask_for_process(socket, true) {
+        return None;
+    }
+    let mut control = Control::<PROCESS_SPACE>::new();
+    let peeked = peek(&mut control.buffer());
+    sockopt::ask_for_process(socket, false);
+    peeked.ok().and_then(|_| control.into_process())
 }
 
 /// The descriptor among the kernel's control messages. Zeros follow the last of them.

@@ -5,7 +5,7 @@
 mod common;
 
 use std::fs;
-use std::os::fd::OwnedFd;
+use std::os::fd::{AsRawFd, FromRawFd, OwnedFd};
 use std::process::{Command, Stdio};
 use std::sync::Arc;
 use std::time::Instant;
@@ -22,6 +22,7 @@ on_both_backends!(
     a_death_behind_a_living_child_is_noticed,
     a_death_behind_a_living_child_is_noticed_where_nobody_runs_the_driver,
     all_that_was_published_arrives_before_such_a_death,
+    an_application_that_comes_late_to_a_pair_is_watched,
     a_child_that_lives_on_does_not_hide_a_pairs_engine,
     a_process_without_its_first_thread_is_alive,
     a_child_that_ends_is_not_its_parent,
@@ -60,6 +61,27 @@ fn leave_a_child() {
     }
 }
 
+/// The end of a pair that this process inherited, by its number.
+fn inherited(driver: &Driver, number: &str) -> Endpoint {
+    // SAFETY: the parent let this one descriptor pass through the exec, told of it here, and nobody
+    // else in this process has heard of it.
+    let descriptor = unsafe { OwnedFd::from_raw_fd(child::parsed(number)) };
+    SpscHandle::builder().driver(driver).from_fd(descriptor).unwrap().into()
+}
+
+/// The engine's end of a pair, and how to start the application.
+fn pair(driver: &Driver) -> (Endpoint, impl FnOnce(u64) -> Child) {
+    let face = SpscFace::builder().ring_bytes(SMALL).send_timeout(None).driver(driver);
+    let (face, descriptor) = face.pair().unwrap();
+    let backend = driver.backend().to_string();
+    let start = move |count: u64| {
+        rustix::io::fcntl_setfd(&descriptor, rustix::io::FdFlags::empty()).unwrap();
+        let (number, count) = (descriptor.as_raw_fd().to_string(), count.to_string());
+        Child::start("child_that_leaves_a_child", &[&backend, "application of", &number, &count])
+    };
+    (face.into(), start)
+}
+
 /// Has an end, sends some packets, leaves a child behind and waits to be killed.
 #[test]
 #[ignore = "a second process, for a test to start"]
@@ -67,7 +89,10 @@ fn child_that_leaves_a_child() {
     let Some(arguments) = child::arguments() else { return };
     let [backend, role, name, count] = &arguments[..] else { panic!("{arguments:?}") };
     let driver = common::driver(child::backend(backend)).unwrap();
-    let end = open(&driver, role, name);
+    let end = match role.as_str() {
+        "application of" => inherited(&driver, name),
+        role => open(&driver, role, name),
+    };
     if role == "engine" {
         child::say("open");
     }
@@ -80,9 +105,18 @@ fn child_that_leaves_a_child() {
     common::stay()
 }
 
+/// What an end of ours can be.
+const ROLES: [&str; 3] = ["engine", "application", "engine of a pair"];
+
 /// An end of ours whose peer has left a child. Whoever runs our driver is told to by `run`.
 fn with_child(driver: &Driver, role: &str, count: u64, run: bool) -> (Endpoint, Child, Dir) {
     let dir = Dir::new();
+    if role == "engine of a pair" {
+        let (end, start) = pair(driver);
+        let mut child = start(count);
+        child.expect("ready");
+        return (end, child, dir);
+    }
     let (name, count) = (dir.name("face"), count.to_string());
     let (end, mut child) = beside(driver, role, &name, "child_that_leaves_a_child", &[&count]);
     if run {
@@ -150,7 +184,7 @@ fn a_death_behind_a_living_child_is_noticed(driver: &Driver) {
     if !kernel_tells() {
         return;
     }
-    for role in ["engine", "application"] {
+    for role in ROLES {
         for call in ASYNC.into_iter().chain(BLOCKING) {
             let (end, child, _dir) = with_child(driver, role, 0, false);
             notices(end, child, call);
@@ -162,7 +196,7 @@ fn a_death_behind_a_living_child_is_noticed_where_nobody_runs_the_driver(driver:
     if !kernel_tells() {
         return;
     }
-    for role in ["engine", "application"] {
+    for role in ROLES {
         for call in BLOCKING {
             let driver = Driver::builder().backend(driver.backend()).build().unwrap();
             let (end, child, _dir) = with_child(&driver, role, 0, true);
@@ -171,11 +205,31 @@ fn a_death_behind_a_living_child_is_noticed_where_nobody_runs_the_driver(driver:
     }
 }
 
+/// Nobody runs the driver, and the engine's call sleeps before anybody is there to be watched.
+fn an_application_that_comes_late_to_a_pair_is_watched(driver: &Driver) {
+    if !kernel_tells() {
+        return;
+    }
+    let driver = Driver::builder().backend(driver.backend()).build().unwrap();
+    let (end, start) = pair(&driver);
+    let end = Arc::new(end);
+    let waiting = end.clone();
+    let thread = std::thread::spawn(move || waiting.recv_blocking());
+    eventually("it parks", || end.stats().parks > 0);
+    let mut child = start(0);
+    child.expect("ready");
+    child.kill();
+    assert_eq!(join("recv_blocking", thread), None);
+    assert_eq!(end.close_reason(), Some(CloseReason::PeerDied));
+    child.tell("are you there?");
+    child.expect("here");
+}
+
 fn all_that_was_published_arrives_before_such_a_death(driver: &Driver) {
     if !kernel_tells() {
         return;
     }
-    for role in ["engine", "application"] {
+    for role in ROLES {
         let (end, mut child, _dir) = with_child(driver, role, 50, false);
         child.kill();
         assert_eq!(wait("closed", end.closed()), CloseReason::PeerDied);

@@ -85,8 +85,8 @@ impl Registration {
     /// Has [`Source::ready`] called with `token` as long as `fd` is readable or hung up.
     ///
     /// Takes effect at once and does not disturb the driver. The caller unwatches the descriptor
-    /// before it cancels the registration or closes it: a readable one that stays in the driver's
-    /// set keeps the driver busy for nobody.
+    /// when it cancels the registration, and before it closes it: a readable one that stays in the
+    /// driver's set keeps the driver busy for nobody.
     pub(crate) fn watch(&self, fd: BorrowedFd<'_>, token: u16) -> Result<(), ShmError> {
         self.watch_for(set::EventFlags::IN | set::EventFlags::RDHUP, fd, token)
     }

@@ -64,6 +64,36 @@ impl Link {
         Ok(())
     }
 
+    /// Has the engine of a pair know us by our first ring; also one whose driver nobody runs.
+    pub(crate) fn introduce(&self) {
+        if let Some(lifeline) = self.lifeline.get() {
+            lifeline.ring();
+        }
+        // The call that blocks there wakes, and finds the line's.
+        self.peer_bell.strike();
+    }
+
+    /// Has the peer's process watched, once it has introduced itself.
+    pub(super) fn learn_of_peer(&self, lifeline: &Lifeline) {
+        if !lifeline.learn() {
+            return;
+        }
+        if let Some(driver) = self.driver.get() {
+            lifeline.watch_process(driver, PROCESS);
+            if driver.is_cancelled() {
+                // By `leave_driver`, meanwhile. The calls of the kernel come one after the other: this
+                // one, or the one there, takes it back.
+                lifeline.unwatch(driver);
+            }
+        }
+        // ORDERING: the partner of the fence in `Standby::watch`: either the process is found there,
+        // or its driver is found here.
+        fence(Ordering::SeqCst);
+        if let Some(standby) = self.standby.get() {
+            standby.learned(lifeline);
+        }
+    }
+
     /// Whether the ends have changed since the tasks were last told.
     pub(super) fn has_news(&self) -> bool {
         let now = self.now();
@@ -116,11 +146,12 @@ impl Link {
             standby.leave(self.lifeline());
         }
         let Some(driver) = self.driver.get() else { return };
+        // First: who has something watched now, or lets go of it, sees that it is too late.
+        driver.cancel();
         if let Some(lifeline) = self.lifeline.get() {
             lifeline.unwatch(driver);
             lifeline.hang_up();
         }
-        driver.cancel();
     }
 }
 
@@ -152,6 +183,7 @@ impl Source for Link {
         let is_over = if token == PROCESS {
             lifeline.is_orphaned()
         } else {
+            self.learn_of_peer(lifeline);
             let drained = lifeline.drain();
             if drained.rings > 0 {
                 // One wake for each, as if each had come by the bell.

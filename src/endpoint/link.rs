@@ -156,7 +156,11 @@ impl Link {
     /// A call is about to block the thread, whoever runs the driver or not. It has read the bell: a
     /// death from now on, or before, counts that up. Unless this says that nobody would notice it.
     pub(super) fn prepare_to_block(&self) -> bool {
-        self.standby.get().is_none_or(|standby| standby.want(self))
+        let Some(standby) = self.standby.get() else { return true };
+        if let Some(lifeline) = self.lifeline() {
+            self.learn_of_peer(lifeline);
+        }
+        standby.want(self)
     }
 
     pub(crate) fn is_connected(&self) -> bool {

@@ -95,8 +95,17 @@ impl Standby {
         let Some(driver) = self.driver.get() else { return Ok(()) };
         // Not for what can be read: on some backends, that is for the other driver.
         driver.watch_hang_up(lifeline.as_fd(), LIFELINE)?;
+        // ORDERING: the partner of the fence in `learn_of_peer`.
+        fence(Ordering::SeqCst);
         lifeline.watch_process(driver, PROCESS);
         Ok(())
+    }
+
+    /// The peer's process is known from now on.
+    pub(super) fn learned(&self, lifeline: &Lifeline) {
+        if let Some(driver) = self.driver.get() {
+            lifeline.watch_process(driver, PROCESS);
+        }
     }
 
     /// The end is over, or the peer.

@@ -21,18 +21,20 @@ use crate::sockopt;
 const ADOPTING: &str = "taking over the descriptor of a pair";
 
 /// The engine's lifeline, and the descriptor for whoever shall be the application, who finds
-/// `file` in it.
+/// `file` in it and introduces itself by its first ring.
 ///
 /// # Errors
 /// `Io`, for want of descriptors or memory.
-pub(crate) fn pair(file: BorrowedFd<'_>) -> Result<(OwnedFd, OwnedFd), ShmError> {
+pub(crate) fn pair(file: BorrowedFd<'_>) -> Result<(Lifeline, OwnedFd), ShmError> {
     const STEP: &str = "making a pair of sockets";
     let (lifeline, theirs) = socket::pair().map_err(ShmError::io(STEP))?;
     // The answer says then whose it is: this process, which need not be the one that takes it out.
     sockopt::ask_for_process(theirs.as_fd(), true);
+    let asks = sockopt::ask_for_process(lifeline.as_fd(), true);
     socket::send(lifeline.as_fd(), &message::answer(Status::Ok), Some(file))
         .map_err(ShmError::io(STEP))?;
-    Ok((lifeline, theirs))
+    let peer = PeerCredentials::of(lifeline.as_fd()).map_err(ShmError::io(STEP))?;
+    Ok((Lifeline::of_pair(lifeline, peer, asks), theirs))
 }
 
 /// Takes the region out of a descriptor that [`pair`] made, here or in another process.

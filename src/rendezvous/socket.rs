@@ -8,16 +8,14 @@ use std::os::fd::{AsRawFd, BorrowedFd, OwnedFd};
 use rustix::fs::{FileType, Mode, OFlags};
 use rustix::io::{Errno, retry_on_intr};
 use rustix::net::{
-    AddressFamily, RecvAncillaryBuffer, RecvAncillaryMessage, RecvFlags, RecvMsg, ReturnFlags,
-    SendAncillaryBuffer, SendAncillaryMessage, SendFlags, Shutdown, SocketAddrUnix, SocketFlags,
-    SocketType, shutdown,
+    AddressFamily, RecvAncillaryMessage, RecvFlags, ReturnFlags, SendAncillaryBuffer,
+    SendAncillaryMessage, SendFlags, Shutdown, SocketAddrUnix, SocketFlags, SocketType, shutdown,
 };
 
 use super::message::MESSAGE_BYTES;
 use super::untrusted::{self, Untrusted};
 use crate::error::ShmError;
-use crate::pidfd::{Control, PROCESS_SPACE, Process};
-use crate::sockopt;
+use crate::pidfd::{self, Control, PROCESS_SPACE, Process};
 
 /// What [`connect`] says where `/proc` is missing, through which sockets are reached.
 pub(super) const NO_PROC: Errno = Errno::NOSYS;
@@ -137,30 +135,9 @@ pub(super) fn peek(socket: BorrowedFd<'_>) -> Result<Received, Errno> {
 /// Takes the message that was [peeked](peek) at, and the process that sent it, if the kernel tells
 /// of it. Descriptors that come with it are dropped by the kernel and never installed here.
 pub(super) fn take_peeked(socket: BorrowedFd<'_>) -> Option<Process> {
-    let mut byte = [0; 1];
-    // The room for a process would do for a descriptor as well. Without room, and while no process is
-    // asked for, a descriptor is all that the kernel can have to leave out.
-    sockopt::ask_for_process(socket, false);
-    let flags = RecvFlags::PEEK | RecvFlags::DONTWAIT;
-    let mut nothing = RecvAncillaryBuffer::default();
-    let peeked = receive_message(socket, &mut byte, &mut nothing, flags).ok()?;
-    let flags = RecvFlags::DONTWAIT;
-    if peeked.flags.contains(ReturnFlags::CTRUNC) || !sockopt::ask_for_process(socket, true) {
-        let _ = receive_message(socket, &mut byte, &mut nothing, flags);
-        return None;
-    }
-    let mut control = Control::<PROCESS_SPACE>::new();
-    receive_message(socket, &mut byte, &mut control.buffer(), flags).ok()?;
-    control.into_process()
-}
-
-fn receive_message(
-    socket: BorrowedFd<'_>,
-    bytes: &mut [u8],
-    control: &mut RecvAncillaryBuffer<'_>,
-    flags: RecvFlags,
-) -> Result<RecvMsg, Errno> {
-    retry_on_intr(|| rustix::net::recvmsg(socket, &mut [IoSliceMut::new(bytes)], control, flags))
+    let process = pidfd::first_sender(socket);
+    let _ = retry_on_intr(|| rustix::net::recv(socket, &mut [0; 1], RecvFlags::DONTWAIT));
+    process
 }
 
 /// All that the kernel lets a message carry: more than there is room for, it would close itself, and
@@ -175,7 +152,10 @@ pub(super) fn receive_with_descriptor(socket: BorrowedFd<'_>) -> Result<Received
     let mut space = Control::<SPACE>::new();
     let mut control = space.buffer();
     let flags = RecvFlags::DONTWAIT | RecvFlags::CMSG_CLOEXEC;
-    let received = match receive_message(socket, &mut bytes, &mut control, flags) {
+    let received = retry_on_intr(|| {
+        rustix::net::recvmsg(socket, &mut [IoSliceMut::new(&mut bytes)], &mut control, flags)
+    });
+    let received = match received {
         Ok(received) => received,
         Err(Errno::AGAIN) => return Ok(Received::Nothing),
         Err(error) => return Err(error),
@@ -236,6 +216,7 @@ mod tests {
 
     use super::*;
     use crate::lifeline::drain;
+    use crate::sockopt;
 
     fn sockets() -> (OwnedFd, OwnedFd) {
         pair().unwrap()
