@@ -7,27 +7,24 @@ use std::time::Duration;
 
 use async_io::{Async, Timer};
 use bytes::Bytes;
-use wakering::{Driver, PolledDriver, ShmError, SpscFace, SpscHandle};
-
-type Result<T> = std::result::Result<T, Box<dyn std::error::Error>>;
+use wakering::{Driver, ShmError, SpscFace, SpscHandle};
 
 const ROUNDS: u32 = 1000;
 
-fn main() -> Result<()> {
+fn main() -> Result<(), Box<dyn std::error::Error>> {
     let driver = Driver::builder().polled()?;
     let (face, descriptor) = SpscFace::builder().driver(&driver).pair()?;
     let handle = SpscHandle::builder().driver(&driver).from_fd(descriptor)?;
     let driver = Async::new(driver)?;
 
     let executor = smol::LocalExecutor::new();
-    let _reactor = executor.spawn(run(driver));
     let _server = executor.spawn(serve(face));
     let ticking = executor.spawn(async {
         for _ in 0..10 {
             Timer::after(Duration::from_millis(1)).await;
         }
     });
-    smol::block_on(executor.run(async {
+    let working = executor.run(async {
         for round in 0..ROUNDS {
             let packet = Bytes::copy_from_slice(&round.to_le_bytes());
             handle.send(packet.clone()).await?;
@@ -35,7 +32,9 @@ fn main() -> Result<()> {
         }
         ticking.await;
         Ok::<_, ShmError>(())
-    }))?;
+    });
+    // The whole of the glue.
+    smol::block_on(driver.get_ref().drive(|| driver.readable(), working))??;
 
     for task in std::fs::read_dir("/proc/self/task")? {
         let name = std::fs::read_to_string(task?.path().join("comm"))?;
@@ -45,15 +44,7 @@ fn main() -> Result<()> {
     Ok(())
 }
 
-/// The whole of the glue: one turn each time that the descriptor is readable.
-async fn run(driver: Async<PolledDriver>) -> Result<()> {
-    loop {
-        driver.get_ref().turn()?;
-        driver.readable().await?;
-    }
-}
-
-async fn serve(face: SpscFace) -> std::result::Result<(), ShmError> {
+async fn serve(face: SpscFace) -> Result<(), ShmError> {
     while let Some(packet) = face.recv().await {
         face.send(packet).await?;
     }

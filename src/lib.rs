@@ -296,6 +296,8 @@ mod pool;
 mod ring;
 mod bell;
 mod waiters;
+#[cfg_attr(all(test, loom), allow(dead_code, reason = "only its model uses it there"))]
+mod rouser;
 mod spin;
 mod pace;
 #[cfg(not(all(test, loom)))]

@@ -9,7 +9,7 @@
 //! ```
 //!
 //! From below: [`ring`] and [`bell`] are what is shared with the peer, [`ends`] how it says that it
-//! goes, [`waiters`] the queue of local tasks. They have halves of their own that do the bare
+//! goes, [`waiters`] the queue of local tasks, [`rouser`] the waker of a future that is driven. They have halves of their own that do the bare
 //! protocol. [`attendance`], [`blocking`], [`endpoint`], [`sink`] and [`tasks`] are about the ends as they
 //! ship, on a driver that the model's own threads play.
 //!
@@ -25,6 +25,7 @@ mod ends;
 mod halves;
 mod in_place;
 mod ring;
+mod rouser;
 mod sink;
 mod tasks;
 mod waiters;

@@ -3,8 +3,9 @@
 //! From below: [`table`] and [`alarms`] are plain data; [`link`] and [`shared`] are what other threads
 //! touch; [`runner`] is what the one who runs the driver owns, and its turns; [`uring`] and [`epoll`]
 //! are the two ways in which it waits. Who runs it: [`background`] is a thread that does, [`seat`] is
-//! taken by a thread that parks or polls, on which [`block_on`] and [`polled`] rest. [`source`] is
-//! what a driver knows of an endpoint, [`registration`] what an endpoint knows of its driver.
+//! taken by a thread that parks or polls, on which [`block_on`] and [`polled`] rest, and on
+//! the latter [`drive`]. [`source`] is what a driver knows of an endpoint, [`registration`] what an
+//! endpoint knows of its driver.
 
 mod source;
 mod table;
@@ -23,6 +24,7 @@ mod unparker;
 mod seat;
 mod block_on;
 mod polled;
+mod drive;
 
 use std::fmt;
 use std::sync::{Mutex as StdMutex, PoisonError};
@@ -73,7 +75,7 @@ impl fmt::Display for Backend {
 /// |---|---|---|
 /// | [`builder().background()`](DriverBuilder::background) | a thread of its own | a thread apart from the process's, or a certain [`Backend`] |
 /// | [`new`](Self::new), [`builder().build()`](DriverBuilder::build) | [`park`](Self::park) and [`block_on`](Self::block_on) | executors of one's own: the peer's wake returns straight to the executor's thread |
-/// | [`builder().polled()`](DriverBuilder::polled) | [`PolledDriver::turn`] | the reactor that is there already |
+/// | [`builder().polled()`](DriverBuilder::polled) | [`PolledDriver::drive`] or [`turn`](PolledDriver::turn) | the reactor that is there already |
 ///
 /// Clones are handles to the same driver, usable from any thread. A background thread ends when the
 /// last handle and all endpoints bound to it are gone, keeps no process from exiting until then, and

@@ -1,9 +1,10 @@
 //! A driver for a reactor.
 
-use std::fmt;
 use std::ops::Deref;
 use std::os::fd::{AsFd, AsRawFd, BorrowedFd, RawFd};
+use std::{fmt, io};
 
+use super::drive::drive;
 use super::epoll::EpollWaits;
 use super::registration::Binding;
 use super::runner::Waits;
@@ -35,6 +36,8 @@ use crate::error::ShmError;
 ///
 /// # Examples
 ///
+/// A task that does nothing but turn it, for tasks that run anywhere:
+///
 /// ```
 /// use async_io::Async;
 /// use wakering::{Driver, SpscFace, SpscHandle};
@@ -43,23 +46,24 @@ use crate::error::ShmError;
 /// let (face, descriptor) = SpscFace::builder().driver(&driver).pair()?;
 /// let handle = SpscHandle::builder().driver(&driver).from_fd(descriptor)?;
 ///
+/// let driver = Async::new(driver)?;
+/// let _turning = smol::spawn(async move {
+///     loop {
+///         driver.get_ref().turn()?;
+///         driver.readable().await?;
+///     }
+///     # #[allow(unreachable_code)]
+///     # Ok::<(), Box<dyn std::error::Error + Send + Sync>>(())
+/// });
 /// smol::block_on(async {
-///     let driver = Async::new(driver)?;
-///     let reactor = async {
-///         loop {
-///             driver.get_ref().turn()?;
-///             driver.readable().await?;
-///         }
-///     };
-///     let echo = async {
-///         handle.send("hello".into()).await?;
-///         assert_eq!(face.recv().await.unwrap(), "hello");
-///         Ok::<_, Box<dyn std::error::Error>>(())
-///     };
-///     smol::future::or(echo, reactor).await
+///     handle.send("hello".into()).await?;
+///     assert_eq!(face.recv().await.unwrap(), "hello");
+///     Ok::<_, wakering::ShmError>(())
 /// })?;
 /// # Ok::<(), Box<dyn std::error::Error>>(())
 /// ```
+///
+/// Where the tasks are polled by the thread that turns it, [`drive`](Self::drive) is faster.
 pub struct PolledDriver {
     driver: Driver,
     seat: Seat,
@@ -90,6 +94,52 @@ impl PolledDriver {
     ///   may go well.
     pub fn turn(&self) -> Result<usize, ShmError> {
         self.seat.turn()
+    }
+
+    /// Runs `future` and this driver in one task, and ends with `future`: turns it whenever the
+    /// future that `readable` makes says that its descriptor is readable, and polls `future` when it
+    /// was woken. `future` may well be an executor that runs: `executor.run(...)`.
+    ///
+    /// A packet that comes for a task of `future` then costs the reactor one round. With a task of
+    /// its own that turns the driver it is two, because that task wakes the other one. Tasks outside
+    /// of `future` may use endpoints of the driver as well, and are woken as usual.
+    ///
+    /// ```
+    /// use async_io::Async;
+    /// use wakering::{Driver, SpscFace, SpscHandle};
+    ///
+    /// let driver = Driver::builder().polled()?;
+    /// let (face, descriptor) = SpscFace::builder().driver(&driver).pair()?;
+    /// let handle = SpscHandle::builder().driver(&driver).from_fd(descriptor)?;
+    ///
+    /// let driver = Async::new(driver)?;
+    /// let echo = async {
+    ///     handle.send("hello".into()).await?;
+    ///     Ok::<_, wakering::ShmError>(face.recv().await)
+    /// };
+    /// let echoed = smol::block_on(driver.get_ref().drive(|| driver.readable(), echo))?;
+    /// assert_eq!(echoed?.unwrap(), "hello");
+    /// # Ok::<(), Box<dyn std::error::Error>>(())
+    /// ```
+    ///
+    /// # Errors
+    ///
+    /// - [`Io`](ShmError::Io): `readable` failed.
+    /// - [`Closed`](ShmError::Closed): as from [`turn`](Self::turn). (What passes is tried again.)
+    ///
+    /// # Cancel safety
+    ///
+    /// Dropped, it drops `future`. The driver can be driven again.
+    pub async fn drive<F, R>(
+        &self,
+        readable: impl FnMut() -> R,
+        future: F,
+    ) -> Result<F::Output, ShmError>
+    where
+        F: Future,
+        R: Future<Output = io::Result<()>>,
+    {
+        drive(self, readable, future).await
     }
 }
 

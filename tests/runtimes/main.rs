@@ -9,6 +9,7 @@ mod common;
 mod executors;
 mod scenarios;
 
+use async_io::Async;
 use common::on_both_backends;
 use common::running::{Way, running, turn};
 use executors::{
@@ -35,6 +36,7 @@ on_both_backends!(
     everything_works_while_another_thread_parks_in_the_driver,
     everything_works_with_a_polled_driver_in_smols_reactor,
     everything_works_with_a_polled_driver_in_async_stds_reactor,
+    everything_works_where_one_task_drives_and_works,
     everything_works_under_an_executor_that_polls_inside_of_wake,
     everything_works_under_an_executor_that_polls_for_no_reason,
     everything_works_when_futures_are_dropped_at_any_await,
@@ -138,6 +140,25 @@ fn everything_works_with_a_polled_driver_in_smols_reactor(like: &Driver) {
     });
     drop(working);
     smol::block_on(executor.run(turning));
+}
+
+fn everything_works_where_one_task_drives_and_works(like: &Driver) {
+    let (driver, handle) = polled(like);
+    let driver = Async::new(driver).unwrap();
+    everything(&handle, |tasks| {
+        let work = FuturesUnordered::from_iter(tasks).collect::<()>();
+        smol::block_on(driver.get_ref().drive(|| driver.readable(), work)).unwrap();
+    });
+    everything(&handle, |tasks| {
+        let executor = smol::LocalExecutor::new();
+        let tasks: Vec<_> = tasks.into_iter().map(|task| executor.spawn(task)).collect();
+        let work = executor.run(join_all(tasks));
+        smol::block_on(driver.get_ref().drive(|| driver.readable(), work)).unwrap();
+    });
+    everything(&handle, |tasks| {
+        let tasks = join_all(tasks.into_iter().map(::async_std::task::spawn));
+        ::async_std::task::block_on(driver.get_ref().drive(|| driver.readable(), tasks)).unwrap();
+    });
 }
 
 fn everything_works_with_a_polled_driver_in_async_stds_reactor(like: &Driver) {

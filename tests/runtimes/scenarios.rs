@@ -12,6 +12,7 @@
 //! | `closed` of an end and of both halves | halves, ends |
 //! | `Canceller::cancel_on` | ends |
 //! | `SpscListener::accept`, `Stream` of faces | a listener |
+//! | `PolledDriver::drive` | all of them, in a test of its own |
 
 use std::collections::BTreeSet;
 use std::future::poll_fn;

@@ -13,7 +13,7 @@ use wakering::{
     Driver, PolledDriver, Receiver, Sender, SpscFace, SpscHandle, TryRecvError, TrySendError,
 };
 
-use super::{BOTH, Family, STREAM, System, Waits, spin};
+use super::{BOTH, Family, ROUND_TRIP, STREAM, System, Waits, spin};
 use crate::Result;
 use crate::cell::{Measure, Side};
 use crate::meters::resident_bytes;
@@ -64,11 +64,22 @@ pub(crate) const SYSTEMS: &[System] = &[
     },
     System {
         name: "wakering, polled, smol",
-        about: "send, recv; driver in smol's reactor",
+        about: "send, recv; driver in smol's reactor, PolledDriver::drive",
         perform: |stage| {
             let driver = Driver::builder().polled()?;
             let port = Single::new(open(stage, Runner::Polled(&driver))?);
             in_reactor(stage, driver, port)
+        },
+        ..SLEEPING
+    },
+    System {
+        name: "wakering, polled by a task, smol",
+        about: "send, recv; driver in smol's reactor, turned by a task of its own",
+        measures: ROUND_TRIP,
+        perform: |stage| {
+            let driver = Driver::builder().polled()?;
+            let port = Single::new(open(stage, Runner::Polled(&driver))?);
+            by_a_task(stage, driver, port)
         },
         ..SLEEPING
     },
@@ -207,6 +218,12 @@ pub(super) fn open(stage: &mut Stage, runner: Runner<'_>) -> Result<Halves> {
 
 /// Runs a polled driver where smol looks for what is ready, beside the port.
 fn in_reactor(stage: &mut Stage, driver: PolledDriver, port: impl AsyncPort) -> Result<Outcome> {
+    let driver = Async::new(driver)?;
+    let work = stage.run_async(port);
+    smol::block_on(driver.get_ref().drive(|| driver.readable(), work))?
+}
+
+fn by_a_task(stage: &mut Stage, driver: PolledDriver, port: impl AsyncPort) -> Result<Outcome> {
     let driver = Async::new(driver)?;
     let executor = smol::LocalExecutor::new();
     let _reactor = executor.spawn(async move {
