@@ -1,157 +1,155 @@
 //! Tasks and threads of this process that wait for the same thing.
 //!
-//! event-listener queues them: first come, first served, and one that is dropped passes its turn
-//! on. But it calls wakers with its list locked. A waker that drops another waiter would then
-//! deadlock, and one that panics would break the list for good; both happen with hand-written
-//! executors. So what is registered is a proxy, which only notes down the task's real waker. The
-//! notifier calls the noted ones afterwards, outside of every lock, each shielded from the
-//! others' panics.
+//! First come, first served; one that is dropped passes its turn on. Nearly always one waits, or
+//! none. So the [`first`] to come has a place that costs no allocation, and only those who come while
+//! it is taken wait in a [`queue`].
+//!
+//! Wakers are foreign code: they are cloned, called and dropped outside of every lock, each shielded
+//! from the others' panics.
+
+mod first;
+mod queue;
 
 use std::panic::{AssertUnwindSafe, catch_unwind};
-use std::sync::{Arc, Mutex, PoisonError};
 use std::task::{Context, Poll, Wake, Waker};
 use std::time::Instant;
 
-use event_listener::{Event, EventListener, Listener};
+use first::First;
+use queue::{Queue, Queued};
 
 use crate::fork;
+use crate::sync::{Arc, thread};
 
-/// A queue of waiters.
+/// Those who wait.
 #[derive(Debug, Default)]
-pub(crate) struct Waiters {
-    event: Event,
-    noted: Arc<Noted>,
+pub(crate) struct Waiters(Arc<Places>);
+
+#[derive(Debug, Default)]
+struct Places {
+    first: First,
+    queue: Queue,
 }
 
 impl Waiters {
-    /// Joins the queue. What the caller waits for has to be looked at after this.
+    /// Takes a place. What the caller waits for has to be looked at after this.
     pub(crate) fn join(&self) -> Waiting {
-        let proxy = Arc::new(Proxy { real: Mutex::new(None), noted: self.noted.clone() });
-        Waiting {
-            listener: Some(self.event.listen()),
-            registered: Waker::from(proxy.clone()),
-            proxy,
-            generation: fork::generation(),
-        }
+        let place = match self.0.first.take() {
+            true => Place::First,
+            false => Place::Queued(self.0.queue.join()),
+        };
+        Waiting { places: self.0.clone(), place, generation: fork::generation() }
     }
 
     /// Whether nobody waits. One that was woken does until it looks.
     pub(crate) fn is_empty(&self) -> bool {
-        self.event.total_listeners() == 0
+        self.0.first.is_empty()
     }
 
     /// Wakes the first waiter, unless one was woken already and has not looked yet.
     pub(crate) fn notify_one(&self) {
-        self.event.notify(1);
-        self.noted.wake_all();
+        self.0.notify(1);
     }
 
     /// Wakes everyone.
     pub(crate) fn notify_all(&self) {
-        self.event.notify(usize::MAX);
-        self.noted.wake_all();
+        self.0.notify(usize::MAX);
     }
 }
 
-/// A place in the queue. Dropped after it was woken, it wakes the next one.
+impl Places {
+    fn notify(&self, most: usize) {
+        let (waker, others) = self.first.notify(most);
+        if let Some(waker) = waker {
+            wake(waker);
+        }
+        if others {
+            self.queue.notify(most);
+        }
+    }
+}
+
+/// A place among those who wait. Dropped after it was woken, it wakes the next one.
 #[derive(Debug)]
 pub(crate) struct Waiting {
-    /// Taken only by `drop`.
-    listener: Option<EventListener>,
-    proxy: Arc<Proxy>,
-    /// The proxy as the waker that is registered; always the same.
-    registered: Waker,
+    places: Arc<Places>,
+    place: Place,
     /// The process that waits.
     generation: u32,
+}
+
+#[derive(Debug)]
+enum Place {
+    First,
+    Queued(Queued),
+    /// The first one, whose turn was taken.
+    Left,
 }
 
 impl Waiting {
     /// Ready once this place was woken; to wait again, join again.
     pub(crate) fn poll(&mut self, cx: &mut Context<'_>) -> Poll<()> {
-        self.proxy.set(cx.waker());
-        let mut cx = Context::from_waker(&self.registered);
-        match &mut self.listener {
-            Some(listener) => Future::poll(std::pin::Pin::new(listener), &mut cx),
-            None => Poll::Ready(()),
+        match &mut self.place {
+            Place::First => {
+                let polled = self.places.first.poll(cx.waker());
+                if polled.is_ready() {
+                    self.place = Place::Left;
+                }
+                polled
+            }
+            Place::Queued(queued) => queued.poll(cx),
+            Place::Left => Poll::Ready(()),
         }
     }
 
     /// Blocks the thread until this place is woken or the time has come. `true` if it was woken.
     pub(crate) fn wait_until(&mut self, deadline: Option<Instant>) -> bool {
-        let Some(listener) = self.listener.take() else { return true };
-        match deadline {
-            Some(deadline) => listener.wait_deadline(deadline).is_some(),
-            None => {
-                listener.wait();
-                true
+        let waker = Waker::from(Arc::new(Unpark(thread::current())));
+        while self.poll(&mut Context::from_waker(&waker)).is_pending() {
+            let Some(deadline) = deadline else {
+                thread::park();
+                continue;
+            };
+            let left = deadline.saturating_duration_since(Instant::now());
+            if left.is_zero() {
+                return false;
             }
+            thread::park_timeout(left);
         }
+        true
     }
 }
 
 impl Drop for Waiting {
     fn drop(&mut self) {
-        if fork::has_left(self.generation) {
-            // A thread of the parent's may have held the list's lock.
-            std::mem::forget(self.listener.take());
-            return;
-        }
-        // Passes an unused wake on, which may note the next waiter's waker.
-        drop(self.listener.take());
-        self.proxy.noted.wake_all();
-    }
-}
-
-/// Real wakers that are to be called as soon as no lock is held.
-#[derive(Debug, Default)]
-struct Noted(Mutex<Vec<Waker>>);
-
-impl Noted {
-    fn wake_all(&self) {
-        // Whoever takes the list wakes it; a waker noted meanwhile is found by who noted it.
-        let wakers = std::mem::take(&mut *lock(&self.0));
-        for waker in wakers {
-            // A panic in one executor's waker must not cost another its wake.
-            let _ = catch_unwind(AssertUnwindSafe(|| waker.wake()));
+        let places = &self.places;
+        let place = std::mem::replace(&mut self.place, Place::Left);
+        match place {
+            // A thread of the parent's may have held a lock.
+            place if fork::has_left(self.generation) => std::mem::forget(place),
+            Place::First if places.first.leave() => places.notify(1),
+            Place::First | Place::Left => {}
+            Place::Queued(queued) => {
+                // Passes an unused wake on to the next in the queue.
+                drop(queued);
+                places.queue.wake_noted();
+                places.first.forget_queued();
+            }
         }
     }
 }
 
-/// Stands in for a task's waker in event-listener's list.
-#[derive(Debug)]
-struct Proxy {
-    real: Mutex<Option<Waker>>,
-    noted: Arc<Noted>,
-}
+/// The waker of a thread.
+struct Unpark(thread::Thread);
 
-impl Proxy {
-    /// Cloning and dropping a waker is foreign code, so neither is done under the lock.
-    fn set(&self, waker: &Waker) {
-        if lock(&self.real).as_ref().is_some_and(|real| real.will_wake(waker)) {
-            return;
-        }
-        let real = waker.clone();
-        let former = lock(&self.real).replace(real);
-        drop(former);
-    }
-}
-
-impl Wake for Proxy {
+impl Wake for Unpark {
     fn wake(self: Arc<Self>) {
-        self.wake_by_ref();
-    }
-
-    fn wake_by_ref(self: &Arc<Self>) {
-        // Moved out, not cloned: this runs with event-listener's list locked.
-        if let Some(real) = lock(&self.real).take() {
-            lock(&self.noted.0).push(real);
-        }
+        self.0.unpark();
     }
 }
 
-/// Std's locks, in the models too: nothing that loom schedules happens inside.
-fn lock<T>(mutex: &Mutex<T>) -> std::sync::MutexGuard<'_, T> {
-    mutex.lock().unwrap_or_else(PoisonError::into_inner)
+/// A panic in one executor's waker must not cost another its wake.
+fn wake(waker: Waker) {
+    let _ = catch_unwind(AssertUnwindSafe(|| waker.wake()));
 }
 
 #[cfg(all(test, not(loom)))]

@@ -70,6 +70,6 @@ fn of_two_wakes_at_once_none_is_lost() {
             })
         });
         work(&rouser, || there.load(Ordering::Relaxed) == 3);
-        others.map(|other| other.join().unwrap());
+        others.into_iter().for_each(|other| other.join().unwrap());
     });
 }

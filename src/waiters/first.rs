@@ -1,0 +1,102 @@
+//! The place of the first to come.
+//!
+//! Whoever has it came before all that are queued: it is taken only while none is.
+
+use std::task::{Poll, Waker};
+
+use crate::sync::{Mutex, lock};
+
+#[derive(Debug, Default)]
+pub(super) struct First(Mutex<State>);
+
+#[derive(Debug, Default)]
+struct State {
+    place: Place,
+    /// How many there are besides, in the queue or about to join it.
+    queued: usize,
+}
+
+#[derive(Debug, Default)]
+enum Place {
+    #[default]
+    Free,
+    /// By whom it was polled last.
+    Taken(Option<Waker>),
+    /// It is taken by one that was woken and has not looked yet.
+    Woken,
+}
+
+impl First {
+    /// Takes the place; else the caller counts as queued from now on.
+    pub(super) fn take(&self) -> bool {
+        let mut state = lock(&self.0);
+        let is_free = matches!(state.place, Place::Free) && state.queued == 0;
+        if is_free {
+            state.place = Place::Taken(None);
+        } else {
+            state.queued += 1;
+        }
+        is_free
+    }
+
+    /// Gives the place back; says whether a turn is to be passed on.
+    pub(super) fn leave(&self) -> bool {
+        let mut state = lock(&self.0);
+        let place = std::mem::take(&mut state.place);
+        drop(state);
+        matches!(place, Place::Woken)
+    }
+
+    /// One in the queue has left.
+    pub(super) fn forget_queued(&self) {
+        lock(&self.0).queued -= 1;
+    }
+
+    /// Whether nobody waits, here or in the queue.
+    pub(super) fn is_empty(&self) -> bool {
+        let state = lock(&self.0);
+        matches!(state.place, Place::Free) && state.queued == 0
+    }
+
+    /// Wakes who is here by the waker that this returns; says whether the queue is to be notified.
+    /// `most` are to have been woken afterwards, of all.
+    pub(super) fn notify(&self, most: usize) -> (Option<Waker>, bool) {
+        let mut state = lock(&self.0);
+        let mut here = 1;
+        let waker = match &mut state.place {
+            Place::Free => {
+                here = 0;
+                None
+            }
+            Place::Woken => None,
+            Place::Taken(waker) => {
+                let waker = waker.take();
+                state.place = Place::Woken;
+                waker
+            }
+        };
+        (waker, state.queued > 0 && most > here)
+    }
+
+    /// For whoever has the place: ready, and it is free, if it was woken.
+    pub(super) fn poll(&self, waker: &Waker) -> Poll<()> {
+        let mut state = lock(&self.0);
+        if let Place::Taken(known) = &state.place {
+            if known.as_ref().is_some_and(|known| known.will_wake(waker)) {
+                return Poll::Pending;
+            }
+            // Cloned and dropped outside of the lock.
+            drop(state);
+            let mut last = Some(waker.clone());
+            state = lock(&self.0);
+            if let Place::Taken(known) = &mut state.place {
+                std::mem::swap(known, &mut last);
+                drop(state);
+                drop(last);
+                return Poll::Pending;
+            }
+        }
+        state.place = Place::Free;
+        Poll::Ready(())
+    }
+}
