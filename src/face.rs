@@ -142,13 +142,15 @@ impl FaceBuilder {
     /// Size of the ring of each direction in bytes: a power of two from 4 KiB to 1 GiB. Set alone,
     /// it makes `max_packet` as large as the ring allows.
     ///
-    /// Memory is taken as it is first used; an idle channel takes a few pages whatever its size.
+    /// Memory is taken as it is first used, and at most as much again beforehand (no more than 128 KiB
+    /// at a time); an idle channel takes a few pages whatever its size.
     pub fn ring_bytes(mut self, bytes: usize) -> Self {
         self.ring_bytes = Some(bytes);
         self
     }
 
-    /// Takes all memory at creation (`false` unless set), so that none is taken under way.
+    /// Takes all memory at creation (`false` unless set), so that none is taken under way: for that, a
+    /// packet has to wait now and then while its ring is gone round for the first time.
     pub fn prefault(mut self, prefault: bool) -> Self {
         self.prefault = prefault;
         self

@@ -101,6 +101,8 @@ impl RingMemory {
     /// As [`fetch_to_write`](Self::fetch_to_write).
     pub(crate) fn fetch_to_read(&self, _offset: usize) {}
 
+    pub(crate) fn make_pages(&self, _offset: usize, _len: usize) {}
+
     /// Copies `packet` to `offset`; what is left of the last word is zeroed.
     pub(crate) fn copy_in(&self, offset: usize, packet: &[u8]) {
         for (word, bytes) in self.span(offset, packet.len()).iter().zip(packet.chunks(RECORD_ALIGN))

@@ -30,6 +30,7 @@
 #![warn(clippy::arithmetic_side_effects, clippy::indexing_slicing)]
 
 mod consumer;
+mod fresh;
 mod loans;
 mod peephole;
 mod producer;

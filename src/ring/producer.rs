@@ -2,6 +2,7 @@
 
 use std::time::Duration;
 
+use super::fresh::Fresh;
 use super::{Mark, Position, Shape};
 use crate::cpu::{CACHE_LINE, store_and_fence};
 use crate::error::Violation;
@@ -50,6 +51,7 @@ pub(crate) struct Producer {
     /// The two words that say so, as last seen: neither may move back.
     seen_head: Position,
     seen_taken: Position,
+    fresh: Fresh,
     wish: Wish,
 }
 
@@ -135,6 +137,7 @@ impl Producer {
             freed: start,
             seen_head: start,
             seen_taken: start,
+            fresh: Fresh::new(start),
             wish: Wish { parked: None, wants: start, is_more: false, looks: 0 },
         }
     }
@@ -184,6 +187,9 @@ impl Producer {
             if !self.has_room(place.need()) {
                 return Ok(None);
             }
+        }
+        if !self.fresh.is_made(self.tail, place.need()) {
+            self.fresh.make(&self.memory, self.tail, place.need());
         }
         let record = self.shape.offset(self.tail.plus(place.pad));
         Ok(Some(Claim { pad: place.pad, at: record.wrapping_add(RECORD_HEADER), len }))

@@ -1,0 +1,97 @@
+//! A ring's first time round, when each page is still to be made.
+//!
+//! The first write to a page has the kernel make and map it, and so does the first read, which the
+//! kernel does for 16 pages at once as far as they are there. To a stream of small packets that is one
+//! in fifty that takes ten times as long as the others. So the producer has the kernel make many pages
+//! at once, before it comes to them, and spares the consumer its faults as well. They are as many as
+//! were used so far, so that a channel through which little goes takes little memory.
+//!
+//! Round trips of 64 bytes between two spinning processes, the first 4 MiB, with and without: the mean
+//! 0.8 and 0.95 us, of a hundred the slowest 1.3 and 12, of a thousand 15 and 18; but of ten thousand
+//! 190 and 60. (In a virtual machine, which takes 5 us for a page. 32 KiB at a time in place of
+//! 128 would make it 50 us, one in four hundred.)
+
+use super::Position;
+use crate::region::RingMemory;
+
+/// What is made at once at first: the smallest page that there is.
+const LEAST: u64 = 4 << 10;
+
+/// What is made at once at most.
+const MOST: u64 = 128 << 10;
+
+/// How far from the start of a ring its pages are made.
+#[derive(Debug)]
+pub(super) struct Fresh {
+    made: u64,
+}
+
+impl Fresh {
+    /// Of a ring that a producer has not written to, or that went round before if it does not begin
+    /// at the start.
+    pub(super) fn new(begin: Position) -> Self {
+        Self { made: if begin == Position::START { 0 } else { u64::MAX } }
+    }
+
+    /// Whether the pages are there for the `need` bytes behind `tail`.
+    #[inline]
+    pub(super) fn is_made(&self, tail: Position, need: u64) -> bool {
+        tail.get().wrapping_add(need) <= self.made
+    }
+
+    /// Makes them, and some more.
+    #[cold]
+    pub(super) fn make(&mut self, memory: &RingMemory, tail: Position, need: u64) {
+        let (begin, len) = (self.made, memory.len() as u64);
+        let some = begin.saturating_add(begin.clamp(LEAST, MOST));
+        let end = tail.get().saturating_add(need).max(some).next_multiple_of(LEAST).min(len);
+        #[allow(clippy::cast_possible_truncation, reason = "both lie in the ring")]
+        memory.make_pages(begin as usize, end.saturating_sub(begin) as usize);
+        self.made = if end == len { u64::MAX } else { end };
+    }
+}
+
+#[cfg(all(test, not(loom)))]
+#[allow(clippy::arithmetic_side_effects, clippy::indexing_slicing, reason = "a test may panic")]
+mod tests {
+    use super::*;
+    use crate::layout::{Geometry, Side};
+    use crate::region::Region;
+    use crate::sync::Arc;
+
+    /// What is made for records of `record` bytes, until the ring was gone round.
+    fn made(record: u64) -> Vec<u64> {
+        let geometry = Geometry::new(Some(1 << 20), None).unwrap();
+        let (region, _file) = Region::create(geometry, false).unwrap();
+        let memory = Arc::new(region).ring(Side::Face);
+        let (mut fresh, mut tail, mut made) = (Fresh::new(Position::START), 0, Vec::new());
+        while fresh.made != u64::MAX {
+            if !fresh.is_made(Position(tail), record) {
+                fresh.make(&memory, Position(tail), record);
+                made.push(fresh.made);
+                assert!(fresh.is_made(Position(tail), record));
+            }
+            tail += record;
+        }
+        assert!(fresh.is_made(Position(u64::MAX - 8), record), "for good");
+        made
+    }
+
+    #[test]
+    fn pages_are_made_as_many_as_were_used_and_not_too_many() {
+        let kib: Vec<_> = made(72).iter().map(|end| end / 1024).collect();
+        assert_eq!(kib[..8], [4, 8, 16, 32, 64, 128, 256, 384]);
+        assert_eq!(kib.len(), 13);
+    }
+
+    #[test]
+    fn a_long_record_has_all_of_its_own() {
+        assert_eq!(made(300_000).len(), 4);
+        assert_eq!(made(1 << 20), [u64::MAX]);
+    }
+
+    #[test]
+    fn a_ring_that_went_round_is_left_alone() {
+        assert!(Fresh::new(Position(64)).is_made(Position(64), 1 << 20));
+    }
+}
