@@ -26,6 +26,7 @@ use crate::lifeline::Lifeline;
 use crate::receiver::Receiver;
 use crate::region::Region;
 use crate::sender::Sender;
+use crate::sockopt;
 use crate::sync::Arc;
 
 /// A channel with both its ends in this process, on either backend, whole or split, and a third
@@ -38,7 +39,7 @@ pub fn peer(data: &[u8]) {
     let mut input = Input(data);
     let Some(settings) = input.byte() else { return };
     let mut world = World::new(settings);
-    if settings & 2 == 0 {
+    if settings & HALVES == 0 {
         let _ = world.whole(&mut input);
     } else {
         let _ = world.halves(&mut input);
@@ -54,10 +55,17 @@ const OPS: usize = 300;
 /// Offsets of the words that the protocol acts on, for the face; the handle's are 0x300 further.
 const WORDS: [u64; 6] = [0x080, 0x084, 0x100, 0x180, 0x200, 0x280];
 
+/// Settings: on epoll; split into halves; the face's lifeline is that of a pair; and the handle rings
+/// first, as it should.
+const EPOLL: u8 = 1;
+const HALVES: u8 = 2;
+const PAIR: u8 = 4;
+const INTRODUCED: u8 = 8;
+
 fn driver(settings: u8) -> &'static Driver {
     static DRIVERS: [OnceLock<Driver>; 2] = [OnceLock::new(), OnceLock::new()];
-    let backend = [Backend::Auto, Backend::Epoll][usize::from(settings & 1)];
-    DRIVERS[usize::from(settings & 1)]
+    let backend = [Backend::Auto, Backend::Epoll][usize::from(settings & EPOLL)];
+    DRIVERS[usize::from(settings & EPOLL)]
         .get_or_init(|| Driver::builder().backend(backend).background().expect("a driver"))
 }
 
@@ -129,8 +137,19 @@ impl World {
             .expect("a driver that runs");
         let handle = Endpoint::open(joined, Side::Handle, options, driver.binding())
             .expect("a driver that runs");
-        face.attach(Lifeline::new(one, peer, None)).expect("a driver that runs");
+        // That of a pair asks the kernel who is the first to say something on it.
+        let line = match settings & PAIR {
+            0 => Lifeline::new(one, peer, None),
+            _ => {
+                let asks = sockopt::ask_for_process(one.as_fd(), true);
+                Lifeline::of_pair(one, peer, asks)
+            }
+        };
+        face.attach(line).expect("a driver that runs");
         handle.attach(Lifeline::new(other, peer, None)).expect("a driver that runs");
+        if settings & (PAIR | INTRODUCED) == PAIR | INTRODUCED {
+            handle.introduce();
+        }
         Self { ends: Some([face, handle]), hostile, books: Default::default(), next: 0 }
     }
 
