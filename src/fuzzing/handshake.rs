@@ -13,7 +13,7 @@ use rustix::net::{
     SocketFlags, SocketType,
 };
 
-use super::{Input, no_descriptor_leaks};
+use super::{Input, no_descriptor_leaks, no_thread_closes};
 use crate::credentials::PeerCredentials;
 use crate::error::ShmError;
 use crate::layout::{Geometry, MAGIC, VERSION};
@@ -35,6 +35,7 @@ pub fn handshake(data: &[u8]) {
         Some(_) => descriptor(&mut input),
         None => None,
     };
+    no_thread_closes();
     no_descriptor_leaks();
 }
 
