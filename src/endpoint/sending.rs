@@ -118,13 +118,25 @@ impl<'a, A: Access<Tx>, P: Cargo> Sending<'a, A, P> {
         })
     }
 
-    /// From the queue to the turn, after the queue's notification came.
-    fn take_turn(&mut self) {
-        self.tx.with(|tx| {
+    /// From the queue to the turn, after the queue's notification came. `false` if somebody who came
+    /// just before it has the turn, whose end notifies again.
+    fn take_turn(&mut self) -> bool {
+        let Self { link, tx, standing, .. } = self;
+        let again = tx.with(|tx| {
+            if tx.turn.taken {
+                return Some(link.turn.join());
+            }
             tx.turn.queued = tx.turn.queued.saturating_sub(1);
             tx.turn.taken = true;
+            None
         });
-        self.standing = Standing::Turn { room: None };
+        let is_ours = again.is_none();
+        // The former place is dropped here, outside of the lock.
+        match (again, standing) {
+            (Some(again), Standing::Queued { turn, .. }) => *turn = again,
+            (_, standing) => *standing = Standing::Turn { room: None },
+        }
+        is_ours
     }
 
     fn finish(&mut self, done: Result<(), CloseReason>) -> Result<(), ShmError> {
@@ -167,11 +179,14 @@ impl<'a, A: Access<Tx>, P: Cargo> Sending<'a, A, P> {
 
     /// Ready with the turn, or when the channel has ended.
     fn poll_turn(&mut self, cx: &mut Context<'_>) -> Poll<()> {
-        let Standing::Queued { turn, news } = &mut self.standing else { return Poll::Ready(()) };
+        let Standing::Queued { news, .. } = &mut self.standing else { return Poll::Ready(()) };
         register(&self.link.news, news, cx);
-        if turn.poll(cx).is_ready() {
-            self.take_turn();
-            return Poll::Ready(());
+        while let Standing::Queued { turn, .. } = &mut self.standing
+            && turn.poll(cx).is_ready()
+        {
+            if self.take_turn() {
+                return Poll::Ready(());
+            }
         }
         self.link.rely_on_driver();
         // Joined before this look, so an end that comes behind it notifies us.
@@ -244,18 +259,21 @@ impl<'a, A: Access<Tx>, P: Cargo> Sending<'a, A, P> {
     /// `false` if the deadline passed.
     fn block_for_turn(&mut self) -> bool {
         let deadline = self.deadline.get(self.link);
-        let Standing::Queued { turn, .. } = &mut self.standing else { return true };
-        // Of an end that the peer makes, the driver tells those who wait for their turn.
-        self.link.rely_on_driver();
-        if self.link.tx_end().is_some() {
-            return true;
+        while let Standing::Queued { turn, .. } = &mut self.standing {
+            // Of an end that the peer makes, the driver tells those who wait for their turn.
+            self.link.rely_on_driver();
+            if self.link.tx_end().is_some() {
+                return true;
+            }
+            self.link.prepare_to_block();
+            if !turn.wait_until(deadline) {
+                return false;
+            }
+            if self.take_turn() {
+                break;
+            }
         }
-        self.link.prepare_to_block();
-        if turn.wait_until(deadline) {
-            self.take_turn();
-            return true;
-        }
-        false
+        true
     }
 
     fn attempt_or_park(&mut self) -> Attempt {

@@ -269,3 +269,36 @@ fn a_task_and_a_thread_that_blocks_share_a_bell() {
         sender.join().unwrap();
     });
 }
+
+/// A send gives its turn up while two others come, of which one waits for room and one for its turn. Their
+/// batches do not mix. At most 3 preemptions.
+#[test]
+fn a_turn_that_is_given_up_goes_to_one() {
+    explore(Some(3), || {
+        let [(face, _driver), (handle, _)] = channel(64);
+        fill(&face);
+        let face = Arc::new(face);
+        let theirs = face.clone();
+        let mut first = Box::pin(async move { theirs.send(packet(20)).await });
+        assert!(poll_for_nobody(first.as_mut()).is_pending());
+        let leaving = thread::spawn(move || drop(first));
+        let batches = [[packet(30), packet(31)], [packet(40), packet(41)]];
+        let mut sends = batches.each_ref().map(|batch| Box::pin(face.send_batch(batch)));
+        let mut is_done = sends.each_mut().map(|send| poll_for_nobody(send.as_mut()).is_ready());
+        leaving.join().unwrap();
+        let mut received = Vec::new();
+        while received.len() < usize::from(FULL) + 4 {
+            received.push(handle.try_recv().unwrap());
+            // By turns, whom the room is offered to.
+            for n in [received.len() % 2, 1 - received.len() % 2] {
+                is_done[n] = is_done[n] || poll_for_nobody(sends[n].as_mut()).is_ready();
+            }
+        }
+        assert!(is_done.iter().all(|is_done| *is_done));
+        let [one, other] = batches.each_ref().map(|[begin, end]| {
+            let at = received.iter().position(|packet| packet == begin).unwrap();
+            received.get(at + 1) == Some(end)
+        });
+        assert!(one && other, "the batches mix");
+    });
+}
