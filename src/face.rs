@@ -146,15 +146,15 @@ impl FaceBuilder {
     /// moved 28 GB/s through 1 MiB and 17 through 4 MiB, on cores with 2 MiB of it. A longer one lets a
     /// sender get further ahead of a receiver that is late.
     ///
-    /// Memory is taken as it is first used, and at most as much again beforehand (no more than 128 KiB
-    /// at a time); an idle channel takes a few pages whatever its size.
+    /// Memory is taken as it is first used, and at most as much again beforehand, or 128 KiB; an idle
+    /// channel takes a few pages whatever its size.
     pub fn ring_bytes(mut self, bytes: usize) -> Self {
         self.ring_bytes = Some(bytes);
         self
     }
 
-    /// Takes all memory at creation (`false` unless set), so that none is taken under way: for that, a
-    /// packet has to wait now and then while its ring is gone round for the first time.
+    /// Takes all memory at creation (`false` unless set). Otherwise a packet has to wait for some now
+    /// and then, while its ring is gone round for the first time.
     pub fn prefault(mut self, prefault: bool) -> Self {
         self.prefault = prefault;
         self

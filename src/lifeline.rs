@@ -69,7 +69,8 @@ impl Lifeline {
         // Held until it is settled: another thread must not drain the line meanwhile.
         let mut asks = self.asks.lock().unwrap_or_else(PoisonError::into_inner);
         let flags = RecvFlags::PEEK | RecvFlags::DONTWAIT;
-        if !*asks || retry_on_intr(|| rustix::net::recv(self, &mut [0; 1], flags)).is_err() {
+        let peek = || retry_on_intr(|| rustix::net::recv(self, &mut [0; 1], flags));
+        if !*asks || matches!(peek(), Err(Errno::AGAIN)) {
             return false;
         }
         *asks = false;
@@ -79,6 +80,10 @@ impl Lifeline {
 
     /// Takes rings that are pending; what is left over makes the line readable again.
     pub(crate) fn drain(&self) -> Drained {
+        if *self.asks.lock().unwrap_or_else(PoisonError::into_inner) {
+            // Nothing was there a moment ago; what has come since is not to be taken unlearnt.
+            return Drained { rings: 0, hung_up: false };
+        }
         drain(self.as_fd(), DRAIN_AT_ONCE)
     }
 
@@ -96,17 +101,20 @@ impl Lifeline {
 
     /// Has `driver` call under `token` when the peer's process is dead.
     pub(crate) fn watch_process(&self, driver: &Registration, token: u16) {
-        if let Some(process) = self.process.get() {
+        match self.process.get().map(Process::as_fd) {
             // If the kernel has no memory for it: nearly every death is told by the hang-up as well.
-            let _ = driver.watch(process.as_fd(), token);
+            Some(Some(process)) => _ = driver.watch(process, token),
+            // Dead already: the hang-up tells of it.
+            Some(None) => self.hang_up(),
+            None => {}
         }
     }
 
     /// Has `driver` call no more, for neither.
     pub(crate) fn unwatch(&self, driver: &Registration) {
         driver.unwatch(self.as_fd());
-        if let Some(process) = self.process.get() {
-            driver.unwatch(process.as_fd());
+        if let Some(process) = self.process.get().and_then(Process::as_fd) {
+            driver.unwatch(process);
         }
     }
 

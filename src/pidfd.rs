@@ -24,23 +24,23 @@ const SCM_PIDFD: i32 = 4;
 /// Room for the control message that tells of a process, and for nothing else.
 pub(crate) const PROCESS_SPACE: usize = rustix::cmsg_space!(ScmRights(1));
 
-/// The process that sent a message.
+/// The process that sent a message. `None`: it was dead and reaped before we asked.
 #[derive(Debug)]
-pub(crate) struct Process(OwnedFd);
+pub(crate) struct Process(Option<OwnedFd>);
 
 impl Process {
     /// Whether it is dead. One that was not reaped yet is; one whose first thread alone has ended
     /// is not.
     pub(crate) fn has_exited(&self) -> bool {
-        let mut process = [PollFd::new(&self.0, PollFlags::IN)];
+        let Some(process) = &self.0 else { return true };
+        let mut process = [PollFd::new(process, PollFlags::IN)];
         let now = Timespec { tv_sec: 0, tv_nsec: 0 };
         poll(&mut process, Some(&now)).is_ok_and(|ready| ready > 0)
     }
-}
 
-impl AsFd for Process {
-    fn as_fd(&self) -> BorrowedFd<'_> {
-        self.0.as_fd()
+    /// What is readable when it is dead.
+    pub(crate) fn as_fd(&self) -> Option<BorrowedFd<'_>> {
+        self.0.as_ref().map(OwnedFd::as_fd)
     }
 }
 
@@ -63,10 +63,14 @@ impl<const N: usize> Control<N> {
         // SAFETY: all bytes were initialised in `new`; the kernel alone has written here since, and
         // it writes bytes.
         let bytes = self.0.map(|byte| unsafe { byte.assume_init() });
-        let descriptor = find(&bytes)?;
+        let descriptor = match find(&bytes)? {
+            // In place of a descriptor stands why there is none.
+            error if error < 0 => return is_of_the_dead(error).then_some(Process(None)),
+            descriptor => descriptor,
+        };
         // SAFETY: the kernel has opened it for this message and told of it here alone. Nobody else
         // has taken it: rustix passes over messages of this kind, and `self` is used up.
-        Some(Process(unsafe { OwnedFd::from_raw_fd(descriptor) }))
+        Some(Process(Some(unsafe { OwnedFd::from_raw_fd(descriptor) })))
     }
 }
 
@@ -76,7 +80,7 @@ impl<const N: usize> Control<N> {
 pub(crate) fn first_sender(socket: BorrowedFd<'_>) -> Option<Process> {
     let peek = |control: &mut RecvAncillaryBuffer<'_>| -> Result<RecvMsg, Errno> {
         let mut byte = [0; 1];
-        let flags = RecvFlags::PEEK | RecvFlags::DONTWAIT;
+        let flags = RecvFlags::PEEK | RecvFlags::DONTWAIT | RecvFlags::CMSG_CLOEXEC;
         retry_on_intr(|| recvmsg(socket, &mut [IoSliceMut::new(&mut byte)], control, flags))
     };
     // The room for a process would do for a descriptor as well. Without room, and while no process is
@@ -92,7 +96,15 @@ pub(crate) fn first_sender(socket: BorrowedFd<'_>) -> Option<Process> {
     peeked.ok().and_then(|_| control.into_process())
 }
 
-/// The descriptor among the kernel's control messages. Zeros follow the last of them.
+/// Whether the kernel has no descriptor because there is no such process any more, and not for want of
+/// descriptors or memory. (Newer kernels have one all the same.)
+fn is_of_the_dead(error: RawFd) -> bool {
+    let error = Errno::from_raw_os_error(error.wrapping_neg());
+    !matches!(error, Errno::MFILE | Errno::NFILE | Errno::NOMEM)
+}
+
+/// The descriptor among the kernel's control messages, or the error in its place. Zeros follow the last
+/// of them.
 fn find(mut control: &[u8]) -> Option<RawFd> {
     const WORD: usize = size_of::<usize>();
     loop {
@@ -103,8 +115,7 @@ fn find(mut control: &[u8]) -> Option<RawFd> {
         let (kind, _) = head.split_first_chunk()?;
         let data = message.get(WORD + 8..)?;
         if (i32::from_ne_bytes(*level), i32::from_ne_bytes(*kind)) == (SOL_SOCKET, SCM_PIDFD) {
-            // In place of a descriptor that could not be had stands the reason, below 0.
-            return Some(i32::from_ne_bytes(*data.first_chunk()?)).filter(|number| *number >= 0);
+            return Some(i32::from_ne_bytes(*data.first_chunk()?));
         }
         control = control.get(len.next_multiple_of(WORD)..)?;
     }
@@ -145,11 +156,25 @@ mod tests {
 
     #[test]
     fn what_is_no_descriptor_is_none() {
-        assert_eq!(find(&message(SCM_PIDFD, &(-24_i32).to_ne_bytes())), None);
         assert_eq!(find(&message(SCM_PIDFD, &[7])), None);
         let mut longer = message(SCM_PIDFD, &[7, 0, 0, 0]);
         longer[..8].copy_from_slice(&1000_u64.to_ne_bytes());
         assert_eq!(find(&longer), None);
+    }
+
+    #[test]
+    fn what_the_kernel_has_no_descriptor_for_is_dead_or_not_known() {
+        let process = |error: Errno| {
+            let mut control = Control::<PROCESS_SPACE>::new();
+            let bytes = message(SCM_PIDFD, &error.raw_os_error().wrapping_neg().to_ne_bytes());
+            for (to, from) in control.0.iter_mut().zip(bytes) {
+                to.write(from);
+            }
+            control.into_process()
+        };
+        assert!(process(Errno::SRCH).unwrap().has_exited());
+        assert!(process(Errno::INVAL).unwrap().has_exited());
+        assert!(process(Errno::MFILE).is_none());
     }
 
     #[test]
@@ -172,7 +197,7 @@ mod tests {
         }
         let process = receive().expect("ourselves");
         assert!(!process.has_exited());
-        let flags = rustix::io::fcntl_getfd(&process).unwrap();
+        let flags = rustix::io::fcntl_getfd(process.as_fd().unwrap()).unwrap();
         assert_eq!(flags, rustix::io::FdFlags::CLOEXEC);
         sockopt::ask_for_process(other.as_fd(), false);
         assert!(receive().is_none());

@@ -8,22 +8,12 @@
 mod imp {
     pub(crate) use std::sync::atomic::{AtomicU32, AtomicU64, fence};
     pub(crate) use std::sync::{Mutex, MutexGuard};
-    pub(crate) use std::thread;
 }
 
 #[cfg(all(test, loom))]
 mod imp {
     pub(crate) use loom::sync::atomic::{AtomicU32, AtomicU64, fence};
     pub(crate) use loom::sync::{Mutex, MutexGuard};
-
-    pub(crate) mod thread {
-        pub(crate) use loom::thread::{Thread, current, park};
-
-        /// No time passes in a model.
-        pub(crate) fn park_timeout(_timeout: std::time::Duration) {
-            park();
-        }
-    }
 }
 
 pub(crate) use imp::*;

@@ -17,8 +17,8 @@ use std::time::Instant;
 use first::First;
 use queue::{Queue, Queued};
 
-use crate::fork;
-use crate::sync::{Arc, thread};
+use crate::sync::{Arc, AtomicU32, Ordering};
+use crate::{fork, futex};
 
 /// Those who wait.
 #[derive(Debug, Default)]
@@ -103,17 +103,15 @@ impl Waiting {
 
     /// Blocks the thread until this place is woken or the time has come. `true` if it was woken.
     pub(crate) fn wait_until(&mut self, deadline: Option<Instant>) -> bool {
-        let waker = Waker::from(Arc::new(Unpark(thread::current())));
+        let sleeper = Arc::new(Sleeper(AtomicU32::new(0)));
+        let waker = Waker::from(sleeper.clone());
         while self.poll(&mut Context::from_waker(&waker)).is_pending() {
-            let Some(deadline) = deadline else {
-                thread::park();
-                continue;
-            };
-            let left = deadline.saturating_duration_since(Instant::now());
-            if left.is_zero() {
+            let left = deadline.map(|at| at.saturating_duration_since(Instant::now()));
+            if left.is_some_and(|left| left.is_zero()) {
                 return false;
             }
-            thread::park_timeout(left);
+            // Once only: from then on the place was woken.
+            futex::wait(&sleeper.0, 0, left);
         }
         true
     }
@@ -138,12 +136,14 @@ impl Drop for Waiting {
     }
 }
 
-/// The waker of a thread.
-struct Unpark(thread::Thread);
+/// A thread that blocks. (`std::thread::park` would take wakes that are meant for its executor.)
+struct Sleeper(AtomicU32);
 
-impl Wake for Unpark {
+impl Wake for Sleeper {
     fn wake(self: Arc<Self>) {
-        self.0.unpark();
+        // ORDERING: Relaxed; what the place was woken for is published under its lock.
+        self.0.store(1, Ordering::Relaxed);
+        futex::wake(&self.0);
     }
 }
 

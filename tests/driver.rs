@@ -52,6 +52,7 @@ on_both_backends! {
     block_on_needs_no_other_thread
     block_on_serves_others_while_its_future_wakes_itself
     block_on_works_on_a_background_driver
+    block_on_bears_a_future_that_uses_up_an_unpark
     two_threads_block_on_one_driver
     dropping_the_driver_ends_its_endpoints
     dropping_the_driver_ends_a_connect
@@ -434,6 +435,25 @@ fn block_on_works_on_a_background_driver(backend: Backend) {
     driver.block_on(ask(&handle, 500));
     drop(handle);
     assert_eq!(echo.join().unwrap(), 500);
+}
+
+/// As one does that blocks, and one that is woken while it does.
+fn block_on_bears_a_future_that_uses_up_an_unpark(backend: Backend) {
+    let builder = || Driver::builder().backend(backend);
+    for driver in [builder().background().unwrap(), builder().build().unwrap()] {
+        let mut polls = 0;
+        driver.block_on(poll_fn(|cx| {
+            polls += 1;
+            if polls == 2 {
+                return Poll::Ready(());
+            }
+            let waker = cx.waker().clone();
+            thread::spawn(move || waker.wake()).join().unwrap();
+            thread::park();
+            Poll::Pending
+        }));
+        assert_eq!(polls, 2);
+    }
 }
 
 fn two_threads_block_on_one_driver(backend: Backend) {

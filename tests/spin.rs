@@ -75,6 +75,8 @@ fn an_answer_that_comes_at_once_costs_no_system_call(driver: &Driver) {
         let (ours, peers) = ends(&driver, Duration::from_micros(200));
         let peer = echo(peers);
         let begun = Instant::now();
+        // One, where it is the application of the pair: by that it has introduced itself.
+        let introduced = ours.stats().wakes_sent;
         let mut best = 0;
         driver.block_on(async {
             while best < ROW {
@@ -89,7 +91,7 @@ fn an_answer_that_comes_at_once_costs_no_system_call(driver: &Driver) {
                     assert_eq!(ours.recv().await.unwrap(), "ping");
                     row += 1;
                 }
-                assert_eq!(ours.stats().wakes_sent, 0, "the peer never sleeps");
+                assert_eq!(ours.stats().wakes_sent, introduced, "the peer never sleeps");
                 best = best.max(row);
             }
         });

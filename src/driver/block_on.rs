@@ -31,8 +31,11 @@ pub(super) fn block_on<F: Future>(driver: &Driver, future: F) -> F::Output {
         if let Poll::Ready(output) = future.as_mut().poll(&mut cx) {
             return output;
         }
-        // At least once, also if the future woke itself: others wait for what comes from outside.
-        sleep(driver);
+        // At least once, also if the future woke itself: others wait for what comes from outside. But
+        // a background driver serves them, and the future may have used up an unpark of this thread.
+        if !driver.is_background() {
+            sleep(driver);
+        }
         // ORDERING: Acquire pairs with the Release in `wake_by_ref`.
         while !alarm.rang.swap(false, Ordering::Acquire) {
             sleep(driver);

@@ -87,7 +87,8 @@ impl PolledDriver {
     /// # Errors
     ///
     /// - [`Io`](ShmError::Io) of the kind `ResourceBusy`: another thread is about it, or this is
-    ///   called by a waker inside of a turn. Nothing is lost by that.
+    ///   called by a waker inside of a turn. Nothing is lost by that, but for who waits for edges: the
+    ///   one that has just come may be for the next turn.
     /// - [`Closed`](ShmError::Closed): the kernel failed this driver for good, and its endpoints
     ///   have ended; or this is a forked child.
     /// - [`Io`](ShmError::Io): the kernel failed. The descriptor stays readable, and the next try
@@ -99,6 +100,10 @@ impl PolledDriver {
     /// Runs `future` and this driver in one task, and ends with `future`: turns it whenever the
     /// future that `readable` makes says that its descriptor is readable, and polls `future` when it
     /// was woken. `future` may well be an executor that runs: `executor.run(...)`.
+    ///
+    /// What `readable` makes has to be ready as long as the descriptor is readable, as async-io's
+    /// future is. A reactor that waits for edges and remembers them (tokio's `AsyncFd`) has its memory
+    /// cleared in it, at its end; and one task alone turns or drives the driver then.
     ///
     /// A packet that comes for a task of `future` then costs the reactor one round. With a task of
     /// its own that turns the driver it is two, because that task wakes the other one. Tasks outside

@@ -85,7 +85,7 @@ impl Registration {
     /// Has [`Source::ready`] called with `token` as long as `fd` is readable or hung up.
     ///
     /// Takes effect at once and does not disturb the driver. The caller unwatches the descriptor
-    /// when it cancels the registration, and before it closes it: a readable one that stays in the
+    /// behind the cancel of the registration, and before it closes it: a readable one that stays in the
     /// driver's set keeps the driver busy for nobody.
     pub(crate) fn watch(&self, fd: BorrowedFd<'_>, token: u16) -> Result<(), ShmError> {
         self.watch_for(set::EventFlags::IN | set::EventFlags::RDHUP, fd, token)
@@ -103,13 +103,27 @@ impl Registration {
         token: u16,
     ) -> Result<(), ShmError> {
         self.keeper.shared.check_fork()?;
+        self.check_cancelled()?;
+        let data = set::EventData::new_u64(self.link.id.pack(token));
+        set::add(self.keeper.shared.epoll(), fd, data, flags)
+            .map_err(ShmError::io("watch a descriptor"))?;
+        // Who cancels does so before it unwatches, and the kernel does one after the other: so either
+        // that finds the descriptor, or it is seen here.
+        match self.check_cancelled() {
+            Ok(()) => Ok(()),
+            Err(cancelled) => {
+                self.unwatch(fd);
+                Err(cancelled)
+            }
+        }
+    }
+
+    fn check_cancelled(&self) -> Result<(), ShmError> {
         if self.link.is_cancelled() {
             let cancelled = std::io::Error::other("the registration is cancelled");
             return Err(ShmError::Io { step: "watch a descriptor", source: cancelled });
         }
-        let data = set::EventData::new_u64(self.link.id.pack(token));
-        set::add(self.keeper.shared.epoll(), fd, data, flags)
-            .map_err(ShmError::io("watch a descriptor"))
+        Ok(())
     }
 
     /// Has [`Source::ready`] called no more for `fd`, but for a call that may be under way.

@@ -66,6 +66,7 @@ impl Link {
 
     /// Has the engine of a pair know us by our first ring; also one whose driver nobody runs.
     pub(crate) fn introduce(&self) {
+        count(&self.counters.wakes_sent);
         if let Some(lifeline) = self.lifeline.get() {
             lifeline.ring();
         }
@@ -80,11 +81,6 @@ impl Link {
         }
         if let Some(driver) = self.driver.get() {
             lifeline.watch_process(driver, PROCESS);
-            if driver.is_cancelled() {
-                // By `leave_driver`, meanwhile. The calls of the kernel come one after the other: this
-                // one, or the one there, takes it back.
-                lifeline.unwatch(driver);
-            }
         }
         // ORDERING: the partner of the fence in `Standby::watch`: either the process is found there,
         // or its driver is found here.
@@ -146,7 +142,6 @@ impl Link {
             standby.leave(self.lifeline());
         }
         let Some(driver) = self.driver.get() else { return };
-        // First: who has something watched now, or lets go of it, sees that it is too late.
         driver.cancel();
         if let Some(lifeline) = self.lifeline.get() {
             lifeline.unwatch(driver);

@@ -70,7 +70,7 @@ where
             });
         }
         let Some(taken) = taken.transpose() else { return Poll::Pending };
-        if place.take().is_some() {
+        if place.take().is_some() && self.link.forked().is_none() {
             // We may have been the one of several that was woken, for more than one packet.
             self.link.data.notify_one();
         }

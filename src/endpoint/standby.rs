@@ -117,11 +117,11 @@ impl Standby {
 
     /// This end leaves its drivers.
     pub(super) fn leave(&self, lifeline: Option<&Lifeline>) {
-        if let Some(lifeline) = lifeline {
-            self.dismiss(lifeline);
-        }
         if let Some(driver) = self.driver.get() {
             driver.cancel();
+        }
+        if let Some(lifeline) = lifeline {
+            self.dismiss(lifeline);
         }
     }
 }

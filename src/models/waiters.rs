@@ -1,4 +1,5 @@
-//! The queue of local tasks: event-listener in its own loom form, behind our proxy wakers.
+//! The local tasks that wait: the first one in its place, the others in event-listener's queue, which has
+//! a loom form of its own, behind our proxy wakers.
 
 use std::sync::Arc;
 use std::sync::atomic::{AtomicBool, Ordering::Relaxed};
@@ -90,4 +91,23 @@ fn a_dropped_waiter_passes_its_turn_on() {
         assert!(next.is_set(), "the turn went with the first");
         assert!(poll(&mut second, &next).is_ready());
     });
+}
+
+/// A thread that blocks, before or behind a task. Every interleaving.
+#[test]
+fn a_blocked_thread_is_woken() {
+    for is_first in [true, false] {
+        explore(ALL, move || {
+            let waiters = Arc::new(Waiters::default());
+            let task = (!is_first).then(|| waiters.join());
+            let mut waiting = waiters.join();
+            let notifier = {
+                let waiters = waiters.clone();
+                thread::spawn(move || waiters.notify_all())
+            };
+            assert!(waiting.wait_until(None));
+            notifier.join().unwrap();
+            drop(task);
+        });
+    }
 }

@@ -14,10 +14,11 @@
 use super::Position;
 use crate::region::RingMemory;
 
-/// What is made at once at first: the smallest page that there is.
+/// What is made at once at least: the smallest page that there is.
 const LEAST: u64 = 4 << 10;
 
-/// What is made at once at most.
+/// What is made at once at most, but for the last page. What a longer record has behind that is made as
+/// it is written, if it is.
 const MOST: u64 = 128 << 10;
 
 /// How far from the start of a ring its pages are made.
@@ -33,18 +34,21 @@ impl Fresh {
         Self { made: if begin == Position::START { 0 } else { u64::MAX } }
     }
 
-    /// Whether the pages are there for the `need` bytes behind `tail`.
+    /// Whether the pages are there for the `need` bytes behind `tail`, or for the first of many.
     #[inline]
     pub(super) fn is_made(&self, tail: Position, need: u64) -> bool {
-        tail.get().wrapping_add(need) <= self.made
+        tail.get().wrapping_add(need.min(MOST)) <= self.made
     }
 
     /// Makes them, and some more.
     #[cold]
     pub(super) fn make(&mut self, memory: &RingMemory, tail: Position, need: u64) {
-        let (begin, len) = (self.made, memory.len() as u64);
+        let len = memory.len() as u64;
+        // Longer records have gone beyond what was made for them.
+        let begin = self.made.max(tail.get() & LEAST.wrapping_neg()).min(len);
         let some = begin.saturating_add(begin.clamp(LEAST, MOST));
-        let end = tail.get().saturating_add(need).max(some).next_multiple_of(LEAST).min(len);
+        let end = tail.get().saturating_add(need.min(MOST)).max(some);
+        let end = end.next_multiple_of(LEAST).min(len);
         #[allow(clippy::cast_possible_truncation, reason = "both lie in the ring")]
         memory.make_pages(begin as usize, end.saturating_sub(begin) as usize);
         self.made = if end == len { u64::MAX } else { end };
@@ -85,9 +89,9 @@ mod tests {
     }
 
     #[test]
-    fn a_long_record_has_all_of_its_own() {
-        assert_eq!(made(300_000).len(), 4);
-        assert_eq!(made(1 << 20), [u64::MAX]);
+    fn of_a_long_record_only_the_first_pages_are_made() {
+        assert_eq!(made(300_000)[..2], [128 << 10, (300_000_u64 + MOST).next_multiple_of(LEAST)]);
+        assert_eq!(made(1 << 20), [MOST, u64::MAX]);
     }
 
     #[test]

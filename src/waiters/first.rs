@@ -80,19 +80,18 @@ impl First {
 
     /// For whoever has the place: ready, and it is free, if it was woken.
     pub(super) fn poll(&self, waker: &Waker) -> Poll<()> {
+        // Declared first, so that it is dropped last: outside of the lock, as it is cloned.
+        let mut other;
         let mut state = lock(&self.0);
         if let Place::Taken(known) = &state.place {
             if known.as_ref().is_some_and(|known| known.will_wake(waker)) {
                 return Poll::Pending;
             }
-            // Cloned and dropped outside of the lock.
             drop(state);
-            let mut last = Some(waker.clone());
+            other = Some(waker.clone());
             state = lock(&self.0);
             if let Place::Taken(known) = &mut state.place {
-                std::mem::swap(known, &mut last);
-                drop(state);
-                drop(last);
+                std::mem::swap(known, &mut other);
                 return Poll::Pending;
             }
         }

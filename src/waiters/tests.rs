@@ -5,6 +5,8 @@ use std::sync::{Mutex, mpsc};
 use std::thread;
 use std::time::Duration;
 
+use std::task::{RawWaker, RawWakerVTable};
+
 use super::*;
 use crate::sync::lock;
 
@@ -280,5 +282,50 @@ fn no_turn_gets_lost_among_threads() {
             })
             .collect();
         threads.into_iter().for_each(|thread| thread.join().unwrap());
+    });
+}
+
+/// A waker whose clone notifies, and which drops another's place when it is dropped.
+struct Foreign {
+    waiters: Waiters,
+    other: Mutex<Option<Waiting>>,
+}
+
+#[allow(unsafe_code, reason = "only a raw waker sees that it is cloned")]
+impl Foreign {
+    const CALLS: RawWakerVTable =
+        RawWakerVTable::new(Self::clone, |_| {}, |_| {}, |data| Self::of(data).drop_another());
+
+    fn waker(&'static self) -> Waker {
+        // SAFETY: the calls do with the data what they may: it is shared, and never goes.
+        unsafe { Waker::new(std::ptr::from_ref(self).cast(), &Self::CALLS) }
+    }
+
+    fn of(data: *const ()) -> &'static Self {
+        // SAFETY: it is what `waker` made of a `&'static Self`.
+        unsafe { &*data.cast() }
+    }
+
+    fn clone(data: *const ()) -> RawWaker {
+        Self::of(data).waiters.notify_one();
+        RawWaker::new(data, &Self::CALLS)
+    }
+
+    fn drop_another(&self) {
+        let other = lock(&self.other).take();
+        drop(other);
+    }
+}
+
+#[test]
+fn a_waker_is_cloned_and_dropped_without_a_lock() {
+    in_time(|| {
+        let foreign = Foreign { waiters: Waiters::default(), other: Mutex::new(None) };
+        let foreign: &'static Foreign = Box::leak(Box::new(foreign));
+        let mut first = foreign.waiters.join();
+        *lock(&foreign.other) = Some(foreign.waiters.join());
+        // Woken while its waker is cloned, so that the clone is of no use.
+        assert!(poll(&mut first, &foreign.waker()).is_ready());
+        assert!(lock(&foreign.other).is_none());
     });
 }
