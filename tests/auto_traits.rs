@@ -8,9 +8,9 @@ use futures::sink::Sink;
 use futures::stream::{FusedStream, Stream};
 use wakering::{
     Backend, Batch, Canceller, CloseReason, Driver, DriverBuilder, Endpoint, FaceBuilder, Grant,
-    HandleBuilder, ListenerStats, Packet, PeerCredentials, Receiver, RecvTimeoutError, Sender,
-    ShmError, SpscFace, SpscHandle, SpscListener, Stats, TryRecvError, TryReserveError,
-    TrySendError, Violation,
+    HandleBuilder, ListenerStats, Packet, PeerCredentials, PolledDriver, Receiver,
+    RecvTimeoutError, Sender, ShmError, SpscFace, SpscHandle, SpscListener, Stats, TryRecvError,
+    TryReserveError, TrySendError, Unparker, Violation,
 };
 
 fn thing<T: Send + Sync + Unpin + Debug + 'static>() {}
@@ -33,6 +33,8 @@ fn every_type_can_be_sent_shared_moved_and_shown() {
     thing::<Canceller>();
     thing::<Driver>();
     thing::<DriverBuilder>();
+    thing::<PolledDriver>();
+    thing::<Unparker>();
     thing::<FaceBuilder>();
     thing::<HandleBuilder>();
     thing::<ShmError>();
@@ -127,4 +129,11 @@ fn rx_refusal(end: &Endpoint, secret: Bytes) -> TrySendError {
             return refusal;
         }
     }
+}
+
+#[test]
+fn a_drive_can_go_from_thread_to_thread() {
+    let driver = Driver::builder().polled().unwrap();
+    let readable = || std::future::pending::<std::io::Result<()>>();
+    future(&driver.drive(readable, std::future::pending::<()>()));
 }
