@@ -295,6 +295,7 @@ mod futex;
 mod pool;
 mod ring;
 mod bell;
+mod waker_slot;
 mod waiters;
 #[cfg_attr(all(test, loom), allow(dead_code, reason = "only its model uses it there"))]
 mod rouser;

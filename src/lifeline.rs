@@ -8,7 +8,7 @@
 //! Besides, a side whose driver cannot wait on futex words is rung through it, by one byte.
 
 use std::os::fd::{AsFd, BorrowedFd, OwnedFd};
-use std::sync::{Mutex, OnceLock, PoisonError};
+use std::sync::OnceLock;
 
 use rustix::event::{PollFd, PollFlags, Timespec, poll};
 use rustix::io::{Errno, retry_on_intr};
@@ -18,6 +18,7 @@ use crate::credentials::PeerCredentials;
 use crate::driver::Registration;
 use crate::pidfd::{self, Process};
 use crate::sockopt;
+use crate::sync::{Mutex, lock};
 
 /// Rings read in one go, so that a peer which floods the line does not keep the driver.
 const DRAIN_AT_ONCE: usize = 64;
@@ -67,7 +68,7 @@ impl Lifeline {
     /// the line. `true` if it is to be watched from now on. To be called before the line is drained.
     pub(crate) fn learn(&self) -> bool {
         // Held until it is settled: another thread must not drain the line meanwhile.
-        let mut asks = self.asks.lock().unwrap_or_else(PoisonError::into_inner);
+        let mut asks = lock(&self.asks);
         let flags = RecvFlags::PEEK | RecvFlags::DONTWAIT;
         let peek = || retry_on_intr(|| rustix::net::recv(self, &mut [0; 1], flags));
         if !*asks || matches!(peek(), Err(Errno::AGAIN)) {
@@ -75,12 +76,13 @@ impl Lifeline {
         }
         *asks = false;
         let process = pidfd::first_sender(self.as_fd());
+        sockopt::ask_for_process(self.as_fd(), false);
         process.is_some_and(|process| self.process.set(process).is_ok())
     }
 
     /// Takes rings that are pending; what is left over makes the line readable again.
     pub(crate) fn drain(&self) -> Drained {
-        if *self.asks.lock().unwrap_or_else(PoisonError::into_inner) {
+        if *lock(&self.asks) {
             // Nothing was there a moment ago; what has come since is not to be taken unlearnt.
             return Drained { rings: 0, hung_up: false };
         }

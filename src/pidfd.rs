@@ -75,8 +75,8 @@ impl<const N: usize> Control<N> {
 }
 
 /// The process that sent the first of the messages that wait on `socket`, which is left there; the
-/// kernel was asked for it before that was sent, and is asked no more afterwards. `None` where it
-/// does not tell, and of a message that carries descriptors: none of these is installed.
+/// kernel was asked for it before that was sent, and may still be afterwards. `None` where it does not
+/// tell, and of a message that carries descriptors: none of these is installed.
 pub(crate) fn first_sender(socket: BorrowedFd<'_>) -> Option<Process> {
     let peek = |control: &mut RecvAncillaryBuffer<'_>| -> Result<RecvMsg, Errno> {
         let mut byte = [0; 1];
@@ -91,9 +91,8 @@ pub(crate) fn first_sender(socket: BorrowedFd<'_>) -> Option<Process> {
         return None;
     }
     let mut control = Control::<PROCESS_SPACE>::new();
-    let peeked = peek(&mut control.buffer());
-    sockopt::ask_for_process(socket, false);
-    peeked.ok().and_then(|_| control.into_process())
+    peek(&mut control.buffer()).ok()?;
+    control.into_process()
 }
 
 /// Whether the kernel has no descriptor because there is no such process any more, and not for want of

@@ -5,7 +5,8 @@
 
 use std::task::{Wake, Waker};
 
-use crate::sync::{Arc, AtomicU32, Mutex, Ordering, lock};
+use crate::sync::{Arc, AtomicU32, Ordering};
+use crate::waker_slot::WakerSlot;
 
 /// The task rests: a wake has to end that.
 const RESTS: u32 = 0;
@@ -18,13 +19,13 @@ const WOKEN: u32 = 2;
 pub(crate) struct Rouser {
     state: AtomicU32,
     /// Who rests; taken by whoever wakes it.
-    task: Mutex<Option<Waker>>,
+    task: WakerSlot,
 }
 
 impl Rouser {
     /// For a future that was never polled, so that it is to be.
     pub(crate) fn new() -> Arc<Self> {
-        Arc::new(Self { state: AtomicU32::new(WOKEN), task: Mutex::new(None) })
+        Arc::new(Self { state: AtomicU32::new(WOKEN), task: WakerSlot::default() })
     }
 
     /// The task is at work from now on.
@@ -48,13 +49,7 @@ impl Rouser {
 
     /// The task that is woken by `waker` rests. `false` if it must not: the future was woken.
     pub(crate) fn rest(&self, waker: &Waker) -> bool {
-        // Cloning and dropping one is foreign code, so neither is done under the lock.
-        let is_known = lock(&self.task).as_ref().is_some_and(|task| task.will_wake(waker));
-        if !is_known {
-            let task = waker.clone();
-            let former = lock(&self.task).replace(task);
-            drop(former);
-        }
+        self.task.set(waker);
         // ORDERING: Release pairs with the Acquire in `wake_by_ref`: who sees the rest finds the task.
         self.state.compare_exchange(WORKS, RESTS, Ordering::Release, Ordering::Relaxed).is_ok()
     }
@@ -68,11 +63,10 @@ impl Wake for Rouser {
     fn wake_by_ref(self: &Arc<Self>) {
         // ORDERING: Release pairs with the Acquire in `take`, Acquire with the Release in `rest`. A
         // read-modify-write each time, so that several wakes in a row are all seen by one `take`.
-        if self.state.swap(WOKEN, Ordering::AcqRel) == RESTS {
-            let task = lock(&self.task).take();
-            if let Some(task) = task {
-                task.wake();
-            }
+        if self.state.swap(WOKEN, Ordering::AcqRel) == RESTS
+            && let Some(task) = self.task.take()
+        {
+            task.wake();
         }
     }
 }

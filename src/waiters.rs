@@ -127,9 +127,7 @@ impl Drop for Waiting {
             Place::First if places.first.leave() => places.notify(1),
             Place::First | Place::Left => {}
             Place::Queued(queued) => {
-                // Passes an unused wake on to the next in the queue.
-                drop(queued);
-                places.queue.wake_noted();
+                places.queue.leave(queued);
                 places.first.forget_queued();
             }
         }

@@ -84,9 +84,10 @@ pub(crate) struct Registration {
 impl Registration {
     /// Has [`Source::ready`] called with `token` as long as `fd` is readable or hung up.
     ///
-    /// Takes effect at once and does not disturb the driver. The caller unwatches the descriptor
-    /// behind the cancel of the registration, and before it closes it: a readable one that stays in the
-    /// driver's set keeps the driver busy for nobody.
+    /// Takes effect at once and does not disturb the driver. The caller unwatches the descriptor before
+    /// it closes it, and when it cancels the registration; behind the cancel, where another thread may
+    /// have one watched meanwhile. A readable one that stays in the driver's set keeps the driver busy
+    /// for nobody.
     pub(crate) fn watch(&self, fd: BorrowedFd<'_>, token: u16) -> Result<(), ShmError> {
         self.watch_for(set::EventFlags::IN | set::EventFlags::RDHUP, fd, token)
     }
@@ -107,15 +108,9 @@ impl Registration {
         let data = set::EventData::new_u64(self.link.id.pack(token));
         set::add(self.keeper.shared.epoll(), fd, data, flags)
             .map_err(ShmError::io("watch a descriptor"))?;
-        // Who cancels does so before it unwatches, and the kernel does one after the other: so either
-        // that finds the descriptor, or it is seen here.
-        match self.check_cancelled() {
-            Ok(()) => Ok(()),
-            Err(cancelled) => {
-                self.unwatch(fd);
-                Err(cancelled)
-            }
-        }
+        // Who cancels first and then unwatches: the kernel does one after the other, so either that
+        // finds the descriptor, or the cancel is seen here.
+        self.check_cancelled().inspect_err(|_| self.unwatch(fd))
     }
 
     fn check_cancelled(&self) -> Result<(), ShmError> {

@@ -13,6 +13,7 @@ use event_listener::{Event, EventListener};
 
 use super::wake;
 use crate::sync::Arc;
+use crate::waker_slot::WakerSlot;
 
 #[derive(Debug, Default)]
 pub(super) struct Queue {
@@ -22,7 +23,7 @@ pub(super) struct Queue {
 
 impl Queue {
     pub(super) fn join(&self) -> Queued {
-        let proxy = Arc::new(Proxy { real: Mutex::new(None), noted: self.noted.clone() });
+        let proxy = Arc::new(Proxy { real: WakerSlot::default(), noted: self.noted.clone() });
         Queued { listener: self.event.listen(), registered: Waker::from(proxy.clone()), proxy }
     }
 
@@ -32,8 +33,9 @@ impl Queue {
         self.noted.wake_all();
     }
 
-    /// To be called when one has left: its wake may have gone to the next.
-    pub(super) fn wake_noted(&self) {
+    /// One leaves. Its wake, if it has not used it, goes to the next.
+    pub(super) fn leave(&self, queued: Queued) {
+        drop(queued);
         self.noted.wake_all();
     }
 }
@@ -49,7 +51,7 @@ pub(super) struct Queued {
 
 impl Queued {
     pub(super) fn poll(&mut self, cx: &mut Context<'_>) -> Poll<()> {
-        self.proxy.set(cx.waker());
+        self.proxy.real.set(cx.waker());
         Pin::new(&mut self.listener).poll(&mut Context::from_waker(&self.registered))
     }
 }
@@ -61,28 +63,21 @@ struct Noted(Mutex<Vec<Waker>>);
 impl Noted {
     fn wake_all(&self) {
         // Whoever takes the list wakes it; a waker noted meanwhile is found by who noted it.
-        let wakers = std::mem::take(&mut *lock(&self.0));
+        let wakers = std::mem::take(&mut *self.lock());
         wakers.into_iter().for_each(wake);
+    }
+
+    /// Std's lock, in the models too: nothing that loom schedules happens inside.
+    fn lock(&self) -> MutexGuard<'_, Vec<Waker>> {
+        self.0.lock().unwrap_or_else(PoisonError::into_inner)
     }
 }
 
 /// Stands in for a task's waker in event-listener's list.
 #[derive(Debug)]
 struct Proxy {
-    real: Mutex<Option<Waker>>,
+    real: WakerSlot,
     noted: Arc<Noted>,
-}
-
-impl Proxy {
-    /// Cloning and dropping a waker is foreign code, so neither is done under the lock.
-    fn set(&self, waker: &Waker) {
-        if lock(&self.real).as_ref().is_some_and(|real| real.will_wake(waker)) {
-            return;
-        }
-        let real = waker.clone();
-        let former = lock(&self.real).replace(real);
-        drop(former);
-    }
 }
 
 impl Wake for Proxy {
@@ -91,14 +86,9 @@ impl Wake for Proxy {
     }
 
     fn wake_by_ref(self: &Arc<Self>) {
-        // Moved out, not cloned: this runs with event-listener's list locked.
-        if let Some(real) = lock(&self.real).take() {
-            lock(&self.noted.0).push(real);
+        // This runs with event-listener's list locked.
+        if let Some(real) = self.real.take() {
+            self.noted.lock().push(real);
         }
     }
-}
-
-/// Std's locks, in the models too: nothing that loom schedules happens inside.
-fn lock<T>(mutex: &Mutex<T>) -> MutexGuard<'_, T> {
-    mutex.lock().unwrap_or_else(PoisonError::into_inner)
 }

@@ -2,10 +2,9 @@
 
 use std::sync::atomic::{AtomicUsize, Ordering};
 use std::sync::{Mutex, mpsc};
+use std::task::{RawWaker, RawWakerVTable};
 use std::thread;
 use std::time::Duration;
-
-use std::task::{RawWaker, RawWakerVTable};
 
 use super::*;
 use crate::sync::lock;
