@@ -6,7 +6,7 @@ mod common;
 use std::sync::atomic::{AtomicBool, AtomicU64, Ordering};
 use std::sync::{Arc, Mutex};
 use std::task::{Context, Poll, Wake, Waker};
-use std::thread::JoinHandle;
+use std::thread::{JoinHandle, ThreadId};
 
 use common::{
     SMALL, both_roles, eventually, fill, join, number, on_both_backends, packet, pair_with_timeout,
@@ -542,8 +542,12 @@ fn no_send_returns_ok_after_close_has_returned(driver: &Driver) {
     }
 }
 
-/// A waker that does something when it is dropped: foreign code in the middle of a poll.
-struct OnDrop(Mutex<Option<Box<dyn FnOnce() + Send>>>);
+/// A waker that does something when this thread drops it: foreign code in the middle of a poll.
+/// What a driver drops, because it called the waker, does nothing.
+struct OnDrop {
+    thread: ThreadId,
+    action: Mutex<Option<Box<dyn FnOnce() + Send>>>,
+}
 
 impl Wake for OnDrop {
     fn wake(self: Arc<Self>) {}
@@ -551,7 +555,10 @@ impl Wake for OnDrop {
 
 impl Drop for OnDrop {
     fn drop(&mut self) {
-        if let Some(action) = self.0.lock().unwrap().take() {
+        let action = self.action.lock().unwrap().take();
+        if std::thread::current().id() == self.thread
+            && let Some(action) = action
+        {
             action();
         }
     }
@@ -560,21 +567,37 @@ impl Drop for OnDrop {
 fn no_send_that_is_about_to_park_returns_ok_behind_close(driver: &Driver) {
     both_roles(driver, SMALL, None, |here, there| {
         let filled = fill(&here);
-        let here = Arc::new(here);
+        let (here, there) = (Arc::new(here), Arc::new(there));
         let mut send = std::pin::pin!(here.send(packet(filled, 8)));
-        let end = here.clone();
-        let action = move || {
-            there.try_recv().unwrap();
-            end.close();
-        };
-        let waker = Waker::from(Arc::new(OnDrop(Mutex::new(Some(Box::new(action))))));
-        assert!(send.as_mut().poll(&mut Context::from_waker(&waker)).is_pending());
-        drop(waker);
-        // Replaces the waker, between the failed attempt and the last look.
-        match poll_once(send.as_mut()) {
-            Poll::Ready(result) => assert_closed(result, CloseReason::Local),
-            Poll::Pending => panic!("pending behind close"),
-        }
+        let is_closed = Arc::new(AtomicBool::new(false));
+        // The sender's second look, or the driver, may take the waker before the poll replaces it.
+        eventually("a poll replaces the waker", || {
+            let (end, peer, is_closed_now) = (here.clone(), there.clone(), is_closed.clone());
+            let action = move || {
+                peer.try_recv().unwrap();
+                end.close();
+                is_closed_now.store(true, Ordering::SeqCst);
+            };
+            let on_drop = Arc::new(OnDrop {
+                thread: std::thread::current().id(),
+                action: Mutex::new(Some(Box::new(action))),
+            });
+            let waker = Waker::from(on_drop.clone());
+            assert!(send.as_mut().poll(&mut Context::from_waker(&waker)).is_pending());
+            drop(waker);
+            if let Some(mut taken) = Arc::into_inner(on_drop) {
+                taken.action.get_mut().unwrap().take();
+                return false;
+            }
+            // Replaces the waker, between the failed attempt and the last look.
+            match poll_once(send.as_mut()) {
+                Poll::Ready(result) => assert_closed(result, CloseReason::Local),
+                Poll::Pending => {
+                    assert!(!is_closed.load(Ordering::SeqCst), "pending behind close");
+                }
+            }
+            is_closed.load(Ordering::SeqCst)
+        });
     });
 }
 
