@@ -205,9 +205,13 @@ pub enum Violation {
     /// A record runs over the end of the ring.
     #[error("record of {0} bytes runs over the end of the ring")]
     RecordOverEnd(u32),
-    /// A wrap marker where a largest record would still have fitted, or at offset 0.
-    #[error("wrap marker at offset {0}, where a largest record fits")]
-    UselessWrap(u64),
+    /// A marker leads to where no record can begin: over the ring's end, or to an offset that is not
+    /// a multiple of 8.
+    #[error("jump to offset {0}, where no record can be")]
+    JumpAstray(u32),
+    /// A marker leads to where no packet is: to nothing, or to another marker.
+    #[error("jump to offset {0}, where no packet is")]
+    JumpToNoPacket(u32),
     /// The consumer's head is not a multiple of 8.
     #[error("head {0} is not a multiple of 8")]
     UnalignedHead(u64),

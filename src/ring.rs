@@ -1,8 +1,8 @@
 //! One direction of a channel: a byte ring with one producer and one consumer.
 //!
 //! Records follow one another at multiples of 8 bytes: a header word, then the packet. A record is
-//! contiguous; where the next one would run over the end, a wrap marker sends the consumer to the
-//! start. There is no shared tail: a record is published by its own header, which the consumer
+//! contiguous; where the next one would run over the end, a marker makes the consumer jump to the
+//! start, and in a long ring to where the producer is best served: see `route`. There is no shared tail: a record is published by its own header, which the consumer
 //! polls where the next record will be. The producer first clears the header *after* the new
 //! record, then writes the packet, then stores the header, so nothing half-written is ever
 //! visible, even if the producer dies in the middle. A packet that is written in place may turn out
@@ -18,15 +18,15 @@
 //!
 //! Why two heads: the consumer stores `taken` at each take, on a line that a producer reads only
 //! when it finds no room, so that the line stays with the consumer; `head` follows once for each
-//! eighth of the ring, and is what a producer in full flight reads. A full ring is thus handed
-//! back in eighths, and yet a producer that is about to sleep sees each single record's room.
+//! share of the ring, an eighth or 128 KiB, and is what a producer in full flight reads. A full ring is
+//! thus handed back in shares, and yet a producer that is about to sleep sees each single record's room.
 //!
 //! A packet that is read in place is *held*: the consumer's position has moved past it, but what
 //! `taken` and `head` say has not. Its length is in the consumer's own memory by then. One that is *lent*
 //! comes back at any time, from any thread: see `loans`.
 //!
-//! Positions count bytes since the channel was made and are private to their owner; the offset in
-//! the ring is the position modulo its length, a power of two.
+//! Positions count bytes since the channel was made, those that were jumped over with them, and are
+//! private to their owner; the offset in the ring is the position modulo its length, a power of two.
 #![warn(clippy::arithmetic_side_effects, clippy::indexing_slicing)]
 
 mod consumer;
@@ -34,6 +34,7 @@ mod fresh;
 mod loans;
 mod peephole;
 mod producer;
+mod route;
 
 pub(crate) use consumer::{Consumer, Held};
 pub(crate) use loans::Loan;
@@ -41,9 +42,9 @@ pub(crate) use peephole::Peephole;
 pub(crate) use producer::{Claim, LOOK_AGAIN_AFTER, Producer};
 
 use crate::error::Violation;
-use crate::layout::record_bytes;
+use crate::region::Region;
 
-/// Bytes since the channel was made. Wraps after 2^64, to which all its arithmetic is indifferent.
+/// Bytes since the channel was made, and those that were jumped over. Wraps after 2^64, to which all its arithmetic is indifferent.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub(crate) struct Position(u64);
 
@@ -95,12 +96,12 @@ impl Position {
 enum Mark {
     /// A packet of this length follows.
     Packet(u32),
-    /// The next record is at the ring's start.
-    Wrap,
+    /// The next record is at this offset.
+    Jump(u32),
 }
 
 const KIND_PACKET: u64 = 1 << 32;
-const KIND_WRAP: u64 = 2 << 32;
+const KIND_JUMP: u64 = 2 << 32;
 
 impl Mark {
     /// The mark of a packet, whose length was checked against `max_packet`.
@@ -110,36 +111,54 @@ impl Mark {
         Self::Packet(len as u32)
     }
 
+    /// The mark that leads to `offset`.
+    #[inline]
+    fn jump(offset: usize) -> Self {
+        #[allow(clippy::cast_possible_truncation, reason = "a ring is of at most 1 GiB")]
+        Self::Jump(offset as u32)
+    }
+
     #[inline]
     fn encode(self) -> u64 {
         match self {
             Self::Packet(len) => KIND_PACKET | u64::from(len),
-            Self::Wrap => KIND_WRAP,
+            Self::Jump(to) => KIND_JUMP | u64::from(to),
         }
     }
 
     /// PEER: any value may stand in the word.
     #[inline]
     fn decode(word: u64) -> Result<Option<Self>, Violation> {
-        #[allow(clippy::cast_possible_truncation, reason = "the length is the lower half")]
+        #[allow(clippy::cast_possible_truncation, reason = "what it says is the lower half")]
         let len = word as u32;
         match word & !u64::from(u32::MAX) {
             KIND_PACKET => Ok(Some(Self::Packet(len))),
-            _ if word == KIND_WRAP => Ok(Some(Self::Wrap)),
+            KIND_JUMP => Ok(Some(Self::Jump(len))),
             _ if word == 0 => Ok(None),
             _ => Err(Violation::UnknownRecord(word)),
         }
     }
 }
 
+/// How much of a ring a stream goes round in, as long as its consumer keeps up: bytes that stay in a
+/// core's own cache, of which today's have 512 KiB to 2 MiB.
+const WINDOW: usize = 1 << 20;
+
 /// The numbers of a ring that both ends compute with.
 #[derive(Debug, Clone, Copy)]
 struct Shape {
     bytes: usize,
     max_packet: usize,
+    /// A power of two, and at most `bytes`.
+    window: usize,
 }
 
 impl Shape {
+    fn of(region: &Region) -> Self {
+        let (bytes, max_packet) = (region.geometry().ring_bytes(), region.geometry().max_packet());
+        Self { bytes, max_packet, window: bytes.min(WINDOW) }
+    }
+
     /// Where `position` lies in the ring.
     #[inline]
     fn offset(self, position: Position) -> usize {
@@ -155,16 +174,17 @@ impl Shape {
         self.bytes.wrapping_sub(offset)
     }
 
-    /// How much is taken before `head` is stored again.
+    /// The next position behind `position`, or that itself, that lies at `offset`.
     #[inline]
-    fn eighth(self) -> u64 {
-        self.bytes as u64 / 8
+    fn ahead(self, position: Position, offset: usize) -> Position {
+        let distance = offset.wrapping_sub(self.offset(position)) & self.bytes.wrapping_sub(1);
+        position.plus(distance)
     }
 
-    /// Bytes of the longest record.
+    /// How much is taken before `head` is stored again: an eighth of what a stream goes round in.
     #[inline]
-    fn longest_record(self) -> usize {
-        record_bytes(self.max_packet)
+    fn share(self) -> u64 {
+        self.window as u64 / 8
     }
 }
 

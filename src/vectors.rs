@@ -122,12 +122,12 @@ fn sleeps() -> Vec<(&'static str, String)> {
 }
 
 fn full() -> Vec<(&'static str, String)> {
-    let mut wrap = Channel::new();
-    (0..4).for_each(|_| wrap.send(&[0; 1008]));
-    assert_eq!((wrap.take(), wrap.take()), (1008, 1008));
+    let mut jump = Channel::new();
+    (0..4).for_each(|_| jump.send(&[0; 1008]));
+    assert_eq!((jump.take(), jump.take()), (1008, 1008));
     // As a sender does that finds no room in what it knows.
-    wrap.producer.look_at_taken().unwrap();
-    wrap.send(b"over the end, to the start");
+    jump.producer.look_at_taken().unwrap();
+    jump.send(b"over the end, to the start");
 
     let mut full = Channel::new();
     (0..3).for_each(|_| full.send(&[0; 1016]));
@@ -140,7 +140,7 @@ fn full() -> Vec<(&'static str, String)> {
     assert!(full.consumer.has_what_it_wants());
     assert!(full.bell(Side::Face).ring(SEND));
     vec![
-        ("wrap", region(&wrap, GEOMETRY_BYTES)),
+        ("jump", region(&jump, GEOMETRY_BYTES)),
         ("full", parked),
         ("room", region(&full, GEOMETRY_BYTES)),
     ]

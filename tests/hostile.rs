@@ -9,7 +9,7 @@ mod common;
 use std::time::{Duration, Instant};
 
 use common::attacker::{self, Attacker, BOTH, Honest, Ours};
-use common::raw_peer::{BELL, ENDS, HEAD, PACKET, SNAPSHOT, TAKEN, WAITING, WANTS, WRAP};
+use common::raw_peer::{BELL, ENDS, HEAD, JUMP, PACKET, SNAPSHOT, TAKEN, WAITING, WANTS};
 use common::{fill_with, number, on_both_backends, packet, wait};
 use wakering::{
     CloseReason, Driver, Endpoint, RecvTimeoutError, ShmError, TryRecvError, TrySendError,
@@ -18,7 +18,7 @@ use wakering::{
 
 on_both_backends!(
     a_header_that_breaks_a_rule_ends_the_channel,
-    wrap_markers_without_end_end_the_channel,
+    jumps_without_end_end_the_channel,
     headers_that_change_all_the_time_invent_no_packet,
     a_head_that_breaks_a_rule_ends_the_channel,
     unknown_ends_end_the_channel,
@@ -77,7 +77,7 @@ fn after(offsets: &[u64], last: (u64, u64)) -> String {
 
 fn a_header_that_breaks_a_rule_ends_the_channel(driver: &Driver) {
     const FOUR: [u64; 4] = [0, 1008, 2016, 3024];
-    let unknown = [3 << 32, 5, u64::MAX, WRAP | 1, PACKET << 31, 1 << 63, 8];
+    let unknown = [3 << 32, 5, u64::MAX, JUMP << 1, PACKET << 31, 1 << 63, 8];
     let mut cases: Vec<_> = unknown
         .into_iter()
         .map(|header| (&FOUR[..0], (0, header), Violation::UnknownRecord(header)))
@@ -91,8 +91,11 @@ fn a_header_that_breaks_a_rule_ends_the_channel(driver: &Driver) {
         // 64 bytes are left of the ring.
         (&FOUR[..], (4032, PACKET | 57), Violation::RecordOverEnd(57)),
         (&FOUR[..], (4032, PACKET | 1016), Violation::RecordOverEnd(1016)),
-        (&FOUR[..0], (0, WRAP), Violation::UselessWrap(0)),
-        (&FOUR[..2], (2016, WRAP), Violation::UselessWrap(2016)),
+        (&FOUR[..0], (0, JUMP), Violation::JumpToNoPacket(0)),
+        (&FOUR[..2], (2016, JUMP | 3000), Violation::JumpToNoPacket(3000)),
+        (&FOUR[..2], (2016, JUMP | 3001), Violation::JumpAstray(3001)),
+        (&FOUR[..2], (2016, JUMP | 4096), Violation::JumpAstray(4096)),
+        (&FOUR[..2], (2016, JUMP | 0xffff_fff8), Violation::JumpAstray(0xffff_fff8)),
     ]);
     against_each(driver, "bad headers", |attacker, mut end, ours| {
         for (offsets, last, violation) in &cases {
@@ -116,12 +119,12 @@ fn a_header_that_breaks_a_rule_ends_the_channel(driver: &Driver) {
     });
 }
 
-fn wrap_markers_without_end_end_the_channel(driver: &Driver) {
-    against_each(driver, "wraps", |attacker, mut end, ours| {
+fn jumps_without_end_end_the_channel(driver: &Driver) {
+    against_each(driver, "jumps", |attacker, mut end, ours| {
         // A lawful one at the end of the ring, and another at its start.
         let words = ours.words().0;
         attacker.order(&format!(
-            "{}; until {:x} fc0; put 0 {WRAP:x}; put fc0 {WRAP:x}; ring",
+            "{}; until {:x} fc0; put 0 {JUMP:x}; put fc0 {JUMP:x}; ring",
             after(&[0, 1008, 2016, 3024], (4032, 0)),
             words + TAKEN,
         ));
@@ -130,13 +133,13 @@ fn wrap_markers_without_end_end_the_channel(driver: &Driver) {
         }
         assert_eq!(wait("the end", end.recv()), None);
         attacker.done();
-        assert_over(&end, Violation::UselessWrap(0));
+        assert_over(&end, Violation::JumpToNoPacket(0));
         // Nothing but markers, again and again.
         end = again(attacker, driver, ours);
-        attacker.order(&format!("flicker {WRAP:x} {WRAP:x} 50"));
+        attacker.order(&format!("flicker {JUMP:x} {JUMP:x} 50"));
         assert_eq!(wait("the end", end.recv()), None);
         attacker.done();
-        assert_over(&end, Violation::UselessWrap(0));
+        assert_over(&end, Violation::JumpToNoPacket(0));
     });
 }
 
@@ -145,7 +148,7 @@ fn headers_that_change_all_the_time_invent_no_packet(driver: &Driver) {
         (PACKET | 24, PACKET | 1017),
         (PACKET | 24, PACKET | 0xffff_ffff),
         (PACKET | 1016, PACKET | 24),
-        (PACKET | 24, WRAP),
+        (PACKET | 24, JUMP),
         (PACKET | 24, 0),
         (PACKET | 24, 3 << 32),
     ];
@@ -166,7 +169,7 @@ fn headers_that_change_all_the_time_invent_no_packet(driver: &Driver) {
                 Some(CloseReason::Violation(
                     Violation::RecordTooLong(_)
                     | Violation::RecordOverEnd(_)
-                    | Violation::UselessWrap(_)
+                    | Violation::JumpToNoPacket(_)
                     | Violation::UnknownRecord(_)
                     // The receiver slept, and was rung for nothing it could see any more.
                     | Violation::WakeFlood,

@@ -7,7 +7,7 @@ use std::time::Duration;
 
 use common::attacker::{self, Attacker, BOTH};
 use common::child::{self, Child};
-use common::raw_peer::{ENDS, HEAD, PACKET, WRAP};
+use common::raw_peer::{ENDS, HEAD, JUMP, PACKET};
 use common::{eventually, fill, on_both_backends};
 use wakering::{CloseReason, Driver, Endpoint};
 
@@ -36,7 +36,7 @@ fn suffer(attacker: &mut Attacker, driver: &Driver, round: usize) {
         let theirs = ours.words().1;
         let script = match round % 6 {
             0 => format!("put 0 {:x}; ring", PACKET | 0xffff),
-            1 => format!("put 0 {WRAP:x}; ring"),
+            1 => format!("put 0 {JUMP:x}; ring"),
             2 => format!("set32 {:x} 70; ring", theirs + ENDS),
             3 => {
                 fill(&end);

@@ -96,11 +96,20 @@ impl Region {
 
     /// Bytes in the ring that `side` sends into, of its last snapshot: an eighth of the ring may
     /// have come since.
+    ///
+    /// Positions count what the sender jumped over as well, so what the books say is in between may
+    /// be less.
     pub(crate) fn fill(&self, side: usize) -> u64 {
-        let (tail, taken) = (self.sides[side].tail, self.sides[1 - side].taken);
-        let fill = tail.wrapping_sub(taken);
-        // Beyond half of all positions the snapshot is older than what was taken.
-        if fill > u64::MAX / 2 { 0 } else { fill.min(self.ring_bytes) }
+        let (sender, receiver) = (&self.sides[side], &self.sides[1 - side]);
+        // Beyond half of all numbers the snapshot is older than what was taken.
+        let between = |sent: u64, taken: u64| match sent.wrapping_sub(taken) {
+            late if late > u64::MAX / 2 => 0,
+            between => between,
+        };
+        let packets = between(sender.packets_sent, receiver.packets_received);
+        let bytes = between(sender.bytes_sent, receiver.bytes_received);
+        let records = bytes.saturating_add(packets.saturating_mul(16));
+        between(sender.tail, receiver.taken).min(records).min(self.ring_bytes)
     }
 }
 

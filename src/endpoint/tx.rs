@@ -130,7 +130,7 @@ impl Tx {
 
     /// Makes a packet of the first `len` bytes of what was claimed. It is published at once, and the
     /// peer is woken if it sleeps; or with others, if it is `withheld`, of which there are never more
-    /// than an eighth of the ring.
+    /// than a share of the ring, an eighth or 128 KiB.
     #[inline]
     pub(crate) fn commit(
         &mut self,
@@ -210,7 +210,7 @@ impl Tx {
     #[inline]
     fn count_sent(&mut self, before: Position, packets: u64, bytes: u64) {
         self.link.counters.sent.add(packets, bytes);
-        if self.producer.passed_an_eighth_since(before) {
+        if self.producer.passed_a_share_since(before) {
             self.note();
         }
     }

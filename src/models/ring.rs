@@ -35,7 +35,15 @@ fn send(producer: &mut Producer, packet: &[u8]) {
 
 /// Sends `packets` from another thread and asserts that they arrive.
 fn all_arrive(region: &Arc<Region>, start: Position, packets: Vec<Vec<u8>>) {
-    let mut producer = Producer::starting_at(region, Side::Face, start);
+    all_arrive_from(Producer::starting_at(region, Side::Face, start), region, start, packets);
+}
+
+fn all_arrive_from(
+    mut producer: Producer,
+    region: &Arc<Region>,
+    start: Position,
+    packets: Vec<Vec<u8>>,
+) {
     let mut consumer = Consumer::starting_at(region, Side::Handle, start);
     let expected = packets.clone();
     let sender = thread::spawn(move || {
@@ -59,11 +67,23 @@ fn packets_arrive_once_whole_and_in_order() {
     });
 }
 
-/// With wrap markers, and records that end where the ring does. At most 2 preemptions.
+/// With jumps to the start, and records that end where the ring does. At most 2 preemptions.
 #[test]
 fn packets_of_all_lengths_arrive() {
     explore(Some(2), || {
         all_arrive(&Region::model(64, 8), Position::START, (0..6).map(mixed).collect());
+    });
+}
+
+/// Of eight records' room four are gone round in if the consumer keeps up; if it does not, the producer
+/// goes on, or jumps over what is unread. At most 2 preemptions.
+#[test]
+fn a_producer_that_turns_early_loses_nothing() {
+    explore(Some(2), || {
+        let region = Region::model(128, 8);
+        let producer = Producer::new(&region, Side::Face).turning_every(64);
+        let packets = (0..8).map(|n| word(n).to_vec()).collect();
+        all_arrive_from(producer, &region, Position::START, packets);
     });
 }
 

@@ -6,7 +6,7 @@ use super::loans::{Loan, Loans, Marks};
 use super::{Mark, Position, Shape};
 use crate::cpu::CACHE_LINE;
 use crate::error::Violation;
-use crate::layout::{RECORD_HEADER, Side, SideWords, record_bytes};
+use crate::layout::{RECORD_ALIGN, RECORD_HEADER, Side, SideWords, record_bytes};
 use crate::pool::Pool;
 use crate::region::{Region, RingMemory};
 use crate::sync::{Arc, Ordering, fence};
@@ -65,7 +65,7 @@ impl Consumer {
     /// As [`new`](Self::new), in a ring that `start` bytes went through before.
     pub(crate) fn starting_at(region: &Arc<Region>, side: Side, start: Position) -> Self {
         let memory = region.ring(side.peer());
-        let shape = Shape { bytes: memory.len(), max_packet: region.geometry().max_packet() };
+        let shape = Shape::of(region);
         let pool = Pool::new(shape.bytes / 4);
         Self {
             memory,
@@ -91,25 +91,27 @@ impl Consumer {
     /// The length of the next packet, if one was published. Takes nothing.
     #[inline(always)]
     pub(crate) fn peek(&mut self) -> Result<Option<usize>, Violation> {
-        // Once more at most: a wrap marker leads to offset 0, where none may stand.
-        loop {
-            let offset = self.shape.offset(self.position);
-            // ORDERING: Acquire pairs with the Release in `Producer::publish`; the packet behind
-            // the header is then complete.
-            // PEER: loaded once, judged below.
-            let word = self.memory.header(offset).load(Ordering::Acquire);
-            match Mark::decode(word)? {
-                None => {
-                    // A packet that comes now will reach into the next line, which then comes beside
-                    // this one and not behind it: a fifth of a round trip on two cores.
-                    let next = self.shape.offset(self.position.plus(CACHE_LINE));
-                    self.memory.fetch_to_read(next);
-                    return Ok(None);
-                }
-                Some(Mark::Packet(len)) => return self.judge(offset, len).map(Some),
-                Some(Mark::Wrap) => self.wrap(offset)?,
+        let offset = self.shape.offset(self.position);
+        match self.mark(offset)? {
+            None => {
+                // A packet that comes now will reach into the next line, which then comes beside
+                // this one and not behind it: a fifth of a round trip on two cores.
+                let next = self.shape.offset(self.position.plus(CACHE_LINE));
+                self.memory.fetch_to_read(next);
+                Ok(None)
             }
+            Some(Mark::Packet(len)) => self.judge(offset, len).map(Some),
+            Some(Mark::Jump(to)) => self.jump(to).map(Some),
         }
+    }
+
+    /// What stands at `offset`, where a header is or will be.
+    #[inline]
+    fn mark(&self, offset: usize) -> Result<Option<Mark>, Violation> {
+        // ORDERING: Acquire pairs with the Release in `Producer::publish`; the packet behind the
+        // header is then complete.
+        // PEER: loaded once, judged by the caller.
+        Mark::decode(self.memory.header(offset).load(Ordering::Acquire))
     }
 
     /// Moves past the next packet, if one was published, and leaves it in the ring until
@@ -159,7 +161,7 @@ impl Consumer {
     /// Whether so much was taken that it should be given back before more is.
     #[inline]
     pub(crate) fn owes_enough(&self) -> bool {
-        self.position.since(self.given) >= self.shape.eighth()
+        self.position.since(self.given) >= self.shape.share()
     }
 
     /// Gives back the room of all that was taken.
@@ -174,7 +176,7 @@ impl Consumer {
         // `Producer::look_at_taken`.
         self.own_words().taken.0.store(self.given.get(), Ordering::Release);
         step(Step::Return);
-        if self.given.since(self.released) >= self.shape.eighth() {
+        if self.given.since(self.released) >= self.shape.share() {
             self.release();
         }
     }
@@ -259,18 +261,25 @@ impl Consumer {
         Ok(bytes)
     }
 
-    /// PEER: a lawful producer wraps only where its record does not fit.
+    /// Goes to where a marker leads, and tells how long the packet there is.
+    ///
+    /// PEER: `to` is theirs. A lawful producer writes the record there before it shows the marker, so
+    /// there are never two jumps for a packet.
     #[cold]
-    fn wrap(&mut self, offset: usize) -> Result<(), Violation> {
-        let rest = self.shape.rest(offset);
-        if offset == 0 || rest >= self.shape.longest_record() {
-            return Err(Violation::UselessWrap(offset as u64));
+    fn jump(&mut self, to: u32) -> Result<usize, Violation> {
+        let offset = to as usize;
+        if !offset.is_multiple_of(RECORD_ALIGN) || offset >= self.shape.bytes {
+            return Err(Violation::JumpAstray(to));
         }
-        self.position = self.position.plus(rest);
+        let Some(Mark::Packet(len)) = self.mark(offset)? else {
+            return Err(Violation::JumpToNoPacket(to));
+        };
+        let len = self.judge(offset, len)?;
+        self.position = self.shape.ahead(self.position, offset);
         if !self.holds && !self.lends {
             self.given = self.position;
         }
-        Ok(())
+        Ok(len)
     }
 
     #[inline]

@@ -34,24 +34,21 @@ impl Fresh {
         Self { made: if begin == Position::START { 0 } else { u64::MAX } }
     }
 
-    /// Whether the pages are there for the `need` bytes behind `tail`, or for the first of many.
-    #[inline]
-    pub(super) fn is_made(&self, tail: Position, need: u64) -> bool {
-        tail.get().wrapping_add(need.min(MOST)) <= self.made
-    }
-
-    /// Makes them, and some more.
-    #[cold]
-    pub(super) fn make(&mut self, memory: &RingMemory, tail: Position, need: u64) {
-        let len = memory.len() as u64;
-        // Longer records have gone beyond what was made for them.
-        let begin = self.made.max(tail.get() & LEAST.wrapping_neg()).min(len);
-        let some = begin.saturating_add(begin.clamp(LEAST, MOST));
-        let end = tail.get().saturating_add(need.min(MOST)).max(some);
-        let end = end.next_multiple_of(LEAST).min(len);
-        #[allow(clippy::cast_possible_truncation, reason = "both lie in the ring")]
-        memory.make_pages(begin as usize, end.saturating_sub(begin) as usize);
-        self.made = if end == len { u64::MAX } else { end };
+    /// Makes them for the `need` bytes at `offset`, or for the first of many, and some more; unless
+    /// they are there. Up to how many bytes behind `offset` no further ones have to be made.
+    pub(super) fn make(&mut self, memory: &RingMemory, offset: usize, need: u64) -> u64 {
+        let (len, offset) = (memory.len() as u64, offset as u64);
+        let least = offset.saturating_add(need.min(MOST));
+        if self.made < least {
+            // Longer records have gone beyond what was made for them, and jumps too.
+            let begin = self.made.max(offset & LEAST.wrapping_neg()).min(len);
+            let some = begin.saturating_add(begin.clamp(LEAST, MOST));
+            let end = least.max(some).next_multiple_of(LEAST).min(len);
+            #[allow(clippy::cast_possible_truncation, reason = "both lie in the ring")]
+            memory.make_pages(begin as usize, end.saturating_sub(begin) as usize);
+            self.made = if end == len { u64::MAX } else { end };
+        }
+        self.made.saturating_sub(offset).max(need)
     }
 }
 
@@ -70,14 +67,15 @@ mod tests {
         let memory = Arc::new(region).ring(Side::Face);
         let (mut fresh, mut tail, mut made) = (Fresh::new(Position::START), 0, Vec::new());
         while fresh.made != u64::MAX {
-            if !fresh.is_made(Position(tail), record) {
-                fresh.make(&memory, Position(tail), record);
+            let before = fresh.made;
+            let room = fresh.make(&memory, usize::try_from(tail).unwrap(), record);
+            assert!(room >= record && room >= fresh.made.saturating_sub(tail));
+            if fresh.made != before {
                 made.push(fresh.made);
-                assert!(fresh.is_made(Position(tail), record));
             }
             tail += record;
         }
-        assert!(fresh.is_made(Position(u64::MAX - 8), record), "for good");
+        assert!(fresh.make(&memory, (1 << 20) - 8, record) >= record, "for good");
         made
     }
 
@@ -96,6 +94,6 @@ mod tests {
 
     #[test]
     fn a_ring_that_went_round_is_left_alone() {
-        assert!(Fresh::new(Position(64)).is_made(Position(64), 1 << 20));
+        assert_eq!(Fresh::new(Position(64)).made, u64::MAX);
     }
 }

@@ -102,7 +102,7 @@ impl Loans {
         // ORDERING: Release orders the reads of the packets before it, those of other threads by the
         // book's lock; pairs with the Acquire in `Producer::look_at_taken`.
         self.region.side(self.side).taken.0.store(given.get(), Ordering::Release);
-        if given.since(book.marks.released) >= self.shape.eighth() {
+        if given.since(book.marks.released) >= self.shape.share() {
             self.release_in(book);
         }
     }

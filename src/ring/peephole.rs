@@ -21,7 +21,7 @@ impl Peephole {
     /// A look into the ring that `side` reads.
     pub(crate) fn new(region: &Arc<Region>, side: Side) -> Self {
         let memory = region.ring(side.peer());
-        let shape = Shape { bytes: memory.len(), max_packet: region.geometry().max_packet() };
+        let shape = Shape::of(region);
         Self { memory, shape, at: AtomicU64::new(0) }
     }
 

@@ -3,6 +3,7 @@
 use std::time::Duration;
 
 use super::fresh::Fresh;
+use super::route::Route;
 use super::{Mark, Position, Shape};
 use crate::cpu::{CACHE_LINE, store_and_fence};
 use crate::error::Violation;
@@ -46,9 +47,10 @@ pub(crate) struct Producer {
     tail: Position,
     /// The first header of what is written and not yet published.
     staged: Option<Staged>,
-    /// The furthest that the consumer is known to have come.
-    freed: Position,
-    /// The two words that say so, as last seen: neither may move back.
+    /// Up to here a record and the header behind it can go without another thought.
+    edge: Position,
+    route: Route,
+    /// The two words that say how far the consumer has come, as last seen: neither may move back.
     seen_head: Position,
     seen_taken: Position,
     fresh: Fresh,
@@ -74,20 +76,12 @@ struct Wish {
     looks: u32,
 }
 
-/// Where a record goes.
-#[derive(Debug, Clone, Copy)]
-struct Place {
-    /// Bytes that a wrap marker skips before it.
-    pad: usize,
-    record: usize,
-}
-
 /// Room behind the tail for a packet that is still to be written. Nothing has changed yet; it goes
 /// stale with the next record.
 #[derive(Debug, Clone, Copy)]
 pub(crate) struct Claim {
-    /// Bytes that a wrap marker skips before the record.
-    pad: usize,
+    /// Where the record begins: at the tail, or where a marker at the tail will lead.
+    begin: Position,
     /// Where in the ring the packet begins.
     at: usize,
     /// At most so many bytes.
@@ -108,13 +102,11 @@ impl Claim {
     }
 }
 
-impl Place {
-    /// Bytes that must be free: with the header behind the record, which is cleared first. Without
-    /// those 8 the clear would destroy the oldest unread header of a ring filled to the brim.
-    #[inline]
-    fn need(self) -> u64 {
-        (self.pad as u64).wrapping_add(self.record as u64).wrapping_add(RECORD_HEADER as u64)
-    }
+/// Bytes that must be free for a packet: with the header behind its record, which is cleared first.
+/// Without those 8 the clear would destroy the oldest unread header of a ring filled to the brim.
+#[inline]
+fn need(len: usize) -> u64 {
+    (record_bytes(len) as u64).wrapping_add(RECORD_HEADER as u64)
 }
 
 impl Producer {
@@ -126,7 +118,7 @@ impl Producer {
     /// As [`new`](Self::new), in a ring that `start` bytes went through before.
     pub(crate) fn starting_at(region: &Arc<Region>, side: Side, start: Position) -> Self {
         let memory = region.ring(side);
-        let shape = Shape { bytes: memory.len(), max_packet: region.geometry().max_packet() };
+        let shape = Shape::of(region);
         Self {
             memory,
             region: region.clone(),
@@ -134,12 +126,20 @@ impl Producer {
             shape,
             tail: start,
             staged: None,
-            freed: start,
+            edge: start,
+            route: Route::new(shape, start),
             seen_head: start,
             seen_taken: start,
             fresh: Fresh::new(start),
             wish: Wish { parked: None, wants: start, is_more: false, looks: 0 },
         }
+    }
+
+    /// With turning points that are so many bytes apart, a power of two.
+    #[cfg(any(test, fuzzing))]
+    pub(crate) fn turning_every(mut self, bytes: usize) -> Self {
+        self.route.turn_every(bytes);
+        self
     }
 
     /// Longest packet in bytes.
@@ -154,10 +154,10 @@ impl Producer {
         self.tail
     }
 
-    /// Whether the tail has entered another eighth of the ring since it was at `before`.
+    /// Whether the tail has entered another share of the ring since it was at `before`.
     #[inline]
-    pub(crate) fn passed_an_eighth_since(&self, before: Position) -> bool {
-        (before.get() ^ self.tail.get()) >= self.shape.eighth()
+    pub(crate) fn passed_a_share_since(&self, before: Position) -> bool {
+        (before.get() ^ self.tail.get()) >= self.shape.share()
     }
 
     /// Writes a record that [`publish`](Self::publish) will show together with all others staged
@@ -181,18 +181,29 @@ impl Producer {
     #[inline(always)]
     pub(crate) fn claim(&mut self, len: usize) -> Result<Option<Claim>, Violation> {
         assert!(len <= self.shape.max_packet, "the caller checks the length");
-        let place = self.place(len);
-        if !self.has_room(place.need()) {
-            self.look_at_head()?;
-            if !self.has_room(place.need()) {
-                return Ok(None);
+        let need = need(len);
+        let begin = if self.has_room(need) {
+            self.tail
+        } else {
+            match self.seek(need)? {
+                Some(begin) => begin,
+                None => return Ok(None),
             }
+        };
+        Ok(Some(Claim { begin, at: self.shape.offset(begin).wrapping_add(RECORD_HEADER), len }))
+    }
+
+    /// Where a record that needs so many bytes can go, if not on this side of the edge.
+    #[cold]
+    fn seek(&mut self, need: u64) -> Result<Option<Position>, Violation> {
+        self.look_at_head()?;
+        let Some(spot) = self.route.find(self.tail, need) else { return Ok(None) };
+        let room = spot.edge.since(spot.begin);
+        let made = self.fresh.make(&self.memory, self.shape.offset(spot.begin), need);
+        if spot.begin == self.tail {
+            self.edge = Position(self.tail.0.wrapping_add(room.min(made)));
         }
-        if !self.fresh.is_made(self.tail, place.need()) {
-            self.fresh.make(&self.memory, self.tail, place.need());
-        }
-        let record = self.shape.offset(self.tail.plus(place.pad));
-        Ok(Some(Claim { pad: place.pad, at: record.wrapping_add(RECORD_HEADER), len }))
+        Ok(Some(spot.begin))
     }
 
     /// The bytes of the ring, to write a claimed packet to.
@@ -210,7 +221,7 @@ impl Producer {
     /// Whether enough is staged that it should be shown before more is written.
     #[inline]
     pub(crate) fn staged_enough(&self) -> bool {
-        self.staged.is_some_and(|staged| self.tail.since(staged.begin) >= self.shape.eighth())
+        self.staged.is_some_and(|staged| self.tail.since(staged.begin) >= self.shape.share())
     }
 
     /// Shows what was staged to the consumer, all at once, and fences, so that the caller can look
@@ -235,15 +246,13 @@ impl Producer {
         let taken = Position(self.consumer_words().taken.0.load(Ordering::Acquire));
         self.judge(taken, self.seen_taken)?;
         self.seen_taken = taken;
-        self.free_to(taken);
+        self.route.free_to(taken);
         Ok(())
     }
 
-    /// Bytes that are free for a packet at the ring's current place, were the end not there: less
-    /// its own header and the one behind it.
+    /// Bytes that are free, less the header of a record and the one behind it.
     pub(crate) fn free_bytes(&self) -> usize {
-        let used = self.tail.since(self.freed);
-        let free = (self.shape.bytes as u64).saturating_sub(used);
+        let free = (self.shape.bytes as u64).saturating_sub(self.route.used(self.tail));
         usize::try_from(free).unwrap_or(usize::MAX).saturating_sub(2 * RECORD_HEADER)
     }
 
@@ -257,8 +266,7 @@ impl Producer {
     /// 0.016.) While it wants more than its need it looks again, ever more rarely, in case the
     /// consumer gave it that and went away; in the end it gets its bare need.
     pub(crate) fn announce(&mut self, len: usize) -> Option<Duration> {
-        let need = self.place(len).need();
-        let exact = Position(self.tail.0.wrapping_add(need).wrapping_sub(self.shape.bytes as u64));
+        let exact = self.route.find_out_when(self.tail, need(len));
         let Wish { wants: wanted, is_more, looks, .. } = self.wish;
         let (is_more, looks) = match self.wish.parked.map(|parked| self.tail.since(parked)) {
             Some(0) => (is_more && looks < MOST_LOOKS, looks.saturating_add(1)),
@@ -280,22 +288,16 @@ impl Producer {
         }
     }
 
-    #[inline]
-    fn place(&self, len: usize) -> Place {
-        let record = record_bytes(len);
-        let rest = self.shape.rest(self.shape.offset(self.tail));
-        Place { pad: if record > rest { rest } else { 0 }, record }
-    }
-
+    /// Whether so many bytes behind the tail lie on this side of the edge.
     #[inline]
     fn has_room(&self, need: u64) -> bool {
-        self.tail.since(self.freed).wrapping_add(need) <= self.shape.bytes as u64
+        need <= self.edge.since(self.tail)
     }
 
     /// Stages the claimed record as a packet of the first `len` bytes, which were written.
     ///
     /// Those that were claimed and not written stay free: the header behind the record is cleared
-    /// here, where its place is known. The pad was decided by the length claimed; a shorter packet
+    /// here, where its place is known. A jump was decided by the length claimed; a shorter packet
     /// might have fitted without it, and the consumer does not mind.
     ///
     /// # Panics
@@ -304,17 +306,20 @@ impl Producer {
     pub(crate) fn stage_written(&mut self, claim: Claim, len: usize) {
         assert!(len <= claim.len, "the caller checks the length");
         let begin = self.tail;
-        let at = begin.plus(claim.pad);
+        let at = claim.begin;
         let next = at.plus(record_bytes(len));
         // ORDERING: Relaxed, here and for the headers below; the publication that follows is the
         // Release which shows them.
         self.header(next).store(0, Ordering::Relaxed);
         let mark = Mark::packet(len).encode();
-        let word = if claim.pad == 0 {
+        let word = if at == begin {
             mark
         } else {
             self.header(at).store(mark, Ordering::Relaxed);
-            Mark::Wrap.encode()
+            self.route.leave(begin, at);
+            // Of what is behind it `seek` knows.
+            self.edge = next.plus(RECORD_HEADER);
+            Mark::jump(self.shape.offset(at)).encode()
         };
         match self.staged {
             None => self.staged = Some(Staged { begin, word }),
@@ -342,22 +347,15 @@ impl Producer {
         }
     }
 
-    /// Reads how far the consumer has come in eighths of the ring.
+    /// Reads how far the consumer has come in shares of the ring.
     #[cold]
     fn look_at_head(&mut self) -> Result<(), Violation> {
         // ORDERING: Acquire pairs with the Release in `Consumer::release`.
         let head = Position(self.consumer_words().head.0.load(Ordering::Acquire));
         self.judge(head, self.seen_head)?;
         self.seen_head = head;
-        self.free_to(head);
+        self.route.free_to(head);
         Ok(())
-    }
-
-    /// The two words advance at different times; whichever is ahead counts.
-    fn free_to(&mut self, head: Position) {
-        if head.has_reached(self.freed) {
-            self.freed = head;
-        }
     }
 
     /// PEER: a head is theirs; it must be a record boundary between what it was and what was

@@ -6,6 +6,7 @@
 )]
 
 mod hostile;
+mod jumps;
 mod oracle;
 mod room;
 mod stress;

@@ -46,7 +46,7 @@ pub const CANCELLED: u32 = 4;
 pub const RING_BY_BYTE: u32 = 8;
 
 pub const PACKET: u64 = 1 << 32;
-pub const WRAP: u64 = 2 << 32;
+pub const JUMP: u64 = 2 << 32;
 
 /// The length of either message of the handshake.
 const MESSAGE: usize = 32;
@@ -404,7 +404,7 @@ impl Raw {
         } else {
             header.store(PACKET | len, Ordering::Relaxed);
             let marker = self.memory.word64(self.tx + self.offset(self.tail));
-            marker.store(WRAP, Ordering::Release);
+            marker.store(JUMP, Ordering::Release);
         }
         self.tail = at + record(len);
         self.wake_for(RECV);
@@ -422,11 +422,13 @@ impl Raw {
     /// The next packet, if it is there.
     pub fn try_recv(&mut self) -> Option<Vec<u8>> {
         let mut header = self.header();
-        if header == WRAP {
-            let rest = self.ring_bytes - self.offset(self.position) as u64;
-            assert!(self.offset(self.position) != 0 && rest < record(self.max_packet));
-            self.position += rest;
+        if header >> 32 == JUMP >> 32 {
+            let to = header - JUMP;
+            assert!(to.is_multiple_of(8) && to < self.ring_bytes, "{header:#x}");
+            let here = self.offset(self.position) as u64;
+            self.position += to.wrapping_sub(here) % self.ring_bytes;
             header = self.header();
+            assert!(header >> 32 == PACKET >> 32, "a jump to {header:#x}");
         }
         if header == 0 {
             return None;

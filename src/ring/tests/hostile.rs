@@ -5,8 +5,10 @@ use proptest::prelude::*;
 use super::{LARGEST, RING, consumer_words, ends, memory, region};
 use crate::error::Violation;
 use crate::layout::Side;
-use crate::ring::{KIND_PACKET, KIND_WRAP, Producer};
+use crate::ring::{KIND_JUMP, KIND_PACKET, Producer};
 use crate::sync::Ordering;
+
+const RING_32: u32 = 4096;
 
 /// What the consumer says when `word` stands at `offset`, where it looks next.
 fn peek_at(offset: u64, max_packet: usize, word: u64) -> Result<Option<usize>, Violation> {
@@ -21,7 +23,7 @@ fn peek_at(offset: u64, max_packet: usize, word: u64) -> Result<Option<usize>, V
 
 #[test]
 fn a_header_of_no_kind_is_refused() {
-    for word in [5, 3 << 32, KIND_PACKET | KIND_WRAP, KIND_PACKET | 1 << 63, KIND_WRAP | 8, !0] {
+    for word in [5, 3 << 32, KIND_PACKET | KIND_JUMP, KIND_PACKET | 1 << 63, KIND_JUMP << 1, !0] {
         assert_eq!(peek_at(0, 100, word), Err(Violation::UnknownRecord(word)));
     }
 }
@@ -46,26 +48,52 @@ fn a_record_over_the_end_is_refused() {
 }
 
 #[test]
-fn a_wrap_at_the_start_is_refused() {
-    assert_eq!(peek_at(0, LARGEST, KIND_WRAP), Err(Violation::UselessWrap(0)));
+fn a_jump_to_no_place_for_a_record_is_refused() {
+    for to in [4, RING_32 - 4, RING_32, RING_32 + 8, u32::MAX - 7, u32::MAX] {
+        let word = KIND_JUMP | u64::from(to);
+        assert_eq!(peek_at(8, LARGEST, word), Err(Violation::JumpAstray(to)));
+    }
 }
 
 #[test]
-fn a_wrap_where_a_largest_record_fits_is_refused() {
-    // The largest record takes 1024 bytes.
-    assert_eq!(peek_at(8, LARGEST, KIND_WRAP), Err(Violation::UselessWrap(8)));
-    let last = RING - 1024;
-    assert_eq!(peek_at(last, LARGEST, KIND_WRAP), Err(Violation::UselessWrap(last)));
-    assert_eq!(peek_at(last + 8, LARGEST, KIND_WRAP), Ok(None));
+fn a_jump_to_nothing_is_refused() {
+    for to in [0, 16, RING_32 - 8] {
+        let word = KIND_JUMP | u64::from(to);
+        assert_eq!(peek_at(8, LARGEST, word), Err(Violation::JumpToNoPacket(to)));
+    }
 }
 
 #[test]
-fn two_wraps_in_a_row_are_no_endless_loop() {
+fn a_jump_to_a_jump_is_refused() {
+    // To itself, to and fro, and on to a packet.
+    assert_eq!(peek_at(8, LARGEST, KIND_JUMP | 8), Err(Violation::JumpToNoPacket(8)));
     let region = region(LARGEST, RING - 8);
-    let (_, mut consumer) = ends(&region, RING - 8);
-    memory(&region).header(4088).store(KIND_WRAP, Ordering::Relaxed);
-    memory(&region).header(0).store(KIND_WRAP, Ordering::Relaxed);
-    assert_eq!(consumer.peek(), Err(Violation::UselessWrap(0)));
+    let header = |offset, word| memory(&region).header(offset).store(word, Ordering::Relaxed);
+    header(4088, KIND_JUMP);
+    for second in [4088, 512] {
+        let (_, mut consumer) = ends(&region, RING - 8);
+        header(0, KIND_JUMP | second);
+        header(512, KIND_PACKET);
+        assert_eq!(consumer.peek(), Err(Violation::JumpToNoPacket(0)));
+        assert_eq!(consumer.position().get(), RING - 8);
+    }
+}
+
+#[test]
+fn what_a_jump_leads_to_is_judged() {
+    let region = region(100, 8);
+    let (_, mut consumer) = ends(&region, 8);
+    let header = |offset, word| memory(&region).header(offset).store(word, Ordering::Relaxed);
+    header(8, KIND_JUMP | (RING - 16));
+    for (word, answer) in [
+        (KIND_PACKET | 101, Err(Violation::RecordTooLong(101))),
+        (KIND_PACKET | 9, Err(Violation::RecordOverEnd(9))),
+        (5, Err(Violation::UnknownRecord(5))),
+        (KIND_PACKET | 8, Ok(Some(8))),
+    ] {
+        header(usize::try_from(RING).unwrap() - 16, word);
+        assert_eq!(consumer.peek(), answer);
+    }
 }
 
 /// Which of the consumer's two words lies.
@@ -146,7 +174,7 @@ fn a_head_beyond_what_was_published_is_refused() {
 fn garbage() -> impl Strategy<Value = u64> {
     prop_oneof![
         4 => (0..1100_u64).prop_map(|len| KIND_PACKET | len),
-        2 => Just(KIND_WRAP),
+        2 => Just(KIND_JUMP),
         1 => Just(0),
         1 => any::<u64>(),
     ]
@@ -159,7 +187,7 @@ fn the_length_of_what_is_held_is_never_read_again() {
     let (mut producer, mut consumer) = ends(&region, 0);
     assert!(producer.stage(&[5; 40]).unwrap() && producer.publish());
     let held = consumer.hold().unwrap().unwrap();
-    for header in [0, KIND_PACKET | LARGEST as u64, KIND_WRAP, u64::MAX] {
+    for header in [0, KIND_PACKET | LARGEST as u64, KIND_JUMP, u64::MAX] {
         memory(&region).header(0).store(header, Ordering::Relaxed);
         assert_eq!(held.len(), 40);
         assert_eq!(consumer.copy(held), vec![5; 40]);

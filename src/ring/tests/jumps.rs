@@ -1,0 +1,288 @@
+//! A ring with turning points: nothing is written over, nothing is lost, and all of it is used.
+
+use std::collections::VecDeque;
+
+use proptest::prelude::*;
+
+use super::{RING, consumer_words, ends, region};
+use crate::layout::record_bytes;
+use crate::ring::{Consumer, Held, Position, Producer};
+use crate::sync::Ordering;
+
+const WINDOW: usize = 1024;
+const RING_BYTES: usize = 4096;
+const MAX_PACKET: usize = super::LARGEST;
+
+#[derive(Debug, Clone, Copy)]
+enum Op {
+    /// So many packets of this length, as long as there is room.
+    Send(usize, usize),
+    Claim(usize, usize),
+    Publish,
+    Take(usize),
+    Hold,
+    GiveBack,
+    Park(usize),
+}
+
+/// What was sent and not given back, and the ring that it is in.
+struct Pair {
+    producer: Producer,
+    consumer: Consumer,
+    staged: VecDeque<Vec<u8>>,
+    published: VecDeque<Vec<u8>>,
+    held: Vec<(Held, Vec<u8>)>,
+    number: u64,
+    /// The tail at which a sender parked last.
+    parked: Option<u64>,
+}
+
+impl Pair {
+    fn new(start: u64) -> Self {
+        let (producer, consumer) = ends(&region(MAX_PACKET, start), start);
+        Self {
+            producer: producer.turning_every(WINDOW),
+            consumer,
+            staged: VecDeque::new(),
+            published: VecDeque::new(),
+            held: Vec::new(),
+            number: 0,
+            parked: None,
+        }
+    }
+
+    fn packet(&mut self, len: usize) -> Vec<u8> {
+        self.number += 1;
+        self.number.to_le_bytes().into_iter().cycle().take(len).collect()
+    }
+
+    fn stage(&mut self, len: usize) -> bool {
+        let packet = self.packet(len);
+        let is_staged = self.producer.stage(&packet).unwrap();
+        if is_staged {
+            self.staged.push_back(packet);
+        }
+        is_staged
+    }
+
+    fn publish(&mut self) {
+        assert_eq!(self.producer.publish(), !self.staged.is_empty());
+        self.published.append(&mut self.staged);
+    }
+
+    fn hold(&mut self) {
+        let held = self.consumer.hold().unwrap();
+        assert_eq!(held.is_some(), !self.published.is_empty());
+        if let Some(held) = held {
+            self.held.push((held, self.published.pop_front().unwrap()));
+        }
+    }
+
+    fn give_back(&mut self) {
+        for (held, packet) in self.held.drain(..) {
+            assert_eq!(self.consumer.copy(held), packet);
+        }
+        self.consumer.give_back();
+    }
+
+    fn run(&mut self, op: Op) {
+        match op {
+            Op::Send(count, len) => {
+                for _ in 0..count {
+                    if !self.stage(len) {
+                        break;
+                    }
+                }
+            }
+            Op::Claim(len, written) => {
+                let packet = self.packet(written);
+                if let Some(claim) = self.producer.claim(len).unwrap() {
+                    self.producer.memory().copy_in(claim.offset(), &vec![0xff; len]);
+                    self.producer.memory().copy_in(claim.offset(), &packet);
+                    self.producer.stage_written(claim, written);
+                    self.staged.push_back(packet);
+                }
+            }
+            Op::Publish => self.publish(),
+            Op::Take(count) => {
+                for _ in 0..count {
+                    self.hold();
+                    self.give_back();
+                }
+            }
+            Op::Hold => self.hold(),
+            Op::GiveBack => self.give_back(),
+            Op::Park(len) => self.park(len),
+        }
+        let free = self.producer.free_bytes();
+        let unread: usize = self.unread().map(|packet| record_bytes(packet.len())).sum();
+        assert!(free + unread <= RING_BYTES, "{free} free and {unread} unread");
+    }
+
+    fn unread(&self) -> impl Iterator<Item = &Vec<u8>> {
+        let held = self.held.iter().map(|(_, packet)| packet);
+        held.chain(&self.published).chain(&self.staged)
+    }
+
+    /// A sender that parks is woken when there is room, and not before; the first time at once.
+    fn park(&mut self, len: usize) {
+        self.publish();
+        self.producer.look_at_taken().unwrap();
+        if self.producer.claim(len).unwrap().is_some() {
+            return;
+        }
+        let tail = self.producer.tail().get();
+        let is_soon = self.parked.is_some_and(|parked| tail.wrapping_sub(parked) < RING);
+        self.parked = Some(tail);
+        self.producer.announce(len);
+        let mut has_room = false;
+        while !self.has_what_it_wants() {
+            assert!(!has_room || is_soon, "woken too late");
+            assert!(!self.published.is_empty() || !self.held.is_empty(), "never woken");
+            self.hold();
+            self.give_back();
+            self.producer.look_at_taken().unwrap();
+            has_room = self.producer.claim(len).unwrap().is_some();
+        }
+        self.producer.look_at_taken().unwrap();
+        assert!(self.producer.claim(len).unwrap().is_some(), "woken too early");
+    }
+
+    /// As the consumer asks that who has seen the bit.
+    fn has_what_it_wants(&mut self) -> bool {
+        self.consumer.release();
+        self.consumer.has_what_it_wants()
+    }
+
+    fn drain(&mut self) {
+        self.publish();
+        self.give_back();
+        while !self.published.is_empty() {
+            self.run(Op::Take(1));
+        }
+        assert_eq!(self.consumer.hold().unwrap().map(|_| ()), None);
+    }
+}
+
+fn lengths() -> impl Strategy<Value = usize> + Clone {
+    prop_oneof![Just(0), Just(MAX_PACKET), 0..=40_usize, 0..=MAX_PACKET]
+}
+
+fn ops() -> impl Strategy<Value = Vec<Op>> {
+    let len = lengths();
+    let op = prop_oneof![
+        4 => (1..9_usize, len.clone()).prop_map(|(count, len)| Op::Send(count, len)),
+        1 => len.clone().prop_map(|len| Op::Send(1000, len)),
+        2 => (len.clone(), len.clone()).prop_map(|(one, two)| Op::Claim(one.max(two), one.min(two))),
+        4 => Just(Op::Publish),
+        4 => (1..20_usize).prop_map(Op::Take),
+        1 => Just(Op::Take(1000)),
+        1 => Just(Op::Hold),
+        1 => Just(Op::GiveBack),
+        1 => len.prop_map(Op::Park),
+    ];
+    proptest::collection::vec(op, 0..400)
+}
+
+proptest! {
+    #![proptest_config(ProptestConfig { failure_persistence: None, ..ProptestConfig::with_cases(200) })]
+
+    #[test]
+    fn whatever_jumps_nothing_is_lost(
+        start in prop_oneof![Just(0), Just(0_u64.wrapping_sub(RING / 2)), (0..1024_u64).prop_map(|n| n * 8)],
+        ops in ops(),
+    ) {
+        let mut pair = Pair::new(start);
+        for op in ops {
+            pair.run(op);
+        }
+        pair.drain();
+        prop_assert!(pair.stage(MAX_PACKET), "an empty ring has room for any packet");
+        pair.drain();
+    }
+}
+
+/// The offsets at which records begin while the consumer follows `behind` packets behind.
+fn offsets(behind: usize, packets: usize) -> Vec<u64> {
+    let mut pair = Pair::new(0);
+    (0..packets)
+        .map(|sent| {
+            assert!(pair.stage(56), "{behind} packets behind, {sent} sent");
+            pair.publish();
+            if sent >= behind {
+                pair.run(Op::Take(1));
+            }
+            (pair.producer.tail().get() - 64) % RING
+        })
+        .collect()
+}
+
+#[test]
+fn a_stream_whose_consumer_keeps_up_goes_round_in_a_window() {
+    for behind in [0, 1, 4] {
+        assert!(*offsets(behind, 1000).iter().max().unwrap() < WINDOW as u64);
+    }
+}
+
+#[test]
+fn a_consumer_that_falls_behind_has_the_whole_ring() {
+    // Half of the window is not left behind when the first turning point comes.
+    let in_two_windows = *offsets(10, 1000).iter().max().unwrap();
+    assert!((WINDOW as u64..2 * WINDOW as u64).contains(&in_two_windows));
+    assert!(*offsets(50, 1000).iter().max().unwrap() > RING - 128);
+}
+
+#[test]
+fn a_burst_after_a_turn_finds_nearly_all_of_the_ring() {
+    for behind in 0..4 {
+        for sent in 0..40 {
+            let mut pair = Pair::new(0);
+            for _ in 0..sent {
+                assert!(pair.stage(56));
+                pair.publish();
+                if pair.published.len() > behind {
+                    pair.run(Op::Take(1));
+                }
+            }
+            pair.producer.look_at_taken().unwrap();
+            let mut burst = pair.published.len();
+            while pair.stage(56) {
+                burst += 1;
+            }
+            // 64 records of 64 bytes; a jump costs one, and so does the last header.
+            assert!(burst >= 60, "{burst} after {sent}, {behind} behind");
+            pair.drain();
+        }
+    }
+}
+
+/// A producer that turned, was stopped, and jumped over what was unread tells all of that in one batch.
+#[test]
+fn a_batch_may_jump() {
+    let mut pair = Pair::new(0);
+    assert_eq!((0..10).filter(|_| pair.stage(56)).count(), 10);
+    pair.publish();
+    pair.run(Op::Take(9));
+    assert_eq!((0..62).take_while(|_| pair.stage(56)).count(), 60);
+    assert_eq!(pair.consumer.peek(), Ok(Some(56)));
+    pair.run(Op::Take(1));
+    assert_eq!(pair.consumer.peek(), Ok(None), "a jump of a batch that is not published");
+    pair.drain();
+}
+
+#[test]
+fn what_a_head_between_two_runs_frees_stays_in_the_ring() {
+    let region = region(MAX_PACKET, 0);
+    let (producer, _) = ends(&region, 0);
+    let mut producer = producer.turning_every(WINDOW);
+    let head = |to: Position| consumer_words(&region).taken.0.store(to.get(), Ordering::Relaxed);
+    for _ in 0..400 {
+        while producer.stage(&[7; 56]).unwrap() {
+            producer.publish();
+        }
+        // Anywhere, also where nothing was ever written.
+        head(Position(producer.tail().get() - 8 * (producer.tail().get() % 7)));
+        producer.look_at_taken().unwrap();
+        assert!(producer.free_bytes() <= RING_BYTES);
+    }
+}
