@@ -30,21 +30,20 @@
 
 use crate::futex;
 use crate::layout::{BellWords, MOST_WAITERS, Side};
-use crate::region::Region;
+use crate::region::{Region, Words};
 use crate::sync::{Arc, AtomicU32, Ordering, fence};
 use crate::tally::{Step, step};
 
 /// The bell of one side: its owner parks by it, the other side rings it.
 #[derive(Debug)]
 pub(crate) struct Bell {
-    region: Arc<Region>,
-    side: Side,
+    words: Words,
 }
 
 impl Bell {
     /// The bell that wakes `side`.
     pub(crate) fn new(region: &Arc<Region>, side: Side) -> Self {
-        Self { region: region.clone(), side }
+        Self { words: region.words(side) }
     }
 
     /// The futex word, for whoever waits on it.
@@ -123,6 +122,6 @@ impl Bell {
 
     #[inline]
     fn words(&self) -> &BellWords {
-        &self.region.side(self.side).bell.0
+        &self.words.bell.0
     }
 }

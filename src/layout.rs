@@ -34,7 +34,7 @@ pub(crate) const RECORD_HEADER: usize = 8;
 /// Bytes that a packet takes in a ring: its header and itself, rounded up to the alignment.
 #[inline]
 pub(crate) const fn record_bytes(len: usize) -> usize {
-    (RECORD_HEADER + len).next_multiple_of(RECORD_ALIGN)
+    (RECORD_HEADER + len + RECORD_ALIGN - 1) & !(RECORD_ALIGN - 1)
 }
 
 /// Smallest ring: one page.

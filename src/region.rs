@@ -14,6 +14,7 @@
 use std::fs::File;
 use std::io;
 use std::mem::MaybeUninit;
+use std::ops::Deref;
 use std::os::fd::{AsFd, BorrowedFd, OwnedFd};
 use std::ptr::NonNull;
 
@@ -115,6 +116,11 @@ impl Region {
         &self.header().sides[side as usize]
     }
 
+    /// As [`side`](Self::side), to be kept.
+    pub(crate) fn words(self: &Arc<Self>, side: Side) -> Words {
+        Words { words: NonNull::from(self.side(side)), _region: self.clone() }
+    }
+
     /// The ring that `producer` writes into.
     pub(crate) fn ring(self: &Arc<Self>, producer: Side) -> RingMemory {
         let offset = self.geometry.ring_offset(producer);
@@ -203,6 +209,31 @@ fn refused(why: &'static str) -> ShmError {
     }
 }
 
+/// The control words of one side, by one step from whoever keeps them.
+#[derive(Debug)]
+pub(crate) struct Words {
+    words: NonNull<SideWords>,
+    /// Keeps the mapping.
+    _region: Arc<Region>,
+}
+
+// SAFETY: `words` points into a mapping that the region keeps for as long as this lives, wherever it
+// is; they are atomics.
+unsafe impl Send for Words {}
+
+// SAFETY: as above.
+unsafe impl Sync for Words {}
+
+impl Deref for Words {
+    type Target = SideWords;
+
+    #[inline(always)]
+    fn deref(&self) -> &SideWords {
+        // SAFETY: made of a reference into the mapping, which lives as long as `self`.
+        unsafe { self.words.as_ref() }
+    }
+}
+
 /// The bytes of one ring. Every access is checked against the ring's length.
 #[derive(Debug)]
 pub(crate) struct RingMemory {
@@ -226,40 +257,36 @@ impl RingMemory {
         self.len
     }
 
-    /// The record header at `offset`.
-    ///
-    /// # Panics
-    /// If `offset` is not a multiple of 8 within the ring, which would be a bug of ours: offsets
-    /// come from our own positions and from lengths that were judged.
+    /// The record header at `position`, which lies in the ring at its remainder by the ring's length.
     #[inline]
-    pub(crate) fn header(&self, offset: usize) -> &AtomicU64 {
-        assert!(
-            offset.is_multiple_of(RECORD_ALIGN) && offset < self.len,
-            "header outside of the ring"
-        );
-        // SAFETY: `offset < len` and both are multiples of 8, so the word lies in the ring.
-        let word = unsafe { self.base.add(offset) };
-        // SAFETY: aligned to 8 (the ring starts at a page), inside a mapping that lives as long as
+    pub(crate) fn header(&self, position: u64) -> &AtomicU64 {
+        debug_assert!(position.is_multiple_of(RECORD_ALIGN as u64), "between two headers");
+        let word = self.place(position & !(RECORD_ALIGN as u64 - 1));
+        // SAFETY: `place` lies in the ring, here at a multiple of 8, as the ring begins at a page and is
+        // of a power of two of at least a page: so does the whole word. The mapping lives as long as
         // `self`, and an atomic may change under a shared reference.
         unsafe { word.cast::<AtomicU64>().as_ref() }
     }
 
-    /// Has this core fetch the cache line at `offset`, to write to it soon.
-    ///
-    /// # Panics
-    /// If `offset` does not lie in the ring or at its end.
+    /// Where `position` lies.
     #[inline(always)]
-    pub(crate) fn fetch_to_write(&self, offset: usize) {
-        cpu::fetch_to_write(self.span(offset, 0).as_ptr());
+    fn place(&self, position: u64) -> NonNull<u8> {
+        #[allow(clippy::cast_possible_truncation, reason = "masked to less than the ring's length")]
+        let offset = (position & (self.len as u64 - 1)) as usize;
+        // SAFETY: the length is a power of two, so the offset is less than it, within the ring.
+        unsafe { self.base.add(offset) }
     }
 
-    /// Has this core fetch the cache line at `offset`, to read it soon.
-    ///
-    /// # Panics
-    /// If `offset` does not lie in the ring or at its end.
+    /// Has this core fetch the cache line at `position`, to write to it soon.
     #[inline(always)]
-    pub(crate) fn fetch_to_read(&self, offset: usize) {
-        cpu::fetch_to_read(self.span(offset, 0).as_ptr());
+    pub(crate) fn fetch_to_write(&self, position: u64) {
+        cpu::fetch_to_write(self.place(position).as_ptr());
+    }
+
+    /// Has this core fetch the cache line at `position`, to read it soon.
+    #[inline(always)]
+    pub(crate) fn fetch_to_read(&self, position: u64) {
+        cpu::fetch_to_read(self.place(position).as_ptr());
     }
 
     /// Has the kernel make the pages of the `len` bytes at `offset`, and map them here to be written

@@ -4,6 +4,8 @@
 //! accesses, so an ordering that is missing shows up as a stale or torn packet. (What the real
 //! region moves are plain bytes; a Relaxed word is the least that loom can track.)
 
+use std::ops::Deref;
+
 use bytes::buf::UninitSlice;
 
 use crate::layout::{Apart, BellWords, Geometry, RECORD_ALIGN, Side, SideWords, Snapshot};
@@ -44,6 +46,11 @@ impl Region {
         &self.sides[side as usize]
     }
 
+    /// As [`side`](Self::side), to be kept.
+    pub(crate) fn words(self: &Arc<Self>, side: Side) -> Words {
+        Words { region: self.clone(), side }
+    }
+
     /// The ring that `producer` writes into.
     pub(crate) fn ring(self: &Arc<Self>, producer: Side) -> RingMemory {
         RingMemory { region: self.clone(), producer }
@@ -76,6 +83,21 @@ fn words(start: u64) -> SideWords {
     }
 }
 
+/// The control words of one side.
+#[derive(Debug)]
+pub(crate) struct Words {
+    region: Arc<Region>,
+    side: Side,
+}
+
+impl Deref for Words {
+    type Target = SideWords;
+
+    fn deref(&self) -> &SideWords {
+        self.region.side(self.side)
+    }
+}
+
 /// The words of one ring. Every access is checked against the ring's length.
 #[derive(Debug)]
 pub(crate) struct RingMemory {
@@ -89,17 +111,18 @@ impl RingMemory {
         self.region.geometry.ring_bytes()
     }
 
-    /// The record header at `offset`.
-    pub(crate) fn header(&self, offset: usize) -> &AtomicU64 {
-        assert!(offset.is_multiple_of(RECORD_ALIGN), "header between two words");
+    /// The record header at `position`.
+    pub(crate) fn header(&self, position: u64) -> &AtomicU64 {
+        assert!(position.is_multiple_of(RECORD_ALIGN as u64), "header between two words");
+        let offset = usize::try_from(position % self.len() as u64).unwrap();
         &self.words()[offset / RECORD_ALIGN]
     }
 
     /// Loom has no caches.
-    pub(crate) fn fetch_to_write(&self, _offset: usize) {}
+    pub(crate) fn fetch_to_write(&self, _position: u64) {}
 
     /// As [`fetch_to_write`](Self::fetch_to_write).
-    pub(crate) fn fetch_to_read(&self, _offset: usize) {}
+    pub(crate) fn fetch_to_read(&self, _position: u64) {}
 
     pub(crate) fn make_pages(&self, _offset: usize, _len: usize) {}
 

@@ -288,7 +288,6 @@ impl Sender {
         if self.held.is_some() || len > self.tx.max_packet() {
             return None;
         }
-        self.tx.reset_turn();
         if let Some(reason) = self.link.tx_end() {
             return Some(Err(self.closed_for(reason)));
         }
@@ -326,8 +325,16 @@ impl Sender {
     }
 
     /// As [`room`](Self::room), at once or not at all.
-    #[inline]
+    #[inline(always)]
     pub(crate) fn try_room(&mut self, len: usize) -> Result<Claim, TryReserveError> {
+        match self.tx.claim_known(len) {
+            Some(claim) if self.held.is_none() => Ok(claim),
+            _ => self.try_room_at_last(len),
+        }
+    }
+
+    #[cold]
+    fn try_room_at_last(&mut self, len: usize) -> Result<Claim, TryReserveError> {
         self.tx.reset_turn();
         if self.held.is_some() {
             match self.try_send_held() {

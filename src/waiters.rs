@@ -17,8 +17,9 @@ use std::time::Instant;
 use first::First;
 use queue::{Queue, Queued};
 
+use crate::fork::Origin;
+use crate::futex;
 use crate::sync::{Arc, AtomicU32, Ordering};
-use crate::{fork, futex};
 
 /// Those who wait.
 #[derive(Debug, Default)]
@@ -37,7 +38,7 @@ impl Waiters {
             true => Place::First,
             false => Place::Queued(self.0.queue.join()),
         };
-        Waiting { places: self.0.clone(), place, generation: fork::generation() }
+        Waiting { places: self.0.clone(), place, origin: Origin::here() }
     }
 
     /// Whether nobody waits. One that was woken does until it looks.
@@ -74,7 +75,7 @@ pub(crate) struct Waiting {
     places: Arc<Places>,
     place: Place,
     /// The process that waits.
-    generation: u32,
+    origin: Origin,
 }
 
 #[derive(Debug)]
@@ -123,7 +124,7 @@ impl Drop for Waiting {
         let place = std::mem::replace(&mut self.place, Place::Left);
         match place {
             // A thread of the parent's may have held a lock.
-            place if fork::has_left(self.generation) => std::mem::forget(place),
+            place if self.origin.has_left() => std::mem::forget(place),
             Place::First if places.first.leave() => places.notify(1),
             Place::First | Place::Left => {}
             Place::Queued(queued) => {

@@ -27,8 +27,9 @@ use super::link::{Link, NEVER};
 use super::source::Source;
 use super::table::{Id, Ids};
 use crate::error::{CloseReason, ShmError};
+use crate::fork::Origin;
+use crate::futex;
 use crate::sync::{Arc, AtomicU32, AtomicU64, Mutex, Ordering, lock};
-use crate::{fork, futex};
 
 /// In `asleep_until`: the driver runs, or is about to look into the inbox.
 const AWAKE: u64 = 0;
@@ -186,7 +187,7 @@ pub(super) struct Shared {
     /// Zero of the driver's clock.
     epoch: Instant,
     /// The process that it belongs to.
-    generation: u32,
+    origin: Origin,
 }
 
 impl Shared {
@@ -236,7 +237,7 @@ impl Shared {
             parked_in: false,
             inbox: Mutex::new(Inbox::default()),
             epoch: Instant::now(),
-            generation: fork::generation(),
+            origin: Origin::here(),
         })
     }
 
@@ -262,7 +263,7 @@ impl Shared {
     /// Whether this process is a child of the one that the driver belongs to. Then the descriptors
     /// are that one's, and a lock may be held by a thread that does not exist here.
     pub(super) fn is_forked(&self) -> bool {
-        fork::has_left(self.generation)
+        self.origin.has_left()
     }
 
     /// The answer to a call in the wrong process.

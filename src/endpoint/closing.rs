@@ -6,7 +6,6 @@ use std::sync::PoisonError;
 use super::ends::Directions;
 use super::link::Link;
 use crate::error::{CloseReason, Violation};
-use crate::fork;
 use crate::layout::{CANCELLED, ENDS, RING_BY_BYTE, RX_CLOSED, TX_CLOSED};
 use crate::sync::Ordering;
 
@@ -16,7 +15,7 @@ impl Link {
     /// thread that does not exist here.
     #[inline]
     pub(crate) fn forked(&self) -> Option<CloseReason> {
-        fork::has_left(self.generation).then(|| self.disown())
+        self.origin.has_left().then(|| self.disown())
     }
 
     #[cold]
@@ -66,7 +65,7 @@ impl Link {
         // ORDERING: Acquire as in `peer_ends`.
         let ends = self.peer_words().ends.0.load(Ordering::Acquire);
         let is_open = ends & !(TX_CLOSED | RING_BY_BYTE) == 0 && self.ends.tx().is_none();
-        if is_open && !fork::has_left(self.generation) { None } else { self.why_tx_ended() }
+        if is_open && !self.origin.has_left() { None } else { self.why_tx_ended() }
     }
 
     #[cold]

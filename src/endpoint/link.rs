@@ -15,10 +15,10 @@ use super::vain_wakes::VainWakes;
 use crate::bell::Bell;
 use crate::credentials::PeerCredentials;
 use crate::driver::Registration;
-use crate::fork;
+use crate::fork::Origin;
 use crate::layout::{RING_BY_BYTE, SEND, Side, SideWords, Snapshot};
 use crate::lifeline::Lifeline;
-use crate::region::Region;
+use crate::region::{Region, Words};
 use crate::ring::Peephole;
 use crate::spin::{DEFAULT_SPIN, Spin, Spinning};
 use crate::sync::{Arc, Ordering, fence};
@@ -48,6 +48,8 @@ impl Default for Options {
 pub(crate) struct Link {
     region: Arc<Region>,
     side: Side,
+    own: Words,
+    peers: Words,
     /// Wakes this side.
     pub(super) bell: Bell,
     /// Wakes the other.
@@ -86,12 +88,14 @@ pub(crate) struct Link {
     /// What has to live as long as this end does: the engine's socket.
     pub(super) kept: StdMutex<Option<Box<dyn Debug + Send>>>,
     /// The process that it belongs to.
-    pub(super) generation: u32,
+    pub(super) origin: Origin,
 }
 
 impl Link {
     pub(crate) fn new(region: Arc<Region>, side: Side, options: Options) -> Self {
         Self {
+            own: region.words(side),
+            peers: region.words(side.peer()),
             bell: Bell::new(&region, side),
             peer_bell: Bell::new(&region, side.peer()),
             peephole: Peephole::new(&region, side),
@@ -116,7 +120,7 @@ impl Link {
             told: StdAtomicU64::new(0),
             split: AtomicBool::new(false),
             kept: StdMutex::new(None),
-            generation: fork::generation(),
+            origin: Origin::here(),
         }
     }
 
@@ -169,12 +173,12 @@ impl Link {
 
     #[inline]
     pub(super) fn own_words(&self) -> &SideWords {
-        self.region.side(self.side)
+        &self.own
     }
 
     #[inline]
     pub(super) fn peer_words(&self) -> &SideWords {
-        self.region.side(self.side.peer())
+        &self.peers
     }
 
     /// Leaves the books that both halves keep where tools can read them; the caller adds its own.

@@ -87,8 +87,14 @@ impl Tx {
         self.producer.max_packet()
     }
 
+    /// Room for a packet of `len` bytes in the usual case: it is known to be there, and nothing has
+    /// ended.
+    #[inline(always)]
+    pub(crate) fn claim_known(&self, len: usize) -> Option<Claim> {
+        if self.link.tx_end().is_some() { None } else { self.producer.claim_known(len) }
+    }
+
     /// Room for a packet of `len` bytes at once or not at all.
-    #[inline]
     pub(crate) fn try_reserve(&mut self, len: usize) -> Result<Claim, TryReserveError> {
         let max = self.producer.max_packet();
         if len > max {
@@ -105,7 +111,6 @@ impl Tx {
         }
     }
 
-    #[cold]
     fn claim_at_last(&mut self, len: usize) -> Result<Claim, TryReserveError> {
         self.publish();
         match self.offer_at_last(&Room(len), 0).and_then(|_| self.claim(len)) {
@@ -131,7 +136,7 @@ impl Tx {
     /// Makes a packet of the first `len` bytes of what was claimed. It is published at once, and the
     /// peer is woken if it sleeps; or with others, if it is `withheld`, of which there are never more
     /// than a share of the ring, an eighth or 128 KiB.
-    #[inline]
+    #[inline(always)]
     pub(crate) fn commit(
         &mut self,
         claim: Claim,
@@ -139,8 +144,7 @@ impl Tx {
         withheld: bool,
     ) -> Result<(), CloseReason> {
         if let Some(reason) = self.link.tx_end() {
-            self.link.settle(reason);
-            return Err(reason);
+            return Err(self.settled(reason));
         }
         let before = self.producer.tail();
         self.producer.stage_written(claim, len);
@@ -149,6 +153,12 @@ impl Tx {
         }
         self.count_sent(before, 1, len as u64);
         Ok(())
+    }
+
+    #[cold]
+    fn settled(&self, reason: CloseReason) -> CloseReason {
+        self.link.settle(reason);
+        reason
     }
 
     /// Publishes what was withheld, unless nothing can be sent any more.

@@ -73,11 +73,11 @@ fn both_sides_see_the_same_memory() {
     for (writer, reader) in [(&face, &handle), (&handle, &face)] {
         for side in [Side::Face, Side::Handle] {
             let ring = writer.ring(side);
-            ring.header(RING - 8).store(side as u64 + 7, Ordering::Relaxed);
+            ring.header(RING as u64 - 8).store(side as u64 + 7, Ordering::Relaxed);
             ring.copy_in(RECORD_HEADER, &[side as u8 + 1; 100]);
             writer.side(side).head.0.store(side as u64 + 3, Ordering::Relaxed);
             let ring = reader.ring(side);
-            assert_eq!(ring.header(RING - 8).load(Ordering::Relaxed), side as u64 + 7);
+            assert_eq!(ring.header(RING as u64 - 8).load(Ordering::Relaxed), side as u64 + 7);
             assert_eq!(copied(&ring, RECORD_HEADER, 100), [side as u8 + 1; 100][..]);
             assert_eq!(reader.side(side).head.0.load(Ordering::Relaxed), side as u64 + 3);
         }
@@ -307,7 +307,11 @@ fn copying_past_the_end_panics() {
 }
 
 #[test]
-#[should_panic(expected = "header outside of the ring")]
-fn a_header_past_the_end_panics() {
-    Arc::new(create().0).ring(Side::Face).header(RING);
+fn a_header_is_found_by_any_position() {
+    let ring = Arc::new(create().0).ring(Side::Face);
+    ring.header(16).store(5, Ordering::Relaxed);
+    for turn in [1, 2, u64::MAX / RING as u64] {
+        assert_eq!(ring.header(turn * RING as u64 + 16).load(Ordering::Relaxed), 5);
+    }
+    assert_eq!(ring.header(0_u64.wrapping_sub(RING as u64) + 16).load(Ordering::Relaxed), 5);
 }

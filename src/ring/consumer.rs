@@ -6,9 +6,9 @@ use super::loans::{Loan, Loans, Marks};
 use super::{Mark, Position, Shape};
 use crate::cpu::CACHE_LINE;
 use crate::error::Violation;
-use crate::layout::{RECORD_ALIGN, RECORD_HEADER, Side, SideWords, record_bytes};
+use crate::layout::{RECORD_ALIGN, RECORD_HEADER, Side, record_bytes};
 use crate::pool::Pool;
-use crate::region::{Region, RingMemory};
+use crate::region::{Region, RingMemory, Words};
 use crate::sync::{Arc, Ordering, fence};
 use crate::tally::{Step, step};
 
@@ -18,6 +18,8 @@ pub(crate) struct Consumer {
     memory: RingMemory,
     region: Arc<Region>,
     side: Side,
+    own: Words,
+    producer: Words,
     shape: Shape,
     pool: Pool,
     /// Where the next record's header is.
@@ -71,6 +73,8 @@ impl Consumer {
             memory,
             region: region.clone(),
             side,
+            own: region.words(side),
+            producer: region.words(side.peer()),
             shape,
             pool,
             position: start,
@@ -91,27 +95,25 @@ impl Consumer {
     /// The length of the next packet, if one was published. Takes nothing.
     #[inline(always)]
     pub(crate) fn peek(&mut self) -> Result<Option<usize>, Violation> {
-        let offset = self.shape.offset(self.position);
-        match self.mark(offset)? {
+        match self.mark(self.position)? {
             None => {
                 // A packet that comes now will reach into the next line, which then comes beside
                 // this one and not behind it: a fifth of a round trip on two cores.
-                let next = self.shape.offset(self.position.plus(CACHE_LINE));
-                self.memory.fetch_to_read(next);
+                self.memory.fetch_to_read(self.position.plus(CACHE_LINE).get());
                 Ok(None)
             }
-            Some(Mark::Packet(len)) => self.judge(offset, len).map(Some),
+            Some(Mark::Packet(len)) => self.judge(self.position, len).map(Some),
             Some(Mark::Jump(to)) => self.jump(to).map(Some),
         }
     }
 
-    /// What stands at `offset`, where a header is or will be.
+    /// What stands at `position`, where a header is or will be.
     #[inline]
-    fn mark(&self, offset: usize) -> Result<Option<Mark>, Violation> {
+    fn mark(&self, position: Position) -> Result<Option<Mark>, Violation> {
         // ORDERING: Acquire pairs with the Release in `Producer::publish`; the packet behind the
         // header is then complete.
         // PEER: loaded once, judged by the caller.
-        Mark::decode(self.memory.header(offset).load(Ordering::Acquire))
+        Mark::decode(self.memory.header(position.get()).load(Ordering::Acquire))
     }
 
     /// Moves past the next packet, if one was published, and leaves it in the ring until
@@ -174,7 +176,7 @@ impl Consumer {
         self.given = self.position;
         // ORDERING: Release orders the reads of the packet before it; pairs with the Acquire in
         // `Producer::look_at_taken`.
-        self.own_words().taken.0.store(self.given.get(), Ordering::Release);
+        self.own.taken.0.store(self.given.get(), Ordering::Release);
         step(Step::Return);
         if self.given.since(self.released) >= self.shape.share() {
             self.release();
@@ -226,7 +228,7 @@ impl Consumer {
             self.released = self.given;
             // ORDERING: Release orders the reads of the packets before it; pairs with the Acquire
             // in `Producer::claim`. Loom does not see this one: review by hand.
-            self.own_words().head.0.store(self.given.get(), Ordering::Release);
+            self.own.head.0.store(self.given.get(), Ordering::Release);
         }
     }
 
@@ -244,18 +246,18 @@ impl Consumer {
         // ORDERING: this fence behind the look at the bit pairs with the Release in `Bell::arm`, so
         // the Relaxed load sees the wish that the bit stands for.
         fence(Ordering::Acquire);
-        let wants = Position(self.producer_words().wants.0.load(Ordering::Relaxed));
+        let wants = Position(self.producer.wants.0.load(Ordering::Relaxed));
         self.given.has_reached(wants)
     }
 
     /// PEER: `len` is theirs; the result is not.
     #[inline]
-    fn judge(&self, offset: usize, len: u32) -> Result<usize, Violation> {
+    fn judge(&self, position: Position, len: u32) -> Result<usize, Violation> {
         let bytes = len as usize;
         if bytes > self.shape.max_packet {
             return Err(Violation::RecordTooLong(len));
         }
-        if record_bytes(bytes) > self.shape.rest(offset) {
+        if record_bytes(bytes) > self.shape.rest(self.shape.offset(position)) {
             return Err(Violation::RecordOverEnd(len));
         }
         Ok(bytes)
@@ -271,24 +273,15 @@ impl Consumer {
         if !offset.is_multiple_of(RECORD_ALIGN) || offset >= self.shape.bytes {
             return Err(Violation::JumpAstray(to));
         }
-        let Some(Mark::Packet(len)) = self.mark(offset)? else {
+        let position = self.shape.ahead(self.position, offset);
+        let Some(Mark::Packet(len)) = self.mark(position)? else {
             return Err(Violation::JumpToNoPacket(to));
         };
-        let len = self.judge(offset, len)?;
-        self.position = self.shape.ahead(self.position, offset);
+        let len = self.judge(position, len)?;
+        self.position = position;
         if !self.holds && !self.lends {
             self.given = self.position;
         }
         Ok(len)
-    }
-
-    #[inline]
-    fn own_words(&self) -> &SideWords {
-        self.region.side(self.side)
-    }
-
-    #[inline]
-    fn producer_words(&self) -> &SideWords {
-        self.region.side(self.side.peer())
     }
 }

@@ -9,14 +9,14 @@ use std::collections::VecDeque;
 
 use super::{Position, Shape};
 use crate::layout::Side;
-use crate::region::Region;
+use crate::region::{Region, Words};
 use crate::sync::{Arc, Mutex, Ordering, fence, lock};
 
 /// The book of one consumer's loans.
 #[derive(Debug)]
 pub(crate) struct Loans {
-    region: Arc<Region>,
-    side: Side,
+    own: Words,
+    producer: Words,
     shape: Shape,
     book: Mutex<Book>,
 }
@@ -51,7 +51,12 @@ impl Loans {
     pub(super) fn new(region: &Arc<Region>, side: Side, shape: Shape) -> Self {
         let marks = Marks { given: Position::START, released: Position::START };
         let book = Book { lent: VecDeque::new(), first: 0, reached: Position::START, marks };
-        Self { region: region.clone(), side, shape, book: Mutex::new(book) }
+        Self {
+            own: region.words(side),
+            producer: region.words(side.peer()),
+            shape,
+            book: Mutex::new(book),
+        }
     }
 
     /// Lends the record from `begin` to `end`, where the consumer is. With `marks` the consumer hands
@@ -101,7 +106,7 @@ impl Loans {
         book.marks.given = given;
         // ORDERING: Release orders the reads of the packets before it, those of other threads by the
         // book's lock; pairs with the Acquire in `Producer::look_at_taken`.
-        self.region.side(self.side).taken.0.store(given.get(), Ordering::Release);
+        self.own.taken.0.store(given.get(), Ordering::Release);
         if given.since(book.marks.released) >= self.shape.share() {
             self.release_in(book);
         }
@@ -111,7 +116,7 @@ impl Loans {
         if book.marks.released != book.marks.given {
             book.marks.released = book.marks.given;
             // ORDERING: Release as in `settle`; pairs with the Acquire in `Producer::claim`.
-            self.region.side(self.side).head.0.store(book.marks.given.get(), Ordering::Release);
+            self.own.head.0.store(book.marks.given.get(), Ordering::Release);
         }
     }
 }
@@ -143,7 +148,6 @@ impl Loan {
         let (marks, _) = self.loans.release();
         // ORDERING: as in `Consumer::has_what_it_wants`.
         fence(Ordering::Acquire);
-        let producer = self.loans.region.side(self.loans.side.peer());
-        marks.given.has_reached(Position(producer.wants.0.load(Ordering::Relaxed)))
+        marks.given.has_reached(Position(self.loans.producer.wants.0.load(Ordering::Relaxed)))
     }
 }

@@ -1,6 +1,6 @@
 //! A look at the place where a consumer found nothing, for another thread.
 
-use super::{Consumer, Position, Shape};
+use super::Consumer;
 use crate::layout::Side;
 use crate::region::{Region, RingMemory};
 use crate::sync::{Arc, AtomicU64, Ordering};
@@ -12,7 +12,6 @@ use crate::sync::{Arc, AtomicU64, Ordering};
 #[derive(Debug)]
 pub(crate) struct Peephole {
     memory: RingMemory,
-    shape: Shape,
     /// Written by whoever holds the consumer, read by the one who looks.
     at: AtomicU64,
 }
@@ -21,8 +20,7 @@ impl Peephole {
     /// A look into the ring that `side` reads.
     pub(crate) fn new(region: &Arc<Region>, side: Side) -> Self {
         let memory = region.ring(side.peer());
-        let shape = Shape::of(region);
-        Self { memory, shape, at: AtomicU64::new(0) }
+        Self { memory, at: AtomicU64::new(0) }
     }
 
     /// Look where this consumer found nothing.
@@ -35,10 +33,10 @@ impl Peephole {
     /// Whether a record is there.
     pub(crate) fn has_record(&self) -> bool {
         // ORDERING: Relaxed, as in `point_at`.
-        let position = Position(self.at.load(Ordering::Relaxed));
+        let position = self.at.load(Ordering::Relaxed);
         // ORDERING: Acquire pairs with the Release in `Producer::publish`; the consumer loads the
         // word again all the same.
         // PEER: looked at for whether it is 0, and no further.
-        self.memory.header(self.shape.offset(position)).load(Ordering::Acquire) != 0
+        self.memory.header(position).load(Ordering::Acquire) != 0
     }
 }

@@ -7,8 +7,8 @@ use super::route::Route;
 use super::{Mark, Position, Shape};
 use crate::cpu::{CACHE_LINE, store_and_fence};
 use crate::error::Violation;
-use crate::layout::{RECORD_HEADER, Side, SideWords, record_bytes};
-use crate::region::{Region, RingMemory};
+use crate::layout::{RECORD_HEADER, Side, record_bytes};
+use crate::region::{Region, RingMemory, Words};
 use crate::sync::{Arc, AtomicU64, Ordering};
 use crate::tally::{Step, step};
 
@@ -40,8 +40,8 @@ const MOST_LOOKS: u32 = 4;
 #[derive(Debug)]
 pub(crate) struct Producer {
     memory: RingMemory,
-    region: Arc<Region>,
-    side: Side,
+    own: Words,
+    consumer: Words,
     shape: Shape,
     /// Where the next record begins.
     tail: Position,
@@ -121,8 +121,8 @@ impl Producer {
         let shape = Shape::of(region);
         Self {
             memory,
-            region: region.clone(),
-            side,
+            own: region.words(side),
+            consumer: region.words(side.peer()),
             shape,
             tail: start,
             staged: None,
@@ -181,16 +181,22 @@ impl Producer {
     #[inline(always)]
     pub(crate) fn claim(&mut self, len: usize) -> Result<Option<Claim>, Violation> {
         assert!(len <= self.shape.max_packet, "the caller checks the length");
-        let need = need(len);
-        let begin = if self.has_room(need) {
-            self.tail
-        } else {
-            match self.seek(need)? {
-                Some(begin) => begin,
-                None => return Ok(None),
-            }
-        };
-        Ok(Some(Claim { begin, at: self.shape.offset(begin).wrapping_add(RECORD_HEADER), len }))
+        match self.claim_known(len) {
+            None => Ok(self.seek(need(len))?.map(|begin| self.claim_at(begin, len))),
+            known => Ok(known),
+        }
+    }
+
+    /// As [`claim`](Self::claim), if that is known to be there.
+    #[inline(always)]
+    pub(crate) fn claim_known(&self, len: usize) -> Option<Claim> {
+        let has_room = len <= self.shape.max_packet && self.has_room(need(len));
+        has_room.then(|| self.claim_at(self.tail, len))
+    }
+
+    #[inline(always)]
+    fn claim_at(&self, begin: Position, len: usize) -> Claim {
+        Claim { begin, at: self.shape.offset(begin).wrapping_add(RECORD_HEADER), len }
     }
 
     /// Where a record that needs so many bytes can go, if not on this side of the edge.
@@ -243,7 +249,7 @@ impl Producer {
     pub(crate) fn look_at_taken(&mut self) -> Result<(), Violation> {
         // ORDERING: Acquire pairs with the Release in `Consumer::give_back`: the bytes
         // before it will not be read again.
-        let taken = Position(self.consumer_words().taken.0.load(Ordering::Acquire));
+        let taken = Position(self.consumer.taken.0.load(Ordering::Acquire));
         self.judge(taken, self.seen_taken)?;
         self.seen_taken = taken;
         self.route.free_to(taken);
@@ -278,7 +284,7 @@ impl Producer {
         let wants = if is_more { Position(exact.0.wrapping_add(more)) } else { exact };
         self.wish = Wish { parked: Some(self.tail), wants, is_more, looks };
         // ORDERING: Relaxed; the bell's bit, set behind it, carries it to the consumer.
-        self.own_words().wants.0.store(wants.0, Ordering::Relaxed);
+        self.own.wants.0.store(wants.0, Ordering::Relaxed);
         if looks == 0 || wants != wanted {
             Some(LOOK_AGAIN_AFTER)
         } else if is_more {
@@ -302,7 +308,7 @@ impl Producer {
     ///
     /// # Panics
     /// If more than was claimed is to be staged: the caller checks.
-    #[inline]
+    #[inline(always)]
     pub(crate) fn stage_written(&mut self, claim: Claim, len: usize) {
         assert!(len <= claim.len, "the caller checks the length");
         let begin = self.tail;
@@ -316,10 +322,7 @@ impl Producer {
             mark
         } else {
             self.header(at).store(mark, Ordering::Relaxed);
-            self.route.leave(begin, at);
-            // Of what is behind it `seek` knows.
-            self.edge = next.plus(RECORD_HEADER);
-            Mark::jump(self.shape.offset(at)).encode()
+            self.jump(at, next).encode()
         };
         match self.staged {
             None => self.staged = Some(Staged { begin, word }),
@@ -327,6 +330,15 @@ impl Producer {
         }
         self.tail = next;
         self.fetch_ahead(begin);
+    }
+
+    /// The mark at the tail that leads to a record at `begin`, behind which is `next`.
+    #[cold]
+    fn jump(&mut self, begin: Position, next: Position) -> Mark {
+        self.route.leave(self.tail, begin);
+        // Of what is behind it `seek` knows.
+        self.edge = next.plus(RECORD_HEADER);
+        Mark::jump(self.shape.offset(begin))
     }
 
     /// Fetches as many lines some way before the tail as it has passed since it was at `before`, so
@@ -343,7 +355,7 @@ impl Producer {
             if !end.has_reached(line) {
                 break;
             }
-            self.memory.fetch_to_write(self.shape.offset(line));
+            self.memory.fetch_to_write(line.get());
         }
     }
 
@@ -351,7 +363,7 @@ impl Producer {
     #[cold]
     fn look_at_head(&mut self) -> Result<(), Violation> {
         // ORDERING: Acquire pairs with the Release in `Consumer::release`.
-        let head = Position(self.consumer_words().head.0.load(Ordering::Acquire));
+        let head = Position(self.consumer.head.0.load(Ordering::Acquire));
         self.judge(head, self.seen_head)?;
         self.seen_head = head;
         self.route.free_to(head);
@@ -377,16 +389,6 @@ impl Producer {
 
     #[inline]
     fn header(&self, position: Position) -> &AtomicU64 {
-        self.memory.header(self.shape.offset(position))
-    }
-
-    #[inline]
-    fn own_words(&self) -> &SideWords {
-        self.region.side(self.side)
-    }
-
-    #[inline]
-    fn consumer_words(&self) -> &SideWords {
-        self.region.side(self.side.peer())
+        self.memory.header(position.get())
     }
 }

@@ -14,7 +14,7 @@ const RING_32: u32 = 4096;
 fn peek_at(offset: u64, max_packet: usize, word: u64) -> Result<Option<usize>, Violation> {
     let region = region(max_packet, offset);
     let (_, mut consumer) = ends(&region, offset);
-    memory(&region).header(usize::try_from(offset).unwrap()).store(word, Ordering::Relaxed);
+    memory(&region).header(offset).store(word, Ordering::Relaxed);
     let answer = consumer.peek();
     assert_eq!(consumer.peek(), answer, "it changed its mind");
     assert_eq!(consumer.take().map(|packet| packet.map(|packet| packet.len())), answer);
@@ -91,7 +91,7 @@ fn what_a_jump_leads_to_is_judged() {
         (5, Err(Violation::UnknownRecord(5))),
         (KIND_PACKET | 8, Ok(Some(8))),
     ] {
-        header(usize::try_from(RING).unwrap() - 16, word);
+        header(RING - 16, word);
         assert_eq!(consumer.peek(), answer);
     }
 }
@@ -211,7 +211,7 @@ proptest! {
     ) {
         let region = region(LARGEST, start);
         let (_, mut consumer) = ends(&region, start);
-        for (n, word) in words.into_iter().enumerate() {
+        for (n, word) in (0..).zip(words) {
             memory(&region).header(n * 8).store(word, Ordering::Relaxed);
         }
         // A peer could go on for ever; nobody does anything but return.
