@@ -9,7 +9,7 @@
 //! | `waiting` | its side sets bits, the other clears them | both | what this side's tasks wait for |
 //! | `bell` | the other side, and its own at an end | its side | futex word that wakes this side |
 //! | `ends` | its side | the other | what this side has closed; how it likes to be rung |
-//! | `head` | its side | the other's producer | where this side's consumer is, an eighth of the ring at a time |
+//! | `head` | its side | the other's producer | where this side's consumer is, an eighth of the ring or 128 KiB at a time |
 //! | `taken` | its side | the other's producer, when it finds no room | where this side's consumer is |
 //! | `wants` | its side | the other's consumer | the head at which this side's parked sender is to be woken |
 //! | `snapshot` | its side | tools that look on | positions and counters |
@@ -43,8 +43,8 @@ pub(crate) const MIN_RING_BYTES: usize = 4096;
 pub(crate) const MAX_RING_BYTES: usize = 1 << 30;
 /// The ring of a builder that was told nothing, for each direction.
 ///
-/// A stream is several times faster when its two ends are further apart than a core's own cache,
-/// and parks ten times less often than with 1 MiB. Memory is taken only as it is used.
+/// A stream whose consumer is late parks ten times less often than with 1 MiB, and one that keeps up
+/// goes round in a part of it. Memory is taken only as it is used.
 pub(crate) const DEFAULT_RING_BYTES: usize = 4 << 20;
 
 /// Bit of `waiting`: a receiver waits for packets.

@@ -76,7 +76,7 @@ impl Sender {
     }
 
     /// Sends packets one after the other, with one publication, one fence and one look at the peer's
-    /// bell for as many as fit, and at most an eighth of the ring: see
+    /// bell for as many as fit, and at most an eighth of the ring or 128 KiB: see
     /// [`Endpoint::send_batch`](crate::Endpoint::send_batch).
     ///
     /// # Errors
@@ -253,7 +253,9 @@ impl Sender {
     }
 
     /// Bytes that are free in the ring now, less what the next record takes for its header. Room
-    /// for one packet of that size is not promised: a record does not go around the ring's end.
+    /// for one packet of that size is not promised: they may lie in a few pieces, and a record does not
+    /// go around the ring's end. A largest packet finds room as long as no more than an eighth of the ring
+    /// is unread.
     pub fn free_bytes(&mut self) -> usize {
         self.tx.free_bytes()
     }
@@ -308,8 +310,12 @@ impl Sender {
         // A wait for room, with which the peer could not help otherwise.
         self.publish_withheld()?;
         let deadline = self.send_held().await?;
-        self.begin(deadline, Room(len)).await?;
-        self.waited_for(len)
+        loop {
+            self.begin(deadline, Room(len)).await?;
+            if let Some(claim) = self.waited_for(len)? {
+                return Ok(claim);
+            }
+        }
     }
 
     /// As [`room`](Self::room), blocking the thread.
@@ -320,8 +326,12 @@ impl Sender {
         }
         self.publish_withheld()?;
         let deadline = self.send_held_blocking()?;
-        self.begin(deadline, Room(len)).block()?;
-        self.waited_for(len)
+        loop {
+            self.begin(deadline, Room(len)).block()?;
+            if let Some(claim) = self.waited_for(len)? {
+                return Ok(claim);
+            }
+        }
     }
 
     /// As [`room`](Self::room), at once or not at all.
@@ -359,13 +369,10 @@ impl Sender {
         self.tx.publish_withheld().map_err(|reason| ShmError::Closed { reason, sent: 0 })
     }
 
-    /// The room that was just waited for, which nobody else can have taken.
-    fn waited_for(&mut self, len: usize) -> Result<Claim, ShmError> {
-        match self.tx.claim(len) {
-            Ok(Some(claim)) => Ok(claim),
-            Ok(None) => unreachable!("room is taken by this half alone"),
-            Err(reason) => Err(self.closed_for(reason)),
-        }
+    /// The room that was just waited for, which nobody else can have taken. (That it is there still is
+    /// judged by the peer's words once more, so no promise is made of it.)
+    fn waited_for(&mut self, len: usize) -> Result<Option<Claim>, ShmError> {
+        self.tx.claim(len).map_err(|reason| self.closed_for(reason))
     }
 
     /// What was held back goes first, within the one deadline of the call, which is returned.

@@ -47,7 +47,7 @@ fn a_sleeping_sender_misses_no_room() {
     });
 }
 
-/// The sender parks again within a quarter of the ring and then wants an eighth more, which the
+/// The sender parks again within a turn of the ring and then wants half of it more, which the
 /// receiver may settle without having taken. In the larger ring `head` lags behind `taken`. At
 /// most 3 preemptions.
 #[test]

@@ -24,6 +24,8 @@ pub(crate) struct Consumer {
     pool: Pool,
     /// Where the next record's header is.
     position: Position,
+    /// Where it was when room was last given back.
+    returned: Position,
     /// Up to here all was given back. Behind it lies what is held or lent.
     given: Position,
     /// What `head` was last set to.
@@ -78,6 +80,7 @@ impl Consumer {
             shape,
             pool,
             position: start,
+            returned: start,
             given: start,
             released: start,
             holds: false,
@@ -163,13 +166,14 @@ impl Consumer {
     /// Whether so much was taken that it should be given back before more is.
     #[inline]
     pub(crate) fn owes_enough(&self) -> bool {
-        self.position.since(self.given) >= self.shape.share()
+        self.position.since(self.returned) >= self.shape.share()
     }
 
     /// Gives back the room of all that was taken.
     #[inline]
     pub(crate) fn give_back(&mut self) {
         self.holds = false;
+        self.returned = self.position;
         if self.lends {
             return self.consult(|loans, position| loans.reach(position));
         }

@@ -270,7 +270,8 @@ impl Producer {
     /// for each record, while the consumer has the other half to go on with. (An eighth and a
     /// quarter were tried: at 4 MiB and 64 KiB a packet, 0.075 and 0.031 wakes a packet, against
     /// 0.016.) While it wants more than its need it looks again, ever more rarely, in case the
-    /// consumer gave it that and went away; in the end it gets its bare need.
+    /// consumer gave it that and went away; in the end it gets its bare need. (What was jumped over counts
+    /// for a turn and for a half, so that one that has just jumped may be woken for less.)
     pub(crate) fn announce(&mut self, len: usize) -> Option<Duration> {
         let exact = self.route.find_out_when(self.tail, need(len));
         let Wish { wants: wanted, is_more, looks, .. } = self.wish;

@@ -5,9 +5,10 @@ use std::collections::VecDeque;
 use proptest::prelude::*;
 
 use super::{RING, consumer_words, ends, region};
-use crate::layout::record_bytes;
+use crate::layout::{Geometry, Side, record_bytes};
+use crate::region::Region;
 use crate::ring::{Consumer, Held, Position, Producer};
-use crate::sync::Ordering;
+use crate::sync::{Arc, Ordering};
 
 const WINDOW: usize = 1024;
 const RING_BYTES: usize = 4096;
@@ -23,6 +24,8 @@ enum Op {
     Hold,
     GiveBack,
     Park(usize),
+    /// How much room there is, and whether that is so.
+    Ask,
 }
 
 /// What was sent and not given back, and the ring that it is in.
@@ -113,10 +116,25 @@ impl Pair {
             Op::Hold => self.hold(),
             Op::GiveBack => self.give_back(),
             Op::Park(len) => self.park(len),
+            Op::Ask => self.ask(),
         }
         let free = self.producer.free_bytes();
         let unread: usize = self.unread().map(|packet| record_bytes(packet.len())).sum();
         assert!(free + unread <= RING_BYTES, "{free} free and {unread} unread");
+    }
+
+    /// What is free is known to a record at the ring's end, and a few markers and headers; and as long as
+    /// an eighth of the ring at most is unread, any packet finds room.
+    fn ask(&mut self) {
+        self.consumer.release();
+        self.producer.look_at_taken().unwrap();
+        let unread: usize = self.unread().map(|packet| record_bytes(packet.len())).sum();
+        let least = RING_BYTES.saturating_sub(unread + record_bytes(MAX_PACKET) + 16 * 8);
+        let free = self.producer.free_bytes();
+        assert!(free >= least, "{free} free and {unread} unread");
+        if unread <= RING_BYTES / 8 {
+            assert!(self.producer.claim(MAX_PACKET).unwrap().is_some(), "{unread} unread");
+        }
     }
 
     fn unread(&self) -> impl Iterator<Item = &Vec<u8>> {
@@ -180,6 +198,7 @@ fn ops() -> impl Strategy<Value = Vec<Op>> {
         1 => Just(Op::Hold),
         1 => Just(Op::GiveBack),
         1 => len.prop_map(Op::Park),
+        2 => Just(Op::Ask),
     ];
     proptest::collection::vec(op, 0..400)
 }
@@ -268,6 +287,70 @@ fn a_batch_may_jump() {
     pair.run(Op::Take(1));
     assert_eq!(pair.consumer.peek(), Ok(None), "a jump of a batch that is not published");
     pair.drain();
+}
+
+/// Lent packets on both sides of a jump over what was unread.
+#[test]
+fn a_largest_packet_fits_beside_a_few_that_are_lent() {
+    let geometry = Geometry::new(None, None).unwrap();
+    let region = Arc::new(Region::create(geometry, false).unwrap().0);
+    let mut producer = Producer::new(&region, Side::Face);
+    let mut consumer = Consumer::new(&region, Side::Handle);
+    let mut take = |bytes: usize| {
+        for _ in 0..bytes / 4096 {
+            consumer.hold().unwrap().unwrap();
+            consumer.give_back();
+        }
+        consumer.release();
+    };
+    let mut send = |bytes: usize| {
+        for _ in 0..bytes / 4096 {
+            assert!(producer.stage(&[7; 4088]).unwrap());
+        }
+        producer.publish();
+    };
+    // Up to before the third turning point, where there is room to turn, and stopped soon.
+    send((3 << 20) - (4 << 10));
+    take(600 << 10);
+    send(600 << 10);
+    send(8 << 10);
+    take((3 << 20) - (4 << 10) - (4 << 10));
+    let loans = [(); 3].map(|()| {
+        let held = consumer.hold().unwrap().unwrap();
+        consumer.lend(held)
+    });
+    assert_eq!(consumer.peek(), Ok(None));
+    producer.look_at_taken().unwrap();
+    assert!(producer.free_bytes() > 4_180_000, "{}", producer.free_bytes());
+    assert!(producer.stage(&vec![8; (1 << 20) - 8]).unwrap());
+    drop(loans);
+}
+
+/// However often it is asked, and wherever a consumer says that it is: room that was there is there.
+#[test]
+fn a_head_between_two_runs_takes_no_room_back() {
+    for step in (0..RING).step_by(8) {
+        let region = region(MAX_PACKET, 0);
+        let (producer, _) = ends(&region, 0);
+        let mut producer = producer.turning_every(WINDOW);
+        let taken = |to: u64| consumer_words(&region).taken.0.store(to, Ordering::Relaxed);
+        let head = |to: u64| consumer_words(&region).head.0.store(to, Ordering::Relaxed);
+        let send = |producer: &mut Producer, count| {
+            assert_eq!((0..count).filter(|_| producer.stage(&[7; 56]).unwrap()).count(), count);
+            producer.publish();
+        };
+        // A turn, and behind it as much as was free.
+        send(&mut producer, 15);
+        taken(12 * 64);
+        producer.look_at_taken().unwrap();
+        send(&mut producer, 11);
+        assert!(producer.tail().get() > RING, "turned");
+        let fits = producer.claim(400).unwrap().is_some();
+        head((12 * 64 + step).min(producer.tail().get()));
+        let still = producer.claim(400).unwrap().is_some();
+        assert!(still || !fits, "{step} further");
+        assert!(producer.claim(400).unwrap().is_some() == still);
+    }
 }
 
 #[test]

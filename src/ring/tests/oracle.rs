@@ -38,6 +38,7 @@ struct Record {
 struct Queue {
     published: VecDeque<Record>,
     staged: VecDeque<Record>,
+    held: Vec<Record>,
     /// Where the staged records begin, with a marker before the first.
     staged_begin: u64,
     tail: u64,
@@ -57,6 +58,7 @@ impl Queue {
         Self {
             published: VecDeque::new(),
             staged: VecDeque::new(),
+            held: Vec::new(),
             staged_begin: start,
             tail: start,
             position: start,
@@ -79,6 +81,22 @@ impl Queue {
     fn need(&self, len: usize) -> u64 {
         let (pad, record) = self.place(len);
         pad + record + 8
+    }
+
+    /// Where the consumer is when it has reached `position`: never between two records.
+    fn behind_gap(&self, position: u64) -> u64 {
+        let is_before = |one: u64, other: u64| other.wrapping_sub(one).wrapping_sub(1) < 1 << 63;
+        if is_before(position, self.given) {
+            return self.given;
+        }
+        let mut end = self.given;
+        for record in self.held.iter().chain(&self.published).chain(&self.staged) {
+            if is_before(end, position) && is_before(position, record.at) {
+                return record.at;
+            }
+            end = record.end;
+        }
+        position
     }
 
     fn free_to(&mut self, head: u64) {
@@ -130,11 +148,14 @@ impl Queue {
         let next = self.published.pop_front()?;
         self.position = next.end;
         self.holds = true;
-        Some(next.packet)
+        let packet = next.packet.clone();
+        self.held.push(next);
+        Some(packet)
     }
 
     fn give_back(&mut self) {
         self.holds = false;
+        self.held.clear();
         self.given = self.position;
         self.taken = self.position;
         if self.position.wrapping_sub(self.head) >= RING / 8 {
@@ -213,10 +234,11 @@ impl Pair {
         self.producer.announce(len);
         let wants = self.region.side(Side::Face).wants.0.load(Ordering::Relaxed);
         let exact = self.queue.tail.wrapping_add(self.queue.need(len)).wrapping_sub(RING);
-        let more = (RING / 2).min(self.queue.tail.wrapping_sub(exact));
         // Nobody asks for what there is.
         let is_there = |word: u64| word.wrapping_sub(exact) < 1 << 63;
         if !is_there(self.queue.head) && !is_there(self.queue.taken) {
+            let exact = self.queue.behind_gap(exact);
+            let more = (RING / 2).min(self.queue.tail.wrapping_sub(exact));
             assert!(wants == exact || wants == exact.wrapping_add(more));
         }
         assert!(self.queue.tail.wrapping_sub(wants) < 1 << 63, "more than everything");
