@@ -10,7 +10,7 @@ use crate::Result;
 use crate::arguments::SIZES;
 use crate::cell::{Measure, Pin};
 use crate::results::{Median, Record, Results, Row};
-use crate::systems::{Family, SHORT_RING, System};
+use crate::systems::{Family, System};
 
 /// What of a run is compared.
 #[derive(Clone, Copy, PartialEq)]
@@ -53,9 +53,8 @@ const BEST: &str = "the best rival";
 const IN_PLACE_RING: &str = "a bare ring read in place";
 const BYTES_RING: &str = "a bare ring that makes `Bytes`";
 
-/// But for one whose ring is not as long as all others.
 fn is_wakering(system: &System) -> bool {
-    system.family == Family::Wakering && system.name != SHORT_RING
+    system.family == Family::Wakering
 }
 
 fn is_in_place(system: &System) -> bool {

@@ -1,9 +1,9 @@
 //! wakering without copies of its own: packets are written where they are read.
 
 use bytes::BufMut;
-use wakering::{Driver, Grant, Packet, Receiver, SpscFace, TryRecvError, TryReserveError};
+use wakering::{Driver, Grant, Packet, Receiver, TryRecvError, TryReserveError};
 
-use super::wakering::{Halves, Runner, SLEEPING, batch_of, open, open_with, over};
+use super::wakering::{Halves, Runner, SLEEPING, batch_of, open, over};
 use super::{STREAM, System, Waits, spin};
 use crate::Result;
 use crate::packet::{Sink, Source};
@@ -69,23 +69,7 @@ pub(crate) const SYSTEMS: &[System] = &[
         },
         ..SLEEPING
     },
-    System {
-        name: SHORT_RING,
-        about: "the same, through rings of 1 MiB, which lie in a core's own cache",
-        waits: Waits::Spinning,
-        measures: STREAM,
-        sizes: &[8 << 10, 64 << 10],
-        perform: |stage| {
-            let face = SpscFace::builder().ring_bytes(1 << 20);
-            let port = Batched::new(open_with(stage, Runner::Background, face)?, stage.bytes());
-            stage.run(port)
-        },
-        ..SLEEPING
-    },
 ];
-
-/// Not compared with any other: those have 4 MiB.
-pub(crate) const SHORT_RING: &str = "wakering, in place, try, batch, 1 MiB";
 
 #[inline]
 fn look(packet: &Packet<'_>, sink: &mut Sink) {

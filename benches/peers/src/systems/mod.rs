@@ -20,8 +20,6 @@ mod unix;
 mod unix_smol;
 mod wakering;
 
-pub(crate) use in_place::SHORT_RING;
-
 /// What a system is to the comparison.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, PartialOrd, Ord)]
 pub(crate) enum Family {

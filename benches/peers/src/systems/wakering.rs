@@ -10,8 +10,7 @@ use std::time::Duration;
 use async_io::Async;
 use bytes::Bytes;
 use wakering::{
-    Driver, FaceBuilder, PolledDriver, Receiver, Sender, SpscFace, SpscHandle, TryRecvError,
-    TrySendError,
+    Driver, PolledDriver, Receiver, Sender, SpscFace, SpscHandle, TryRecvError, TrySendError,
 };
 
 use super::{BOTH, Family, ROUND_TRIP, STREAM, System, Waits, spin};
@@ -194,21 +193,13 @@ impl Runner<'_> {
 
 /// Makes a channel, or joins it, by name, as programs do that know nothing of each other.
 pub(super) fn open(stage: &mut Stage, runner: Runner<'_>) -> Result<Halves> {
-    open_with(stage, runner, SpscFace::builder())
-}
-
-/// As [`open`], with other settings of the face.
-pub(super) fn open_with(
-    stage: &mut Stage,
-    runner: Runner<'_>,
-    face: FaceBuilder,
-) -> Result<Halves> {
     static CHANNELS: AtomicU32 = AtomicU32::new(0);
     let driver = runner.driver();
     Ok(match stage.side() {
         Side::A => {
             let number = CHANNELS.fetch_add(1, Ordering::Relaxed);
             let name = format!("peers-{}-{number}", std::process::id());
+            let face = SpscFace::builder();
             let face = driver.into_iter().fold(face, |face, driver| face.driver(driver));
             let face = face.create(&name)?;
             stage.link.tell(&name)?;
