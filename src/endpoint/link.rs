@@ -241,23 +241,22 @@ impl Link {
         }
     }
 
-    /// Looks again and again, as long as `spin` allows, until `look` finds something.
+    /// Looks again and again, as long as `spin` allows, until `look` finds something. If it spun in
+    /// vain, the caller has that entered in the thread's books, by [`Spinning::lost`].
     pub(super) fn spin<T>(
         &self,
         spin: &Spin,
         most: Duration,
         mut look: impl FnMut() -> Option<T>,
-    ) -> Option<T> {
-        let mut spinning = Spinning::begin(spin.wish()?.min(most))?;
+    ) -> Result<T, Option<Spinning>> {
+        let wish = spin.wish().ok_or(None)?;
+        let mut spinning = Spinning::begin(wish.min(most)).ok_or(None)?;
         let mut found = None;
         while found.is_none() && spinning.again() {
             found = look();
         }
-        if found.is_none() {
-            spinning.lost();
-        }
         self.note_spin(spin, found.is_some());
-        found
+        found.ok_or(Some(spinning))
     }
 
     pub(super) fn note_spin(&self, spin: &Spin, found: bool) {

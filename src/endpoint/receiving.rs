@@ -11,7 +11,7 @@ use super::vain_wakes::VainWakes;
 use crate::driver::Registration;
 use crate::error::CloseReason;
 use crate::pace::let_pass;
-use crate::spin::IN_POLL;
+use crate::spin::{IN_POLL, Spinning};
 use crate::waiters::{Waiters, Waiting};
 
 /// A receive under way: takes by `take`, and sleeps while that finds nothing.
@@ -21,6 +21,8 @@ pub(crate) struct Receiving<'a, A, F> {
     rx: A,
     take: F,
     place: Option<Waiting>,
+    /// Found nothing, and is not yet entered in the thread's books.
+    vain: Option<Spinning>,
 }
 
 impl<'a, A, F, T> Receiving<'a, A, F>
@@ -29,7 +31,7 @@ where
     F: FnMut(&mut Rx) -> Taken<T>,
 {
     pub(crate) fn new(link: &'a Link, rx: A, take: F) -> Self {
-        Self { link, rx, take, place: None }
+        Self { link, rx, take, place: None, vain: None }
     }
 
     /// Takes, or looks again for a while if that is worth it, and for no longer than `most`.
@@ -48,7 +50,20 @@ where
             let_pass(moment);
         }
         let look = || rx.with(|rx| take(rx)).transpose();
-        link.spin(&link.data_spin, most, look).transpose()
+        match link.spin(&link.data_spin, most, look) {
+            Ok(taken) => taken.map(Some),
+            Err(vain) => {
+                self.vain = vain;
+                Ok(None)
+            }
+        }
+    }
+
+    /// A spin that was in vain is at the thread's expense.
+    fn pay(&mut self) {
+        if let Some(vain) = self.vain.take() {
+            vain.lost();
+        }
     }
 
     /// As the future does, but the place in the queue is the caller's, who polls again later.
@@ -64,10 +79,14 @@ where
             register(&self.link.data, place, cx);
             self.link.rely_on_driver();
             let wish = if is_parked_in { self.link.park_spin.wish() } else { None };
-            taken = self.rx.with(|rx| match wish {
-                Some(spin) if rx.leave_to_driver(spin) => Ok(None),
-                _ => rx.park(&mut self.take),
-            });
+            let is_left = wish.is_some_and(|spin| self.rx.with(|rx| rx.leave_to_driver(spin)));
+            if is_left {
+                // Which spins on: ours was the beginning of its own.
+                self.vain = None;
+            } else {
+                self.pay();
+                taken = self.rx.with(|rx| rx.park(&mut self.take));
+            }
         }
         let Some(taken) = taken.transpose() else { return Poll::Pending };
         if place.take().is_some() && self.link.forked().is_none() {
@@ -84,6 +103,7 @@ where
             // Read before the looks: whatever is published behind them changes it.
             let seen = self.link.before_looking();
             let mut taken = self.look(Duration::MAX);
+            self.pay();
             if let Ok(None) = taken {
                 taken = self.rx.with(|rx| rx.park(&mut self.take));
             }

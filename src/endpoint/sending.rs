@@ -346,9 +346,15 @@ fn attempt_for_a_while(
     };
     loop {
         let headway = |attempted: &Result<_, usize>| *attempted != Err(before);
-        match link.spin(&link.room_spin, Duration::MAX, || Some(attempt()).filter(headway))? {
-            Ok(done) => return Some(done),
-            Err(sent) => before = sent,
+        match link.spin(&link.room_spin, Duration::MAX, || Some(attempt()).filter(headway)) {
+            Ok(Ok(done)) => return Some(done),
+            Ok(Err(sent)) => before = sent,
+            Err(vain) => {
+                if let Some(vain) = vain {
+                    vain.lost();
+                }
+                return None;
+            }
         }
     }
 }
