@@ -17,7 +17,7 @@ use crate::sender::Sender;
 ///
 /// A [`Grant`] of a batch that is committed is withheld until
 /// - [`publish`](Self::publish), or the batch is dropped;
-/// - an eighth of the ring is withheld, or 128 KiB;
+/// - an eighth of the ring is withheld, or 128 KiB if that is less;
 /// - there is no room for the next one.
 ///
 /// The packets come in order, none before those withheld earlier. A batch that was leaked

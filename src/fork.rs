@@ -26,6 +26,7 @@ static LAST: AtomicU32 = AtomicU32::new(0);
 /// A number that is another one in every process that forks away from this one; never 0.
 #[inline]
 pub(crate) fn generation() -> u32 {
+    // ORDERING: Relaxed; the number publishes nothing.
     let generation = word().map_or(0, |word| word.load(Ordering::Relaxed));
     if generation == 0 { renew() } else { generation }
 }
@@ -48,6 +49,7 @@ impl Origin {
     /// number of its own.
     #[inline(always)]
     pub(crate) fn has_left(&self) -> bool {
+        // ORDERING: Relaxed; the number publishes nothing.
         self.word.load(Ordering::Relaxed) != self.generation
     }
 }

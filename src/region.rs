@@ -234,7 +234,7 @@ impl Deref for Words {
     }
 }
 
-/// The bytes of one ring. Every access is checked against the ring's length.
+/// The bytes of one ring. Every access is checked against the ring's length, or masked by it.
 #[derive(Debug)]
 pub(crate) struct RingMemory {
     base: NonNull<u8>,
@@ -247,7 +247,8 @@ pub(crate) struct RingMemory {
 // is; all accesses through it are atomic or raw copies, which other threads may make as well.
 unsafe impl Send for RingMemory {}
 
-// SAFETY: as above; no method hands out a reference to anything but atomics.
+// SAFETY: as above. The methods that hand out references to bytes make it the caller's duty that nobody
+// else writes there, or reads, meanwhile.
 unsafe impl Sync for RingMemory {}
 
 impl RingMemory {

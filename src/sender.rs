@@ -254,8 +254,7 @@ impl Sender {
 
     /// Bytes that are free in the ring now, less what the next record takes for its header. Room
     /// for one packet of that size is not promised: they may lie in a few pieces, and a record does not
-    /// go around the ring's end. A largest packet finds room as long as no more than an eighth of the ring
-    /// is unread.
+    /// go around the ring's end. Once all was read, any packet finds room. 0 in a forked child.
     pub fn free_bytes(&mut self) -> usize {
         self.tx.free_bytes()
     }
@@ -309,9 +308,12 @@ impl Sender {
         }
         // A wait for room, with which the peer could not help otherwise.
         self.publish_withheld()?;
-        let deadline = self.send_held().await?;
+        let mut deadline = self.send_held().await?;
         loop {
-            self.begin(deadline, Room(len)).await?;
+            let mut sending = self.begin(deadline, Room(len));
+            (&mut sending).await?;
+            deadline = sending.deadline();
+            drop(sending);
             if let Some(claim) = self.waited_for(len)? {
                 return Ok(claim);
             }
@@ -325,9 +327,12 @@ impl Sender {
             return claimed;
         }
         self.publish_withheld()?;
-        let deadline = self.send_held_blocking()?;
+        let mut deadline = self.send_held_blocking()?;
         loop {
-            self.begin(deadline, Room(len)).block()?;
+            let mut sending = self.begin(deadline, Room(len));
+            sending.block_on()?;
+            deadline = sending.deadline();
+            drop(sending);
             if let Some(claim) = self.waited_for(len)? {
                 return Ok(claim);
             }
@@ -369,8 +374,8 @@ impl Sender {
         self.tx.publish_withheld().map_err(|reason| ShmError::Closed { reason, sent: 0 })
     }
 
-    /// The room that was just waited for, which nobody else can have taken. (That it is there still is
-    /// judged by the peer's words once more, so no promise is made of it.)
+    /// The room that was just waited for, which nobody else can have taken. That it is there still is
+    /// judged by the peer's words once more, which should not, but may, take it back.
     fn waited_for(&mut self, len: usize) -> Result<Option<Claim>, ShmError> {
         self.tx.claim(len).map_err(|reason| self.closed_for(reason))
     }
@@ -472,6 +477,7 @@ impl Sink<Bytes> for Sender {
 impl Drop for Sender {
     fn drop(&mut self) {
         // The last chance of a packet that was held back; without room there is none.
+        self.tx.reset_turn();
         let _ = self.try_send_held();
     }
 }

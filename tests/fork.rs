@@ -1,6 +1,8 @@
 //! A child that was forked without an exec leaves its parent's channels alone.
 #![allow(unsafe_code, reason = "fork is unsafe, and no crate here declares it")]
 
+use std::io::{Read, Write};
+use std::os::unix::net::UnixStream;
 use std::panic::{AssertUnwindSafe, catch_unwind};
 use std::time::Duration;
 
@@ -267,4 +269,23 @@ fn what_lies_in_the_ring_stays_the_parents() {
     assert_eq!(rx.try_recv().unwrap(), "parent's");
     assert_eq!(rx.try_recv(), Err(TryRecvError::Empty));
     assert_eq!(tx.free_bytes(), all);
+}
+
+/// What the parent and its peer have done meanwhile is no breach of the protocol.
+#[test]
+fn a_child_that_asks_for_room_ends_nothing() {
+    let (face, descriptor) = SpscFace::builder().ring_bytes(4096).pair().unwrap();
+    let handle = SpscHandle::from_fd(descriptor).unwrap();
+    let ((mut tx, _their_rx), (_their_tx, mut rx)) = (face.into_split(), handle.into_split());
+    let (mut told, mut tells) = UnixStream::pair().unwrap();
+    let child = in_child(|| {
+        told.read_exact(&mut [0]).unwrap();
+        assert_eq!(copy(&tx).free_bytes(), 0);
+    });
+    tx.try_send("behind the child's back".into()).unwrap();
+    assert_eq!(rx.try_recv().unwrap(), "behind the child's back");
+    tells.write_all(&[1]).unwrap();
+    expect_success(child);
+    tx.try_send("still open".into()).unwrap();
+    assert_eq!(rx.try_recv().unwrap(), "still open");
 }

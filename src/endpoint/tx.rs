@@ -176,6 +176,10 @@ impl Tx {
 
     /// Bytes free for the next record, without its header.
     pub(crate) fn free_bytes(&mut self) -> usize {
+        if self.link.forked().is_some() {
+            // What the parent and its peer did since is no violation of theirs.
+            return 0;
+        }
         match self.producer.look_at_taken() {
             Ok(()) => self.producer.free_bytes(),
             Err(violation) => {

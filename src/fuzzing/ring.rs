@@ -33,7 +33,7 @@ fn run(input: &mut Input<'_>) -> Option<()> {
     let region = Arc::new(Region::create(geometry, false).expect("a small region").0);
     let mut pair = Pair {
         producer: Producer::new(&region, Side::Face).turning_every(window),
-        consumer: Consumer::new(&region, Side::Handle),
+        consumer: Consumer::new(&region, Side::Handle).turning_every(window),
         region,
         published: VecDeque::new(),
         kept: Vec::new(),
@@ -125,6 +125,7 @@ impl Pair {
                     let expected = self.fits(packet.len(), before.get());
                     assert_eq!(fits, expected, "{} bytes", packet.len());
                 }
+                assert!(fits || self.given() != before.get(), "an empty ring has room");
                 if fits {
                     self.staged.push_back(packet);
                 }

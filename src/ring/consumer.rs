@@ -89,6 +89,13 @@ impl Consumer {
         }
     }
 
+    /// Of a ring with turning points that are so many bytes apart.
+    #[cfg(any(test, fuzzing))]
+    pub(crate) fn turning_every(mut self, bytes: usize) -> Self {
+        self.shape.window = bytes;
+        self
+    }
+
     /// Where the next record's header is.
     #[inline]
     pub(crate) fn position(&self) -> Position {
@@ -231,7 +238,7 @@ impl Consumer {
         if self.released != self.given {
             self.released = self.given;
             // ORDERING: Release orders the reads of the packets before it; pairs with the Acquire
-            // in `Producer::claim`. Loom does not see this one: review by hand.
+            // in `Producer::look_at_head`. Loom does not see this one: review by hand.
             self.own.head.0.store(self.given.get(), Ordering::Release);
         }
     }

@@ -115,7 +115,8 @@ impl Loans {
     fn release_in(&self, book: &mut Book) {
         if book.marks.released != book.marks.given {
             book.marks.released = book.marks.given;
-            // ORDERING: Release as in `settle`; pairs with the Acquire in `Producer::claim`.
+            // ORDERING: Release as in `settle`; pairs with the Acquire in
+            // `Producer::look_at_head`.
             self.own.head.0.store(book.marks.given.get(), Ordering::Release);
         }
     }

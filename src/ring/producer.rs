@@ -76,7 +76,7 @@ struct Wish {
     looks: u32,
 }
 
-/// Room behind the tail for a packet that is still to be written. Nothing has changed yet; it goes
+/// Room for a packet that is still to be written. Nothing has changed yet; it goes
 /// stale with the next record.
 #[derive(Debug, Clone, Copy)]
 pub(crate) struct Claim {
@@ -138,6 +138,7 @@ impl Producer {
     /// With turning points that are so many bytes apart, a power of two.
     #[cfg(any(test, fuzzing))]
     pub(crate) fn turning_every(mut self, bytes: usize) -> Self {
+        self.shape.window = bytes;
         self.route.turn_every(bytes);
         self
     }
@@ -247,7 +248,7 @@ impl Producer {
     ///
     /// On the way to being `Full` or asleep only: each look costs both sides a cache line.
     pub(crate) fn look_at_taken(&mut self) -> Result<(), Violation> {
-        // ORDERING: Acquire pairs with the Release in `Consumer::give_back`: the bytes
+        // ORDERING: Acquire pairs with the Release in `Consumer::give_back` and `Loans::settle`: the bytes
         // before it will not be read again.
         let taken = Position(self.consumer.taken.0.load(Ordering::Acquire));
         self.judge(taken, self.seen_taken)?;
@@ -363,7 +364,7 @@ impl Producer {
     /// Reads how far the consumer has come in shares of the ring.
     #[cold]
     fn look_at_head(&mut self) -> Result<(), Violation> {
-        // ORDERING: Acquire pairs with the Release in `Consumer::release`.
+        // ORDERING: Acquire pairs with the Release in `Consumer::release` and `Loans::release_in`.
         let head = Position(self.consumer.head.0.load(Ordering::Acquire));
         self.judge(head, self.seen_head)?;
         self.seen_head = head;

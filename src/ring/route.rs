@@ -21,9 +21,10 @@ use std::collections::VecDeque;
 use super::{Position, Shape};
 use crate::layout::{RECORD_ALIGN, RECORD_HEADER};
 
-/// So many runs may be unread at once, but for the one that is being written: there is no jump over
-/// what is unread from one that has so many before it.
-const MOST_RUNS: usize = 16;
+/// So many runs may be unread at once, but for the one that is being written: there is no jump from one
+/// that has so many before it. (To get there takes packets that were meant to be long and became short, at
+/// each end of a piece.)
+const MOST_RUNS: usize = 64;
 
 /// Records that follow one another, as far as the consumer may still have to read them.
 #[derive(Debug, Clone, Copy)]
@@ -118,18 +119,24 @@ impl Route {
         after(enough)
     }
 
-    /// Bytes that are not free, and those at the ring's end that a record was too long for.
+    /// Bytes that are not free, with those at the ring's end that a record was too long for, as far as
+    /// they are few.
     pub(super) fn used(&self, tail: Position) -> u64 {
-        let of_runs = self.runs.iter().filter_map(|run| {
-            let begin = self.unread(run, self.freed)?;
+        let lost = self.unread_runs(self.freed).map(|run| {
             let skipped = run.next.since(run.end);
             let at_ring_end = self.shape.rest(self.shape.offset(run.end)) as u64;
-            let is_lost = skipped == at_ring_end && skipped < self.least_hop();
-            let marker = if is_lost { skipped } else { run.behind().since(run.end) };
-            Some(run.end.since(begin).wrapping_add(marker))
+            let is_lost = skipped == at_ring_end && skipped < self.few();
+            if is_lost { skipped } else { run.behind().since(run.end) }
         });
-        let of_last = self.unread(&self.last(tail), self.freed).map(|begin| tail.since(begin));
-        of_runs.chain(of_last).fold(0, u64::wrapping_add)
+        lost.fold(self.unread_bytes(tail, self.freed), u64::wrapping_add)
+    }
+
+    /// Bytes of the records that are unread.
+    fn unread_bytes(&self, tail: Position, freed: Position) -> u64 {
+        self.runs.iter().chain([&self.last(tail)]).fold(0, |bytes: u64, run| {
+            let unread = self.unread(run, freed).map_or(0, |begin| run.end.since(begin));
+            bytes.wrapping_add(unread)
+        })
     }
 
     fn find_after(&self, freed: Position, tail: Position, need: u64) -> Option<Spot> {
@@ -152,7 +159,12 @@ impl Route {
     /// The longest piece that is free, if that is enough. A piece begins at the ring's start, or behind
     /// what is unread, which is of no use in a ring that is gone round as a whole.
     fn jump(&self, tail: Position, need: u64, freed: Position) -> Option<Spot> {
-        if self.unread_runs(freed).count() >= MOST_RUNS {
+        let runs = self.unread_runs(freed).count();
+        // Short runs behind one another, left behind while much is unread, would cut the ring in pieces
+        // that stay when only they are unread.
+        let is_short = tail.since(self.begin) < self.few();
+        let cuts = runs > 0 && is_short && self.unread_bytes(tail, freed) > self.few();
+        if runs >= MOST_RUNS || (self.turns() && cuts) {
             return None;
         }
         let unread = self.unread_runs(freed).filter(|_| self.turns());
@@ -234,8 +246,8 @@ impl Route {
         if turn < self.shape.bytes as u64 { turn.wrapping_sub(offset) } else { u64::MAX }
     }
 
-    /// How many bytes are worth to be jumped to.
-    fn least_hop(&self) -> u64 {
+    /// Bytes that are few, to a ring with turning points.
+    fn few(&self) -> u64 {
         if self.turns() { self.shape.window as u64 / 4 } else { u64::MAX }
     }
 }

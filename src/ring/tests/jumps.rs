@@ -45,7 +45,7 @@ impl Pair {
         let (producer, consumer) = ends(&region(MAX_PACKET, start), start);
         Self {
             producer: producer.turning_every(WINDOW),
-            consumer,
+            consumer: consumer.turning_every(WINDOW),
             staged: VecDeque::new(),
             published: VecDeque::new(),
             held: Vec::new(),
@@ -123,18 +123,23 @@ impl Pair {
         assert!(free + unread <= RING_BYTES, "{free} free and {unread} unread");
     }
 
-    /// What is free is known to a record at the ring's end, and a few markers and headers; and as long as
-    /// an eighth of the ring at most is unread, any packet finds room.
+    /// What is free is known to a record at the ring's end, and a few markers and headers; and when
+    /// nothing is unread, any packet finds room.
     fn ask(&mut self) {
         self.consumer.release();
         self.producer.look_at_taken().unwrap();
         let unread: usize = self.unread().map(|packet| record_bytes(packet.len())).sum();
-        let least = RING_BYTES.saturating_sub(unread + record_bytes(MAX_PACKET) + 16 * 8);
+        let least = RING_BYTES.saturating_sub(unread + record_bytes(MAX_PACKET) + 66 * 8);
         let free = self.producer.free_bytes();
         assert!(free >= least, "{free} free and {unread} unread");
-        if unread <= RING_BYTES / 8 {
-            assert!(self.producer.claim(MAX_PACKET).unwrap().is_some(), "{unread} unread");
+        if unread == 0 {
+            self.fits_largest();
         }
+    }
+
+    fn fits_largest(&mut self) {
+        let free = self.producer.free_bytes();
+        assert!(self.producer.claim(MAX_PACKET).unwrap().is_some(), "{free} free");
     }
 
     fn unread(&self) -> impl Iterator<Item = &Vec<u8>> {
@@ -286,6 +291,37 @@ fn a_batch_may_jump() {
     assert_eq!(pair.consumer.peek(), Ok(Some(56)));
     pair.run(Op::Take(1));
     assert_eq!(pair.consumer.peek(), Ok(None), "a jump of a batch that is not published");
+    pair.drain();
+}
+
+fn run(ops: &[Op]) -> Pair {
+    let mut pair = Pair::new(0);
+    ops.iter().for_each(|op| pair.run(*op));
+    pair
+}
+
+/// While much is unread, the ring is not cut in pieces that a largest packet does not go into once
+/// nothing but a little at each cut is.
+#[test]
+fn little_that_is_unread_does_not_cut_the_ring() {
+    use Op::{Ask, Claim, Publish, Send, Take};
+    let first = [Send(41, 64), Send(1, 40), Publish, Take(29), Ask];
+    let second = [Send(28, 64), Send(1, 16), Send(1, 64), Publish, Take(28), Ask];
+    let third = [Claim(1016, 64), Send(13, 64), Send(1, 8), Send(1, 64), Claim(928, 64), Publish];
+    let mut pair = run(&[&first[..], &second, &third, &[Take(29), Ask]].concat());
+    pair.fits_largest();
+    pair.drain();
+}
+
+#[test]
+fn packets_that_become_short_do_not_cut_the_ring() {
+    use Op::{Ask, Claim, Publish, Send, Take};
+    let mut ops = vec![Send(4, 64), Send(1, 24), Send(48, 64), Send(1, 8), Publish, Take(5), Ask];
+    ops.push(Claim(304, 24));
+    ops.extend((56..=280).rev().step_by(16).map(|len| Claim(len, 16)));
+    ops.extend([Publish, Take(48), Ask]);
+    let mut pair = run(&ops);
+    pair.fits_largest();
     pair.drain();
 }
 
