@@ -102,8 +102,8 @@ impl Endpoint {
     /// Sends packets one after the other. No other sender's packets come in between.
     ///
     /// They are published together, with one fence and one look at the peer's bell, so that the peer
-    /// sees none before all are written: as many as fit, and at most an eighth of the ring or 128 KiB at a
-    /// time, so that it has something to go on with.
+    /// sees none before all are written: as many as fit, and at most an eighth of the ring at a time, or
+    /// 128 KiB if that is less, so that it has something to go on with.
     ///
     /// # Errors
     /// As [`send`](Self::send). `PacketTooLarge` means that none was sent; the others tell in
@@ -163,8 +163,8 @@ impl Endpoint {
     /// Receives at least one and at most `max` packets, appends them to `packets` and tells how
     /// many; 0 is the end (or a `max` of 0).
     ///
-    /// Their room goes back to the sender together, and once for each eighth of the ring or 128 KiB, with
-    /// one look at whether it waits. It takes what is there and sleeps only if that is nothing. Packets
+    /// Their room goes back to the sender together, and once for each eighth of the ring, or 128 KiB if
+    /// that is less, with one look at whether it waits. It takes what is there and sleeps only if that is nothing. Packets
     /// under 2 KiB of one batch lie side by side in up to 16 KiB, which live as long as one of them.
     ///
     /// # Cancel safety

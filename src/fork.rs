@@ -6,7 +6,8 @@
 //! nothing in another process.
 //!
 //! The number lies in a page that the kernel clears in every child (`MADV_WIPEONFORK`, Linux 4.14).
-//! To ask costs two loads and no branch that is taken. No lock is taken: at the time of a fork another thread may have held it.
+//! To ask costs two loads and no branch that is taken. No lock is taken: at the time of a fork another
+//! thread may have held it.
 
 use std::ptr::{self, NonNull};
 use std::sync::atomic::{AtomicPtr, AtomicU32, Ordering};

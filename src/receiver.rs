@@ -65,8 +65,8 @@ impl Receiver {
     /// Receives at least one and at most `max` packets, appends them to `packets` and tells how
     /// many; 0 is the end (or a `max` of 0).
     ///
-    /// Their room goes back to the sender together, and once for each eighth of the ring or 128 KiB, with
-    /// one look at whether it waits. It takes what is there and sleeps only if that is nothing. Packets
+    /// Their room goes back to the sender together, and once for each eighth of the ring, or 128 KiB if
+    /// that is less, with one look at whether it waits. It takes what is there and sleeps only if that is nothing. Packets
     /// under 2 KiB of one batch lie side by side in up to 16 KiB, which live as long as one of them.
     ///
     /// # Cancel safety

@@ -210,7 +210,7 @@ fn refused(why: &'static str) -> ShmError {
 }
 
 /// The control words of one side, by one step from whoever keeps them.
-#[derive(Debug)]
+#[derive(Debug, Clone)]
 pub(crate) struct Words {
     words: NonNull<SideWords>,
     /// Keeps the mapping.

@@ -84,7 +84,7 @@ fn words(start: u64) -> SideWords {
 }
 
 /// The control words of one side.
-#[derive(Debug)]
+#[derive(Debug, Clone)]
 pub(crate) struct Words {
     region: Arc<Region>,
     side: Side,

@@ -2,8 +2,9 @@
 //!
 //! Records follow one another at multiples of 8 bytes: a header word, then the packet. A record is
 //! contiguous; where the next one would run over the end, a marker makes the consumer jump to the
-//! start, and in a long ring to where the producer is best served: see `route`. There is no shared tail: a record is published by its own header, which the consumer
-//! polls where the next record will be. The producer first clears the header *after* the new
+//! start, and in a long ring to where the producer is best served: see `route`. There is no shared
+//! tail: a record is published by its own header, which the consumer polls where the next record will
+//! be. The producer first clears the header *after* the new
 //! record, then writes the packet, then stores the header, so nothing half-written is ever
 //! visible, even if the producer dies in the middle. A packet that is written in place may turn out
 //! shorter than the room claimed for it, so there the clear waits until the length is known; it too
@@ -44,7 +45,8 @@ pub(crate) use producer::{Claim, LOOK_AGAIN_AFTER, Producer};
 use crate::error::Violation;
 use crate::region::Region;
 
-/// Bytes since the channel was made, and those that were jumped over. Wraps after 2^64, to which all its arithmetic is indifferent.
+/// Bytes since the channel was made, and those that were jumped over. Wraps after 2^64, to which all its
+/// arithmetic is indifferent.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub(crate) struct Position(u64);
 

@@ -76,7 +76,7 @@ impl Sender {
     }
 
     /// Sends packets one after the other, with one publication, one fence and one look at the peer's
-    /// bell for as many as fit, and at most an eighth of the ring or 128 KiB: see
+    /// bell for as many as fit, and at most an eighth of the ring, or 128 KiB if that is less: see
     /// [`Endpoint::send_batch`](crate::Endpoint::send_batch).
     ///
     /// # Errors

@@ -67,8 +67,7 @@ impl Tx {
         if packet.len() > max {
             return Err(TrySendError::TooLarge(packet, max));
         }
-        if let Some(reason) = self.link.tx_end() {
-            self.link.settle(reason);
+        if let Err(reason) = self.check_open() {
             return Err(TrySendError::Closed(packet, reason));
         }
         if !self.turn.is_free() {
@@ -100,10 +99,7 @@ impl Tx {
         if len > max {
             return Err(TryReserveError::TooLarge(len, max));
         }
-        if let Some(reason) = self.link.tx_end() {
-            self.link.settle(reason);
-            return Err(TryReserveError::Closed(reason));
-        }
+        self.check_open().map_err(TryReserveError::Closed)?;
         match self.claim(len) {
             Ok(Some(claim)) => Ok(claim),
             Ok(None) => self.claim_at_last(len),
@@ -143,9 +139,7 @@ impl Tx {
         len: usize,
         withheld: bool,
     ) -> Result<(), CloseReason> {
-        if let Some(reason) = self.link.tx_end() {
-            return Err(self.settled(reason));
-        }
+        self.check_open()?;
         let before = self.producer.tail();
         self.producer.stage_written(claim, len);
         if !withheld || self.producer.staged_enough() {
@@ -153,6 +147,15 @@ impl Tx {
         }
         self.count_sent(before, 1, len as u64);
         Ok(())
+    }
+
+    /// Whether anything can be sent. If not, the reason is settled.
+    #[inline(always)]
+    fn check_open(&self) -> Result<(), CloseReason> {
+        match self.link.tx_end() {
+            None => Ok(()),
+            Some(reason) => Err(self.settled(reason)),
+        }
     }
 
     #[cold]
@@ -166,10 +169,7 @@ impl Tx {
         if !self.producer.has_staged() {
             return Ok(());
         }
-        if let Some(reason) = self.link.tx_end() {
-            self.link.settle(reason);
-            return Err(reason);
-        }
+        self.check_open()?;
         self.publish();
         Ok(())
     }

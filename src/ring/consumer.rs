@@ -16,8 +16,6 @@ use crate::tally::{Step, step};
 #[derive(Debug)]
 pub(crate) struct Consumer {
     memory: RingMemory,
-    region: Arc<Region>,
-    side: Side,
     own: Words,
     producer: Words,
     shape: Shape,
@@ -73,8 +71,6 @@ impl Consumer {
         let pool = Pool::new(shape.bytes / 4);
         Self {
             memory,
-            region: region.clone(),
-            side,
             own: region.words(side),
             producer: region.words(side.peer()),
             shape,
@@ -200,7 +196,8 @@ impl Consumer {
         let marks = Marks { given: self.given, released: self.released };
         let marks = (!self.lends).then_some(marks);
         let begin = self.position.minus(record_bytes(held.len()));
-        let new = || Arc::new(Loans::new(&self.region, self.side, self.shape));
+        let (own, producer, shape) = (&self.own, &self.producer, self.shape);
+        let new = || Arc::new(Loans::new(own.clone(), producer.clone(), shape));
         self.lends = true;
         self.loans.get_or_insert_with(new).lend(begin, self.position, marks)
     }

@@ -8,8 +8,7 @@
 use std::collections::VecDeque;
 
 use super::{Position, Shape};
-use crate::layout::Side;
-use crate::region::{Region, Words};
+use crate::region::Words;
 use crate::sync::{Arc, Mutex, Ordering, fence, lock};
 
 /// The book of one consumer's loans.
@@ -48,15 +47,11 @@ pub(super) struct Marks {
 }
 
 impl Loans {
-    pub(super) fn new(region: &Arc<Region>, side: Side, shape: Shape) -> Self {
+    /// Of the consumer that has its own words here, and those of its producer.
+    pub(super) fn new(own: Words, producer: Words, shape: Shape) -> Self {
         let marks = Marks { given: Position::START, released: Position::START };
         let book = Book { lent: VecDeque::new(), first: 0, reached: Position::START, marks };
-        Self {
-            own: region.words(side),
-            producer: region.words(side.peer()),
-            shape,
-            book: Mutex::new(book),
-        }
+        Self { own, producer, shape, book: Mutex::new(book) }
     }
 
     /// Lends the record from `begin` to `end`, where the consumer is. With `marks` the consumer hands
