@@ -10,6 +10,7 @@ use std::pin::Pin;
 use std::process::Command;
 use std::sync::{Arc, Mutex};
 use std::task::{Context, Wake, Waker};
+use std::time::Duration;
 
 use bytes::Bytes;
 use wakering::{Driver, ShmError, SpscHandle, SpscListener, Unparker};
@@ -18,6 +19,9 @@ type Result<T> = std::result::Result<T, Box<dyn std::error::Error>>;
 
 const CHANNELS: u32 = 100;
 const PACKETS: u32 = 50;
+
+/// After this many polls the executor looks at its channels, whatever else there is to run.
+const POLLS: u32 = 61;
 
 /// In the child: the name of the engine.
 const ENGINE: &str = "WAKERING_ENGINE";
@@ -69,7 +73,13 @@ impl Executor {
     /// Runs all tasks to their end.
     fn run(&mut self) -> std::result::Result<(), ShmError> {
         let mut left = self.tasks.len();
+        let mut polls = 0_u32;
         while left > 0 {
+            polls = polls.wrapping_add(1);
+            if polls.is_multiple_of(POLLS) {
+                // Tasks that always have something to do must not starve the channels.
+                self.driver.park(Some(Duration::ZERO))?;
+            }
             let next = self.queue.runnable.lock().unwrap().pop_front();
             let Some(task) = next else {
                 // Nothing to run: a peer's wake returns right here, its task in the queue.

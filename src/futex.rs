@@ -66,6 +66,7 @@ mod imp {
 #[cfg(all(test, loom))]
 mod imp {
     use std::collections::HashMap;
+    use std::sync::Mutex as StdMutex;
     use std::time::Duration;
 
     use loom::sync::{Condvar, Mutex};
@@ -73,12 +74,80 @@ mod imp {
     use crate::sync::{Arc, AtomicU32, Ordering, lock};
 
     loom::lazy_static! {
-        /// Sleepers by the address of their word, as the kernel's hash table keeps them.
-        static ref SLEEPERS: Mutex<HashMap<usize, Vec<Arc<Condvar>>>> = Mutex::new(HashMap::new());
+        /// Waiters by the address of their word, as the kernel's hash table keeps them.
+        static ref WAITERS: Mutex<HashMap<usize, Vec<Waiter>>> = Mutex::new(HashMap::new());
+    }
+
+    /// One that waits on a word.
+    enum Waiter {
+        /// A thread that sleeps.
+        Thread(Arc<Condvar>),
+        /// A wait that lies in a ring, under a tag.
+        Lying(Arc<Ring>, u64),
+    }
+
+    /// Futex waits that lie in the kernel, whether or not a thread sleeps in the ring.
+    #[derive(Debug, Default)]
+    pub(crate) struct Ring {
+        /// Tags of waits that are over. Locked only while `WAITERS` is, so loom need not know.
+        over: StdMutex<Vec<(u64, bool)>>,
+        arrived: Condvar,
+    }
+
+    impl Ring {
+        /// Begins to wait on `word`, as long as it holds `seen`.
+        pub(crate) fn wait_on(self: &Arc<Self>, word: &AtomicU32, seen: u32, tag: u64) {
+            let mut waiters = lock(&WAITERS);
+            if is_changed(&[(word, seen)]) {
+                return self.end(tag, false);
+            }
+            waiters.entry(key(word)).or_default().push(Waiter::Lying(self.clone(), tag));
+        }
+
+        /// Ends the wait without a wake.
+        pub(crate) fn cancel(self: &Arc<Self>, tag: u64) {
+            let mut waiters = lock(&WAITERS);
+            for queue in waiters.values_mut() {
+                queue.retain(|waiter| !matches!(waiter, Waiter::Lying(_, other) if *other == tag));
+            }
+            self.end(tag, false);
+        }
+
+        /// Takes the waits that are over, and whether each was woken. Sleeps for one if there is
+        /// none and `may_sleep`.
+        pub(crate) fn enter(&self, may_sleep: bool) -> Vec<(u64, bool)> {
+            let mut waiters = lock(&WAITERS);
+            loop {
+                let over = std::mem::take(&mut *self.over.lock().unwrap());
+                if !over.is_empty() || !may_sleep {
+                    return over;
+                }
+                waiters = self.arrived.wait(waiters).unwrap();
+            }
+        }
+
+        /// Ends all waits, which nobody will hear of.
+        pub(crate) fn close(self: &Arc<Self>) {
+            for queue in lock(&WAITERS).values_mut() {
+                queue.retain(
+                    |waiter| !matches!(waiter, Waiter::Lying(ring, _) if Arc::ptr_eq(ring, self)),
+                );
+            }
+        }
+
+        fn end(&self, tag: u64, woken: bool) {
+            self.over.lock().unwrap().push((tag, woken));
+            self.arrived.notify_one();
+        }
     }
 
     fn key(word: &AtomicU32) -> usize {
         std::ptr::from_ref(word).addr()
+    }
+
+    fn is_changed(words: &[(&AtomicU32, u32)]) -> bool {
+        // ORDERING: Relaxed; the kernel's compare orders nothing for us either.
+        words.iter().any(|(word, seen)| word.load(Ordering::Relaxed) != *seen)
     }
 
     /// A futex wait as the kernel does it: compare and sleep under one lock. Timeouts do not pass.
@@ -93,25 +162,29 @@ mod imp {
     }
 
     fn sleep(words: &[(&AtomicU32, u32)]) {
-        let mut sleepers = lock(&SLEEPERS);
-        // ORDERING: Relaxed; the kernel's compare orders nothing for us either.
-        if words.iter().any(|(word, seen)| word.load(Ordering::Relaxed) != *seen) {
+        let mut waiters = lock(&WAITERS);
+        if is_changed(words) {
             return;
         }
         let sleeper = Arc::new(Condvar::new());
         for (word, _) in words {
-            sleepers.entry(key(word)).or_default().push(sleeper.clone());
+            waiters.entry(key(word)).or_default().push(Waiter::Thread(sleeper.clone()));
         }
-        let mut sleepers = sleeper.wait(sleepers).unwrap();
-        for queue in sleepers.values_mut() {
-            queue.retain(|other| !Arc::ptr_eq(other, &sleeper));
+        let mut waiters = sleeper.wait(waiters).unwrap();
+        for queue in waiters.values_mut() {
+            queue.retain(
+                |waiter| !matches!(waiter, Waiter::Thread(one) if Arc::ptr_eq(one, &sleeper)),
+            );
         }
     }
 
-    /// Wakes everyone who sleeps on `word`.
+    /// Wakes everyone who waits on `word`.
     pub(crate) fn wake(word: &AtomicU32) {
-        for sleeper in lock(&SLEEPERS).get(&key(word)).into_iter().flatten() {
-            sleeper.notify_one();
+        for waiter in lock(&WAITERS).remove(&key(word)).into_iter().flatten() {
+            match waiter {
+                Waiter::Thread(sleeper) => sleeper.notify_one(),
+                Waiter::Lying(ring, tag) => ring.end(tag, true),
+            }
         }
     }
 
@@ -121,4 +194,6 @@ mod imp {
     }
 }
 
+#[cfg(all(test, loom))]
+pub(crate) use imp::Ring;
 pub(crate) use imp::{wait, wait_for_any, wake, wake_at_most};

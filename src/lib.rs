@@ -301,10 +301,6 @@ mod waiters;
 mod rouser;
 mod spin;
 mod pace;
-#[cfg(not(all(test, loom)))]
-mod driver;
-#[cfg(all(test, loom))]
-#[path = "driver_model.rs"]
 mod driver;
 #[allow(unsafe_code, reason = "three socket options that rustix cannot read or set")]
 mod sockopt;
@@ -340,6 +336,7 @@ pub use {
     batch::Batch,
     canceller::Canceller,
     credentials::PeerCredentials,
+    driver::{Backend, Driver, Unparker},
     endpoint::{Endpoint, Stats},
     grant::Grant,
     packet::Packet,
@@ -348,7 +345,7 @@ pub use {
 };
 #[cfg(not(all(test, loom)))]
 pub use {
-    driver::{Backend, Driver, DriverBuilder, PolledDriver, Unparker},
+    driver::{DriverBuilder, PolledDriver},
     face::{FaceBuilder, SpscFace},
     handle::{HandleBuilder, SpscHandle},
     listener::{ListenerStats, SpscListener},

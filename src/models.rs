@@ -10,20 +10,22 @@
 //!
 //! From below: [`ring`] and [`bell`] are what is shared with the peer, [`ends`] how it says that it
 //! goes, [`waiters`] the queue of local tasks, [`rouser`] the waker of a future that is driven. They have halves of their own that do the bare
-//! protocol. [`attendance`], [`blocking`], [`endpoint`], [`sink`] and [`tasks`] are about the ends as they
+//! protocol. [`block_on`], [`blocking`], [`endpoint`], [`requests`], [`sink`] and
+//! [`tasks`] are about the ends as they
 //! ship, on a driver that the model's own threads play.
 //!
 //! A wake that gets lost is a deadlock, which loom reports. What loom cannot see are stores that
 //! overtake earlier loads: the Release of `head` and `taken`, and the order of clear and count in
 //! the bell, have to be reviewed by hand.
 
-mod attendance;
 mod bell;
+mod block_on;
 mod blocking;
 mod endpoint;
 mod ends;
 mod halves;
 mod in_place;
+mod requests;
 mod ring;
 mod rouser;
 mod sink;
@@ -32,7 +34,7 @@ mod waiters;
 
 use bytes::Bytes;
 
-use crate::driver::Driver;
+use crate::driver::model::Driver;
 use crate::endpoint::{Endpoint, Options};
 use crate::layout::Side;
 use crate::region::Region;
@@ -76,6 +78,15 @@ fn channel(ring_bytes: usize) -> [(Endpoint, Driver); 2] {
 
 /// As [`channel`], with drivers made in this way.
 fn channel_on(ring_bytes: usize, driver: fn() -> Driver) -> [(Endpoint, Driver); 2] {
+    unkept(ring_bytes, driver).map(|(end, driver)| {
+        // A model that does not run it need not keep it.
+        end.link().keep(Box::new(driver.clone()));
+        (end, driver)
+    })
+}
+
+/// As [`channel_on`], but an end whose driver is dropped ends.
+fn unkept(ring_bytes: usize, driver: fn() -> Driver) -> [(Endpoint, Driver); 2] {
     let region = Region::model(ring_bytes, 8);
     let options = Options { send_timeout: None, ..Options::default() };
     [Side::Face, Side::Handle].map(|side| {
@@ -83,4 +94,23 @@ fn channel_on(ring_bytes: usize, driver: fn() -> Driver) -> [(Endpoint, Driver);
         let end = Endpoint::open(region.clone(), side, options, driver.binding()).unwrap();
         (end, driver)
     })
+}
+
+/// A waker that notes that it was called.
+struct Flag(std::sync::atomic::AtomicBool);
+
+impl Flag {
+    fn new() -> Arc<Self> {
+        Arc::new(Self(false.into()))
+    }
+
+    fn is_set(&self) -> bool {
+        self.0.load(std::sync::atomic::Ordering::Relaxed)
+    }
+}
+
+impl std::task::Wake for Flag {
+    fn wake(self: Arc<Self>) {
+        self.0.store(true, std::sync::atomic::Ordering::Relaxed);
+    }
 }

@@ -1,4 +1,4 @@
-//! Atomics, fences and locks: those of std, or loom's in the models.
+//! Atomics, fences, locks and threads: those of std, or loom's in the models.
 //!
 //! Everything above takes them from here, so that the very code that ships is what loom explores.
 //! Reference counts are std's in both: nothing of the protocol rests on them, and loom's would
@@ -8,12 +8,56 @@
 mod imp {
     pub(crate) use std::sync::atomic::{AtomicU32, AtomicU64, fence};
     pub(crate) use std::sync::{Mutex, MutexGuard};
+    pub(crate) use std::thread_local;
+
+    pub(crate) mod thread {
+        pub(crate) use std::thread::{Thread, current, park, park_timeout};
+    }
 }
 
 #[cfg(all(test, loom))]
 mod imp {
     pub(crate) use loom::sync::atomic::{AtomicU32, AtomicU64, fence};
     pub(crate) use loom::sync::{Mutex, MutexGuard};
+    pub(crate) use loom::thread_local;
+
+    pub(crate) mod thread {
+        use std::sync::Arc;
+
+        use loom::sync::{Condvar, Mutex};
+
+        loom::thread_local! {
+            static CURRENT: Thread = Thread(Arc::default());
+        }
+
+        /// Loom's own has an `unpark` that ends other waits than `park` as well.
+        #[derive(Clone)]
+        pub(crate) struct Thread(Arc<(Mutex<bool>, Condvar)>);
+
+        impl Thread {
+            pub(crate) fn unpark(&self) {
+                *self.0.0.lock().unwrap() = true;
+                self.0.1.notify_one();
+            }
+        }
+
+        pub(crate) fn current() -> Thread {
+            CURRENT.with(Clone::clone)
+        }
+
+        pub(crate) fn park() {
+            let Thread(parker) = current();
+            let mut token = parker.0.lock().unwrap();
+            while !std::mem::take(&mut *token) {
+                token = parker.1.wait(token).unwrap();
+            }
+        }
+
+        /// No time passes in a model: lets the others go on.
+        pub(crate) fn park_timeout(_timeout: std::time::Duration) {
+            loom::thread::yield_now();
+        }
+    }
 }
 
 pub(crate) use imp::*;

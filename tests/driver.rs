@@ -53,6 +53,10 @@ on_both_backends! {
     block_on_serves_others_while_its_future_wakes_itself
     block_on_works_on_a_background_driver
     block_on_bears_a_future_that_uses_up_an_unpark
+    block_on_polls_again_a_future_that_parks_in_its_driver
+    a_task_that_is_always_runnable_starves_no_channel
+    an_executor_that_never_sleeps_hears_of_its_channels
+    dropping_the_driver_ends_a_receive_at_any_moment
     two_threads_block_on_one_driver
     dropping_the_driver_ends_its_endpoints
     dropping_the_driver_ends_a_connect
@@ -453,6 +457,113 @@ fn block_on_bears_a_future_that_uses_up_an_unpark(backend: Backend) {
             Poll::Pending
         }));
         assert_eq!(polls, 2);
+    }
+}
+
+fn block_on_polls_again_a_future_that_parks_in_its_driver(backend: Backend) {
+    let driver = parked(backend);
+    let (done, is_done) = channel();
+    thread::spawn(move || {
+        let mut polls = 0;
+        driver.block_on(poll_fn(|cx| {
+            polls += 1;
+            if polls == 2 {
+                return Poll::Ready(());
+            }
+            cx.waker().wake_by_ref();
+            driver.park(Some(Duration::ZERO)).unwrap();
+            Poll::Pending
+        }));
+        done.send(()).unwrap();
+    });
+    assert!(is_done.recv_timeout(DEADLINE).is_ok(), "it was woken, and sleeps");
+}
+
+/// Receives on an end of `driver` beside a task of the same executor that always yields.
+fn a_task_that_is_always_runnable_starves_no_channel(backend: Backend) {
+    let driver = parked(backend);
+    let background = Driver::builder().backend(backend).background().unwrap();
+    let (face, handle) = ends(&driver, &background);
+    let sender = thread::spawn(move || {
+        for n in 0..10 {
+            // Each one after a sleep of the driver's own kind: spins, ends of spins, none at all.
+            thread::sleep(Duration::from_millis(n));
+            handle.try_send(packet(n)).unwrap();
+        }
+        handle
+    });
+    let (received, begun) = (std::cell::Cell::new(0), Instant::now());
+    let executor = smol::LocalExecutor::new();
+    let receiver = executor.spawn(async {
+        for n in 0..10 {
+            assert_eq!(number(&face.recv().await.unwrap()), n);
+            received.set(n + 1);
+        }
+    });
+    let busy = executor.spawn(async {
+        while received.get() < 10 && begun.elapsed() < DEADLINE {
+            smol::future::yield_now().await;
+        }
+    });
+    driver.block_on(executor.run(async { futures::join!(receiver, busy) }));
+    assert!(begun.elapsed() < DEADLINE, "it got {} of 10", received.get());
+    drop(sender.join().unwrap());
+}
+
+/// As an executor does that parks with a timeout of zero, or after an unpark, between two tasks.
+fn an_executor_that_never_sleeps_hears_of_its_channels(backend: Backend) {
+    for unparks in [false, true] {
+        let driver = parked(backend);
+        let background = Driver::builder().backend(backend).background().unwrap();
+        let (face, handle) = ends(&driver, &background);
+        let (woken, waker) = Woken::new(|| {});
+        for n in 0..20 {
+            let mut recv = pin!(face.recv());
+            assert!(poll_once(recv.as_mut(), &waker).is_pending());
+            let mut before = woken.count();
+            handle.try_send(packet(n)).unwrap();
+            let begun = Instant::now();
+            let received = loop {
+                assert!(begun.elapsed() < DEADLINE, "packet {n} was slept over");
+                if unparks {
+                    driver.unparker().unpark();
+                    driver.park(None).unwrap();
+                } else {
+                    driver.park(Some(Duration::ZERO)).unwrap();
+                }
+                if std::mem::replace(&mut before, woken.count()) != woken.count()
+                    && let Poll::Ready(received) = poll_once(recv.as_mut(), &waker)
+                {
+                    break received;
+                }
+            };
+            assert_eq!(number(&received.unwrap()), n);
+        }
+    }
+}
+
+/// A task on another thread polls its receive while the last handle is dropped.
+fn dropping_the_driver_ends_a_receive_at_any_moment(backend: Backend) {
+    for round in 0..300 {
+        let driver = parked(backend);
+        let (face, handle) = ends(&driver, &driver);
+        let go = Arc::new(AtomicUsize::new(0));
+        let (done, is_done) = channel();
+        let there = go.clone();
+        let receiver = thread::spawn(move || {
+            there.fetch_add(1, SeqCst);
+            while there.load(SeqCst) < 2 {}
+            done.send(pollster::block_on(face.recv())).unwrap();
+        });
+        while go.load(SeqCst) < 1 {}
+        go.fetch_add(1, SeqCst);
+        for _ in 0..(round % 100) * 8 {
+            std::hint::spin_loop();
+        }
+        drop(driver);
+        assert_eq!(is_done.recv_timeout(DEADLINE), Ok(None), "round {round}");
+        receiver.join().unwrap();
+        drop(handle);
     }
 }
 

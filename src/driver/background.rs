@@ -77,7 +77,7 @@ pub(super) fn run(mut runner: Runner) {
 fn serve(runner: &mut Runner) -> io::Result<()> {
     let mut failures = 0;
     while !runner.is_done() {
-        match runner.turn(None) {
+        match runner.turn(None, &|| false) {
             Ok(()) => failures = 0,
             Err(Failure::Once(_)) if failures < ATTEMPTS => {
                 failures += 1;

@@ -2,15 +2,14 @@
 
 use std::cell::Cell;
 use std::pin::pin;
-use std::sync::Arc;
-use std::sync::atomic::{AtomicBool, Ordering};
 use std::task::{Context, Poll, Wake, Waker};
-use std::thread::{self, Thread};
 use std::time::Duration;
 
 use super::seat;
 use super::unparker::Unparker;
 use super::{Driver, Run};
+use crate::sync::thread::{self, Thread};
+use crate::sync::{Arc, AtomicU32, Ordering, thread_local};
 
 /// How long a thread that cannot park in its driver sleeps before it tries again.
 const PAUSE: Duration = Duration::from_millis(5);
@@ -20,10 +19,14 @@ pub(super) fn block_on<F: Future>(driver: &Driver, future: F) -> F::Output {
     assert!(!matches!(driver.run, Run::Polled), "block_on on a polled driver, which turn() runs");
     let _inside = Inside::enter();
     let alarm = Arc::new(Alarm {
-        rang: AtomicBool::new(false),
+        rang: AtomicU32::new(0),
         unparker: (!driver.is_background()).then(|| driver.unparker()),
         thread: thread::current(),
     });
+    if cfg!(all(test, loom)) {
+        // Loom does not see the count of references that orders a last wake before the drop.
+        std::mem::forget(alarm.clone());
+    }
     let waker = Waker::from(alarm.clone());
     let mut cx = Context::from_waker(&waker);
     let mut future = pin!(future);
@@ -31,23 +34,28 @@ pub(super) fn block_on<F: Future>(driver: &Driver, future: F) -> F::Output {
         if let Poll::Ready(output) = future.as_mut().poll(&mut cx) {
             return output;
         }
-        // At least once, also if the future woke itself: others wait for what comes from outside. But
-        // a background driver serves them, and the future may have used up an unpark of this thread.
+        // At least once, also if the future woke itself: others wait for what comes from outside. A
+        // background driver serves them by itself.
         if !driver.is_background() {
-            sleep(driver);
+            sleep(driver, &alarm);
         }
         // ORDERING: Acquire pairs with the Release in `wake_by_ref`.
-        while !alarm.rang.swap(false, Ordering::Acquire) {
-            sleep(driver);
+        while alarm.rang.swap(0, Ordering::Acquire) == 0 {
+            sleep(driver, &alarm);
         }
     }
 }
 
-fn sleep(driver: &Driver) {
+/// One turn of the driver, asleep unless the alarm rang; or a sleep while others run it.
+///
+/// The alarm itself decides, and not only the unpark that follows it: a turn of another thread, or
+/// one inside of the future, may use up the unpark.
+fn sleep(driver: &Driver, alarm: &Alarm) {
+    let has_rung = || alarm.has_rung();
     if driver.is_background() {
         return thread::park();
     }
-    if driver.park(None).is_err() {
+    if driver.park_unless(None, &has_rung).is_err() && !has_rung() {
         // Somebody else runs it, or it is over. The waker ends this sleep too.
         thread::park_timeout(PAUSE);
     }
@@ -55,11 +63,19 @@ fn sleep(driver: &Driver) {
 
 /// The waker of the future.
 struct Alarm {
-    rang: AtomicBool,
+    /// 1 once it did.
+    rang: AtomicU32,
     /// A background driver need not be told.
     unparker: Option<Unparker>,
     /// For the times when it does not sleep in the driver.
     thread: Thread,
+}
+
+impl Alarm {
+    fn has_rung(&self) -> bool {
+        // ORDERING: Relaxed; it decides about a sleep. `block_on` acquires what was written before.
+        self.rang.load(Ordering::Relaxed) != 0
+    }
 }
 
 impl Wake for Alarm {
@@ -68,8 +84,9 @@ impl Wake for Alarm {
     }
 
     fn wake_by_ref(self: &Arc<Self>) {
-        // ORDERING: Release pairs with the Acquire in `block_on`.
-        self.rang.store(true, Ordering::Release);
+        // ORDERING: Release pairs with the Acquire in `block_on`. A read-modify-write, because
+        // loom would let a store slip in before a swap that has read what stood there before.
+        self.rang.swap(1, Ordering::Release);
         if let Some(unparker) = &self.unparker {
             unparker.unpark();
         }
@@ -78,7 +95,7 @@ impl Wake for Alarm {
 }
 
 thread_local! {
-    static INSIDE: Cell<bool> = const { Cell::new(false) };
+    static INSIDE: Cell<bool> = Cell::new(false);
 }
 
 /// This thread is inside of `block_on`.
@@ -87,7 +104,7 @@ struct Inside;
 impl Inside {
     fn enter() -> Self {
         assert!(
-            !seat::is_seated() && !INSIDE.replace(true),
+            !seat::is_seated() && !INSIDE.with(|inside| inside.replace(true)),
             "block_on inside of block_on or of a driver's callback, which could not go on meanwhile"
         );
         Self
@@ -96,6 +113,6 @@ impl Inside {
 
 impl Drop for Inside {
     fn drop(&mut self) {
-        INSIDE.set(false);
+        INSIDE.with(|inside| inside.set(false));
     }
 }

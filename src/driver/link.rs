@@ -4,7 +4,6 @@
 //! |---|---|---|---|
 //! | `alarm` | its registration lowers it, the driver clears it | both | the earliest wish |
 //! | `nudged` | its registration sets it, the driver clears it | both | a nudge is under way |
-//! | `attended` | its registration sets it, the driver clears it | both | the driver looks before it sleeps |
 //! | `cancelled` | its registration, once | the driver | call the source no more |
 
 use super::table::Id;
@@ -20,7 +19,6 @@ pub(super) struct Link {
     /// The earliest time asked for that the driver has not called for yet.
     alarm: AtomicU64,
     nudged: AtomicU32,
-    attended: AtomicU32,
     cancelled: AtomicU32,
 }
 
@@ -30,7 +28,6 @@ impl Link {
             id,
             alarm: AtomicU64::new(NEVER),
             nudged: AtomicU32::new(0),
-            attended: AtomicU32::new(0),
             cancelled: AtomicU32::new(0),
         }
     }
@@ -59,19 +56,6 @@ impl Link {
     pub(super) fn end_nudge(&self) {
         // ORDERING: AcqRel; pairs with `begin_nudge`.
         self.nudged.swap(0, Ordering::AcqRel);
-    }
-
-    /// Notes that the driver is to look; says whether it was not to yet.
-    pub(super) fn begin_attendance(&self) -> bool {
-        // ORDERING: AcqRel; pairs with `end_attendance` as `lower_alarm` does with `clear_alarm`.
-        self.attended.swap(1, Ordering::AcqRel) == 0
-    }
-
-    /// Before the source is asked to look for the last time: it sees all that was written before
-    /// an attendance that began until now, and one that begins from now on is a new one.
-    pub(super) fn end_attendance(&self) {
-        // ORDERING: AcqRel; pairs with `begin_attendance`.
-        self.attended.swap(0, Ordering::AcqRel);
     }
 
     /// Says whether this was the first time.

@@ -4,8 +4,11 @@
 //! touch; [`runner`] is what the one who runs the driver owns, and its turns; [`uring`] and [`epoll`]
 //! are the two ways in which it waits. Who runs it: [`background`] is a thread that does, [`seat`] is
 //! taken by a thread that parks or polls, on which [`block_on`] and [`polled`] rest, and on
-//! the latter [`drive`]. [`source`] is what a driver knows of an endpoint, [`registration`] what an
-//! endpoint knows of its driver.
+//! the latter [`drive`]. [`builder`] makes one. [`source`] is what a driver knows of an endpoint,
+//! [`registration`] what an endpoint knows of its driver.
+//!
+//! In the models, `model` takes the place of the ways to wait and of those who make a driver. All
+//! else is the code that ships.
 
 mod source;
 mod table;
@@ -13,33 +16,50 @@ mod alarms;
 mod link;
 mod shared;
 mod runner;
+#[cfg(not(all(test, loom)))]
 mod epoll;
+#[cfg(not(all(test, loom)))]
 #[allow(unsafe_code, reason = "submissions tell the kernel addresses to read")]
 mod uring;
 mod registration;
+#[cfg(not(all(test, loom)))]
 #[allow(unsafe_code, reason = "the signal mask is set by the libc alone")]
 mod signals;
+#[cfg(not(all(test, loom)))]
 mod background;
 mod unparker;
 mod seat;
 mod block_on;
+#[cfg(not(all(test, loom)))]
 mod polled;
+#[cfg(not(all(test, loom)))]
 mod drive;
+#[cfg(not(all(test, loom)))]
+mod builder;
+#[cfg(all(test, loom))]
+pub(crate) mod model;
 
 use std::fmt;
-use std::sync::{Mutex as StdMutex, PoisonError};
 use std::time::Duration;
 
-use crate::error::ShmError;
-use crate::fork;
-use crate::sync::Arc;
+#[cfg(not(all(test, loom)))]
+pub use builder::DriverBuilder;
+#[cfg(not(all(test, loom)))]
+use builder::waits_of_this_thread;
+#[cfg(all(test, loom))]
+use model::waits_of_this_thread;
+#[cfg(not(all(test, loom)))]
 pub use polled::PolledDriver;
 pub(crate) use registration::{Binding, Registration};
 use seat::Seat;
 use shared::Shared;
+#[cfg(not(all(test, loom)))]
 pub(crate) use signals::blocked as without_signals;
 pub(crate) use source::Source;
 pub use unparker::Unparker;
+
+use crate::error::ShmError;
+use crate::sync::Arc;
 
 /// How a driver waits in the kernel.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, Default)]
@@ -125,25 +145,7 @@ enum Run {
     Polled,
 }
 
-/// The process's default drivers, once somebody has needed one. In a child that was forked it is
-/// another slot's turn: the lock of this one may be held for ever by a thread of the parent's.
-static GLOBAL: [StdMutex<Option<Driver>>; 32] = [const { StdMutex::new(None) }; 32];
-
 impl Driver {
-    /// Makes a driver to be parked in, with the best backend that is to be had.
-    ///
-    /// # Errors
-    ///
-    /// As [`DriverBuilder::build`].
-    pub fn new() -> Result<Self, ShmError> {
-        Self::builder().build()
-    }
-
-    /// Starts to describe a driver.
-    pub fn builder() -> DriverBuilder {
-        DriverBuilder { backend: Backend::Auto }
-    }
-
     /// How this driver waits: by io_uring or by epoll, never [`Backend::Auto`].
     pub fn backend(&self) -> Backend {
         self.shared().backend()
@@ -157,6 +159,10 @@ impl Driver {
     /// Endpoints may be used, made and dropped from any thread meanwhile, and by the wakers. May
     /// return early, so the caller looks at its queue each time. With a timeout of zero it does
     /// what is due and does not sleep.
+    ///
+    /// Each call looks once at all channels, also if it finds an unpark. An executor that always has
+    /// something to run must call this with a timeout of zero now and then, for example after every
+    /// 61 polls, or its channels get nothing.
     ///
     /// On a machine with several cores it may spin for a while before it sleeps, for the channels
     /// whose tasks wait: see [`spin`](crate::FaceBuilder::spin). An unpark ends that too.
@@ -175,8 +181,18 @@ impl Driver {
     /// - [`Io`](ShmError::Io): no ring could be made for this thread, or the kernel failed. The next
     ///   try may go well.
     pub fn park(&self, timeout: Option<Duration>) -> Result<(), ShmError> {
+        self.park_unless(timeout, &|| false)
+    }
+
+    /// As [`park`](Self::park), for a caller whose waker makes `is_wanted` true before it unparks:
+    /// it does not sleep over a wake whose unpark another turn has used up.
+    fn park_unless(
+        &self,
+        timeout: Option<Duration>,
+        is_wanted: &dyn Fn() -> bool,
+    ) -> Result<(), ShmError> {
         match &self.run {
-            Run::Parked(seat) => seat.park(timeout),
+            Run::Parked(seat) => seat.park(timeout, is_wanted),
             Run::Background => {
                 Err(ShmError::Unsupported { reason: "a background driver runs by itself" })
             }
@@ -207,20 +223,6 @@ impl Driver {
         block_on::block_on(self, future)
     }
 
-    /// The process's default driver. It is started by the first call, and by the next one if that
-    /// has failed or if it has ended since.
-    pub(crate) fn global() -> Result<Self, ShmError> {
-        // Deeper than that, forks without an exec share a slot.
-        let slot = (fork::generation() as usize).min(GLOBAL.len()) - 1;
-        let mut global = GLOBAL[slot].lock().unwrap_or_else(PoisonError::into_inner);
-        if let Some(driver) = global.as_ref().filter(|driver| driver.is_alive()) {
-            return Ok(driver.clone());
-        }
-        let driver = Self::builder().background()?;
-        *global = Some(driver.clone());
-        Ok(driver)
-    }
-
     /// Whether it runs by itself, so that nobody has to.
     fn is_background(&self) -> bool {
         matches!(self.run, Run::Background)
@@ -240,11 +242,6 @@ impl Driver {
     fn shared(&self) -> &Arc<Shared> {
         self.binding.shared()
     }
-
-    fn is_alive(&self) -> bool {
-        // In this order: in a child, the lock that the second takes may be held for ever.
-        !self.shared().is_forked() && !self.shared().is_closed()
-    }
 }
 
 impl fmt::Debug for Driver {
@@ -261,64 +258,5 @@ impl fmt::Debug for Driver {
     }
 }
 
-/// Describes a [`Driver`]; made by [`Driver::builder`].
-#[derive(Debug, Clone)]
-#[must_use]
-pub struct DriverBuilder {
-    backend: Backend,
-}
-
-impl DriverBuilder {
-    /// How to wait. Without a call, io_uring where it is to be had.
-    pub fn backend(mut self, backend: Backend) -> Self {
-        self.backend = backend;
-        self
-    }
-
-    /// Makes a driver that nobody runs yet: see [`Driver::park`] and [`Driver::block_on`].
-    ///
-    /// Its ring is made by the first thread that parks in it.
-    ///
-    /// # Errors
-    ///
-    /// [`ShmError::Unsupported`] if io_uring was asked for and is not to be had: an old kernel, or a
-    /// sandbox. [`ShmError::Io`] if its descriptors could not be made, which is no reason for
-    /// [`Backend::Auto`] to do without io_uring.
-    pub fn build(self) -> Result<Driver, ShmError> {
-        let shared = Shared::parked_in(self.probe()?)?;
-        let seat = Seat::new(shared.clone());
-        Ok(Driver { binding: Binding::new(shared, false), run: Run::Parked(Arc::new(seat)) })
-    }
-
-    /// Makes a driver for a reactor: it has a descriptor that is readable whenever there is
-    /// something to do, and [`turn`](PolledDriver::turn) does it.
-    ///
-    /// # Errors
-    ///
-    /// As [`build`](Self::build).
-    pub fn polled(self) -> Result<PolledDriver, ShmError> {
-        PolledDriver::open(self.probe()?)
-    }
-
-    /// Starts a driver on a thread of its own, which works under every executor.
-    ///
-    /// # Errors
-    ///
-    /// As [`build`](Self::build), or [`ShmError::Io`] if the thread could not be started.
-    pub fn background(self) -> Result<Driver, ShmError> {
-        let shared = background::start(self.backend)?;
-        Ok(Driver { binding: Binding::new(shared, true), run: Run::Background })
-    }
-
-    /// What the wish comes to here and now.
-    fn probe(&self) -> Result<Backend, ShmError> {
-        match self.backend {
-            Backend::Epoll => Ok(Backend::Epoll),
-            wish => uring::probe()
-                .map_or_else(|error| uring::instead(wish, error), |()| Ok(Backend::IoUring)),
-        }
-    }
-}
-
-#[cfg(test)]
+#[cfg(all(test, not(loom)))]
 mod tests;

@@ -151,18 +151,18 @@ impl Registration {
         self.keeper.shared.is_parked_in()
     }
 
-    /// Leaves it to the runner to look after a task that waits, before it sleeps: first by
-    /// [`Source::look`], again and again for up to `spin`, then by [`Source::arm`].
+    /// Has the runner look at [`Source::hint`] in each turn, and spin on it before it sleeps, for up
+    /// to `spin`. The caller is a task that waits; it has not armed the bell.
     ///
-    /// `false` if that cannot be: the driver is not of the kind that is parked in, it sleeps, or it
-    /// looks after many others already. Then the caller arms its bell by itself. What the source
-    /// needs for its look is written before this call.
-    pub(crate) fn attend(&self, spin: Duration) -> bool {
+    /// The request ends with a call of [`Source::hinted`] or of [`Source::look_yourselves`]. One of
+    /// the two comes before the runner sleeps, and after at most 64 turns. So nothing is lost if the
+    /// hint is wrong.
+    ///
+    /// `false` if that cannot be: the driver is not of the kind that is parked in, it sleeps or is
+    /// about to, or it looks for many others already. Then the caller arms its bell.
+    pub(crate) fn ask_to_spin(&self, spin: Duration) -> bool {
         let shared = &self.keeper.shared;
-        if !shared.is_parked_in() || self.is_forked() {
-            return false;
-        }
-        shared.attend(&self.link, spin)
+        shared.is_parked_in() && !self.is_forked() && shared.ask_to_spin(self.link.id, spin)
     }
 
     /// Has the driver wait on the bell again, which was let go ([`Source::lets_bell_go`]), from when

@@ -12,7 +12,7 @@ use std::time::{Duration, Instant};
 
 use super::alarms::Alarms;
 use super::link::{Link, NEVER};
-use super::shared::{Attended, Command, Rest, Shared};
+use super::shared::{Command, Request, Rest, Shared};
 use super::source::Source;
 use super::table::{Id, Table};
 use crate::spin::Spinning;
@@ -36,6 +36,12 @@ pub(super) trait Waits: Send {
 
     /// Appends to `found` what can be seen without a system call, if anything can.
     fn glean(&mut self, _found: &mut Found) {}
+
+    /// Whether a wait would find something at once, as far as that can be seen without a system
+    /// call.
+    fn is_due(&mut self) -> bool {
+        false
+    }
 
     /// Takes back what was armed for the driver itself, once no registration is left.
     fn close(&mut self);
@@ -70,10 +76,11 @@ pub(super) struct Wake {
 /// How a wait on a bell ended.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub(super) enum Outcome {
-    /// Somebody woke it, or the bell had been counted up before it began.
+    /// Somebody woke it.
     Woken,
-    /// The kernel ended it, for reasons of its own or because we asked for that.
-    Cancelled,
+    /// It ended without a wake: the bell had been counted up before it began, or the kernel ended
+    /// it, for reasons of its own or because we asked for that. The bell's count tells.
+    Lapsed,
     /// The kernel cannot wait on this word, and never will.
     Poisoned,
 }
@@ -95,8 +102,18 @@ struct Entry {
     /// Kept until the wait on its bell is over, so that the word stays mapped as long.
     source: Arc<dyn Source>,
     wait: Wait,
-    /// What the bell held before the source last looked, with which its wait compares.
+    /// What the bell held before the source last looked. The next wait compares with it.
     seen: u32,
+}
+
+/// How a spin ended.
+enum Spun {
+    /// A hint was true, or the runner is wanted elsewhere.
+    Wanted,
+    /// Something was put into the inbox.
+    Stirred,
+    /// In vain.
+    Over,
 }
 
 /// The wait on a source's bell.
@@ -120,7 +137,7 @@ pub(super) struct Runner {
     /// Empty between uses; kept for its memory.
     batch: Vec<Command>,
     /// Empty between uses; kept for its memory.
-    attended: Vec<Attended>,
+    requests: Vec<Request>,
     /// How many calls of sources there were.
     calls: usize,
     stopping: bool,
@@ -135,7 +152,7 @@ impl Runner {
             alarms: Alarms::default(),
             found: Found::default(),
             batch: Vec::new(),
-            attended: Vec::new(),
+            requests: Vec::new(),
             calls: 0,
             stopping: false,
         }
@@ -176,14 +193,19 @@ impl Runner {
     }
 
     /// Sleeps until something happens, at most for `timeout`, and calls the sources that it is for.
-    /// May return early, and does if somebody unparks.
-    pub(super) fn turn(&mut self, timeout: Option<Duration>) -> Result<(), Failure> {
-        let limit = self.settle(timeout);
+    /// May return early, and does if somebody unparks or `is_wanted`. Looks once at the hints and at
+    /// the kernel, whatever ends it.
+    pub(super) fn turn(
+        &mut self,
+        timeout: Option<Duration>,
+        is_wanted: &dyn Fn() -> bool,
+    ) -> Result<(), Failure> {
+        let limit = self.settle(timeout, is_wanted);
         if self.is_done() {
             return Ok(());
         }
         let outcome = self.waits.wait(limit, &mut self.found);
-        self.shared.wake_up();
+        self.shared.wake_up(!self.found.is_empty());
         self.deliver();
         self.shared.end_unpark();
         outcome
@@ -191,106 +213,107 @@ impl Runner {
 
     /// Does what was asked for, and says how long the driver may sleep then. From here on whoever
     /// asks for something earlier than that interrupts it.
-    fn settle(&mut self, timeout: Option<Duration>) -> Option<Duration> {
-        if timeout == Some(Duration::ZERO) {
+    fn settle(
+        &mut self,
+        timeout: Option<Duration>,
+        is_wanted: &dyn Fn() -> bool,
+    ) -> Option<Duration> {
+        if self.look() || timeout == Some(Duration::ZERO) {
             // Never asleep, so that nobody interrupts in vain.
-            self.glance();
-            return timeout;
+            return Some(Duration::ZERO);
         }
         let end = timeout.and_then(|timeout| Instant::now().checked_add(timeout));
         let end = end.map_or(NEVER, |end| self.shared.clock(end));
         for _ in 0..ROUNDS {
             let until = self.alarms.next().unwrap_or(NEVER).min(end);
-            match self.shared.fall_asleep(until, &mut self.batch) {
+            match self.shared.fall_asleep(until, &mut self.batch, is_wanted) {
                 Rest::Asleep => return (until != NEVER).then(|| self.shared.until(until)),
                 Rest::Busy => self.run_batch(),
                 Rest::Unparked => break,
-                Rest::Attending if self.attend(until) => break,
-                Rest::Attending => {}
+                Rest::Asked => match self.spin(until, is_wanted) {
+                    (Spun::Wanted, _) => break,
+                    (Spun::Stirred, _) => {}
+                    (Spun::Over, spun) => {
+                        // They arm their bells before the caller comes back to sleep.
+                        self.have_tasks_look(spun);
+                        break;
+                    }
+                },
             }
         }
         Some(Duration::ZERO)
     }
 
-    /// Spins on behalf of the sources that were left to it, then has them arm their bells. Says
-    /// whether the runner is wanted back by now.
-    fn attend(&mut self, until: u64) -> bool {
-        let mut attended = self.take_attended();
-        let wish = attended.iter().map(|attended| attended.spin).max().unwrap_or_default();
-        let wish = if until == NEVER { wish } else { wish.min(self.shared.until(until)) };
-        let mut spinning = Spinning::begin(wish);
-        let mut wanted = self.look_at(&mut attended);
-        while !wanted && spinning.as_mut().is_some_and(Spinning::again) {
-            wanted = self.look_at(&mut attended) || self.shared.is_unparked();
+    /// Does what was asked for, and looks once at the hints of those who have asked the runner to
+    /// spin. Says whether one was true.
+    fn look(&mut self) -> bool {
+        self.shared.read_requests(&mut self.batch, &mut self.requests);
+        self.run_batch();
+        self.look_at_hints()
+    }
+
+    /// Spins on the hints. Says how that ended, and whether there was time to spin.
+    fn spin(&mut self, until: u64, is_wanted: &dyn Fn() -> bool) -> (Spun, bool) {
+        if self.look() {
+            return (Spun::Wanted, false);
         }
-        if !wanted {
-            wanted = self.arm(&mut attended, spinning.is_some());
-            if let Some(spinning) = spinning {
-                spinning.lost();
+        let wish = self.requests.iter().map(|request| request.spin).max().unwrap_or_default();
+        let wish = if until == NEVER { wish } else { wish.min(self.shared.until(until)) };
+        let Some(mut spinning) = Spinning::begin(wish) else { return (Spun::Over, false) };
+        while spinning.again() {
+            if self.look_at_hints()
+                || self.shared.is_unparked()
+                || is_wanted()
+                || self.waits.is_due()
+            {
+                return (Spun::Wanted, true);
+            }
+            if self.shared.is_stirred() {
+                return (Spun::Stirred, true);
             }
         }
-        self.keep_attended(attended);
-        wanted
+        spinning.lost();
+        (Spun::Over, true)
     }
 
-    /// As [`attend`](Self::attend), for a runner that is not to sleep.
-    fn glance(&mut self) {
-        let mut attended = self.take_attended();
-        self.look_at(&mut attended);
-        self.keep_attended(attended);
-    }
-
-    /// Those that were left to the runner; what was to be done before is done.
-    fn take_attended(&mut self) -> Vec<Attended> {
-        let mut attended = std::mem::take(&mut self.attended);
-        self.shared.take_attended(&mut attended, &mut self.batch);
+    /// The runner is about to sleep: wakes the tasks that have asked it to spin. Each looks for
+    /// itself and arms its bell, so the hints need not be right.
+    fn have_tasks_look(&mut self, spun: bool) {
+        self.shared.take_requests(&mut self.batch, &mut self.requests);
         self.run_batch();
-        attended
+        for request in self.requests.drain(..) {
+            if let Some(entry) = self.table.get(request.id) {
+                self.calls += entry.call(|source| source.look_yourselves(spun));
+            }
+        }
     }
 
-    /// Looks again, the next time, for those that are left.
-    fn keep_attended(&mut self, mut attended: Vec<Attended>) {
-        self.shared.keep_attended(&mut attended);
-        self.attended = attended;
-    }
-
-    /// One look for each of those that were left to the runner. Says whether one found something,
-    /// and strikes it off.
-    fn look_at(&mut self, attended: &mut Vec<Attended>) -> bool {
-        let (table, calls) = (&self.table, &mut self.calls);
-        let before = attended.len();
-        attended.retain(|attended| {
-            let Some(entry) = table.get(attended.id) else { return false };
-            if !entry.ask(|source| source.look()) {
+    /// One look at each hint. Says whether one was true, or a request was over.
+    fn look_at_hints(&mut self) -> bool {
+        let Self { shared, table, requests, calls, .. } = self;
+        let before = requests.len();
+        requests.retain(|request| {
+            let Some(entry) = table.get(request.id) else { return false };
+            let is_hinted = entry.ask(|source| source.hint());
+            if !is_hinted && !request.is_over() {
                 return true;
             }
-            // Before the task is woken, which may run at once and come back.
-            entry.link.end_attendance();
-            *calls += entry.call(|source| source.found());
+            // Before the task is woken, which may run at once and ask again.
+            shared.end_request(request.id);
+            *calls += entry.call(|source| match is_hinted {
+                true => source.hinted(),
+                false => source.look_yourselves(false),
+            });
             false
         });
-        attended.len() < before
-    }
-
-    /// Has those that were left to the runner arm their bells; says whether one found something.
-    fn arm(&mut self, attended: &mut Vec<Attended>, spun: bool) -> bool {
-        let mut found = false;
-        for Attended { id, .. } in attended.drain(..) {
-            if let Some(entry) = self.table.get(id) {
-                // Before the last look, which sees what was written before an attendance that
-                // found this one going on.
-                entry.link.end_attendance();
-                found |= entry.ask(|source| source.arm(spun));
-            }
-        }
-        found
+        requests.len() < before
     }
 
     /// Does everything that is due, without sleeping, until nothing is. For a polled driver, which
     /// sleeps between its turns: its descriptor is readable if something was left undone.
     pub(super) fn sweep(&mut self) -> Result<usize, Failure> {
         let before = self.calls;
-        self.shared.wake_up();
+        self.shared.wake_up(false);
         for _ in 0..ROUNDS {
             self.shared.take(&mut self.batch);
             self.run_batch();
@@ -307,7 +330,8 @@ impl Runner {
             // This turn is what the unparks were for.
             self.shared.end_unpark();
             let until = self.alarms.next().unwrap_or(NEVER);
-            if nothing && self.shared.fall_asleep(until, &mut self.batch) == Rest::Asleep {
+            let rest = |batch| self.shared.fall_asleep(until, batch, &|| false);
+            if nothing && rest(&mut self.batch) == Rest::Asleep {
                 self.shared.set_timer(until);
                 return Ok(self.calls.wrapping_sub(before));
             }
@@ -402,14 +426,13 @@ impl Runner {
             self.calls += entry.call(|source| source.abandoned());
             return;
         }
-        let Some(bell) = entry.source.bell() else { return };
-        // ORDERING: Acquire pairs with the Release of whoever counts the bell up. It is read before
-        // the source looks, and the next wait compares with this value: a bell that rings after
-        // this line either is seen by the source or ends the next wait at once.
-        let seen = bell.load(Ordering::Acquire);
+        // Before the source looks, and the next wait compares with what is read here: a bell that
+        // rings after this line either is seen by the source or ends the next wait at once.
+        let is_counted_up = entry.is_counted_up();
+        let seen = entry.seen;
         let is_let_go = entry.ask(|source| source.lets_bell_go());
-        // What was only cancelled is no news: a source counts how often it is woken.
-        if wake.outcome == Outcome::Woken || seen != entry.seen {
+        // What has only lapsed is no news: a source counts how often it is woken.
+        if wake.outcome == Outcome::Woken || is_counted_up {
             self.calls += entry.call(|source| source.rung());
         }
         if !is_let_go {
@@ -437,7 +460,7 @@ impl Runner {
         if self.alarms.next().is_none() {
             return;
         }
-        let now = self.shared.clock(Instant::now());
+        let now = self.shared.now();
         // Ends: a source that asks again does so through the inbox.
         while let Some(id) = self.alarms.take_due(now) {
             if let Some(entry) = self.table.get_mut(id) {
@@ -469,6 +492,14 @@ impl Runner {
 }
 
 impl Entry {
+    /// Whether the bell was counted up since the source last looked, as it is about to do again.
+    fn is_counted_up(&mut self) -> bool {
+        let Some(bell) = self.source.bell() else { return false };
+        // ORDERING: Acquire pairs with the Release of whoever counts the bell up.
+        let seen = bell.load(Ordering::Acquire);
+        std::mem::replace(&mut self.seen, seen) != seen
+    }
+
     /// Waits on the bell since it held `seen`, unless it is waited on or nobody is to be called.
     fn arm(&mut self, waits: &mut dyn Waits, seen: u32) {
         let Some(bell) = self.source.bell() else { return };

@@ -2,17 +2,15 @@
 
 use std::cell::Cell;
 use std::io;
-use std::sync::{Mutex, PoisonError, TryLockError};
+use std::sync::{PoisonError, TryLockError};
 use std::time::Duration;
 
-use super::Backend;
-use super::epoll::EpollWaits;
 use super::runner::{Failure, Found, Runner, Waits};
 use super::shared::Shared;
 use super::table::Id;
-use super::uring::{self, RingWaits};
+use super::waits_of_this_thread;
 use crate::error::{CloseReason, ShmError};
-use crate::sync::{Arc, AtomicU32};
+use crate::sync::{Arc, AtomicU32, Mutex, thread_local};
 
 /// How often in a row the kernel may fail before the driver is given up.
 const ATTEMPTS: u32 = 8;
@@ -32,12 +30,12 @@ struct Bench {
 
 thread_local! {
     /// This thread is inside of `park` or `turn`, of any driver, or is a driver's own.
-    static SEATED: Cell<bool> = const { Cell::new(false) };
+    static SEATED: Cell<bool> = Cell::new(false);
 }
 
 /// Whether this thread runs a driver just now: this is a callback.
 pub(super) fn is_seated() -> bool {
-    SEATED.get()
+    SEATED.with(Cell::get)
 }
 
 /// Notes that callbacks are called from here on.
@@ -47,13 +45,13 @@ pub(super) struct Seated {
 
 impl Seated {
     pub(super) fn now() -> Self {
-        Self { before: SEATED.replace(true) }
+        Self { before: SEATED.with(|seated| seated.replace(true)) }
     }
 }
 
 impl Drop for Seated {
     fn drop(&mut self) {
-        SEATED.set(self.before);
+        SEATED.with(|seated| seated.set(self.before));
     }
 }
 
@@ -69,14 +67,19 @@ impl Seat {
         Self { shared, bench: Mutex::new(Bench { runner, failures: 0 }) }
     }
 
-    /// See [`Driver::park`](super::Driver::park).
-    pub(super) fn park(&self, timeout: Option<Duration>) -> Result<(), ShmError> {
+    /// See [`Driver::park`](super::Driver::park). Does not sleep once `is_wanted`, which becomes true
+    /// before an unpark.
+    pub(super) fn park(
+        &self,
+        timeout: Option<Duration>,
+        is_wanted: &dyn Fn() -> bool,
+    ) -> Result<(), ShmError> {
         const STEP: &str = "parking in the driver";
         self.sit(STEP, |runner| {
             if !runner.is_ours() {
-                runner.move_to(waits_for(&self.shared).map_err(uring::failure)?);
+                runner.move_to(waits_of_this_thread(&self.shared)?);
             }
-            runner.turn(timeout)
+            runner.turn(timeout, is_wanted)
         })
     }
 
@@ -144,14 +147,6 @@ impl Drop for Seat {
             bench.give_up();
         }
     }
-}
-
-/// What the calling thread can sleep in.
-fn waits_for(shared: &Arc<Shared>) -> io::Result<Box<dyn Waits>> {
-    Ok(match shared.backend() {
-        Backend::Epoll => Box::new(EpollWaits::new(shared.clone())),
-        Backend::Auto | Backend::IoUring => Box::new(RingWaits::open(shared)?),
-    })
 }
 
 /// What a driver that was never parked in waits by.

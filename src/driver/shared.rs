@@ -14,6 +14,7 @@
 
 use std::collections::HashSet;
 use std::os::fd::{AsFd, BorrowedFd, OwnedFd};
+use std::sync::atomic::AtomicBool;
 use std::task::Wake;
 use std::time::{Duration, Instant};
 
@@ -69,18 +70,32 @@ impl Command {
     }
 }
 
-/// So many sources are looked at in turn by a runner that spins; the others arm their bells at once.
-const MOST_ATTENDED: usize = 8;
+/// The runner looks at the hints of this many sources at most. The tasks of the others arm their
+/// bells.
+const MOST_REQUESTS: usize = 8;
+
+/// A request is over after this many turns: the hint may be wrong, and an executor that always has
+/// something to run never sleeps.
+const MOST_TURNS: u32 = 64;
 
 /// So many commands may wait before it is looked whether they still matter.
 const TIDY_AT: usize = 256;
 
-/// A source whose task left its waiting to the runner.
+/// A source whose task has asked the runner to spin.
 #[derive(Debug, Clone, Copy)]
-pub(super) struct Attended {
+pub(super) struct Request {
     pub(super) id: Id,
     /// For how long the runner may spin for it.
     pub(super) spin: Duration,
+    /// How many turns have looked at the hint.
+    turns: u32,
+}
+
+impl Request {
+    /// Whether the task has to look for itself now.
+    pub(super) fn is_over(&self) -> bool {
+        self.turns >= MOST_TURNS
+    }
 }
 
 #[derive(Default)]
@@ -91,8 +106,11 @@ struct Inbox {
     tidy_at: usize,
     /// `AWAKE`, or the time on the driver's clock at which it means to wake up by itself.
     asleep_until: u64,
-    /// Whom the runner is to look after before it sleeps.
-    attended: Vec<Attended>,
+    /// Who has asked the runner to spin. It does not sleep before it has taken these out.
+    requests: Vec<Request>,
+    /// The runner has spun in vain, and means to sleep: it takes no requests until it has slept, or
+    /// the kernel had something.
+    is_drowsy: bool,
     /// The driver has ended and nobody will look into `commands` again.
     closed: bool,
 }
@@ -131,9 +149,14 @@ impl Inbox {
     fn rouse(&mut self, due: u64) -> bool {
         let interrupt = due < self.asleep_until;
         if interrupt {
-            self.asleep_until = AWAKE;
+            self.wake_up();
         }
         interrupt
+    }
+
+    fn wake_up(&mut self) {
+        self.is_drowsy &= self.asleep_until == AWAKE;
+        self.asleep_until = AWAKE;
     }
 }
 
@@ -168,24 +191,36 @@ pub(super) enum Rest {
     Busy,
     /// Somebody wants the runner back.
     Unparked,
-    /// There are sources to be looked after first.
-    Attending,
+    /// Somebody has asked for a spin first.
+    Asked,
 }
+
+#[cfg(not(all(test, loom)))]
+type Set = OwnedFd;
+/// A model watches no descriptor, and explores many thousand drivers.
+#[cfg(all(test, loom))]
+type Set = std::sync::LazyLock<OwnedFd>;
 
 /// One driver, as all threads see it.
 pub(super) struct Shared {
     backend: Backend,
     /// The set that holds every descriptor that is watched.
-    epoll: OwnedFd,
+    epoll: Set,
     control: AtomicU32,
     unparked: AtomicU32,
+    /// Something was put into the inbox: a hint for a runner that spins.
+    stirred: AtomicBool,
     interrupt: Interrupt,
     timer: Option<Timer>,
     /// Who runs it sleeps in it, with nothing else to do.
     parked_in: bool,
     inbox: Mutex<Inbox>,
     /// Zero of the driver's clock.
+    #[cfg(not(all(test, loom)))]
     epoch: Instant,
+    /// Whether the time of all alarms has come.
+    #[cfg(all(test, loom))]
+    time: AtomicU32,
     /// The process that it belongs to.
     origin: Origin,
 }
@@ -225,18 +260,24 @@ impl Shared {
     }
 
     fn make(backend: Backend) -> Result<Self, ShmError> {
-        let epoll =
-            epoll::create(epoll::CreateFlags::CLOEXEC).map_err(ShmError::io("epoll_create1"))?;
         Ok(Self {
             backend,
-            epoll,
+            #[cfg(not(all(test, loom)))]
+            epoll: epoll::create(epoll::CreateFlags::CLOEXEC)
+                .map_err(ShmError::io("epoll_create1"))?,
+            #[cfg(all(test, loom))]
+            epoll: Set::new(|| epoll::create(epoll::CreateFlags::CLOEXEC).unwrap()),
             control: AtomicU32::new(0),
             unparked: AtomicU32::new(0),
+            stirred: AtomicBool::new(false),
             interrupt: Interrupt::Futex,
             timer: None,
             parked_in: false,
             inbox: Mutex::new(Inbox::default()),
+            #[cfg(not(all(test, loom)))]
             epoch: Instant::now(),
+            #[cfg(all(test, loom))]
+            time: AtomicU32::new(0),
             origin: Origin::here(),
         })
     }
@@ -251,7 +292,7 @@ impl Shared {
 
     fn add_own(&self, descriptor: impl AsFd, token: u16) -> Result<(), ShmError> {
         let data = epoll::EventData::new_u64(Id::OWN.pack(token));
-        epoll::add(&self.epoll, descriptor, data, epoll::EventFlags::IN)
+        epoll::add(self.epoll(), descriptor, data, epoll::EventFlags::IN)
             .map_err(ShmError::io("epoll_ctl"))
     }
 
@@ -286,14 +327,42 @@ impl Shared {
     }
 
     /// A time on the driver's clock: nanoseconds from its start, neither `AWAKE` nor `NEVER`.
+    #[cfg(not(all(test, loom)))]
     pub(super) fn clock(&self, at: Instant) -> u64 {
         let nanos = at.saturating_duration_since(self.epoch).as_nanos();
         u64::try_from(nanos).unwrap_or(NEVER).clamp(AWAKE + 1, NEVER - 1)
     }
 
+    /// The present time on the driver's clock.
+    #[cfg(not(all(test, loom)))]
+    pub(super) fn now(&self) -> u64 {
+        self.clock(Instant::now())
+    }
+
+    /// In a model every time is the same one in the future.
+    #[cfg(all(test, loom))]
+    pub(super) fn clock(&self, _at: Instant) -> u64 {
+        NEVER - 1
+    }
+
+    /// In a model it comes when the model says so.
+    #[cfg(all(test, loom))]
+    pub(super) fn now(&self) -> u64 {
+        // ORDERING: Acquire pairs with the Release in `let_time_pass`.
+        if self.time.load(Ordering::Acquire) == 0 { AWAKE + 1 } else { NEVER - 1 }
+    }
+
+    /// The times of all alarms come, those that are asked for later on as well.
+    #[cfg(all(test, loom))]
+    pub(super) fn let_time_pass(&self) {
+        // ORDERING: Release pairs with the Acquire in `now`.
+        self.time.store(1, Ordering::Release);
+        self.interrupt();
+    }
+
     /// How long it is until then. Nothing for a time that has passed.
     pub(super) fn until(&self, at: u64) -> Duration {
-        Duration::from_nanos(at.saturating_sub(self.clock(Instant::now())))
+        Duration::from_nanos(at.saturating_sub(self.now()))
     }
 
     /// Gives the driver something to do; it is dropped if the driver has ended.
@@ -308,6 +377,7 @@ impl Shared {
             return;
         }
         let interrupt = inbox.push(command);
+        self.stir();
         let dropped = inbox.tidy();
         drop(inbox);
         if interrupt {
@@ -330,6 +400,7 @@ impl Shared {
         };
         let link = Arc::new(Link::new(id));
         let interrupt = inbox.push(Command::Admit { link: link.clone(), source, seen });
+        self.stir();
         drop(inbox);
         if interrupt {
             self.interrupt();
@@ -342,36 +413,71 @@ impl Shared {
         self.parked_in
     }
 
-    /// Has the runner look after a source before it sleeps, unless it sleeps already or has enough
-    /// of them.
-    pub(super) fn attend(&self, link: &Link, spin: Duration) -> bool {
+    /// See [`Registration::ask_to_spin`](super::Registration::ask_to_spin).
+    ///
+    /// With the lock held: a runner that is about to sleep finds the request, or the caller finds
+    /// that it sleeps.
+    pub(super) fn ask_to_spin(&self, id: Id, spin: Duration) -> bool {
         let mut inbox = lock(&self.inbox);
-        if !link.begin_attendance() {
-            // A look is to come, and it sees all that the caller has written.
-            return true;
+        if inbox.asleep_until != AWAKE || inbox.is_drowsy || inbox.closed {
+            return false;
         }
-        let possible = inbox.asleep_until == AWAKE && inbox.attended.len() < MOST_ATTENDED;
-        if possible {
-            inbox.attended.push(Attended { id: link.id, spin });
+        let request = Request { id, spin, turns: 0 };
+        if let Some(former) = inbox.requests.iter_mut().find(|request| request.id == id) {
+            *former = request;
+        } else if inbox.requests.len() < MOST_REQUESTS {
+            inbox.requests.push(request);
+            self.stir();
         } else {
-            link.end_attendance();
+            return false;
         }
-        possible
+        true
     }
 
-    /// Takes those out that are to be looked after, into `attended`, and what is to be done before
-    /// (they may be among it), into `batch`. Both are empty.
-    pub(super) fn take_attended(&self, attended: &mut Vec<Attended>, batch: &mut Vec<Command>) {
+    /// Swaps the waiting commands into `batch`, which is empty, and copies the requests into
+    /// `requests`, for a turn that looks at their hints.
+    pub(super) fn read_requests(&self, batch: &mut Vec<Command>, requests: &mut Vec<Request>) {
         let mut inbox = lock(&self.inbox);
-        std::mem::swap(&mut inbox.attended, attended);
+        for request in &mut inbox.requests {
+            request.turns += 1;
+        }
+        requests.clear();
+        requests.extend_from_slice(&inbox.requests);
+        self.hand_over(&mut inbox, batch);
+    }
+
+    /// Takes one request out. Then the runner wakes its tasks, those as well that have asked again
+    /// meanwhile.
+    pub(super) fn end_request(&self, id: Id) {
+        lock(&self.inbox).requests.retain(|request| request.id != id);
+    }
+
+    /// As [`read_requests`](Self::read_requests), but takes all of them out. The runner is about to
+    /// sleep, so that who asks from now on arms its bell instead.
+    pub(super) fn take_requests(&self, batch: &mut Vec<Command>, requests: &mut Vec<Request>) {
+        let mut inbox = lock(&self.inbox);
+        inbox.is_drowsy = true;
+        requests.clear();
+        requests.append(&mut inbox.requests);
+        self.hand_over(&mut inbox, batch);
+    }
+
+    fn hand_over(&self, inbox: &mut Inbox, batch: &mut Vec<Command>) {
+        // ORDERING: Relaxed, with the lock held, as in `stir`; a hint, which publishes nothing.
+        self.stirred.store(false, Ordering::Relaxed);
         std::mem::swap(&mut inbox.commands, batch);
     }
 
-    /// Puts those back for whom the runner has to look again.
-    pub(super) fn keep_attended(&self, attended: &mut Vec<Attended>) {
-        if !attended.is_empty() {
-            lock(&self.inbox).attended.append(attended);
-        }
+    /// Tells a runner that spins that there is something in the inbox.
+    fn stir(&self) {
+        // ORDERING: Relaxed; see `hand_over`.
+        self.stirred.store(true, Ordering::Relaxed);
+    }
+
+    /// Whether the inbox has something new. A hint; the last word is with `fall_asleep`.
+    pub(super) fn is_stirred(&self) -> bool {
+        // ORDERING: Relaxed; see `hand_over`.
+        self.stirred.load(Ordering::Relaxed)
     }
 
     /// Whether somebody wants the runner back.
@@ -382,29 +488,40 @@ impl Shared {
 
     /// Takes an identity back that no event and no completion can bear any more.
     pub(super) fn release(&self, id: Id) {
-        lock(&self.inbox).ids.give_back(id);
+        let mut inbox = lock(&self.inbox);
+        inbox.requests.retain(|request| request.id != id);
+        inbox.ids.give_back(id);
     }
 
     /// Swaps the waiting commands into `batch`, which is empty.
     pub(super) fn take(&self, batch: &mut Vec<Command>) {
-        std::mem::swap(&mut lock(&self.inbox).commands, batch);
+        self.hand_over(&mut lock(&self.inbox), batch);
     }
 
     /// The driver is about to sleep until `until`. If there is something to do instead, that is
     /// swapped into `batch`, which is empty.
-    pub(super) fn fall_asleep(&self, until: u64, batch: &mut Vec<Command>) -> Rest {
+    ///
+    /// `is_wanted` tells of a wake that was meant for this runner. Its unpark may have been used up
+    /// by the turn of another.
+    pub(super) fn fall_asleep(
+        &self,
+        until: u64,
+        batch: &mut Vec<Command>,
+        is_wanted: &dyn Fn() -> bool,
+    ) -> Rest {
         let mut inbox = lock(&self.inbox);
         if !inbox.commands.is_empty() {
-            std::mem::swap(&mut inbox.commands, batch);
+            self.hand_over(&mut inbox, batch);
             return Rest::Busy;
         }
         // ORDERING: Relaxed; with the lock held. Whoever unparks sets this before it takes the lock:
-        // either it is seen here, or the sleep is seen there.
-        if self.unparked.load(Ordering::Relaxed) != 0 {
+        // either it is seen here, or the sleep is seen there. One that found it set took no lock.
+        // Then the AcqRel in `end_unpark` has carried what it wrote before here, for `is_wanted`.
+        if self.unparked.load(Ordering::Relaxed) != 0 || is_wanted() {
             return Rest::Unparked;
         }
-        if !inbox.attended.is_empty() {
-            return Rest::Attending;
+        if !inbox.requests.is_empty() {
+            return Rest::Asked;
         }
         inbox.asleep_until = until;
         Rest::Asleep
@@ -432,9 +549,12 @@ impl Shared {
         }
     }
 
-    /// The driver is up and will look into the inbox before it sleeps again.
-    pub(super) fn wake_up(&self) {
-        lock(&self.inbox).asleep_until = AWAKE;
+    /// The driver is up and will look into the inbox before it sleeps again. `has_news` says that
+    /// the kernel had something for it.
+    pub(super) fn wake_up(&self, has_news: bool) {
+        let mut inbox = lock(&self.inbox);
+        inbox.wake_up();
+        inbox.is_drowsy &= !has_news;
     }
 
     /// The driver ends; what nobody will do any more is returned.

@@ -37,20 +37,18 @@ pub(crate) trait Source: Send + Sync {
     /// The driver can wait for nothing more on behalf of this source, or no more for its bell.
     fn abandoned(&self) {}
 
-    /// Whether there is something for a task that left its waiting to the runner
-    /// ([`Registration::attend`](super::Registration::attend)). Asked again and again while the
-    /// runner spins; only looks.
-    fn look(&self) -> bool {
+    /// Whether there may be something for a task that has asked the runner to spin
+    /// ([`Registration::ask_to_spin`](super::Registration::ask_to_spin)). Only looks; a hint, which
+    /// may be wrong both ways.
+    fn hint(&self) -> bool {
         false
     }
 
-    /// A look found something: wakes the task. The attendance is over.
-    fn found(&self) {}
+    /// The hint was true: wakes the task. The request is done with.
+    fn hinted(&self) {}
 
-    /// The runner goes to sleep, and the attendance is over: says so to the other side, looks a last
-    /// time, and if there is something after all, wakes the task and returns true. `spun` says
-    /// whether the runner had time to spin.
-    fn arm(&self, _spun: bool) -> bool {
-        false
-    }
+    /// The runner does not look at the hint any more: wakes all tasks that may have asked. Each
+    /// looks for itself, and arms the bell if it finds nothing. `spun` says whether the runner had
+    /// time to spin.
+    fn look_yourselves(&self, _spun: bool) {}
 }

@@ -628,10 +628,10 @@ fn a_word_that_cannot_be_waited_on_abandons_its_source_alone() {
     let driver = Driver { binding: Binding::new(shared, true), run: Run::Background };
     let (probe, calls) = Probe::reporting();
     let registration = driver.register(probe.clone()).unwrap();
-    runner.turn(None).unwrap();
+    runner.turn(None, &|| false).unwrap();
     assert_eq!(calls.try_recv(), Ok(Call::Abandoned));
     registration.cancel();
-    runner.turn(None).unwrap();
+    runner.turn(None, &|| false).unwrap();
     assert_eq!(Arc::strong_count(&probe), 1, "the source is dropped");
 }
 
@@ -647,7 +647,7 @@ fn a_wait_that_was_only_cancelled_is_no_wake() {
         }
         fn disarm(&mut self, _: Id) {}
         fn wait(&mut self, _: Option<Duration>, found: &mut Found) -> Result<(), Failure> {
-            let outcome = runner::Outcome::Cancelled;
+            let outcome = runner::Outcome::Lapsed;
             found.wakes.extend(self.0.take().map(|id| runner::Wake { id, outcome }));
             Ok(())
         }
@@ -658,11 +658,11 @@ fn a_wait_that_was_only_cancelled_is_no_wake() {
     let driver = Driver { binding: Binding::new(shared, true), run: Run::Background };
     let (probe, calls) = Probe::reporting();
     let _registration = driver.register(probe.clone()).unwrap();
-    runner.turn(None).unwrap();
-    runner.turn(None).unwrap();
+    runner.turn(None, &|| false).unwrap();
+    runner.turn(None, &|| false).unwrap();
     assert!(calls.try_recv().is_err(), "woken for nothing");
     probe.word.fetch_add(1, SeqCst);
-    runner.turn(None).unwrap();
+    runner.turn(None, &|| false).unwrap();
     assert_eq!(calls.try_recv(), Ok(Call::Rung), "a bell that rang meanwhile");
 }
 
@@ -689,11 +689,11 @@ fn moved_waits_compare_with_what_was_handled_last() {
     let leaves = Probe::new(|_, _| {});
     let _registration = driver.register(stays.clone()).unwrap();
     let leaving = driver.register(leaves.clone()).unwrap();
-    runner.turn(None).unwrap();
+    runner.turn(None, &|| false).unwrap();
     // One rings while it is waited for, nobody has told of it; the other is on its way out.
     stays.word.fetch_add(5, SeqCst);
     leaving.cancel();
-    runner.turn(None).unwrap();
+    runner.turn(None, &|| false).unwrap();
     assert_eq!(Arc::strong_count(&leaves), 2, "kept until its wait is over");
     lock(&armed).clear();
     runner.move_to(Box::new(Kept(armed.clone())));
@@ -775,4 +775,4 @@ fn handles_are_send_sync_and_debug() {
     );
 }
 
-mod attendance;
+mod requests;

@@ -187,8 +187,13 @@ impl Queue {
 
     /// Whether an enter would change nothing: there is nothing to submit, to complete or to move up.
     fn is_quiet(&mut self) -> bool {
+        self.ring.submission().is_empty() && !self.has_completions_to_come()
+    }
+
+    /// Whether an enter would bring completions at once.
+    fn has_completions_to_come(&mut self) -> bool {
         let submissions = self.ring.submission();
-        submissions.is_empty() && !submissions.taskrun() && !submissions.cq_overflow()
+        submissions.taskrun() || submissions.cq_overflow()
     }
 
     /// Submits and waits for completions, at most for `timeout`.
@@ -308,6 +313,10 @@ impl Waits for RingWaits {
         self.reap(found).and(entered)
     }
 
+    fn is_due(&mut self) -> bool {
+        self.queue.has_completions_to_come() || !self.queue.ring.completion().is_empty()
+    }
+
     fn close(&mut self) {
         self.closing = true;
         self.queue.cancel(Id::OWN.pack(CONTROL));
@@ -410,10 +419,10 @@ fn errno(result: i32) -> Option<Errno> {
 /// (ENOMEM), many times in a row. Such is no wake: the peer would answer for it with its budget.
 fn outcome(error: Option<Errno>) -> Outcome {
     match error {
-        // A wake proper, or a word that had changed.
-        None | Some(Errno::AGAIN) => Outcome::Woken,
+        None => Outcome::Woken,
         Some(Errno::FAULT | Errno::INVAL) => Outcome::Poisoned,
-        Some(_) => Outcome::Cancelled,
+        // A word that had changed (EAGAIN) among them: its count tells whether that is news.
+        Some(_) => Outcome::Lapsed,
     }
 }
 
@@ -423,8 +432,8 @@ mod tests {
 
     #[test]
     fn want_of_memory_is_no_wake() {
-        assert_eq!(outcome(Some(Errno::NOMEM)), Outcome::Cancelled);
-        assert_eq!(outcome(Some(Errno::AGAIN)), Outcome::Woken);
+        assert_eq!(outcome(Some(Errno::NOMEM)), Outcome::Lapsed);
+        assert_eq!(outcome(Some(Errno::AGAIN)), Outcome::Lapsed);
         assert_eq!(outcome(None), Outcome::Woken);
         assert_eq!(outcome(Some(Errno::FAULT)), Outcome::Poisoned);
     }

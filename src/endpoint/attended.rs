@@ -7,7 +7,7 @@ use super::link::Link;
 use super::standby::Standby;
 use crate::driver::{Backend, Binding, Source};
 use crate::error::{CloseReason, ShmError, Violation};
-use crate::layout::{CANCELLED, RECV, RING_BY_BYTE, SEND};
+use crate::layout::{CANCELLED, RING_BY_BYTE, SEND};
 use crate::lifeline::Lifeline;
 use crate::sync::{Arc, AtomicU32, Ordering, fence};
 
@@ -208,11 +208,11 @@ impl Source for Link {
         self.end(CloseReason::DriverGone, CANCELLED);
     }
 
-    fn look(&self) -> bool {
+    fn hint(&self) -> bool {
         self.peephole.has_record() || self.will_have_news()
     }
 
-    fn found(&self) {
+    fn hinted(&self) {
         if self.peephole.has_record() {
             self.note_spin(&self.park_spin, true);
         } else {
@@ -223,21 +223,10 @@ impl Source for Link {
         self.tell_news_or_receivers();
     }
 
-    fn arm(&self, spun: bool) -> bool {
+    fn look_yourselves(&self, spun: bool) {
         if spun {
             self.note_spin(&self.park_spin, false);
         }
-        let newly = self.bell.arm(RECV);
-        if newly {
-            self.parked(RECV);
-        }
-        let found = self.look();
-        if found {
-            if newly {
-                self.bell.disarm(RECV);
-            }
-            self.tell_news_or_receivers();
-        }
-        found
+        self.data.notify_all();
     }
 }

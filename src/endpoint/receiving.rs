@@ -78,15 +78,20 @@ where
         if let Ok(None) = taken {
             register(&self.link.data, place, cx);
             self.link.rely_on_driver();
+            let Self { rx, take, .. } = self;
             let wish = if is_parked_in { self.link.park_spin.wish() } else { None };
-            let is_left = wish.is_some_and(|spin| self.rx.with(|rx| rx.leave_to_driver(spin)));
-            if is_left {
-                // Which spins on: ours was the beginning of its own.
-                self.vain = None;
-            } else {
-                self.pay();
-                taken = self.rx.with(|rx| rx.park(&mut self.take));
-            }
+            let asked = wish.and_then(|spin| rx.with(|rx| rx.ask_driver_to_spin(spin, take)));
+            taken = match asked {
+                Some(taken) => {
+                    // The driver spins on: ours was the beginning of its own.
+                    self.vain = None;
+                    taken
+                }
+                None => {
+                    self.pay();
+                    self.rx.with(|rx| rx.park(&mut self.take))
+                }
+            };
         }
         let Some(taken) = taken.transpose() else { return Poll::Pending };
         if place.take().is_some() && self.link.forked().is_none() {

@@ -206,30 +206,42 @@ impl Rx {
         if newly {
             self.link.parked(RECV);
         }
-        self.serve_parked_sender();
-        let taken = take(self);
+        let taken = self.look_at_last(take);
         if newly && !matches!(taken, Ok(None)) {
+            // Whoever has armed the bell since and sleeps would have held the consumer meanwhile,
+            // which the caller holds.
             self.link.bell.disarm(RECV);
-        } else {
-            self.note();
         }
         taken
     }
 
-    /// Has the driver spin for up to `spin` and then do what [`park`](Self::park) does, before it
-    /// sleeps; `false` if it cannot be left to it. The caller has registered whoever it is.
-    pub(super) fn leave_to_driver(&mut self, spin: Duration) -> bool {
+    /// Asks the driver to spin for up to `spin`, and looks a last time; `None` if the driver cannot.
+    /// The caller has registered a task. Before it sleeps, the driver wakes it to call
+    /// [`park`](Self::park).
+    pub(super) fn ask_driver_to_spin<T>(
+        &mut self,
+        spin: Duration,
+        take: &mut impl FnMut(&mut Self) -> Taken<T>,
+    ) -> Option<Taken<T>> {
         self.consumer.release();
         self.link.peephole.point_at(&self.consumer);
-        if !self.link.driver.get().is_some_and(|driver| driver.attend(spin)) {
-            return false;
+        if !self.link.driver.get().is_some_and(|driver| driver.ask_to_spin(spin)) {
+            return None;
         }
         // ORDERING: in place of the fence in `Bell::arm`, between the store of `head` and the look
         // at the peer's bit; partner of the one where the sender armed it.
         fence(Ordering::SeqCst);
+        Some(self.look_at_last(take))
+    }
+
+    /// The last look, after the caller has fenced.
+    fn look_at_last<T>(&mut self, take: &mut impl FnMut(&mut Self) -> Taken<T>) -> Taken<T> {
         self.serve_parked_sender();
-        self.note();
-        true
+        let taken = take(self);
+        if let Ok(None) = taken {
+            self.note();
+        }
+        taken
     }
 
     /// Leaves the books where tools can read them.

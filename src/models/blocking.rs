@@ -6,7 +6,7 @@ use std::time::Duration;
 use loom::thread;
 
 use super::{FULL, channel, explore, packet};
-use crate::driver::Driver;
+use crate::driver::model::Driver;
 use crate::endpoint::Endpoint;
 use crate::error::CloseReason;
 use crate::sync::Arc;

@@ -10,7 +10,7 @@ use futures::{Sink, SinkExt, StreamExt};
 use loom::thread;
 
 use super::{FULL, channel, explore, packet};
-use crate::driver::Driver;
+use crate::driver::model::Driver;
 use crate::error::{CloseReason, ShmError};
 use crate::receiver::Receiver;
 use crate::sender::Sender;

@@ -9,7 +9,7 @@ use futures::{SinkExt, StreamExt};
 use loom::thread;
 
 use super::{FULL, channel, explore, packet};
-use crate::driver::{Driver, Task};
+use crate::driver::model::{Driver, Task};
 use crate::endpoint::Endpoint;
 use crate::error::CloseReason;
 use crate::sync::Arc;

@@ -7,8 +7,9 @@ use crate::sync::{Arc, AtomicU64, Ordering};
 
 /// Tells whether a record has come to where the consumer of a ring last found none.
 ///
-/// It takes nothing and judges nothing: the worst that a peer does by it is to have its packet, or
-/// what it passes for one, looked at by the consumer.
+/// It takes nothing and judges nothing, and the consumer may have moved on: the answer is a hint.
+/// The worst that a peer does by it is to have its packet, or what it passes for one, looked at by
+/// the consumer.
 #[derive(Debug)]
 pub(crate) struct Peephole {
     memory: RingMemory,

@@ -1,0 +1,123 @@
+//! Makes drivers, and the one that the process has for all.
+
+use std::sync::{Mutex, PoisonError};
+
+use super::epoll::EpollWaits;
+use super::polled::PolledDriver;
+use super::registration::Binding;
+use super::runner::{Failure, Waits};
+use super::seat::Seat;
+use super::shared::Shared;
+use super::uring::{self, RingWaits};
+use super::{Backend, Driver, Run, background};
+use crate::error::ShmError;
+use crate::fork;
+use crate::sync::Arc;
+
+/// The process's default drivers, once somebody has needed one. In a child that was forked it is
+/// another slot's turn: the lock of this one may be held for ever by a thread of the parent's.
+static GLOBAL: [Mutex<Option<Driver>>; 32] = [const { Mutex::new(None) }; 32];
+
+impl Driver {
+    /// Makes a driver to be parked in, with the best backend that is to be had.
+    ///
+    /// # Errors
+    ///
+    /// As [`DriverBuilder::build`].
+    pub fn new() -> Result<Self, ShmError> {
+        Self::builder().build()
+    }
+
+    /// Starts to describe a driver.
+    pub fn builder() -> DriverBuilder {
+        DriverBuilder { backend: Backend::Auto }
+    }
+
+    /// The process's default driver. It is started by the first call, and by the next one if that
+    /// has failed or if it has ended since.
+    pub(crate) fn global() -> Result<Self, ShmError> {
+        // Deeper than that, forks without an exec share a slot.
+        let slot = (fork::generation() as usize).min(GLOBAL.len()) - 1;
+        let mut global = GLOBAL[slot].lock().unwrap_or_else(PoisonError::into_inner);
+        if let Some(driver) = global.as_ref().filter(|driver| driver.is_alive()) {
+            return Ok(driver.clone());
+        }
+        let driver = Self::builder().background()?;
+        *global = Some(driver.clone());
+        Ok(driver)
+    }
+
+    fn is_alive(&self) -> bool {
+        // In this order: in a child, the lock that the second takes may be held for ever.
+        !self.shared().is_forked() && !self.shared().is_closed()
+    }
+}
+
+/// Describes a [`Driver`]; made by [`Driver::builder`].
+#[derive(Debug, Clone)]
+#[must_use]
+pub struct DriverBuilder {
+    backend: Backend,
+}
+
+impl DriverBuilder {
+    /// How to wait. Without a call, io_uring where it is to be had.
+    pub fn backend(mut self, backend: Backend) -> Self {
+        self.backend = backend;
+        self
+    }
+
+    /// Makes a driver that nobody runs yet: see [`Driver::park`] and [`Driver::block_on`].
+    ///
+    /// Its ring is made by the first thread that parks in it.
+    ///
+    /// # Errors
+    ///
+    /// [`ShmError::Unsupported`] if io_uring was asked for and is not to be had: an old kernel, or a
+    /// sandbox. [`ShmError::Io`] if its descriptors could not be made, which is no reason for
+    /// [`Backend::Auto`] to do without io_uring.
+    pub fn build(self) -> Result<Driver, ShmError> {
+        let shared = Shared::parked_in(self.probe()?)?;
+        let seat = Seat::new(shared.clone());
+        Ok(Driver { binding: Binding::new(shared, false), run: Run::Parked(Arc::new(seat)) })
+    }
+
+    /// Makes a driver for a reactor: it has a descriptor that is readable whenever there is
+    /// something to do, and [`turn`](PolledDriver::turn) does it.
+    ///
+    /// # Errors
+    ///
+    /// As [`build`](Self::build).
+    pub fn polled(self) -> Result<PolledDriver, ShmError> {
+        PolledDriver::open(self.probe()?)
+    }
+
+    /// Starts a driver on a thread of its own, which works under every executor.
+    ///
+    /// # Errors
+    ///
+    /// As [`build`](Self::build), or [`ShmError::Io`] if the thread could not be started.
+    pub fn background(self) -> Result<Driver, ShmError> {
+        let shared = background::start(self.backend)?;
+        Ok(Driver { binding: Binding::new(shared, true), run: Run::Background })
+    }
+
+    /// What the wish comes to here and now.
+    fn probe(&self) -> Result<Backend, ShmError> {
+        match self.backend {
+            Backend::Epoll => Ok(Backend::Epoll),
+            wish => uring::probe()
+                .map_or_else(|error| uring::instead(wish, error), |()| Ok(Backend::IoUring)),
+        }
+    }
+}
+
+/// What the calling thread can sleep in.
+pub(super) fn waits_of_this_thread(shared: &Arc<Shared>) -> Result<Box<dyn Waits>, Failure> {
+    Ok(match shared.backend() {
+        Backend::Epoll => Box::new(EpollWaits::new(shared.clone())),
+        Backend::Auto | Backend::IoUring => {
+            Box::new(RingWaits::open(shared).map_err(uring::failure)?)
+        }
+    })
+}

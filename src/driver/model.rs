@@ -1,0 +1,233 @@
+//! The driver in the models: the shipped event loop, on waits that loom watches.
+//!
+//! What differs from the program's is how it waits in the kernel: [`ModelWaits`] keeps its futex
+//! waits in a ring of [`futex`](crate::futex)'s model, which ends a wait when the word is woken, or
+//! when it does not hold what the wait compares with as it begins. A ring that is only counted ends
+//! none.
+//!
+//! [`Driver::run`] is what a program has that parks in its driver: it polls tasks that were woken,
+//! and parks otherwise. A task whose wake is lost is polled no more, which shows as a deadlock.
+//!
+//! Time stands, so no alarm comes, until the model says that it passes.
+
+use std::fmt;
+use std::pin::Pin;
+use std::task::{Context, Poll, Wake, Waker};
+use std::time::Duration;
+
+use loom::thread::{self, ThreadId};
+
+use super::registration::Binding;
+use super::runner::{Failure, Found, Outcome, Waits};
+use super::seat::Seat;
+use super::shared::Shared;
+use super::table::Id;
+use super::{Backend, Run, runner};
+use crate::error::ShmError;
+use crate::futex::Ring;
+use crate::sync::{Arc, AtomicU32, Ordering};
+
+/// A task of [`Driver::run`].
+pub(crate) type Task<'a> = Pin<Box<dyn Future<Output = ()> + 'a>>;
+
+/// The wait on the bell of a registration.
+const BELL: u16 = 0;
+/// The wait on the control word.
+const CONTROL: u16 = 1;
+
+/// A ring that its maker sleeps in.
+struct ModelWaits {
+    ring: Arc<Ring>,
+    shared: Arc<Shared>,
+    owner: ThreadId,
+}
+
+impl ModelWaits {
+    fn arm_control(&self) {
+        let control = self.shared.control();
+        // ORDERING: Acquire pairs with the Release in `Shared::interrupt`.
+        let seen = control.load(Ordering::Acquire);
+        self.ring.wait_on(control, seen, Id::OWN.pack(CONTROL));
+    }
+}
+
+impl Waits for ModelWaits {
+    fn arm(&mut self, id: Id, bell: &AtomicU32, seen: u32) -> bool {
+        self.ring.wait_on(bell, seen, id.pack(BELL));
+        true
+    }
+
+    fn disarm(&mut self, id: Id) {
+        self.ring.cancel(id.pack(BELL));
+    }
+
+    fn wait(&mut self, timeout: Option<Duration>, found: &mut Found) -> Result<(), Failure> {
+        for (tag, woken) in self.ring.enter(timeout != Some(Duration::ZERO)) {
+            let (id, _) = Id::unpack(tag);
+            if id == Id::OWN {
+                self.arm_control();
+            } else {
+                let outcome = if woken { Outcome::Woken } else { Outcome::Lapsed };
+                found.wakes.push(runner::Wake { id, outcome });
+            }
+        }
+        Ok(())
+    }
+
+    fn close(&mut self) {}
+
+    fn is_ours(&self) -> bool {
+        thread::current().id() == self.owner
+    }
+}
+
+impl Drop for ModelWaits {
+    fn drop(&mut self) {
+        self.ring.close();
+    }
+}
+
+/// What the calling thread can sleep in.
+pub(super) fn waits_of_this_thread(shared: &Arc<Shared>) -> Result<Box<dyn Waits>, Failure> {
+    let owner = thread::current().id();
+    let waits = ModelWaits { ring: Arc::default(), shared: shared.clone(), owner };
+    waits.arm_control();
+    Ok(Box::new(waits))
+}
+
+impl super::Driver {
+    /// There is none in the models.
+    pub(crate) fn global() -> Result<Self, ShmError> {
+        Err(ShmError::Unsupported { reason: "the models have no driver for all" })
+    }
+}
+
+/// A driver that is parked in, and a way to run tasks on it.
+#[derive(Clone)]
+pub(crate) struct Driver {
+    driver: super::Driver,
+    /// Whoever serves alone is to return.
+    stopped: Arc<AtomicU32>,
+}
+
+impl Driver {
+    /// A driver that no end is bound to yet. Without one, it is just a thread that runs tasks. It
+    /// takes no requests to spin, as one that runs in the background.
+    pub(crate) fn new() -> Self {
+        Self::with(Shared::new(Backend::IoUring))
+    }
+
+    /// As [`new`](Self::new), but one that takes requests to spin. No time passes while it does, so
+    /// it looks at the hints once or twice.
+    pub(crate) fn that_spins() -> Self {
+        Self::with(Shared::parked_in(Backend::IoUring))
+    }
+
+    fn with(shared: Result<Arc<Shared>, ShmError>) -> Self {
+        let shared = shared.unwrap();
+        let seat = Arc::new(Seat::new(shared.clone()));
+        // Somebody runs it in each model, as far as anybody has to: so its ends have no standby.
+        let driver = super::Driver { binding: Binding::new(shared, true), run: Run::Parked(seat) };
+        Self { driver, stopped: Arc::new(AtomicU32::new(0)) }
+    }
+
+    /// The driver that ships.
+    pub(crate) fn as_shipped(&self) -> &super::Driver {
+        &self.driver
+    }
+
+    pub(crate) fn binding(&self) -> &Binding {
+        self.driver.binding()
+    }
+
+    /// The times of all alarms come, those that are asked for later on as well. What the caller
+    /// did before is visible by then.
+    pub(crate) fn let_time_pass(&self) {
+        self.driver.shared().let_time_pass();
+    }
+
+    fn park(&self) {
+        self.driver.park(None).unwrap();
+    }
+
+    /// Looks after the ends, and runs no tasks, until [`stop`](Self::stop): a background driver.
+    pub(crate) fn serve(&self) {
+        // ORDERING: Acquire pairs with the Release in `stop`.
+        while self.stopped.load(Ordering::Acquire) == 0 {
+            self.park();
+        }
+    }
+
+    /// Ends [`serve`](Self::serve).
+    pub(crate) fn stop(&self) {
+        // ORDERING: Release pairs with the Acquire in `serve`.
+        self.stopped.store(1, Ordering::Release);
+        self.driver.shared().unpark();
+    }
+
+    /// Runs all tasks to their ends. Each is polled at first, and then if its own waker was called.
+    pub(crate) fn run<'a>(&self, tasks: impl IntoIterator<Item = Task<'a>>) {
+        let wakers = tasks.into_iter().map(|task| (task, TaskWaker::new(self.driver.shared())));
+        let mut tasks: Vec<_> = wakers.collect();
+        while !tasks.is_empty() {
+            let before = tasks.len();
+            let mut polled = false;
+            tasks.retain_mut(|(task, waker)| {
+                let woken = waker.take();
+                polled |= woken;
+                !woken || waker.poll(task.as_mut()).is_pending()
+            });
+            if !polled && before == tasks.len() {
+                self.park();
+            }
+        }
+    }
+
+    /// Runs one task and gives its output.
+    pub(crate) fn block_on<F: Future>(&self, future: F) -> F::Output {
+        let mut output = None;
+        self.run([Box::pin(async { output = Some(future.await) }) as Task<'_>]);
+        output.unwrap()
+    }
+}
+
+impl fmt::Debug for Driver {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        f.debug_struct("Driver").finish_non_exhaustive()
+    }
+}
+
+/// What wakes a task of [`Driver::run`].
+struct TaskWaker {
+    shared: Arc<Shared>,
+    woken: AtomicU32,
+    thread: ThreadId,
+}
+
+impl TaskWaker {
+    fn new(shared: &Arc<Shared>) -> Arc<Self> {
+        let thread = thread::current().id();
+        Arc::new(Self { shared: shared.clone(), woken: AtomicU32::new(1), thread })
+    }
+
+    fn take(&self) -> bool {
+        // ORDERING: Acquire pairs with the Release in `wake`.
+        self.woken.swap(0, Ordering::Acquire) != 0
+    }
+
+    fn poll(self: &Arc<Self>, task: Pin<&mut (dyn Future<Output = ()> + '_)>) -> Poll<()> {
+        task.poll(&mut Context::from_waker(&Waker::from(self.clone())))
+    }
+}
+
+impl Wake for TaskWaker {
+    fn wake(self: Arc<Self>) {
+        // ORDERING: Release pairs with the Acquire in `take`. Not a store: loom would let one slip in
+        // before the swap that has read what stood there before.
+        self.woken.swap(1, Ordering::Release);
+        // On its own thread it looks at once in any case.
+        if thread::current().id() != self.thread {
+            self.shared.unpark();
+        }
+    }
+}
