@@ -1,7 +1,7 @@
 //! The specification's test vectors: what it says and what the code does, byte for byte.
 //!
 //! Each block of `spec.md` that begins with `vector:` is compared with a dump that is made here.
-//! To write them anew after a change of the protocol, run the test with `WAKERING_VECTORS=write`.
+//! After a change of the protocol, run the test with `WAKERING_VECTORS=write`: it rewrites them.
 
 use std::fmt::Write;
 use std::os::fd::OwnedFd;
@@ -9,11 +9,12 @@ use std::os::fd::OwnedFd;
 use crate::bell::Bell;
 use crate::driver::{Backend, Driver};
 use crate::endpoint::{Endpoint, Options};
+use crate::error::{CloseReason, Violation};
 use crate::layout::{Geometry, RECV, SEND, Side};
 use crate::region::Region;
 use crate::rendezvous::{AnswerStatus, a_hello, an_answer};
 use crate::ring::{Consumer, Producer};
-use crate::sync::Arc;
+use crate::sync::{Arc, Ordering};
 
 const SPEC: &str = include_str!("spec.md");
 /// Where the geometry ends.
@@ -51,6 +52,21 @@ impl Channel {
         self.consumer.take().unwrap().unwrap().len()
     }
 
+    /// Parks the face with a packet of `len` bytes for which there is no room.
+    fn park(&mut self, len: usize) {
+        assert!(self.producer.claim(len).unwrap().is_none());
+        self.producer.announce(len);
+        assert!(self.bell(Side::Face).arm(SEND));
+    }
+
+    /// Takes a packet and wakes the parked face, which wants the room of it.
+    fn take_and_wake(&mut self) {
+        self.take();
+        self.consumer.release();
+        assert!(self.consumer.has_what_it_wants());
+        assert!(self.bell(Side::Face).ring(SEND));
+    }
+
     fn bell(&self, side: Side) -> Bell {
         Bell::new(&self.region, side)
     }
@@ -80,11 +96,17 @@ fn vectors() -> Vec<(&'static str, String)> {
     let mut all = vec![("geometry", region(&Channel::new(), 0))];
     all.extend(records());
     all.extend(sleeps());
+    all.extend(jumps());
     all.extend(full());
     all.extend(ends());
     all.push(("hello", dump(&a_hello(), 0)));
-    all.push(("welcome", dump(&an_answer(AnswerStatus::Ok), 0)));
-    all.push(("busy", dump(&an_answer(AnswerStatus::Busy), 0)));
+    let answers = [
+        ("welcome", AnswerStatus::Ok),
+        ("busy", AnswerStatus::Busy),
+        ("denied", AnswerStatus::PermissionDenied),
+        ("other version", AnswerStatus::VersionMismatch),
+    ];
+    all.extend(answers.map(|(name, status)| (name, dump(&an_answer(status), 0))));
     all
 }
 
@@ -121,29 +143,57 @@ fn sleeps() -> Vec<(&'static str, String)> {
     vec![("taken", taken), ("parked", parked), ("woken", region(&channel, GEOMETRY_BYTES))]
 }
 
-fn full() -> Vec<(&'static str, String)> {
-    let mut jump = Channel::new();
-    (0..4).for_each(|_| jump.send(&[0; 1008]));
-    assert_eq!((jump.take(), jump.take()), (1008, 1008));
+/// A channel whose next record of more than 24 bytes goes over the ring's end.
+fn near_the_end() -> Channel {
+    let mut channel = Channel::new();
+    (0..4).for_each(|_| channel.send(&[0; 1008]));
+    assert_eq!((channel.take(), channel.take()), (1008, 1008));
     // As a sender does that finds no room in what it knows.
-    jump.producer.look_at_taken().unwrap();
-    jump.send(b"over the end, to the start");
+    channel.producer.look_at_taken().unwrap();
+    channel
+}
 
-    let mut full = Channel::new();
-    (0..3).for_each(|_| full.send(&[0; 1016]));
-    assert!(!full.producer.stage(&[0; 1016]).unwrap());
-    full.producer.announce(1016);
-    assert!(full.bell(Side::Face).arm(SEND));
-    let parked = region(&full, GEOMETRY_BYTES);
-    assert_eq!(full.take(), 1016);
-    full.consumer.release();
-    assert!(full.consumer.has_what_it_wants());
-    assert!(full.bell(Side::Face).ring(SEND));
+fn jumps() -> Vec<(&'static str, String)> {
+    const OVER_THE_END: &[u8] = b"over the end, to the start";
+    let mut jump = near_the_end();
+    jump.send(OVER_THE_END);
+
+    let mut batch = near_the_end();
+    batch.stage(OVER_THE_END);
+    batch.stage(b"next");
+    let staged = region(&batch, GEOMETRY_BYTES);
+    assert!(batch.producer.publish());
+
+    let mut elsewhere = Channel::new();
+    elsewhere.producer = elsewhere.producer.turning_every(1024);
+    (0..3).for_each(|_| elsewhere.send(&[0; 1008]));
+    assert_eq!((elsewhere.take(), elsewhere.take()), (1008, 1008));
+    elsewhere.producer.look_at_taken().unwrap();
+    elsewhere.send(&[0; 1008]);
+    let mut packet = [0; 1008];
+    packet[..9].copy_from_slice(b"elsewhere");
+    elsewhere.send(&packet);
+    let before = region(&elsewhere, GEOMETRY_BYTES);
+    (0..3).for_each(|_| assert_eq!(elsewhere.take(), 1008));
     vec![
         ("jump", region(&jump, GEOMETRY_BYTES)),
-        ("full", parked),
-        ("room", region(&full, GEOMETRY_BYTES)),
+        ("staged jump", staged),
+        ("batch with a jump", region(&batch, GEOMETRY_BYTES)),
+        ("jump elsewhere", before),
+        ("jump elsewhere, taken", region(&elsewhere, GEOMETRY_BYTES)),
     ]
+}
+
+fn full() -> Vec<(&'static str, String)> {
+    let mut full = Channel::new();
+    (0..3).for_each(|_| full.send(&[0; 1016]));
+    full.park(1016);
+    let parked = region(&full, GEOMETRY_BYTES);
+    full.take_and_wake();
+    let room = region(&full, GEOMETRY_BYTES);
+    full.send(&[0; 1016]);
+    full.park(1016);
+    vec![("full", parked), ("room", room), ("half a ring more", region(&full, GEOMETRY_BYTES))]
 }
 
 fn ends() -> Vec<(&'static str, String)> {
@@ -159,10 +209,17 @@ fn ends() -> Vec<(&'static str, String)> {
     let cancelled = Channel::new();
     let other = open(&cancelled);
     other.cancel();
+    let broken = Channel::new();
+    let violated = open(&broken);
+    broken.region.ring(Side::Handle).header(0).store(3 << 32, Ordering::Release);
+    let unknown = CloseReason::Violation(Violation::UnknownRecord(3 << 32));
+    assert!(violated.try_recv().is_err());
+    assert_eq!(violated.close_reason(), Some(unknown));
     vec![
         ("by byte", by_byte),
         ("closed", region(&closed, GEOMETRY_BYTES)),
         ("cancelled", region(&cancelled, GEOMETRY_BYTES)),
+        ("violation", region(&broken, GEOMETRY_BYTES)),
     ]
 }
 
