@@ -52,6 +52,11 @@ impl Child {
     fn spawn(command: &mut Command, name: &str, arguments: &[&str]) -> std::io::Result<Self> {
         command.args([name, "--exact", "--ignored", "--nocapture", "--test-threads=1", "--quiet"]);
         command.env(ARGUMENTS, arguments.join("\n"));
+        Self::run(command)
+    }
+
+    /// Another program, which says what [`say`] says.
+    pub fn run(command: &mut Command) -> std::io::Result<Self> {
         command.stdin(Stdio::piped()).stdout(Stdio::piped());
         let mut process = command.spawn()?;
         let output = BufReader::new(process.stdout.take().unwrap());
