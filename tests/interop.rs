@@ -1,5 +1,5 @@
-//! The library against `interop/peer.py`: an end in another language, written from the specification
-//! alone. What it had to guess would be a gap in the specification.
+//! The library against `interop/peer.py`: an end in another language, written from the
+//! specification alone. What it had to guess would be a gap in the specification.
 //!
 //! Skipped without Python 3, and where its atomic operations, which are x86-64 code, do not run.
 
@@ -16,6 +16,8 @@ use wakering::{CloseReason, Driver, Endpoint, ShmError, SpscFace, SpscHandle, Vi
 on_both_backends!(
     a_hundred_thousand_packets_pass_each_way,
     packets_pass_each_way_in_a_ring_that_turns,
+    blocking_calls_and_a_peer_wake_each_other,
+    a_driver_that_is_parked_in_and_a_peer_wake_each_other,
     a_peer_that_half_closes_still_receives,
     our_half_close_is_heard_after_all_that_was_sent,
     a_peer_that_closes_is_heard_out,
@@ -80,7 +82,8 @@ fn meet_with(
             let builder = SpscFace::builder().ring_bytes(ring_bytes).driver(driver);
             let face = builder.send_timeout(Some(PATIENCE)).create(&name).unwrap();
             let peer = start("application");
-            pollster::block_on(face.connected()).unwrap();
+            // Whoever runs the driver.
+            driver.block_on(face.connected()).unwrap();
             (face.into(), peer)
         }
         Role::Engine => {
@@ -178,6 +181,45 @@ fn packets_pass_each_way_in_a_ring_that_turns(driver: &Driver) {
         peer.expect("swapped");
         assert_over(&end, CloseReason::Peer);
         eprintln!("{role:?}: {}", peer.hear());
+    });
+}
+
+fn blocking_calls_and_a_peer_wake_each_other(driver: &Driver) {
+    const COUNT: u64 = 10_000;
+    in_both_roles(|role| {
+        let (end, mut peer) = meet(driver, role, SMALL, &["swap=10000", "close"]);
+        let packets = Packets::new(LONGEST);
+        std::thread::scope(|scope| {
+            scope.spawn(|| {
+                for number in 0..COUNT {
+                    end.send_blocking(packets.packet(number)).unwrap();
+                }
+            });
+            for number in 0..COUNT {
+                assert!(end.recv_blocking() == Some(packets.packet(number)), "packet {number}");
+            }
+        });
+        peer.expect("swapped");
+        assert_over(&end, CloseReason::Peer);
+    });
+}
+
+fn a_driver_that_is_parked_in_and_a_peer_wake_each_other(driver: &Driver) {
+    const COUNT: u64 = 5_000;
+    in_both_roles(|role| {
+        for tasks in [&["heed-awake", "echo"][..], &["echo"]] {
+            let parked_in = Driver::builder().backend(driver.backend()).build().unwrap();
+            let (end, mut peer) = meet(&parked_in, role, SMALL, tasks);
+            let packets = Packets::new(LONGEST);
+            parked_in.block_on(async {
+                for number in 0..COUNT {
+                    send(&end, &packets, number..number + 1).await;
+                    receive(&end, &packets, number..number + 1).await;
+                }
+            });
+            drop(end);
+            peer.expect(&format!("echoed {COUNT} then orderly"));
+        }
     });
 }
 

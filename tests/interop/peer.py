@@ -17,6 +17,8 @@ number and LONGEST give a packet's length and content. The tasks run one after t
     receive=N      receive N packets
     receive-all    receive until the end, and say how that was
     send-all       send until that fails, and say why
+    echo           send each packet back until the end, and say how that was
+    heed-awake     from now on do not wake a side that says that it is awake
     pause          wait for a line on standard input
     half-close     send no more
     deafen         receive no more
@@ -44,7 +46,7 @@ import time
 HEADER_BYTES = 4096
 FACE, HANDLE = 0x080, 0x380
 WAITING, BELL, ENDS, HEAD, TAKEN, WANTS = 0x000, 0x004, 0x080, 0x100, 0x180, 0x200
-RECV, SEND = 1, 2
+RECV, SEND, AWAKE = 1, 2, 4
 TX_CLOSED, RX_CLOSED, CANCELLED, RING_BY_BYTE = 1, 2, 4, 8
 PACKET, JUMP = 1 << 32, 2 << 32
 MOST_WAITERS = 1024
@@ -64,21 +66,23 @@ class Skip(Exception):
 
 
 class Code:
-    """Atomic operations: a few instructions in an executable page. On x86-64 every load is an acquire
-    load, every store a release store, and every locked instruction a full fence."""
+    """Atomic operations: a few instructions in an executable page. On x86-64 every load is an
+    acquire load, every store a release store, and every locked instruction a full fence."""
 
     def __init__(self):
         if sys.platform != "linux" or platform.machine() != "x86_64" or sys.maxsize <= U32:
             raise Skip(f"its atomics are x86-64 code, and this is {platform.machine()}")
-        word, address = ctypes.c_uint64, ctypes.c_void_p
+        if sys.version_info < (3, 8):
+            raise Skip(f"Python {sys.version_info[0]}.{sys.version_info[1]} has no memfd_create")
+        half, word, address = ctypes.c_uint32, ctypes.c_uint64, ctypes.c_void_p
         exchange = "f00fb10f 75f6 c3"  # lock cmpxchg [rdi], ecx; jne; ret
         functions = [
-            ("load32", "8b07 c3", ctypes.c_uint32, [address]),
+            ("load32", "8b07 c3", half, [address]),
             ("load64", "488b07 c3", word, [address]),
             ("store64", "488937 c3", None, [address, word]),
-            ("fetch_or32", "8b07 89c1 09f1" + exchange, ctypes.c_uint32, [address, ctypes.c_uint32]),
-            ("fetch_and32", "8b07 89c1 21f1" + exchange, ctypes.c_uint32, [address, ctypes.c_uint32]),
-            ("fetch_add32", "89f0 f00fc107 c3", ctypes.c_uint32, [address, ctypes.c_uint32]),
+            ("fetch_or32", "8b07 89c1 09f1" + exchange, half, [address, half]),
+            ("fetch_and32", "8b07 89c1 21f1" + exchange, half, [address, half]),
+            ("fetch_add32", "89f0 f00fc107 c3", half, [address, half]),
             ("fence", "0faef0 c3", None, []),
         ]
         try:
@@ -137,6 +141,7 @@ class End:
         self.left = None
         self.heeded = RING_BY_BYTE
         self.jumps = 0
+        self.heeds_awake = False
         self.poll = select.poll()
         self.poll.register(line, select.POLLIN)
         # Ringing by byte.
@@ -177,10 +182,13 @@ class End:
         except OSError:
             pass  # A full buffer is as good as sent; the line itself tells of all else.
 
-    def ring(self):
+    def ring(self, is_end=True):
         bell = self.at + self.theirs + BELL
         self.code.fetch_add32(bell, 1)
         self.code.fence()
+        if self.heeds_awake and not is_end:
+            if self.code.load32(self.at + self.theirs + WAITING) & AWAKE:
+                return
         futex_wake(bell, MOST_WAITERS)
         if self.code.load32(self.at + self.theirs + ENDS) & RING_BY_BYTE:
             self.send_byte()
@@ -189,7 +197,7 @@ class End:
         waiting = self.at + self.theirs + WAITING
         self.code.fence()
         if self.code.load32(waiting) & bit and self.code.fetch_and32(waiting, ~bit & U32) & bit:
-            self.ring()
+            self.ring(is_end=False)
 
     def sleep(self, for_packets, need):
         code, waiting = self.code, self.at + self.mine + WAITING
@@ -416,7 +424,8 @@ class Name:
 
     def probe(self):
         try:
-            target = os.open(self.file, os.O_PATH | os.O_NOFOLLOW | os.O_CLOEXEC, dir_fd=self.directory)
+            flags = os.O_PATH | os.O_NOFOLLOW | os.O_CLOEXEC
+            target = os.open(self.file, flags, dir_fd=self.directory)
         except FileNotFoundError:
             return
         try:
@@ -605,6 +614,20 @@ class Traffic:
                 need = 0 if self.waiting is None else self.end.need(len(self.waiting))
                 self.end.sleep(self.received < receive, need if self.sent < send else 0)
 
+    def echo(self):
+        """Goes on until the end."""
+        end, waiting = self.end, None
+        while True:
+            if waiting is None:
+                waiting = end.try_recv()
+            if waiting is None:
+                end.sleep(True, 0)
+            elif end.try_send(waiting):
+                waiting = None
+                self.received += 1
+            else:
+                end.sleep(False, end.need(len(waiting)))
+
 
 def say(*words):
     print("CHILD", *words, flush=True)
@@ -632,6 +655,13 @@ def perform(task, end, traffic):
             traffic.run(U64, traffic.received)
         except Ended as ended:
             say("sent until", ended.how)
+    elif name == "echo":
+        try:
+            traffic.echo()
+        except Ended as ended:
+            say("echoed", traffic.received, "then", ended.how)
+    elif name == "heed-awake":
+        end.heeds_awake = True
     elif name == "pause":
         sys.stdin.readline()
     elif name == "half-close":
