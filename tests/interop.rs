@@ -382,6 +382,26 @@ fn our_death_is_told_by_the_lifeline(driver: &Driver) {
     });
 }
 
+/// Both ends are the peer: it keeps the bound that the specification asks of a receiver.
+#[test]
+fn the_peer_bounds_what_follows_an_end() {
+    watched(|| {
+        if !is_here() {
+            return;
+        }
+        let dir = Dir::new();
+        let name = dir.name("peer");
+        let start = |role: &str, tasks: &[&str]| {
+            python(&[&[role, &name, "4096", "1016"], tasks].concat()).unwrap()
+        };
+        let mut engine = start("engine", &["discard-all"]);
+        engine.expect("open");
+        let mut application = start("application", &["cycle", "receive-all"]);
+        engine.expect("discarded until violation: a ring without an end");
+        application.expect("received 0 then cancelled");
+    });
+}
+
 #[test]
 fn a_name_goes_from_engine_to_engine() {
     watched(|| {

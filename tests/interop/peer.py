@@ -18,6 +18,7 @@ number and LONGEST give a packet's length and content. The tasks run one after t
     receive-all    receive until the end, and say how that was
     send-all       send until that fails, and say why
     echo           send each packet back until the end, and say how that was
+    discard-all    receive until the end, whatever it is, and say how that was
     heed-awake     from now on do not wake a side that says that it is awake
     pause          wait for a line on standard input
     half-close     send no more
@@ -25,6 +26,7 @@ number and LONGEST give a packet's length and content. The tasks run one after t
     close          end both directions in order
     cancel         cut the channel off
     corrupt        store a header of an unknown kind, and ring
+    cycle          publish an empty packet and past it a marker that leads back, and half-close
 
 What it says on standard output goes to the test that started it.
 """
@@ -660,6 +662,13 @@ def perform(task, end, traffic):
             traffic.echo()
         except Ended as ended:
             say("echoed", traffic.received, "then", ended.how)
+    elif name == "discard-all":
+        try:
+            while True:
+                if end.try_recv() is None:
+                    end.sleep(True, 0)
+        except Ended as ended:
+            say("discarded until", ended.how)
     elif name == "heed-awake":
         end.heeds_awake = True
     elif name == "pause":
@@ -671,6 +680,11 @@ def perform(task, end, traffic):
     elif name == "corrupt":
         end.code.store64(end.at + end.tx + end.offset(end.tail), 3 << 32)
         end.ring()
+    elif name == "cycle":
+        begin, ring = end.offset(end.tail), end.at + end.tx
+        end.code.store64(ring + begin + 8, JUMP | begin)
+        end.code.store64(ring + begin, PACKET)
+        end.end(TX_CLOSED)
     else:
         {"close": end.close, "cancel": end.cancel}[name]()
 
