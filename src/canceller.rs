@@ -5,11 +5,15 @@ use std::sync::atomic::{AtomicBool, Ordering};
 use std::sync::{Arc, Mutex, PoisonError, Weak};
 
 use crate::endpoint::Link;
+use crate::fork::PerProcess;
 
 /// Cancels the ends that it was given to, all at once, from any thread.
 ///
 /// Clones cancel the same ends. A canceller keeps no end alive. Once used it stays cancelled: an
 /// end that is given to it later is cancelled right away.
+///
+/// After a fork without an exec, parent and child each have a canceller of their own: it cancels
+/// the ends that it is given in that process, and no others.
 ///
 /// ```
 /// use wakering::Canceller;
@@ -27,7 +31,7 @@ pub struct Canceller {
 #[derive(Default)]
 struct Inner {
     cancelled: AtomicBool,
-    ends: Mutex<Vec<Weak<Link>>>,
+    ends: PerProcess<Mutex<Vec<Weak<Link>>>>,
 }
 
 impl Canceller {
@@ -86,7 +90,7 @@ impl Canceller {
     }
 
     fn lock(&self) -> std::sync::MutexGuard<'_, Vec<Weak<Link>>> {
-        self.inner.ends.lock().unwrap_or_else(PoisonError::into_inner)
+        self.inner.ends.get().lock().unwrap_or_else(PoisonError::into_inner)
     }
 }
 

@@ -5,7 +5,8 @@ use std::io;
 use std::os::fd::BorrowedFd;
 use std::panic::{AssertUnwindSafe, catch_unwind};
 // Not the crate's: loom's cannot hold a `dyn`, and no model comes here.
-use std::sync::{Arc, OnceLock};
+use std::sync::Arc;
+use std::sync::atomic::{AtomicU64, Ordering};
 
 /// Who the other process was when the connection was made, as the kernel reports it.
 ///
@@ -61,12 +62,19 @@ impl Us {
 fn overflow_uid() -> u32 {
     /// What it is unless an administrator changed it.
     const USUAL: u32 = 65534;
-    static OVERFLOW: OnceLock<u32> = OnceLock::new();
-    if let Some(overflow) = OVERFLOW.get() {
-        return *overflow;
+    /// Not asked yet. No `OnceLock`: a forked child would wait for a thread that was about to fill it.
+    const UNKNOWN: u64 = u64::MAX;
+    static OVERFLOW: AtomicU64 = AtomicU64::new(UNKNOWN);
+    // ORDERING: Relaxed; the number publishes nothing, and all threads find the same one.
+    if let Ok(overflow) = u32::try_from(OVERFLOW.load(Ordering::Relaxed)) {
+        return overflow;
     }
     match std::fs::read_to_string("/proc/sys/kernel/overflowuid") {
-        Ok(text) => *OVERFLOW.get_or_init(|| text.trim().parse().unwrap_or(USUAL)),
+        Ok(text) => {
+            let overflow = text.trim().parse().unwrap_or(USUAL);
+            OVERFLOW.store(overflow.into(), Ordering::Relaxed);
+            overflow
+        }
         // Perhaps for want of a descriptor; then it is worth another look.
         Err(_) => USUAL,
     }

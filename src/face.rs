@@ -3,13 +3,14 @@
 
 use std::ops::Deref;
 use std::os::fd::{AsFd, OwnedFd};
-use std::sync::{Arc, Mutex, MutexGuard, OnceLock, PoisonError, Weak};
+use std::sync::{Arc, OnceLock, Weak};
 use std::time::Duration;
 
 use crate::credentials::{Allow, PeerCredentials};
 use crate::driver::{Binding, Driver, Registration, Source};
 use crate::endpoint::{Endpoint, Link, Options};
 use crate::error::ShmError;
+use crate::fork::ProcessLock;
 use crate::layout::{Geometry, Side};
 use crate::lifeline::Lifeline;
 use crate::listener::SpscListener;
@@ -292,7 +293,7 @@ struct Reception {
     /// Weak, because the link keeps the reception.
     link: Weak<Link>,
     /// The region's, until some handle has it.
-    file: Mutex<Option<OwnedFd>>,
+    file: ProcessLock<Option<OwnedFd>>,
     driver: OnceLock<Registration>,
 }
 
@@ -307,17 +308,13 @@ impl Reception {
         let reception = Arc::new(Self {
             desk,
             link: Arc::downgrade(link),
-            file: Mutex::new(Some(file)),
+            file: ProcessLock::new(Some(file)),
             driver: OnceLock::new(),
         });
         let registration = driver.register(reception.clone())?;
         let registration = reception.driver.get_or_init(|| registration);
         link.keep(Box::new(Closing(reception.clone())));
         reception.desk.open(registration)
-    }
-
-    fn file(&self) -> MutexGuard<'_, Option<OwnedFd>> {
-        self.file.lock().unwrap_or_else(PoisonError::into_inner)
     }
 }
 
@@ -345,7 +342,7 @@ impl Source for Reception {
 impl Host for Reception {
     fn admit(&self, _peer: PeerCredentials) -> Result<OwnedFd, Refusal> {
         // Who let go of the face wants nobody any more.
-        let file = self.link.upgrade().and_then(|_there| self.file().take());
+        let file = self.link.upgrade().and_then(|_there| self.file.lock()?.take());
         file.ok_or(Refusal::Busy)
     }
 
@@ -358,7 +355,9 @@ impl Host for Reception {
     }
 
     fn undelivered(&self, file: OwnedFd) {
-        *self.file() = Some(file);
+        if let Some(mut kept) = self.file.lock() {
+            *kept = Some(file);
+        }
     }
 }
 

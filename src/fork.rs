@@ -8,9 +8,25 @@
 //! The number lies in a page that the kernel clears in every child (`MADV_WIPEONFORK`, Linux 4.14).
 //! To ask costs two loads and no branch that is taken. No lock is taken: at the time of a fork another
 //! thread may have held it.
+//!
+//! That is the rule for every lock of this crate: a forked child never waits for one that its parent
+//! made, because the thread that holds it may not exist in the child. Each lock follows it in one of
+//! these ways:
+//!
+//! - A [`ProcessLock`] opens in the process that made it, and nowhere else.
+//! - A [`PerProcess`] value is a fresh one in each process.
+//! - A lock of neither kind is reached only after a look at an [`Origin`]: by `Link::forked` for the
+//!   halves, the waiting tasks and the loans of an end, by `Shared::is_forked` for a driver's inbox.
+//!
+//! Nor does a child close a descriptor that another thread of the parent's may have opened or closed
+//! at the fork. The kernel copies the table of descriptors before it copies the memory, so the memory
+//! may name a descriptor that the child does not have, or one that is another file by now. A child
+//! leaks these; what it drops itself was made before the fork.
 
+use std::fmt;
 use std::ptr::{self, NonNull};
 use std::sync::atomic::{AtomicPtr, AtomicU32, Ordering};
+use std::sync::{Mutex, MutexGuard, PoisonError, TryLockError};
 
 use memmap2::MmapMut;
 use rustix::mm::Advice;
@@ -52,6 +68,137 @@ impl Origin {
     pub(crate) fn has_left(&self) -> bool {
         // ORDERING: Relaxed; the number publishes nothing.
         self.word.load(Ordering::Relaxed) != self.generation
+    }
+}
+
+/// A lock that opens only in the process that made it.
+///
+/// Std's lock, in the models too: nothing that loom schedules happens inside.
+#[derive(Debug)]
+pub(crate) struct ProcessLock<T> {
+    origin: Origin,
+    mutex: Mutex<T>,
+}
+
+impl<T> ProcessLock<T> {
+    pub(crate) fn new(value: T) -> Self {
+        Self { origin: Origin::here(), mutex: Mutex::new(value) }
+    }
+
+    /// Waits for the lock. `None` in another process, where this does not wait.
+    pub(crate) fn lock(&self) -> Option<MutexGuard<'_, T>> {
+        if self.origin.has_left() {
+            return None;
+        }
+        Some(self.mutex.lock().unwrap_or_else(PoisonError::into_inner))
+    }
+
+    /// As [`lock`](Self::lock), but in another process `Some` if no thread held the lock at the
+    /// fork. For a child that drops its copy of what is inside.
+    pub(crate) fn lock_or_try(&self) -> Option<MutexGuard<'_, T>> {
+        self.lock().or_else(|| try_lock(&self.mutex))
+    }
+}
+
+impl<T: Default> Default for ProcessLock<T> {
+    fn default() -> Self {
+        Self::new(T::default())
+    }
+}
+
+/// Takes a lock that is free; never waits.
+///
+/// A child that finds a lock free finds whole what the lock protects: a thread that changed it at
+/// the fork held the lock.
+pub(crate) fn try_lock<T>(mutex: &Mutex<T>) -> Option<MutexGuard<'_, T>> {
+    match mutex.try_lock() {
+        Ok(guard) => Some(guard),
+        Err(TryLockError::Poisoned(poisoned)) => Some(poisoned.into_inner()),
+        Err(TryLockError::WouldBlock) => None,
+    }
+}
+
+/// A value of which every process has its own: the first call in a process makes it.
+///
+/// A child leaks its copy of the parent's value, which a thread of the parent may have been changing
+/// at the fork.
+pub(crate) struct PerProcess<T> {
+    /// Null, or a leaked `Box`.
+    current: AtomicPtr<Own<T>>,
+}
+
+/// A value, and the process that it belongs to.
+struct Own<T> {
+    generation: u32,
+    value: T,
+}
+
+impl<T: Default> PerProcess<T> {
+    pub(crate) const fn new() -> Self {
+        Self { current: AtomicPtr::new(ptr::null_mut()) }
+    }
+
+    /// This process's value.
+    pub(crate) fn get(&self) -> &T {
+        let generation = generation();
+        // ORDERING: Acquire pairs with the Release of the exchange below.
+        let mut current = self.current.load(Ordering::Acquire);
+        loop {
+            if let Some(current) = NonNull::new(current) {
+                // SAFETY: `current` is from `Box::into_raw` below, in this process or in the one that
+                // this one was forked from, which left a copy at this address. It is freed by `drop`
+                // alone, which has `self` for itself, and only shared references to it exist.
+                let current = unsafe { current.as_ref() };
+                if current.generation == generation {
+                    return &current.value;
+                }
+            }
+            let made = Box::into_raw(Box::new(Own { generation, value: T::default() }));
+            // ORDERING: AcqRel; Release publishes the new value. If another thread was faster, its
+            // value counts, and Acquire shows it.
+            match self.current.compare_exchange(
+                current,
+                made,
+                Ordering::AcqRel,
+                Ordering::Acquire,
+            ) {
+                Ok(_) => current = made,
+                Err(other) => {
+                    // SAFETY: made above, and not published.
+                    drop(unsafe { Box::from_raw(made) });
+                    current = other;
+                }
+            }
+        }
+    }
+}
+
+impl<T: Default> Default for PerProcess<T> {
+    fn default() -> Self {
+        Self::new()
+    }
+}
+
+impl<T> Drop for PerProcess<T> {
+    fn drop(&mut self) {
+        let Some(current) = NonNull::new(*self.current.get_mut()) else { return };
+        // SAFETY: as in `get`.
+        if unsafe { current.as_ref() }.generation == generation() {
+            // SAFETY: from `Box::into_raw`, freed here alone, and `&mut self` proves that no
+            // reference to it is left.
+            drop(unsafe { Box::from_raw(current.as_ptr()) });
+        }
+    }
+}
+
+// SAFETY: it owns its `T` as a `Box` does, and hands out `&T` by `&self`.
+unsafe impl<T: Send> Send for PerProcess<T> {}
+// SAFETY: as for `Send`; a `T` may be made by one thread and dropped by another.
+unsafe impl<T: Send + Sync> Sync for PerProcess<T> {}
+
+impl<T> fmt::Debug for PerProcess<T> {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        f.debug_struct("PerProcess").finish_non_exhaustive()
     }
 }
 
@@ -108,5 +255,43 @@ mod tests {
         assert_eq!(here.generation, generation());
         assert!(!here.has_left());
         assert!(Origin { generation: here.generation + 1, ..here }.has_left());
+    }
+
+    /// As it is in a child.
+    fn of_another_process<T>(mut lock: ProcessLock<T>) -> ProcessLock<T> {
+        lock.origin.generation += 1;
+        lock
+    }
+
+    #[test]
+    fn a_lock_of_another_process_stays_shut() {
+        let lock = ProcessLock::new(5);
+        assert_eq!(lock.lock().as_deref(), Some(&5));
+        let lock = of_another_process(lock);
+        assert!(lock.lock().is_none());
+        let tried = lock.lock_or_try();
+        assert_eq!(tried.as_deref(), Some(&5));
+        assert!(lock.lock_or_try().is_none(), "held, and not waited for");
+    }
+
+    #[test]
+    fn each_process_has_a_value_of_its_own() {
+        let value = PerProcess::<Mutex<Vec<u32>>>::new();
+        std::thread::scope(|scope| {
+            for n in 0..4 {
+                let value = &value;
+                scope.spawn(move || value.get().lock().unwrap().push(n));
+            }
+        });
+        assert_eq!(value.get().lock().unwrap().len(), 4);
+        // SAFETY: `get` has made one, which nobody else uses here.
+        let own = unsafe { &mut *value.current.load(Ordering::Relaxed) };
+        own.generation += 1;
+        // A child leaks what was the parent's; here it is freed afterwards.
+        let parents = value.current.load(Ordering::Relaxed);
+        assert!(value.get().lock().unwrap().is_empty());
+        drop(value);
+        // SAFETY: from `Box::into_raw`, and no longer referred to.
+        drop(unsafe { Box::from_raw(parents) });
     }
 }

@@ -16,9 +16,9 @@ use rustix::net::{RecvFlags, SendFlags, Shutdown};
 
 use crate::credentials::PeerCredentials;
 use crate::driver::Registration;
+use crate::fork::ProcessLock;
 use crate::pidfd::{self, Process};
 use crate::sockopt;
-use crate::sync::{Mutex, lock};
 
 /// Rings read in one go, so that a peer which floods the line does not keep the driver.
 const DRAIN_AT_ONCE: usize = 64;
@@ -31,7 +31,7 @@ pub(crate) struct Lifeline {
     /// The peer, where that is known. Without it the hang-up has to do.
     process: OnceLock<Process>,
     /// The kernel will tell of the process that rings first.
-    asks: Mutex<bool>,
+    asks: ProcessLock<bool>,
 }
 
 impl Lifeline {
@@ -51,7 +51,7 @@ impl Lifeline {
         // The region has come; from now on nobody may pass us anything.
         sockopt::refuse_descriptors(socket.as_fd());
         let process = process.map_or_else(OnceLock::new, OnceLock::from);
-        Self { socket, peer, process, asks: Mutex::new(asks) }
+        Self { socket, peer, process, asks: ProcessLock::new(asks) }
     }
 
     pub(crate) fn peer(&self) -> PeerCredentials {
@@ -68,7 +68,7 @@ impl Lifeline {
     /// the line. `true` if it is to be watched from now on. To be called before the line is drained.
     pub(crate) fn learn(&self) -> bool {
         // Held until it is settled: another thread must not drain the line meanwhile.
-        let mut asks = lock(&self.asks);
+        let Some(mut asks) = self.asks.lock() else { return false };
         let flags = RecvFlags::PEEK | RecvFlags::DONTWAIT;
         let peek = || retry_on_intr(|| rustix::net::recv(self, &mut [0; 1], flags));
         if !*asks || matches!(peek(), Err(Errno::AGAIN)) {
@@ -82,7 +82,7 @@ impl Lifeline {
 
     /// Takes rings that are pending; what is left over makes the line readable again.
     pub(crate) fn drain(&self) -> Drained {
-        if *lock(&self.asks) {
+        if self.asks.lock().is_none_or(|asks| *asks) {
             // Nothing was there a moment ago; what has come since is not to be taken unlearnt.
             return Drained { rings: 0, hung_up: false };
         }

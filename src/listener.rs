@@ -5,7 +5,7 @@ use std::collections::VecDeque;
 use std::fmt;
 use std::os::fd::OwnedFd;
 use std::pin::Pin;
-use std::sync::{Arc, Mutex, MutexGuard, OnceLock, PoisonError};
+use std::sync::{Arc, OnceLock};
 use std::task::{Context, Poll};
 
 use futures::stream::{FusedStream, Stream};
@@ -15,6 +15,7 @@ use crate::driver::{Registration, Source};
 use crate::endpoint::{Endpoint, register};
 use crate::error::{CloseReason, ShmError};
 use crate::face::{FaceBuilder, Mould, SpscFace};
+use crate::fork::ProcessLock;
 use crate::lifeline::Lifeline;
 use crate::rendezvous::{Desk, Host, Refusal};
 use crate::waiters::{Waiters, Waiting};
@@ -56,6 +57,8 @@ pub struct SpscListener {
     reception: Arc<Reception>,
     /// The stream's own place among those who accept.
     place: Option<Waiting>,
+    /// The stream has told its end.
+    is_over: bool,
 }
 
 impl SpscListener {
@@ -77,12 +80,12 @@ impl SpscListener {
         let reception = Arc::new(Reception {
             desk,
             mould,
-            state: Mutex::new(State::default()),
+            state: ProcessLock::default(),
             waiters: Waiters::default(),
             driver: OnceLock::new(),
         });
         let registration = reception.mould.driver.register(reception.clone())?;
-        let listener = Self { reception, place: None };
+        let listener = Self { reception, place: None, is_over: false };
         let registration = listener.reception.driver.get_or_init(|| registration);
         listener.reception.desk.open(registration)?;
         Ok(listener)
@@ -107,13 +110,15 @@ impl SpscListener {
         self.reception.close(CloseReason::Local);
     }
 
-    /// What became of the clients so far.
+    /// What became of the clients so far. In a forked child nobody was accepted, and nobody waits.
     pub fn stats(&self) -> ListenerStats {
         let clients = self.reception.desk.clients();
-        let state = self.reception.lock();
+        let state = self.reception.state.lock();
+        let (accepted, waiting) =
+            state.map_or((0, 0), |state| (state.accepted, state.faces.len()));
         ListenerStats {
-            accepted: state.accepted,
-            waiting: state.faces.len(),
+            accepted,
+            waiting,
             refused: clients.refused,
             hostile: clients.hostile,
             half_done: clients.half_done,
@@ -125,14 +130,17 @@ impl Stream for SpscListener {
     type Item = Result<SpscFace, ShmError>;
 
     fn poll_next(mut self: Pin<&mut Self>, cx: &mut Context<'_>) -> Poll<Option<Self::Item>> {
-        let Self { reception, place } = &mut *self;
+        let Self { reception, place, is_over } = &mut *self;
+        if *is_over {
+            return Poll::Ready(None);
+        }
         match reception.poll_accept(place, cx) {
             Poll::Ready(Err(ShmError::Closed { reason: CloseReason::Local, .. })) => {
                 Poll::Ready(None)
             }
             Poll::Ready(Err(closed @ ShmError::Closed { .. })) => {
                 // Told once; then the stream is at its end.
-                reception.lock().closed = Some(CloseReason::Local);
+                *is_over = true;
                 Poll::Ready(Some(Err(closed)))
             }
             polled => polled.map(Some),
@@ -142,8 +150,10 @@ impl Stream for SpscListener {
 
 impl FusedStream for SpscListener {
     fn is_terminated(&self) -> bool {
-        let state = self.reception.lock();
-        state.closed == Some(CloseReason::Local) && state.faces.is_empty()
+        let is_over = |state: &State| {
+            state.closed == Some(CloseReason::Local) && state.faces.is_empty()
+        };
+        self.is_over || self.reception.state.lock().is_some_and(|state| is_over(&state))
     }
 }
 
@@ -154,7 +164,8 @@ impl Drop for SpscListener {
             driver.cancel();
         }
         // Their peers learn that nobody will serve them.
-        let unaccepted = std::mem::take(&mut self.reception.lock().faces);
+        let state = self.reception.state.lock();
+        let unaccepted = state.map(|mut state| std::mem::take(&mut state.faces));
         drop(unaccepted);
     }
 }
@@ -189,7 +200,7 @@ pub struct ListenerStats {
 struct Reception {
     desk: Desk,
     mould: Mould,
-    state: Mutex<State>,
+    state: ProcessLock<State>,
     waiters: Waiters,
     driver: OnceLock<Registration>,
 }
@@ -204,12 +215,10 @@ struct State {
 }
 
 impl Reception {
-    fn lock(&self) -> MutexGuard<'_, State> {
-        self.state.lock().unwrap_or_else(PoisonError::into_inner)
-    }
-
     fn close(&self, reason: CloseReason) {
-        self.lock().closed.get_or_insert(reason);
+        if let Some(mut state) = self.state.lock() {
+            state.closed.get_or_insert(reason);
+        }
         if let Some(driver) = self.driver.get() {
             self.desk.close(driver);
         }
@@ -232,18 +241,23 @@ impl Reception {
     }
 
     fn next(&self) -> Option<Result<SpscFace, ShmError>> {
-        if self.driver.get().is_some_and(Registration::is_forked) {
+        let Some(mut state) = self.state.lock() else {
             return Some(Err(ShmError::Closed { reason: CloseReason::Forked, sent: 0 }));
-        }
-        let mut state = self.lock();
+        };
         let closed = state.closed.map(|reason| Err(ShmError::Closed { reason, sent: 0 }));
         state.faces.pop_front().or(closed)
+    }
+
+    fn take_admitted(&self) -> Option<Endpoint> {
+        self.state.lock()?.admitted.take()
     }
 
     /// Everybody is woken: the first who waits may be a stream that was polled once and left, and
     /// would swallow the wake of an `accept`.
     fn give(&self, face: Result<SpscFace, ShmError>) {
-        self.lock().faces.push_back(face);
+        if let Some(mut state) = self.state.lock() {
+            state.faces.push_back(face);
+        }
         self.waiters.notify_all();
     }
 }
@@ -268,12 +282,14 @@ impl Source for Reception {
 
 impl Host for Reception {
     fn admit(&self, _peer: PeerCredentials) -> Result<OwnedFd, Refusal> {
-        if self.lock().faces.len() >= MOST_WAITING {
+        if self.state.lock().is_none_or(|state| state.faces.len() >= MOST_WAITING) {
             return Err(Refusal::Busy);
         }
         match self.mould.cast() {
             Ok((endpoint, file)) => {
-                self.lock().admitted = Some(endpoint);
+                if let Some(mut state) = self.state.lock() {
+                    state.admitted = Some(endpoint);
+                }
                 Ok(file)
             }
             Err(error) => {
@@ -284,14 +300,15 @@ impl Host for Reception {
     }
 
     fn connected(&self, lifeline: Lifeline) {
-        let Some(endpoint) = self.lock().admitted.take() else { return };
+        let Some(endpoint) = self.take_admitted() else { return };
         let attached = endpoint.attach(lifeline);
-        self.lock().accepted += 1;
+        if let Some(mut state) = self.state.lock() {
+            state.accepted += 1;
+        }
         self.give(attached.map(|()| SpscFace(endpoint)));
     }
 
     fn undelivered(&self, _file: OwnedFd) {
-        let endpoint = self.lock().admitted.take();
-        drop(endpoint);
+        drop(self.take_admitted());
     }
 }

@@ -120,6 +120,8 @@ impl<'a> Packet<'a> {
     ///   the protocol never does; one that has been taken over, or whose own memory is corrupted, may.
     ///   A change under a shared slice is undefined behaviour in *this* process. So the caller vouches
     ///   for the other process as it would for a thread of its own.
+    /// - In a child that was forked while the packet was held, the parent still holds it as well. The
+    ///   room is the parent's to give back, and the peer writes there after that.
     ///
     /// # Examples
     /// ```
@@ -156,7 +158,8 @@ impl<'a> Packet<'a> {
     /// # Safety
     /// - The peer does not write to the packet for as long as the `Bytes` or any part or clone of it
     ///   lives, also after the channel has ended. As for [`as_slice`](Self::as_slice), the caller
-    ///   vouches for the other process; and for all the code that the `Bytes` is given to.
+    ///   vouches for the other process; and for all the code that the `Bytes` is given to. In a child
+    ///   that is forked meanwhile it is valid only as long as the parent has its own.
     ///
     /// # Examples
     /// ```
@@ -177,6 +180,10 @@ impl<'a> Packet<'a> {
     pub unsafe fn into_lent_bytes(self) -> Bytes {
         if self.is_empty() {
             return Bytes::new();
+        }
+        if self.rx.is_forked() {
+            // The parent gives the room back when it likes.
+            return self.to_bytes();
         }
         // It is not given back, but lent.
         let mut packet = ManuallyDrop::new(self);

@@ -29,9 +29,11 @@
 //! came together, mostly go together, and with an allocation each 256 packets of 1 KiB are again more
 //! than the allocator keeps.
 
-use std::sync::{Arc, Mutex, PoisonError, Weak};
+use std::sync::{Arc, Weak};
 
 use bytes::Bytes;
+
+use crate::fork::ProcessLock;
 
 /// Packets shorter than this have allocations of their own.
 const SHORTEST: usize = 2048;
@@ -47,7 +49,7 @@ const LOOK_AT: usize = 32;
 /// The buffers of one channel's receiving end.
 #[derive(Debug)]
 pub(crate) struct Pool {
-    shelf: Arc<Mutex<Shelf>>,
+    shelf: Arc<ProcessLock<Shelf>>,
     /// Packets of a batch that are still to be handed over, one behind the other.
     gathered: Vec<u8>,
     /// Where each of them ends.
@@ -68,7 +70,7 @@ impl Pool {
     /// A pool that keeps at most `limit` bytes that nobody uses.
     pub(crate) fn new(limit: usize) -> Self {
         let shelf = Shelf { buffers: Vec::new(), bytes: 0, limit };
-        Self { shelf: Arc::new(Mutex::new(shelf)), gathered: Vec::new(), ends: Vec::new() }
+        Self { shelf: Arc::new(ProcessLock::new(shelf)), gathered: Vec::new(), ends: Vec::new() }
     }
 
     /// A packet of `len` bytes, which `fill` appends to the buffer that it is given, as one of a batch:
@@ -129,7 +131,11 @@ impl Pool {
 
     #[cold]
     fn take(&self, len: usize) -> Vec<u8> {
-        lock(&self.shelf).take(len)
+        match self.shelf.lock() {
+            Some(mut shelf) => shelf.take(len),
+            // A forked child: the buffers are the parent's.
+            None => Vec::with_capacity(len),
+        }
     }
 
     #[cold]
@@ -173,7 +179,7 @@ impl Shelf {
 struct Lent {
     buffer: Vec<u8>,
     /// Gone once the channel's end is.
-    home: Weak<Mutex<Shelf>>,
+    home: Weak<ProcessLock<Shelf>>,
 }
 
 impl AsRef<[u8]> for Lent {
@@ -184,16 +190,13 @@ impl AsRef<[u8]> for Lent {
 
 impl Drop for Lent {
     fn drop(&mut self) {
-        if let Some(shelf) = self.home.upgrade() {
-            let surplus = lock(&shelf).put(std::mem::take(&mut self.buffer));
-            // Freed outside of the lock.
-            drop(surplus);
-        }
+        let Some(shelf) = self.home.upgrade() else { return };
+        let Some(mut shelf) = shelf.lock() else { return };
+        let surplus = shelf.put(std::mem::take(&mut self.buffer));
+        drop(shelf);
+        // Freed outside of the lock.
+        drop(surplus);
     }
-}
-
-fn lock(shelf: &Mutex<Shelf>) -> std::sync::MutexGuard<'_, Shelf> {
-    shelf.lock().unwrap_or_else(PoisonError::into_inner)
 }
 
 #[cfg(all(test, not(loom)))]
@@ -208,7 +211,7 @@ mod tests {
     }
 
     fn kept(pool: &Pool) -> usize {
-        let shelf = lock(&pool.shelf);
+        let shelf = pool.shelf.lock().unwrap();
         assert_eq!(shelf.bytes, shelf.buffers.iter().map(Vec::capacity).sum::<usize>());
         shelf.bytes
     }

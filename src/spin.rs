@@ -19,8 +19,7 @@
 
 use std::cell::Cell;
 use std::hint::spin_loop;
-use std::sync::OnceLock;
-use std::sync::atomic::{AtomicU32, Ordering};
+use std::sync::atomic::{AtomicU32, AtomicUsize, Ordering};
 use std::time::{Duration, Instant};
 
 use rustix::process::Pid;
@@ -221,8 +220,15 @@ fn runs_elsewhere(pid: i32) -> bool {
 
 /// Whether this process may run on more than one core.
 fn has_several_cores() -> bool {
-    static SEVERAL: OnceLock<bool> = OnceLock::new();
-    *SEVERAL.get_or_init(|| std::thread::available_parallelism().is_ok_and(|cores| cores.get() > 1))
+    // No `OnceLock`: a forked child would wait for a thread that was about to fill it.
+    static CORES: AtomicUsize = AtomicUsize::new(0);
+    // ORDERING: Relaxed; the number publishes nothing, and all threads find the same one.
+    let mut cores = CORES.load(Ordering::Relaxed);
+    if cores == 0 {
+        cores = std::thread::available_parallelism().map_or(1, usize::from);
+        CORES.store(cores, Ordering::Relaxed);
+    }
+    cores > 1
 }
 
 #[cfg(all(test, not(loom)))]

@@ -22,28 +22,43 @@ use crate::futex;
 use crate::sync::{Arc, AtomicU32, Ordering};
 
 /// Those who wait.
+///
+/// They are of the process that made this. In a forked child nobody joins and nobody is woken: a
+/// thread of the parent's may have held one of the locks at the fork.
 #[derive(Debug, Default)]
 pub(crate) struct Waiters(Arc<Places>);
 
-#[derive(Debug, Default)]
+#[derive(Debug)]
 struct Places {
     first: First,
     queue: Queue,
+    /// Looked at before any lock is taken.
+    origin: Origin,
+}
+
+impl Default for Places {
+    fn default() -> Self {
+        Self { first: First::default(), queue: Queue::default(), origin: Origin::here() }
+    }
 }
 
 impl Waiters {
-    /// Takes a place. What the caller waits for has to be looked at after this.
+    /// Takes a place. What the caller waits for has to be looked at after this; in a forked child,
+    /// that is the fork.
     pub(crate) fn join(&self) -> Waiting {
-        let place = match self.0.first.take() {
-            true => Place::First,
-            false => Place::Queued(self.0.queue.join()),
+        let place = if self.0.origin.has_left() {
+            Place::Nowhere
+        } else if self.0.first.take() {
+            Place::First
+        } else {
+            Place::Queued(self.0.queue.join())
         };
-        Waiting { places: self.0.clone(), place, origin: Origin::here() }
+        Waiting { places: self.0.clone(), place }
     }
 
     /// Whether nobody waits. One that was woken does until it looks.
     pub(crate) fn is_empty(&self) -> bool {
-        self.0.first.is_empty()
+        self.0.origin.has_left() || self.0.first.is_empty()
     }
 
     /// Wakes the first waiter, unless one was woken already and has not looked yet.
@@ -59,6 +74,9 @@ impl Waiters {
 
 impl Places {
     fn notify(&self, most: usize) {
+        if self.origin.has_left() {
+            return;
+        }
         let (waker, others) = self.first.notify(most);
         if let Some(waker) = waker {
             wake(waker);
@@ -74,8 +92,6 @@ impl Places {
 pub(crate) struct Waiting {
     places: Arc<Places>,
     place: Place,
-    /// The process that waits.
-    origin: Origin,
 }
 
 #[derive(Debug)]
@@ -84,12 +100,17 @@ enum Place {
     Queued(Queued),
     /// The first one, whose turn was taken.
     Left,
+    /// In a forked child.
+    Nowhere,
 }
 
 impl Waiting {
     /// Ready once this place was woken; to wait again, join again.
     pub(crate) fn poll(&mut self, cx: &mut Context<'_>) -> Poll<()> {
         match &mut self.place {
+            Place::Nowhere => Poll::Pending,
+            // A fork lies between: the caller is to look at it.
+            _ if self.places.origin.has_left() => Poll::Ready(()),
             Place::First => {
                 let polled = self.places.first.poll(cx.waker());
                 if polled.is_ready() {
@@ -106,7 +127,9 @@ impl Waiting {
     pub(crate) fn wait_until(&mut self, deadline: Option<Instant>) -> bool {
         let sleeper = Arc::new(Sleeper(AtomicU32::new(0)));
         let waker = Waker::from(sleeper.clone());
-        while self.poll(&mut Context::from_waker(&waker)).is_pending() {
+        while self.poll(&mut Context::from_waker(&waker)).is_pending()
+            && !self.places.origin.has_left()
+        {
             let left = deadline.map(|at| at.saturating_duration_since(Instant::now()));
             if left.is_some_and(|left| left.is_zero()) {
                 return false;
@@ -123,10 +146,10 @@ impl Drop for Waiting {
         let places = &self.places;
         let place = std::mem::replace(&mut self.place, Place::Left);
         match place {
-            // A thread of the parent's may have held a lock.
-            place if self.origin.has_left() => std::mem::forget(place),
+            // To leave the queue takes its lock.
+            place if places.origin.has_left() => std::mem::forget(place),
             Place::First if places.first.leave() => places.notify(1),
-            Place::First | Place::Left => {}
+            Place::First | Place::Left | Place::Nowhere => {}
             Place::Queued(queued) => {
                 places.queue.leave(queued);
                 places.first.forget_queued();

@@ -4,13 +4,16 @@
 use std::io::{Read, Write};
 use std::os::unix::net::UnixStream;
 use std::panic::{AssertUnwindSafe, catch_unwind};
-use std::time::Duration;
+use std::path::{Path, PathBuf};
+use std::sync::atomic::{AtomicBool, Ordering};
+use std::thread;
+use std::time::{Duration, Instant};
 
 use bytes::{BufMut, Bytes};
-use rustix::process::{Pid, WaitOptions, waitpid};
+use rustix::process::{Pid, Signal, WaitOptions, kill_process, waitpid};
 use wakering::{
-    Backend, CloseReason, Driver, Endpoint, PolledDriver, RecvTimeoutError, ShmError, SpscFace,
-    SpscHandle, SpscListener, TryRecvError, TrySendError,
+    Backend, Canceller, CloseReason, Driver, Endpoint, PolledDriver, RecvTimeoutError, ShmError,
+    SpscFace, SpscHandle, SpscListener, TryRecvError, TrySendError,
 };
 
 const DEADLINE: Duration = Duration::from_secs(20);
@@ -33,9 +36,66 @@ fn in_child(work: impl FnOnce()) -> Pid {
     }
 }
 
+/// Waits for a child, and fails the test if it does not end in time.
 fn expect_success(child: Pid) {
-    let (_, status) = waitpid(Some(child), WaitOptions::empty()).unwrap().unwrap();
-    assert_eq!(status.exit_status(), Some(0), "in the child");
+    let begun = Instant::now();
+    loop {
+        if let Some((_, status)) = waitpid(Some(child), WaitOptions::NOHANG).unwrap() {
+            return assert_eq!(status.exit_status(), Some(0), "in the child");
+        }
+        if begun.elapsed() > DEADLINE {
+            kill_process(child, Signal::KILL).unwrap();
+            waitpid(Some(child), WaitOptions::empty()).unwrap();
+            panic!("the child hangs");
+        }
+        thread::sleep(Duration::from_micros(200));
+    }
+}
+
+/// Forks again and again while other threads run `busy` in a loop. Each child runs `work`.
+fn fork_beside<const N: usize>(busy: [&(dyn Fn() + Sync); N], work: &dyn Fn()) {
+    const FORKS: usize = 1000;
+    let is_over = AtomicBool::new(false);
+    thread::scope(|scope| {
+        for busy in busy {
+            let is_over = &is_over;
+            scope.spawn(move || {
+                while !is_over.load(Ordering::Relaxed) {
+                    busy();
+                }
+            });
+        }
+        let forked = catch_unwind(AssertUnwindSafe(|| {
+            (0..FORKS).for_each(|_| expect_success(in_child(work)));
+        }));
+        is_over.store(true, Ordering::Relaxed);
+        if let Err(panic) = forked {
+            std::panic::resume_unwind(panic);
+        }
+    });
+}
+
+/// A directory for sockets, gone when the test is.
+struct Directory(PathBuf);
+
+impl Directory {
+    fn new(name: &str) -> Self {
+        use std::os::unix::fs::DirBuilderExt;
+        let name = format!("wakering-fork-{name}-{}", std::process::id());
+        let directory = std::env::temp_dir().join(name);
+        std::fs::DirBuilder::new().mode(0o700).create(&directory).unwrap();
+        Self(directory)
+    }
+
+    fn name(&self, name: &str) -> String {
+        Path::join(&self.0, name).into_os_string().into_string().unwrap()
+    }
+}
+
+impl Drop for Directory {
+    fn drop(&mut self) {
+        let _ = std::fs::remove_dir_all(&self.0);
+    }
 }
 
 /// The child's own copy of what the parent goes on to use. To be called in a child, once for each.
@@ -171,10 +231,8 @@ fn a_child_leaves_a_polled_driver_alone() {
 
 #[test]
 fn a_child_takes_no_name_away() {
-    use std::os::unix::fs::DirBuilderExt;
-    let directory = std::env::temp_dir().join(format!("wakering-fork-{}", std::process::id()));
-    std::fs::DirBuilder::new().mode(0o700).create(&directory).unwrap();
-    let name = |name: &str| directory.join(name).into_os_string().into_string().unwrap();
+    let directory = Directory::new("names");
+    let name = |name: &str| directory.name(name);
     let face = SpscFace::create(&name("face")).unwrap();
     let listener = SpscListener::bind(&name("listener")).unwrap();
     let child = in_child(|| {
@@ -191,7 +249,6 @@ fn a_child_takes_no_name_away() {
     let accepted = pollster::block_on(listener.accept()).unwrap();
     ping_pong(&accepted, &other, &|| {});
     drop((face, listener));
-    std::fs::remove_dir_all(&directory).unwrap();
 }
 
 #[test]
@@ -288,4 +345,181 @@ fn a_child_that_asks_for_room_ends_nothing() {
     expect_success(child);
     tx.try_send("still open".into()).unwrap();
     assert_eq!(rx.try_recv().unwrap(), "still open");
+}
+
+/// The driver's thread accepts applications, with the locks of the face and of the listener held for
+/// some of the time.
+#[test]
+fn a_child_drops_faces_and_listeners_while_applications_connect() {
+    for backend in backends() {
+        let directory = Directory::new(&backend.to_string());
+        let driver = Driver::builder().backend(backend).background().unwrap();
+        let builder = || SpscFace::builder().ring_bytes(4096).driver(&driver);
+        let (face_name, listener_name) = (directory.name("face"), directory.name("listener"));
+        let face = builder().create(&face_name).unwrap();
+        let listener = builder().bind(&listener_name).unwrap();
+        let _handle = SpscHandle::connect(&face_name).unwrap();
+        let refused = || drop(SpscHandle::connect(&face_name).unwrap_err());
+        let accepted = || {
+            drop(SpscHandle::connect(&listener_name).unwrap());
+            drop(pollster::block_on(listener.accept()).unwrap());
+        };
+        fork_beside([&refused, &accepted], &|| {
+            let listener = copy(&listener);
+            let _ = listener.stats();
+            listener.close();
+            drop(listener);
+            misuse(copy(&face).into());
+        });
+    }
+}
+
+/// Another thread takes memory from the pool and gives it back.
+#[test]
+fn a_child_drops_packets_while_others_are_received() {
+    let (face, descriptor) = SpscFace::pair().unwrap();
+    let handle = SpscHandle::from_fd(descriptor).unwrap();
+    let packet = Bytes::from(vec![7; 3000]);
+    let ((mut tx, _their_rx), (_their_tx, mut rx)) = (face.into_split(), handle.into_split());
+    let mut receive = || {
+        tx.try_send(packet.clone()).unwrap();
+        rx.try_recv().unwrap()
+    };
+    let held = receive();
+    let receive = std::sync::Mutex::new(receive);
+    let busy = || {
+        let mut receive = receive.lock().unwrap();
+        (0..1000).for_each(|_| drop(receive()));
+    };
+    fork_beside([&busy], &|| {
+        assert_eq!(held, packet);
+        drop(copy(&held));
+    });
+}
+
+/// The book of loans is the parent's, and so is the room: what a child would lend is copied there.
+#[test]
+fn a_child_lends_nothing() {
+    let (face, descriptor) = SpscFace::builder().ring_bytes(4096).pair().unwrap();
+    let handle = SpscHandle::from_fd(descriptor).unwrap();
+    let ((mut tx, _their_rx), (_their_tx, mut rx)) = (face.into_split(), handle.into_split());
+    tx.try_send("held".into()).unwrap();
+    let packet = rx.try_recv_ref().unwrap();
+    expect_success(in_child(|| {
+        // SAFETY: the peer is a part of this test, and writes nowhere but where it may.
+        let in_place = unsafe { packet.as_slice() }.as_ptr();
+        // SAFETY: as above.
+        let lent = unsafe { copy(&packet).into_lent_bytes() };
+        assert_eq!(lent, "held");
+        assert_ne!(lent.as_ptr(), in_place);
+    }));
+}
+
+/// A canceller that others use at the time of the fork is the child's own there, too.
+#[test]
+fn a_child_cancels_while_others_do() {
+    let canceller = Canceller::new();
+    let busy = || canceller.cancel();
+    fork_beside([&busy], &|| {
+        canceller.cancel();
+        let (face, _descriptor) = SpscFace::pair().unwrap();
+        face.set_cancel(&canceller);
+        assert_eq!(face.close_reason(), Some(CloseReason::Cancelled));
+    });
+}
+
+#[test]
+fn a_child_cancels_its_own_ends_by_its_parents_canceller() {
+    let (face, _descriptor) = SpscFace::pair().unwrap();
+    let canceller = face.canceller();
+    expect_success(in_child(|| {
+        let (own, _descriptor) = SpscFace::pair().unwrap();
+        own.set_cancel(&canceller);
+        assert_eq!(own.close_reason(), None);
+        canceller.cancel();
+        assert!(canceller.is_cancelled());
+        assert_eq!(own.close_reason(), Some(CloseReason::Cancelled));
+    }));
+    assert!(!canceller.is_cancelled());
+    assert_eq!(face.close_reason(), None);
+    canceller.cancel();
+    assert_eq!(face.close_reason(), Some(CloseReason::Cancelled));
+}
+
+/// The default driver is started and asked for by others.
+#[test]
+fn a_child_makes_ends_while_others_do() {
+    let busy = || drop(SpscFace::builder().ring_bytes(4096).pair().unwrap());
+    fork_beside([&busy], &|| {
+        let (face, descriptor) = SpscFace::builder().ring_bytes(4096).pair().unwrap();
+        let handle = SpscHandle::from_fd(descriptor).unwrap();
+        face.try_send("hello".into()).unwrap();
+        assert_eq!(handle.recv_blocking().unwrap(), "hello");
+    });
+}
+
+/// Wakers that a parent's thread calls, and a child too.
+#[test]
+fn a_child_wakes_tasks_while_others_do() {
+    let (face, descriptor) = SpscFace::builder().ring_bytes(4096).pair().unwrap();
+    let handle = SpscHandle::from_fd(descriptor).unwrap();
+    let busy = || {
+        let mut cx = std::task::Context::from_waker(std::task::Waker::noop());
+        let mut receiving: Vec<_> = (0..4).map(|_| Box::pin(face.recv())).collect();
+        for receiving in &mut receiving {
+            assert!(receiving.as_mut().poll(&mut cx).is_pending());
+        }
+        handle.try_send("one".into()).unwrap();
+        drop(receiving);
+        assert_eq!(face.recv_blocking().unwrap(), "one");
+    };
+    fork_beside([&busy], &|| {
+        let mut cx = std::task::Context::from_waker(std::task::Waker::noop());
+        assert!(std::pin::pin!(face.recv()).poll(&mut cx).is_ready());
+        assert!(std::pin::pin!(face.closed()).poll(&mut cx).is_ready());
+        misuse(copy(&face).into());
+        misuse(copy(&handle).into());
+    });
+}
+
+/// What wakes a driven future finds the task that drives it, which another thread looks for as well.
+#[test]
+fn a_child_wakes_a_driven_future_while_others_do() {
+    struct Unpark(thread::Thread);
+    impl std::task::Wake for Unpark {
+        fn wake(self: std::sync::Arc<Self>) {
+            self.0.unpark();
+        }
+    }
+    let (sender, receiver) = std::sync::mpsc::channel();
+    let is_over = std::sync::Arc::new(AtomicBool::new(false));
+    let driving = {
+        let is_over = is_over.clone();
+        thread::spawn(move || {
+            let driver = Driver::builder().polled().unwrap();
+            let future = std::future::poll_fn(|cx| {
+                let _ = sender.send(cx.waker().clone());
+                if is_over.load(Ordering::Relaxed) {
+                    return std::task::Poll::Ready(());
+                }
+                std::task::Poll::Pending
+            });
+            let mut driving = std::pin::pin!(driver.drive(std::future::pending, future));
+            let waker = std::sync::Arc::new(Unpark(thread::current())).into();
+            let mut cx = std::task::Context::from_waker(&waker);
+            while driving.as_mut().poll(&mut cx).is_pending() {
+                thread::park();
+            }
+        })
+    };
+    let waker = receiver.recv().unwrap();
+    let receiver = std::sync::Mutex::new(receiver);
+    let busy = || {
+        waker.wake_by_ref();
+        let _ = receiver.lock().unwrap().try_recv();
+    };
+    fork_beside([&busy], &|| waker.wake_by_ref());
+    is_over.store(true, Ordering::Relaxed);
+    waker.wake_by_ref();
+    driving.join().unwrap();
 }

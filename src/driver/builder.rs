@@ -11,12 +11,11 @@ use super::shared::Shared;
 use super::uring::{self, RingWaits};
 use super::{Backend, Driver, Run, background};
 use crate::error::ShmError;
-use crate::fork;
+use crate::fork::PerProcess;
 use crate::sync::Arc;
 
-/// The process's default drivers, once somebody has needed one. In a child that was forked it is
-/// another slot's turn: the lock of this one may be held for ever by a thread of the parent's.
-static GLOBAL: [Mutex<Option<Driver>>; 32] = [const { Mutex::new(None) }; 32];
+/// The process's default driver, once somebody has needed one.
+static GLOBAL: PerProcess<Mutex<Option<Driver>>> = PerProcess::new();
 
 impl Driver {
     /// Makes a driver to be parked in, with the best backend that is to be had.
@@ -36,9 +35,7 @@ impl Driver {
     /// The process's default driver. It is started by the first call, and by the next one if that
     /// has failed or if it has ended since.
     pub(crate) fn global() -> Result<Self, ShmError> {
-        // Deeper than that, forks without an exec share a slot.
-        let slot = (fork::generation() as usize).min(GLOBAL.len()) - 1;
-        let mut global = GLOBAL[slot].lock().unwrap_or_else(PoisonError::into_inner);
+        let mut global = GLOBAL.get().lock().unwrap_or_else(PoisonError::into_inner);
         if let Some(driver) = global.as_ref().filter(|driver| driver.is_alive()) {
             return Ok(driver.clone());
         }

@@ -1,8 +1,6 @@
 //! How a channel ends, seen from one side: what the peer says, what this side has settled, and who
 //! has to be told.
 
-use std::sync::PoisonError;
-
 use super::ends::Directions;
 use super::link::Link;
 use crate::error::{CloseReason, Violation};
@@ -276,7 +274,8 @@ impl Link {
             if self.forked().is_none() {
                 self.leave_driver();
             }
-            drop(self.kept.lock().unwrap_or_else(PoisonError::into_inner).take());
+            let kept = self.kept.lock_or_try().and_then(|mut kept| kept.take());
+            drop(kept);
             self.tell_everyone();
         }
     }

@@ -3,7 +3,7 @@
 
 use std::fmt::Debug;
 use std::sync::atomic::{AtomicBool, AtomicU32 as StdAtomicU32, AtomicU64 as StdAtomicU64};
-use std::sync::{Mutex as StdMutex, OnceLock, PoisonError};
+use std::sync::OnceLock;
 use std::time::{Duration, Instant};
 
 use super::blocked::{Blocked, Seen};
@@ -15,7 +15,7 @@ use super::vain_wakes::VainWakes;
 use crate::bell::Bell;
 use crate::credentials::PeerCredentials;
 use crate::driver::Registration;
-use crate::fork::Origin;
+use crate::fork::{Origin, ProcessLock};
 use crate::layout::{RING_BY_BYTE, SEND, Side, SideWords, Snapshot};
 use crate::lifeline::Lifeline;
 use crate::region::{Region, Words};
@@ -86,7 +86,7 @@ pub(crate) struct Link {
     /// The halves go their own ways: one task at a time receives, and one sends.
     pub(super) split: AtomicBool,
     /// What has to live as long as this end does: the engine's socket.
-    pub(super) kept: StdMutex<Option<Box<dyn Debug + Send>>>,
+    pub(super) kept: ProcessLock<Option<Box<dyn Debug + Send>>>,
     /// The process that it belongs to.
     pub(super) origin: Origin,
 }
@@ -119,14 +119,16 @@ impl Link {
             left: StdAtomicU32::new(0),
             told: StdAtomicU64::new(0),
             split: AtomicBool::new(false),
-            kept: StdMutex::new(None),
+            kept: ProcessLock::default(),
             origin: Origin::here(),
         }
     }
 
     /// Keeps `thing` until this end is over.
     pub(crate) fn keep(&self, thing: Box<dyn Debug + Send>) {
-        *self.kept.lock().unwrap_or_else(PoisonError::into_inner) = Some(thing);
+        if let Some(mut kept) = self.kept.lock() {
+            *kept = Some(thing);
+        }
     }
 
     /// From now on each half is used by one caller at a time, so that whoever waits on it besides

@@ -166,6 +166,11 @@ impl Rx {
         }
     }
 
+    /// Whether this process is a child of the one that receives.
+    pub(crate) fn is_forked(&self) -> bool {
+        self.link.forked().is_some()
+    }
+
     /// Lends what is held, until the answer is dropped.
     pub(crate) fn lend(&mut self, held: Held) -> Returning {
         Returning::new(self.consumer.lend(held), Arc::downgrade(&self.link))

@@ -14,6 +14,7 @@ use super::socket::{self, Received};
 use crate::credentials::{self, Allow, PeerCredentials};
 use crate::driver::Registration;
 use crate::error::ShmError;
+use crate::fork::{self, Origin};
 use crate::lifeline::Lifeline;
 use crate::sync::{AtomicU64, Mutex, Ordering, lock};
 
@@ -93,6 +94,8 @@ pub(crate) struct Desk {
     path: Box<Path>,
     allow: Option<Allow>,
     room: Mutex<Room>,
+    /// The process that receives; in a forked child nothing is ready.
+    origin: Origin,
     refused: AtomicU64,
     hostile: AtomicU64,
     half_done: AtomicU64,
@@ -128,6 +131,7 @@ impl Desk {
             path: socket.path().into(),
             allow,
             room: Mutex::new(Room { socket: Some(socket), guests: Vec::new(), resume: None }),
+            origin: Origin::here(),
             refused: AtomicU64::new(0),
             hostile: AtomicU64::new(0),
             half_done: AtomicU64::new(0),
@@ -179,7 +183,14 @@ impl Desk {
 
     /// Stops accepting, sends everybody off and gives the name up. May take a moment, if others
     /// bind or give up names in the same directory: not for the driver's thread.
+    ///
+    /// In a forked child it closes the child's copy of the socket, unless a thread of the parent's
+    /// held the lock at the fork. The name and the guests stay the parent's.
     pub(crate) fn close(&self, watcher: &dyn Watcher) {
+        if self.origin.has_left() {
+            let socket = fork::try_lock(&self.room).and_then(|mut room| room.socket.take());
+            return drop(socket);
+        }
         let (socket, guests) = {
             let mut room = lock(&self.room);
             (room.socket.take(), std::mem::take(&mut room.guests))
