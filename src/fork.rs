@@ -156,12 +156,8 @@ impl<T: Default> PerProcess<T> {
             let made = Box::into_raw(Box::new(Own { generation, value: T::default() }));
             // ORDERING: AcqRel; Release publishes the new value. If another thread was faster, its
             // value counts, and Acquire shows it.
-            match self.current.compare_exchange(
-                current,
-                made,
-                Ordering::AcqRel,
-                Ordering::Acquire,
-            ) {
+            match self.current.compare_exchange(current, made, Ordering::AcqRel, Ordering::Acquire)
+            {
                 Ok(_) => current = made,
                 Err(other) => {
                     // SAFETY: made above, and not published.

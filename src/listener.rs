@@ -114,8 +114,7 @@ impl SpscListener {
     pub fn stats(&self) -> ListenerStats {
         let clients = self.reception.desk.clients();
         let state = self.reception.state.lock();
-        let (accepted, waiting) =
-            state.map_or((0, 0), |state| (state.accepted, state.faces.len()));
+        let (accepted, waiting) = state.map_or((0, 0), |state| (state.accepted, state.faces.len()));
         ListenerStats {
             accepted,
             waiting,
@@ -150,9 +149,8 @@ impl Stream for SpscListener {
 
 impl FusedStream for SpscListener {
     fn is_terminated(&self) -> bool {
-        let is_over = |state: &State| {
-            state.closed == Some(CloseReason::Local) && state.faces.is_empty()
-        };
+        let is_over =
+            |state: &State| state.closed == Some(CloseReason::Local) && state.faces.is_empty();
         self.is_over || self.reception.state.lock().is_some_and(|state| is_over(&state))
     }
 }

@@ -34,6 +34,11 @@ use crate::error::ShmError;
 /// When it is dropped, endpoints that are still bound to it end with
 /// [`DriverGone`](crate::CloseReason::DriverGone), whoever still has handles to it.
 ///
+/// A child that was forked without an exec must not drop what a reactor holds of it, such as an
+/// `async_io::Async<PolledDriver>`. The reactor's epoll set is shared by parent and child, and the
+/// drop takes the descriptor out of it: the parent's reactor then never reports it again. This is so
+/// for every descriptor in a reactor. A child that ends by `_exit` or that execs drops nothing.
+///
 /// # Examples
 ///
 /// A task that does nothing but turn it, for tasks that run anywhere:

@@ -2,8 +2,8 @@
 //! the driver and the lifeline.
 
 use std::fmt::Debug;
-use std::sync::atomic::{AtomicBool, AtomicU32 as StdAtomicU32, AtomicU64 as StdAtomicU64};
 use std::sync::OnceLock;
+use std::sync::atomic::{AtomicBool, AtomicU32 as StdAtomicU32, AtomicU64 as StdAtomicU64};
 use std::time::{Duration, Instant};
 
 use super::blocked::{Blocked, Seen};
