@@ -3,6 +3,7 @@
 //!
 //! Each in a process of its own: what a filter refuses once it refuses for good. The rest of the
 //! suite runs under such a filter by `cargo run --example without_io_uring -- EPERM cargo test`.
+#![allow(unsafe_code, reason = "a signal handler that sets a register")]
 
 mod common;
 
@@ -112,6 +113,71 @@ fn epoll_takes_its_place_without_enter() {
 #[test]
 fn epoll_takes_its_place_without_register() {
     epoll_takes_its_place("register");
+}
+
+/// How sandboxes let a trapped system call fail: the handler of `SIGSYS` sets what it returns.
+#[cfg(all(target_arch = "x86_64", target_pointer_width = "64"))]
+mod trap {
+    use std::ffi::{c_int, c_void};
+    use std::ptr;
+    use std::sync::atomic::{AtomicU32, Ordering};
+
+    /// How often the handler ran.
+    pub(super) static TRAPS: AtomicU32 = AtomicU32::new(0);
+
+    /// The libc's `struct sigaction`.
+    #[repr(C)]
+    struct Action {
+        handler: extern "C" fn(c_int, *mut c_void, *mut c_void),
+        mask: [u64; 16],
+        flags: c_int,
+        restorer: usize,
+    }
+
+    // SAFETY: the libc's own, with the structure that it takes.
+    unsafe extern "C" {
+        safe fn sigaction(signal: c_int, new: &Action, old: *mut c_void) -> c_int;
+    }
+
+    extern "C" fn fail(_signal: c_int, _info: *mut c_void, context: *mut c_void) {
+        /// Where in a `ucontext_t` the registers begin, and which of them is the result.
+        const REGISTERS: usize = 40;
+        const RAX: usize = 13;
+        const ENOSYS: i64 = 38;
+        TRAPS.fetch_add(1, Ordering::Relaxed);
+        // SAFETY: the kernel passes a `ucontext_t` to a handler with SA_SIGINFO, and takes the
+        // registers from it when the handler returns.
+        unsafe { context.byte_add(REGISTERS + RAX * 8).cast::<i64>().write(-ENOSYS) };
+    }
+
+    pub(super) fn handle() {
+        const SIGSYS: c_int = 31;
+        const SA_SIGINFO: c_int = 4;
+        let action = Action { handler: fail, mask: [0; 16], flags: SA_SIGINFO, restorer: 0 };
+        assert_eq!(sigaction(SIGSYS, &action, ptr::null_mut()), 0);
+    }
+}
+
+#[cfg(all(target_arch = "x86_64", target_pointer_width = "64"))]
+#[test]
+#[ignore = "run by epoll_takes_its_place_where_the_sandbox_traps"]
+fn trapped() {
+    if arguments().is_none() {
+        return;
+    }
+    trap::handle();
+    refuse(&[refusal("setup", Errno::NOSYS).by_a_signal()]).unwrap();
+    expect_epoll();
+    if cfg!(feature = "io-uring") {
+        assert!(trap::TRAPS.load(std::sync::atomic::Ordering::Relaxed) > 0, "not one call trapped");
+    }
+}
+
+/// On the library's threads as well, which take no other signals.
+#[cfg(all(target_arch = "x86_64", target_pointer_width = "64"))]
+#[test]
+fn epoll_takes_its_place_where_the_sandbox_traps() {
+    passes("trapped", &["setup"]);
 }
 
 #[test]

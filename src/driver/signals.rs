@@ -14,10 +14,18 @@ struct SignalSet([u8; 128]);
 /// The same number on every architecture that io_uring is built for.
 const SIG_SETMASK: c_int = 2;
 
-/// Signals that a fault of the thread's own raises. To block them is undefined, and would take the
-/// process's own handler for them away.
-const FAULTS: [Signal; 6] =
-    [Signal::SEGV, Signal::BUS, Signal::FPE, Signal::ILL, Signal::TRAP, Signal::ABORT];
+/// Signals that the thread itself raises, by a fault or by a system call. If one of them is blocked,
+/// the kernel kills the process instead of calling its handler. A seccomp filter raises `SIGSYS` for
+/// a call that it traps; the handler lets the call fail, and a driver then does without io_uring.
+const OWN: [Signal; 7] = [
+    Signal::SEGV,
+    Signal::BUS,
+    Signal::FPE,
+    Signal::ILL,
+    Signal::TRAP,
+    Signal::ABORT,
+    Signal::SYS,
+];
 
 /// Those that a libc keeps for itself: `setuid` and `pthread_cancel` wait for every thread to take
 /// them. A libc whose own they are leaves them out in any case, and refuses to touch them.
@@ -36,7 +44,7 @@ unsafe extern "C" {
 pub(crate) fn blocked<T>(spawn: impl FnOnce() -> T) -> T {
     let mut all = SignalSet([0; 128]);
     sigfillset(&mut all);
-    for signal in FAULTS.map(Signal::as_raw).into_iter().chain(RESERVED) {
+    for signal in OWN.map(Signal::as_raw).into_iter().chain(RESERVED) {
         sigdelset(&mut all, signal);
     }
     let mut before = SignalSet([0; 128]);

@@ -13,12 +13,23 @@ pub struct Refuse {
     number: u32,
     /// Only with one of these bits in its first argument.
     flags: Option<u32>,
-    errno: Errno,
+    /// What the filter answers.
+    action: u32,
 }
+
+/// The call fails; the error is in the low half.
+const FAIL: u32 = 0x0005_0000;
+/// The thread gets a `SIGSYS`.
+const TRAP: u32 = 0x0003_0000;
 
 impl Refuse {
     const fn call(number: u32, errno: Errno) -> Self {
-        Self { number, flags: None, errno }
+        Self { number, flags: None, action: fail(errno) }
+    }
+
+    /// By a `SIGSYS` in place of an error.
+    pub const fn by_a_signal(self) -> Self {
+        Self { action: TRAP, ..self }
     }
 
     // These numbers are the same on every architecture that got them since 2019, so on all but alpha.
@@ -40,9 +51,13 @@ impl Refuse {
         const CLONE: u32 = if cfg!(target_arch = "x86_64") { 56 } else { 220 };
         const CLONE_THREAD: u32 = 0x0001_0000;
         // The flags of clone3 lie in memory, where no filter can look. Every libc then tries clone.
-        let thread = Self { number: CLONE, flags: Some(CLONE_THREAD), errno: Errno::AGAIN };
+        let thread = Self { number: CLONE, flags: Some(CLONE_THREAD), action: fail(Errno::AGAIN) };
         [Self::call(435, Errno::NOSYS), thread]
     }
+}
+
+const fn fail(errno: Errno) -> u32 {
+    FAIL | errno.raw_os_error().unsigned_abs()
 }
 
 /// A `sock_filter`: one instruction of the filter.
@@ -91,13 +106,12 @@ fn assemble(calls: &[Refuse]) -> Vec<Instruction> {
     const NUMBER: u32 = 0;
     /// And the low half of the first argument.
     const FIRST_ARGUMENT: u32 = if cfg!(target_endian = "little") { 16 } else { 20 };
-    const REFUSE: u32 = 0x0005_0000;
     const ALLOW: u32 = 0x7fff_0000;
     let plain = |code, k| Instruction { code, if_true: 0, if_false: 0, k };
     let unless = |code, k, skip| Instruction { code, if_true: 0, if_false: skip, k };
     let mut program = Vec::new();
-    for Refuse { number, flags, errno } in calls {
-        let refusal = plain(RETURN, REFUSE | errno.raw_os_error().unsigned_abs());
+    for Refuse { number, flags, action } in calls {
+        let refusal = plain(RETURN, *action);
         program.push(plain(LOAD_WORD, NUMBER));
         match flags {
             None => program.extend([unless(JUMP_IF_EQUAL, *number, 1), refusal]),
