@@ -36,6 +36,37 @@ fn full_fence() {
     crate::sync::fence(Ordering::SeqCst);
 }
 
+/// Whether this process runs under valgrind, as far as this processor can tell.
+///
+/// Valgrind knows a sequence of instructions that means nothing otherwise, and answers it as a
+/// question (valgrind's manual, "The Client Request mechanism").
+pub(crate) fn is_under_valgrind() -> bool {
+    #[cfg(all(target_arch = "x86_64", target_pointer_width = "64", not(loom)))]
+    {
+        const RUNNING_ON_VALGRIND: u64 = 0x1001;
+        let question = [RUNNING_ON_VALGRIND, 0, 0, 0, 0, 0];
+        let mut depth = 0_u64;
+        // SAFETY: rotations of a register by 128 bits in all, and the exchange of one with itself:
+        // neither changes anything but the flags. Valgrind reads the six words and sets RDX.
+        unsafe {
+            std::arch::asm!(
+                "rol rdi, 3",
+                "rol rdi, 13",
+                "rol rdi, 61",
+                "rol rdi, 51",
+                "xchg rbx, rbx",
+                in("rax") &raw const question,
+                inout("rdx") depth,
+                out("rdi") _,
+                options(nostack),
+            );
+        }
+        depth != 0
+    }
+    #[cfg(not(all(target_arch = "x86_64", target_pointer_width = "64", not(loom))))]
+    false
+}
+
 /// Has this core fetch the cache line at `address`, to write to it soon. A hint.
 #[inline(always)]
 pub(crate) fn fetch_to_write(address: *const u8) {

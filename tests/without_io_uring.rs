@@ -147,7 +147,7 @@ mod trap {
         TRAPS.fetch_add(1, Ordering::Relaxed);
         // SAFETY: the kernel passes a `ucontext_t` to a handler with SA_SIGINFO, and takes the
         // registers from it when the handler returns.
-        unsafe { context.byte_add(REGISTERS + RAX * 8).cast::<i64>().write(-ENOSYS) };
+        unsafe { context.wrapping_byte_add(REGISTERS + RAX * 8).cast::<i64>().write(-ENOSYS) };
     }
 
     pub(super) fn handle() {

@@ -10,6 +10,7 @@ use super::seat::Seat;
 use super::shared::Shared;
 use super::uring::{self, RingWaits};
 use super::{Backend, Driver, Run, background};
+use crate::cpu;
 use crate::error::ShmError;
 use crate::fork::PerProcess;
 use crate::sync::Arc;
@@ -95,13 +96,22 @@ impl DriverBuilder {
     ///
     /// As [`build`](Self::build), or [`ShmError::Io`] if the thread could not be started.
     pub fn background(self) -> Result<Driver, ShmError> {
-        let shared = background::start(self.backend)?;
+        let shared = background::start(self.wish())?;
         Ok(Driver { binding: Binding::new(shared, true), run: Run::Background })
+    }
+
+    /// What was asked for, or what is best here. Under valgrind that is not io_uring: its version
+    /// 3.19 lets no other thread run while one sleeps in a ring.
+    fn wish(&self) -> Backend {
+        match self.backend {
+            Backend::Auto if cpu::is_under_valgrind() => Backend::Epoll,
+            backend => backend,
+        }
     }
 
     /// What the wish comes to here and now.
     fn probe(&self) -> Result<Backend, ShmError> {
-        match self.backend {
+        match self.wish() {
             Backend::Epoll => Ok(Backend::Epoll),
             wish => uring::probe()
                 .map_or_else(|error| uring::instead(wish, error), |()| Ok(Backend::IoUring)),

@@ -18,8 +18,34 @@ mod shared;
 mod runner;
 #[cfg(not(all(test, loom)))]
 mod epoll;
-#[cfg(not(all(test, loom)))]
+// The targets are those for which the crate io-uring builds: see Cargo.toml.
+#[cfg(all(
+    not(all(test, loom)),
+    feature = "io-uring",
+    any(
+        target_arch = "x86_64",
+        target_arch = "aarch64",
+        target_arch = "riscv64",
+        target_arch = "loongarch64",
+        target_arch = "powerpc64"
+    )
+))]
 #[allow(unsafe_code, reason = "submissions tell the kernel addresses to read")]
+mod uring;
+#[cfg(all(
+    not(all(test, loom)),
+    not(all(
+        feature = "io-uring",
+        any(
+            target_arch = "x86_64",
+            target_arch = "aarch64",
+            target_arch = "riscv64",
+            target_arch = "loongarch64",
+            target_arch = "powerpc64"
+        )
+    ))
+))]
+#[path = "without_uring.rs"]
 mod uring;
 mod registration;
 #[cfg(not(all(test, loom)))]
@@ -64,10 +90,13 @@ use crate::sync::Arc;
 /// How a driver waits in the kernel.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, Default)]
 pub enum Backend {
-    /// io_uring where it is to be had, else epoll.
+    /// io_uring where it is to be had, else epoll; always epoll under valgrind.
     #[default]
     Auto,
-    /// io_uring with futex operations: Linux 6.7, and no sandbox that forbids it.
+    /// io_uring with futex operations: Linux 6.7, and no sandbox that forbids it. It is there if the
+    /// crate's feature `io-uring` is on (it is by default) and the target is one of those that the
+    /// [crate's documentation](crate#targets) lists for it; otherwise it is
+    /// [`Unsupported`](ShmError::Unsupported).
     IoUring,
     /// epoll, which works everywhere and costs the other side a byte on a socket for each wake.
     Epoll,

@@ -80,6 +80,7 @@ pub(super) enum Outcome {
     Woken,
     /// It ended without a wake: the bell had been counted up before it began, or the kernel ended
     /// it, for reasons of its own or because we asked for that. The bell's count tells.
+    #[allow(dead_code, reason = "for io_uring alone")]
     Lapsed,
     /// The kernel cannot wait on this word, and never will.
     Poisoned,

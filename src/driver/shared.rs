@@ -179,6 +179,7 @@ struct Timer {
 mod own {
     pub(super) const INTERRUPT: u16 = 0;
     pub(super) const TIMER: u16 = 1;
+    #[allow(dead_code, reason = "for io_uring alone")]
     pub(super) const RING: u16 = 2;
 }
 
@@ -297,6 +298,7 @@ impl Shared {
     }
 
     /// Has the set hold the ring of a polled driver.
+    #[allow(dead_code, reason = "for io_uring alone")]
     pub(super) fn hold_ring(&self, ring: BorrowedFd<'_>) -> Result<(), ShmError> {
         self.add_own(ring, own::RING)
     }
@@ -322,6 +324,7 @@ impl Shared {
     }
 
     /// The futex word that ends the sleep of a driver with a ring.
+    #[allow(dead_code, reason = "for io_uring alone")]
     pub(super) fn control(&self) -> &AtomicU32 {
         &self.control
     }

@@ -17,15 +17,8 @@ const SIG_SETMASK: c_int = 2;
 /// Signals that the thread itself raises, by a fault or by a system call. If one of them is blocked,
 /// the kernel kills the process instead of calling its handler. A seccomp filter raises `SIGSYS` for
 /// a call that it traps; the handler lets the call fail, and a driver then does without io_uring.
-const OWN: [Signal; 7] = [
-    Signal::SEGV,
-    Signal::BUS,
-    Signal::FPE,
-    Signal::ILL,
-    Signal::TRAP,
-    Signal::ABORT,
-    Signal::SYS,
-];
+const OWN: [Signal; 7] =
+    [Signal::SEGV, Signal::BUS, Signal::FPE, Signal::ILL, Signal::TRAP, Signal::ABORT, Signal::SYS];
 
 /// Those that a libc keeps for itself: `setuid` and `pthread_cancel` wait for every thread to take
 /// them. A libc whose own they are leaves them out in any case, and refuses to touch them.

@@ -28,7 +28,6 @@ use std::time::Duration;
 
 use io_uring::types::{Fd, SubmitArgs, Timespec};
 use io_uring::{EnterFlags, IoUring, Probe, opcode, squeue};
-use rustix::event::PollFlags;
 use rustix::io::Errno;
 
 use super::Backend;
@@ -53,6 +52,9 @@ const LONGEST: Duration = Duration::from_secs(u32::MAX as u64);
 
 /// How long a driver that the kernel has no memory for waits before it tries again.
 const PAUSE: Duration = Duration::from_millis(1);
+
+/// "There is something to read". (By hand: rustix's flags are as wide as its backend's.)
+const POLL_IN: u32 = 1;
 
 /// The wait on the bell of a registration.
 const BELL: u16 = 0;
@@ -266,7 +268,7 @@ impl RingWaits {
 
     fn arm_poll(&mut self) {
         let epoll = Fd(self.shared.epoll().as_raw_fd());
-        let entry = opcode::PollAdd::new(epoll, u32::from(PollFlags::IN.bits())).build();
+        let entry = opcode::PollAdd::new(epoll, POLL_IN).build();
         self.queue.submit(entry.user_data(Id::OWN.pack(POLL)));
     }
 

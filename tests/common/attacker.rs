@@ -1,10 +1,6 @@
 //! A process that connects as it should and then does what it is told: one rule broken at a time.
 //! And the channel beside it, which is to notice nothing.
-#![allow(unsafe_code, reason = "the waits of a crowd are the kernel's")]
 
-use io_uring::{IoUring, opcode};
-use rustix::thread::futex;
-use std::cell::RefCell;
 use std::sync::Arc;
 use std::sync::atomic::{AtomicBool, Ordering};
 use std::thread::JoinHandle;
@@ -12,9 +8,11 @@ use std::time::{Duration, Instant};
 
 use rustix::fs::FallocateFlags;
 use rustix::net::RecvFlags;
+use rustix::thread::futex;
 use wakering::{Driver, Endpoint, SpscFace, SpscHandle};
 
 use super::child::{self, Child};
+use super::crowd;
 use super::raw_peer::{self, Raw};
 use super::{Dir, PATIENCE, SMALL, number, packet, wait};
 
@@ -205,17 +203,10 @@ fn take_step(raw: &mut Raw, words: &[&str]) {
             }
         }
         ["crowd", count] => {
-            let ring = crowd(raw, hex(count));
+            crowd::gather(raw, hex(count));
             raw.own32(raw_peer::WAITING).fetch_or(1, Ordering::Release);
-            CROWD.set(Some((ring, 0)));
         }
-        // So many of them at most were woken so far, and some.
-        ["woken", most] => CROWD.with_borrow_mut(|ring| {
-            let (ring, woken) = ring.as_mut().unwrap();
-            // One for which the kernel had no memory was not.
-            *woken += ring.completion().filter(|it| it.result() == 0).count();
-            assert!((1..=at(most)).contains(woken), "{woken}");
-        }),
+        ["woken", most] => crowd::expect_woken(at(most)),
         ["flicker", one, other, time] => flicker(raw, hex(one), hex(other), millis(time)),
         ["flood", how, time] => flood(raw, how, millis(time)),
         other => panic!("what is {other:?}?"),
@@ -228,28 +219,6 @@ fn millis(word: &str) -> Duration {
 
 /// A word that nobody needs.
 const SPARE: usize = 0x700;
-
-thread_local! {
-    static CROWD: RefCell<Option<(IoUring, usize)>> = const { RefCell::new(None) };
-}
-
-/// So many waits on our bell.
-fn crowd(raw: &Raw, count: u64) -> IoUring {
-    let mut ring: IoUring = IoUring::builder().setup_cqsize(1 << 16).build(4096).unwrap();
-    let bell = raw.own32(raw_peer::BELL);
-    // Nobody else counts it up yet.
-    let seen = u64::from(bell.load(Ordering::Acquire));
-    for n in 0..count {
-        let all = u64::from(u32::MAX);
-        let wait = opcode::FutexWait::new(bell.as_ptr(), seen, all, 2).build();
-        // SAFETY: the word stays mapped: `raw` is held as long as this process lives.
-        unsafe { ring.submission().push(&wait).unwrap() };
-        if n % 4096 == 4095 || n + 1 == count {
-            ring.submit().unwrap();
-        }
-    }
-    ring
-}
 
 /// Numbers without order in every word.
 fn noise(raw: &Raw, from: usize, to: usize) {

@@ -20,6 +20,7 @@ use wakering::{
 
 pub mod attacker;
 pub mod child;
+pub mod crowd;
 pub mod held;
 pub mod raw_peer;
 pub mod roles;

@@ -1,0 +1,76 @@
+//! In place of the module `uring` in builds without io_uring: there is never a ring to be had.
+
+use std::io;
+use std::time::Duration;
+
+use super::Backend;
+use super::runner::{Failure, Found, Waits};
+use super::shared::Shared;
+use super::table::Id;
+use crate::error::ShmError;
+use crate::sync::{Arc, AtomicU32};
+
+fn unsupported() -> io::Error {
+    io::ErrorKind::Unsupported.into()
+}
+
+/// Fails.
+pub(super) fn probe() -> io::Result<()> {
+    Err(unsupported())
+}
+
+/// What a wish for a ring comes to.
+pub(super) fn instead(wish: Backend, _error: io::Error) -> Result<Backend, ShmError> {
+    match wish {
+        Backend::IoUring => {
+            Err(ShmError::Unsupported { reason: "this build of wakering is without io_uring" })
+        }
+        Backend::Auto | Backend::Epoll => Ok(Backend::Epoll),
+    }
+}
+
+/// What it means for a driver that was promised a ring that it can have none. None ever was.
+pub(super) fn failure(error: io::Error) -> Failure {
+    Failure::ForGood(error)
+}
+
+/// Rings of which there is none.
+macro_rules! no_rings {
+    ($($ring:ident),+) => {$(
+        pub(super) enum $ring {}
+
+        impl Waits for $ring {
+            fn arm(&mut self, _id: Id, _bell: &AtomicU32, _seen: u32) -> bool {
+                match *self {}
+            }
+
+            fn disarm(&mut self, _id: Id) {
+                match *self {}
+            }
+
+            fn wait(&mut self, _: Option<Duration>, _: &mut Found) -> Result<(), Failure> {
+                match *self {}
+            }
+
+            fn close(&mut self) {
+                match *self {}
+            }
+        }
+    )+};
+}
+
+no_rings!(RingWaits, PolledRing);
+
+impl RingWaits {
+    /// Fails.
+    pub(super) fn open(_shared: &Arc<Shared>) -> io::Result<Self> {
+        Err(unsupported())
+    }
+}
+
+impl PolledRing {
+    /// Fails.
+    pub(super) fn open(_shared: &Arc<Shared>) -> Result<Self, ShmError> {
+        Err(ShmError::io("io_uring_setup")(unsupported()))
+    }
+}
