@@ -140,8 +140,8 @@ impl FaceBuilder {
         self
     }
 
-    /// Size of the ring of each direction in bytes: a power of two from 4 KiB to 1 GiB. Set alone,
-    /// it makes `max_packet` as large as the ring allows.
+    /// Size of the ring of each direction in bytes: a power of two from 4 KiB to 1 GiB, or to 512 MiB
+    /// on a 32-bit target. Set alone, it makes `max_packet` as large as the ring allows.
     ///
     /// A longer one lets a sender get further ahead of a receiver that is late. It is no slower for that:
     /// as long as the receiver keeps up, the two go round in the first MiB, which a core's own cache has

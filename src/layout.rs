@@ -39,8 +39,10 @@ pub(crate) const fn record_bytes(len: usize) -> usize {
 
 /// Smallest ring: one page.
 pub(crate) const MIN_RING_BYTES: usize = 4096;
-/// Largest ring: 1 GiB.
-pub(crate) const MAX_RING_BYTES: usize = 1 << 30;
+/// Largest ring: 1 GiB. With 32-bit addresses 512 MiB, because a region of two larger ones would be
+/// longer than an object can be there (`isize::MAX`).
+pub(crate) const MAX_RING_BYTES: usize = if usize::BITS < 64 { 1 << 29 } else { 1 << 30 };
+const _: () = assert!(HEADER_BYTES + 2 * MAX_RING_BYTES <= isize::MAX.unsigned_abs());
 /// The ring of a builder that was told nothing, for each direction.
 ///
 /// A stream whose consumer is late parks ten times less often than with 1 MiB, and one that keeps up
@@ -234,7 +236,7 @@ impl Geometry {
         self.max_packet
     }
 
-    /// Size of the whole region. Cannot overflow: a ring is at most 1 GiB.
+    /// Size of the whole region. Cannot overflow: a ring is at most `MAX_RING_BYTES`.
     pub(crate) fn region_bytes(self) -> usize {
         HEADER_BYTES + 2 * self.ring_bytes
     }
@@ -321,8 +323,9 @@ mod tests {
         assert_eq!(refusal(Some(0), None), (0, 4096));
         let largest = MAX_RING_BYTES as u64;
         assert_eq!(refusal(Some(MAX_RING_BYTES * 2), None), (largest * 2, largest));
-        assert_eq!(refusal(Some(usize::MAX), None), (u64::MAX, largest));
-        assert_eq!(refusal(None, Some(usize::MAX)), (u64::MAX, largest / 4 - 8));
+        let huge = usize::MAX as u64;
+        assert_eq!(refusal(Some(usize::MAX), None), (huge, largest));
+        assert_eq!(refusal(None, Some(usize::MAX)), (huge, largest / 4 - 8));
         assert_eq!(refusal(None, Some(0)), (0, 1));
     }
 
@@ -336,6 +339,8 @@ mod tests {
             (0, 0, 4096),
             (u64::MAX, 1, 4096),
             (1 << 63, 1, 4096),
+            // Lawful elsewhere, but no region of 32-bit addresses.
+            (u64::from(usize::BITS < 64) << 30, 1, 4096 + (2 << 30)),
             (1 << 30, u64::MAX, 4096 + (2 << 30)),
         ] {
             assert!(Geometry::judge(ring, packet, size).is_err(), "{ring} {packet} {size}");

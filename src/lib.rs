@@ -109,6 +109,17 @@
 //! driver: one that was promised a ring, and is refused it later, ends. `/proc` must be mounted. The
 //! library installs no signal handler.
 //!
+//! # Targets
+//!
+//! | Linux target | drivers wait by |
+//! |---|---|
+//! | x86-64, AArch64, RISC-V 64, LoongArch64, POWER 64 | io_uring, or epoll where it is not to be had |
+//! | any other with 64-bit atomics: x86, Armv7, s390x and more | epoll |
+//!
+//! The feature `io-uring` is on by default. Without it, all drivers wait by epoll, and the crate of
+//! that name is not built. Asking for [`Backend::IoUring`] is [`Unsupported`](ShmError::Unsupported)
+//! then. On 32-bit targets a ring is of at most 512 MiB, and an engine's larger one is refused.
+//!
 //! # Recipes
 //!
 //! ## Both ends in one test

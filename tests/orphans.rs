@@ -15,7 +15,6 @@ use common::roles::{beside, open};
 use common::{
     Dir, PATIENCE, SMALL, eventually, fill, join, number, on_both_backends, packet, wait,
 };
-use rustix::process::{Pid, Signal, kill_process};
 use wakering::{CloseReason, Driver, Endpoint, RecvTimeoutError, ShmError, SpscFace, SpscHandle};
 
 on_both_backends!(
@@ -349,7 +348,8 @@ fn a_process_without_its_first_thread_is_alive(driver: &Driver) {
         assert_eq!(number(&wait("recv", face.recv()).unwrap()), n);
     }
     assert_eq!(face.close_reason(), None);
-    kill_process(Pid::from_raw(peer.pid).unwrap(), Signal::KILL).unwrap();
+    let pid = rustix::process::Pid::from_raw(peer.pid).unwrap();
+    rustix::process::kill_process(pid, rustix::process::Signal::KILL).unwrap();
     assert_eq!(wait("closed", face.closed()), CloseReason::PeerDied);
 }
 

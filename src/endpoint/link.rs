@@ -276,7 +276,7 @@ impl Link {
     pub(super) fn sleep(&self, seen: Seen, timeout: Option<Duration>, vain: &mut VainWakes) {
         let is_watched = self.prepare_to_block();
         self.rely_on_bell();
-        vain.bear();
+        vain.bear(self.bell.count(), self.counters.read().parks);
         if is_watched {
             return self.blocked.sleep(&self.bell, seen, timeout);
         }

@@ -2,6 +2,7 @@
 
 mod batches;
 mod floods;
+mod looks;
 
 use std::os::fd::AsFd;
 use std::time::Duration;

@@ -21,6 +21,9 @@ pub(crate) struct Tx {
     link: Arc<Link>,
     producer: Producer,
     pub(super) turn: Turn,
+    /// When the parked sender looks by itself, whether or not it was woken. A wake that comes to
+    /// nothing before that leaves it as it is.
+    look_at: Option<Instant>,
 }
 
 /// Who may wait for room.
@@ -51,7 +54,7 @@ pub(super) enum Attempt {
 impl Tx {
     pub(super) fn new(link: &Arc<Link>) -> Self {
         let producer = Producer::new(link.region(), link.side());
-        Self { link: link.clone(), producer, turn: Turn::default() }
+        Self { link: link.clone(), producer, turn: Turn::default(), look_at: None }
     }
 
     /// Forgets the turn of a send that was leaked. For a half, whose sends cannot overlap.
@@ -271,12 +274,19 @@ impl Tx {
         if let Some(reason) = self.link.tx_end() {
             return Attempt::Done(Err(reason));
         }
+        if self.look_at.is_some_and(|at| at <= Instant::now()) {
+            // The look that follows is the one.
+            self.look_at = None;
+        }
         loop {
-            let mut look_again = self.producer.announce(cargo.len_of(*sent));
+            let mut look_after = self.producer.announce(cargo.len_of(*sent));
             let newly = self.link.bell.arm(SEND);
             if newly {
                 self.link.parked(SEND);
-                look_again = look_again.or(Some(LOOK_AGAIN_AFTER));
+                look_after = look_after.or(Some(LOOK_AGAIN_AFTER));
+            }
+            if let Some(after) = look_after {
+                self.look_at = Instant::now().checked_add(after);
             }
             // All is published and rung for; but nobody sleeps over published data while we do.
             self.link.ring_fenced(RECV);
@@ -296,14 +306,16 @@ impl Tx {
             }
             if offered == 0 {
                 self.note();
-                return Attempt::Parked { look_again };
+                let left = |at: Instant| at.saturating_duration_since(Instant::now());
+                return Attempt::Parked { look_again: self.look_at.map(left) };
             }
         }
     }
 
     /// Nobody waits for room any more. The bit may still stand, where something else than the bell
     /// ended the wait.
-    pub(super) fn stop_waiting(&self) {
+    pub(super) fn stop_waiting(&mut self) {
+        self.look_at = None;
         if self.link.bell.is_armed(SEND) {
             self.link.bell.disarm(SEND);
         }
