@@ -34,16 +34,9 @@ unsafe extern "C" {
     safe fn _exit(code: i32) -> !;
 }
 
-/// Whether the kernel tells who sent a message (Linux 6.5), without which such a death is hidden.
+/// Whether the kernel tells who sent a message, without which such a death is hidden.
 fn kernel_tells() -> bool {
-    let release = fs::read_to_string("/proc/sys/kernel/osrelease").unwrap();
-    let mut numbers = release.split(|c: char| !c.is_ascii_digit()).map_while(|n| n.parse().ok());
-    let version: (u32, u32) = (numbers.next().unwrap(), numbers.next().unwrap());
-    let tells = version >= (6, 5);
-    if !tells {
-        eprintln!("left out: Linux {} does not tell who sent a message", release.trim());
-    }
-    tells
+    common::kernel_can((6, 5), "tell who sent a message")
 }
 
 /// Has a child that answers each line of the test, and ends with the test.

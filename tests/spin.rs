@@ -124,26 +124,36 @@ fn a_task_that_waits_for_long_does_not_spin_again_and_again(driver: &Driver) {
     }
 }
 
+/// How long turns take while one task waits, the shortest first.
+fn turns(driver: &Driver, cap: Duration) -> Vec<Duration> {
+    const TURNS: usize = 2_000;
+    let (ours, _peers) = ends(driver, cap);
+    let mut waiting = pin!(ours.recv());
+    let turn = |_| {
+        let begun = Instant::now();
+        assert!(poll_once(waiting.as_mut()).is_pending());
+        begun.elapsed()
+    };
+    let mut turns: Vec<_> = (0..TURNS).map(turn).collect();
+    turns.sort_unstable();
+    turns
+}
+
 /// Another task of the thread goes on while one waits that may spin, and each of its turns is held
 /// up for no longer than the cap; half of them are looked at, because the machine has other work.
+/// What a turn takes without spins, which may be long on an emulated machine, does not count.
 fn other_tasks_are_not_held_up_for_more_than_the_cap(driver: &Driver) {
-    const TURNS: usize = 2_000;
     const CAP: Duration = Duration::from_micros(400);
+    let median = |turns: &[Duration]| turns[turns.len() / 2];
+    let total = |turns: &[Duration]| turns[..turns.len() * 9 / 10].iter().sum::<Duration>();
     for driver in both_kinds(driver) {
-        let (ours, _peers) = ends(&driver, CAP);
-        let mut waiting = pin!(ours.recv());
-        let mut turns: Vec<_> = (0..TURNS)
-            .map(|_| {
-                let begun = Instant::now();
-                assert!(poll_once(waiting.as_mut()).is_pending());
-                begun.elapsed()
-            })
-            .collect();
-        turns.sort_unstable();
-        assert!(turns[TURNS / 2] < CAP, "{:?} by {driver:?}", turns[TURNS / 2]);
+        let (plain, spinning) = (turns(&driver, Duration::ZERO), turns(&driver, CAP));
+        let (without, with) = (median(&plain), median(&spinning));
+        assert!(with < without * 2 + CAP, "{with:?}, and {without:?} without spins, by {driver:?}");
         // An eighth of the time at most, and nearly none once it has not paid.
-        let total: Duration = turns[..TURNS * 9 / 10].iter().sum();
-        assert!(total < CAP * 40, "{total:?} by {driver:?}");
+        let (without, with) = (total(&plain), total(&spinning));
+        let most = without * 2 + CAP * 40;
+        assert!(with < most, "{with:?}, and {without:?} without spins, by {driver:?}");
     }
 }
 

@@ -94,6 +94,18 @@ pub fn watched(test: impl FnOnce() + Send + 'static) {
     }
 }
 
+/// Whether the kernel is at least of this version, from which on it can do `what`. If not, says what
+/// is left out.
+pub fn kernel_can(version: (u32, u32), what: &str) -> bool {
+    let release = fs::read_to_string("/proc/sys/kernel/osrelease").unwrap();
+    let mut numbers = release.split(|c: char| !c.is_ascii_digit()).map_while(|n| n.parse().ok());
+    let can = (numbers.next().unwrap(), numbers.next().unwrap()) >= version;
+    if !can {
+        eprintln!("left out: Linux {} does not {what}", release.trim());
+    }
+    can
+}
+
 /// A directory for sockets, of our own, gone when the test is.
 #[derive(Debug)]
 pub struct Dir(PathBuf);
