@@ -10,10 +10,10 @@
 use std::net::Shutdown;
 
 use bytes::Bytes;
-use futures::StreamExt;
+use futures::{SinkExt, StreamExt};
 use smol::io::{AsyncReadExt, AsyncWriteExt, BufReader, BufWriter};
 use smol::net::{TcpListener, TcpStream};
-use wakering::{CloseReason, Endpoint, Receiver, Sender, SpscFace, SpscHandle};
+use wakering::{Endpoint, Receiver, Sender, SpscFace, SpscHandle};
 
 type Result<T> = std::result::Result<T, Box<dyn std::error::Error + Send + Sync>>;
 
@@ -35,7 +35,7 @@ fn main() -> Result<()> {
             while let Some(packet) = two.recv().await {
                 two.send(packet).await?;
             }
-            Result::Ok(two.close_reason())
+            Result::Ok(two.finished())
         });
         // Of all sizes, the empty one too.
         let (mut sender, mut receiver) = one.into_split();
@@ -44,7 +44,7 @@ fn main() -> Result<()> {
             for number in 0..PACKETS {
                 sender.send(packet(number)).await?;
             }
-            drop(sender);
+            sender.close().await?;
             Result::Ok(())
         };
         let receiving = async {
@@ -56,7 +56,8 @@ fn main() -> Result<()> {
         smol::future::try_zip(sending, receiving).await?;
         // The end of what was sent has gone to the other engine and come back.
         assert_eq!(receiver.recv().await, None);
-        assert_eq!(echo.await?, Some(CloseReason::Peer));
+        assert_eq!(receiver.finished(), Some(Ok(())));
+        assert_eq!(echo.await?, Some(Ok(())));
         near.await?;
         far.await?;
         println!("{PACKETS} packets went to the second engine and back");
@@ -100,19 +101,20 @@ async fn write_frame(writer: &mut BufWriter<TcpStream>, packet: &[u8]) -> Result
     Ok(())
 }
 
-/// Forwards frames until the other machine sends no more; dropping the sender tells the engine.
+/// Forwards frames until the other machine sends no more, and tells the engine so. Whatever else
+/// ends it cancels the channel, so that the engine does not take a part for the whole.
 async fn inwards(stream: TcpStream, mut sender: Sender, max: usize) -> Result<()> {
+    sender.cancel_on_drop(true);
     let mut reader = BufReader::new(stream);
     loop {
         let mut length = [0; 4];
         match reader.read(&mut length[..1]).await? {
-            0 => return Ok(()),
+            0 => return Ok(sender.close().await?),
             _ => reader.read_exact(&mut length[1..]).await?,
         }
         // Believed only as far as a packet may go.
         let length = usize::try_from(u32::from_be_bytes(length))?;
         if length > max {
-            sender.cancel();
             return Err(format!("a frame of {length} bytes, at most {max}").into());
         }
         let mut packet = vec![0; length];

@@ -56,7 +56,12 @@ use crate::sync::{Arc, Mutex, lock};
 /// full flight is better served by the two halves of [`into_split`](Self::into_split), which take
 /// no lock.
 ///
-/// Dropping an end closes it in order: the other side receives all that was sent, then the end.
+/// Dropping an end closes it in order: the other side receives all that was sent, then the end. One
+/// that is dropped while its thread panics is cancelled instead, unless it was closed before, so
+/// that the other side does not take a part for the whole. What counts is the thread that drops it.
+/// An end in an `Arc` is dropped by whoever has the last clone: if the thread that panics is not
+/// that one, the drop is an orderly one. See [`cancel_on_drop`](Self::cancel_on_drop) for other ways
+/// out of the middle of a stream.
 pub struct Endpoint {
     link: Arc<Link>,
     tx: Mutex<Tx>,
@@ -123,7 +128,7 @@ impl Endpoint {
     /// # Errors
     /// The packet comes back in the error: see [`TrySendError`].
     pub fn try_send(&self, packet: Bytes) -> Result<(), TrySendError> {
-        if let Some(reason) = self.link.forked() {
+        if let Some(reason) = self.link.forked_end(Directions::TX) {
             return Err(TrySendError::Closed(packet, reason));
         }
         lock(&self.tx).try_send(packet)
@@ -146,8 +151,8 @@ impl Endpoint {
         Sending::new(&self.link, &self.tx, packets).block()
     }
 
-    /// Receives the next packet; `None` is the end, of which [`close_reason`](Self::close_reason)
-    /// tells more.
+    /// Receives the next packet; `None` is the end, and [`finished`](Self::finished) tells whether it
+    /// is an orderly one.
     ///
     /// # Cancel safety
     /// A future that is dropped before it was ready has taken nothing.
@@ -188,8 +193,8 @@ impl Endpoint {
     /// # Errors
     /// [`TryRecvError::Empty`] if there is none now, [`TryRecvError::Closed`] if none will come.
     pub fn try_recv(&self) -> Result<Bytes, TryRecvError> {
-        if self.link.forked().is_some() {
-            return Err(TryRecvError::Closed);
+        if let Some(reason) = self.link.forked_end(Directions::RX) {
+            return Err(TryRecvError::Closed(reason));
         }
         from_taken(take_at_once(&self.rx, Rx::take))
     }
@@ -232,7 +237,8 @@ impl Endpoint {
     /// Cuts the channel off for both sides: what was sent and not received is lost, and every
     /// waiting call returns.
     ///
-    /// After [`close`](Self::close) it still cuts off what the peer has not received.
+    /// After [`close`](Self::close) it still cuts off what the peer has not received. Our own reason
+    /// stays [`Local`](CloseReason::Local).
     pub fn cancel(&self) {
         self.link.cancel();
     }
@@ -250,19 +256,93 @@ impl Endpoint {
         canceller.add(&self.link);
     }
 
-    /// Whether the channel is over: [`close_reason`](Self::close_reason) is known.
+    /// Whether dropping this end without [`close`](Self::close) cancels the channel instead of ending
+    /// it in order. `false` unless set.
     ///
-    /// Packets that were sent before an orderly close by the peer can still be received.
-    pub fn is_closed(&self) -> bool {
-        self.close_reason().is_some()
+    /// For code that may leave a stream in the middle, by a `?` or because its future is dropped, and
+    /// that closes the end when all is sent. After [`into_split`](Self::into_split) the setting is the
+    /// [`Sender`]'s, who closes by [`SinkExt::close`](futures::SinkExt::close); a [`Receiver`] may be
+    /// dropped at any time.
+    ///
+    /// # Examples
+    /// ```
+    /// # use wakering::{SpscFace, SpscHandle};
+    /// use wakering::CloseReason;
+    ///
+    /// let (face, descriptor) = SpscFace::pair()?;
+    /// let handle = SpscHandle::from_fd(descriptor)?;
+    /// face.cancel_on_drop(true);
+    /// face.send_blocking("the first of many".into())?;
+    /// drop(face);
+    /// assert_eq!(handle.recv_blocking(), None);
+    /// assert_eq!(handle.finished(), Some(Err(CloseReason::Cancelled)));
+    /// # Ok::<(), wakering::ShmError>(())
+    /// ```
+    pub fn cancel_on_drop(&self, cancel: bool) {
+        self.link.cancel_on_drop(cancel);
     }
 
-    /// Why the channel is over, or `None` while it is not. Once `Some`, it never changes.
+    /// Whether the channel is over: nothing can be sent and nothing more will come.
+    ///
+    /// Packets that were sent before an orderly close by the peer, or before its death, can still be
+    /// received. A half that the peer closed or dropped ends its own direction and not the channel.
+    pub fn is_closed(&self) -> bool {
+        self.link.close_reason_so_far().is_some()
+    }
+
+    /// Why the channel is over, or `None` while it is not.
+    ///
+    /// Each direction has a reason of its own, and this is the worse of the two. From the worst to the
+    /// best: [`Violation`](CloseReason::Violation), [`PeerDied`](CloseReason::PeerDied),
+    /// [`DriverGone`](CloseReason::DriverGone), [`Forked`](CloseReason::Forked),
+    /// [`Cancelled`](CloseReason::Cancelled), [`Peer`](CloseReason::Peer),
+    /// [`Local`](CloseReason::Local). So an orderly end of one direction never hides that the other
+    /// was cut off.
+    ///
+    /// Once `Some`, it never changes. If packets are still in the ring when it is first asked for, and
+    /// are cut off later, [`finished`](Self::finished) tells that. To learn whether everything that
+    /// the peer sent has come, ask `finished`.
     pub fn close_reason(&self) -> Option<CloseReason> {
         self.link.close_reason()
     }
 
-    /// Waits until the channel is over.
+    /// Whether everything that the peer sent has been received.
+    ///
+    /// - `None` until a receive has returned the end (`None`, 0, `Closed`).
+    /// - `Some(Ok(()))` if the peer closed or dropped its sender in order, and all came.
+    /// - `Some(Err(reason))` if packets may be missing, or if this side stopped receiving
+    ///   ([`Local`](CloseReason::Local)).
+    ///
+    /// Once `Some`, it never changes.
+    ///
+    /// # Examples
+    /// ```
+    /// # use wakering::{SpscFace, SpscHandle};
+    /// use bytes::Bytes;
+    /// use wakering::{CloseReason, Endpoint};
+    ///
+    /// /// All packets of a stream, or why it is not whole.
+    /// async fn collect(end: &Endpoint) -> Result<Vec<Bytes>, CloseReason> {
+    ///     let mut packets = Vec::new();
+    ///     while let Some(packet) = end.recv().await {
+    ///         packets.push(packet);
+    ///     }
+    ///     end.finished().expect("recv has returned None").map(|()| packets)
+    /// }
+    ///
+    /// let (face, descriptor) = SpscFace::pair()?;
+    /// let handle = SpscHandle::from_fd(descriptor)?;
+    /// face.send_blocking("all there is".into())?;
+    /// assert_eq!(handle.finished(), None);
+    /// drop(face);
+    /// assert_eq!(pollster::block_on(collect(&handle)).unwrap(), ["all there is"]);
+    /// # Ok::<(), wakering::ShmError>(())
+    /// ```
+    pub fn finished(&self) -> Option<Result<(), CloseReason>> {
+        self.link.finished()
+    }
+
+    /// Waits until the channel is over, as [`is_closed`](Self::is_closed) has it, and tells why.
     ///
     /// # Cancel safety
     /// Changes nothing.
@@ -311,7 +391,8 @@ impl Endpoint {
 
     /// Splits the end into its two halves: a `Sink<Bytes>` and a `Stream`.
     ///
-    /// Each half ends its own direction when it is dropped.
+    /// Each half ends its own direction when it is dropped, and has its own
+    /// [`close_reason`](Sender::close_reason).
     pub fn into_split(self) -> (Sender, Receiver) {
         let Self { link, tx, rx } = self;
         link.split();
@@ -361,7 +442,7 @@ impl Link {
             .field("peer", &self.peer())
             .field("ring_bytes", &self.region().geometry().ring_bytes())
             .field("max_packet", &self.region().geometry().max_packet())
-            .field("close_reason", &self.close_reason())
+            .field("close_reason", &self.close_reason_so_far())
             .finish_non_exhaustive()
     }
 }
@@ -376,7 +457,7 @@ pub(crate) fn from_taken<T>(taken: Taken<T>) -> Result<T, TryRecvError> {
     match taken {
         Ok(Some(packet)) => Ok(packet),
         Ok(None) => Err(TryRecvError::Empty),
-        Err(_) => Err(TryRecvError::Closed),
+        Err(reason) => Err(TryRecvError::Closed(reason)),
     }
 }
 
@@ -384,7 +465,7 @@ pub(crate) fn from_taken<T>(taken: Taken<T>) -> Result<T, TryRecvError> {
 pub(crate) fn from_timed(
     taken: Option<Result<Bytes, CloseReason>>,
 ) -> Result<Bytes, RecvTimeoutError> {
-    taken.ok_or(RecvTimeoutError::Timeout)?.map_err(|_| RecvTimeoutError::Closed)
+    taken.ok_or(RecvTimeoutError::Timeout)?.map_err(RecvTimeoutError::Closed)
 }
 
 /// A deadline that the clock cannot express is as good as none.

@@ -51,6 +51,11 @@ pub enum ShmError {
     #[error("permission denied: by the peer, or a directory that others own or may write to")]
     PermissionDenied,
 
+    /// There is no room now, or no packet. From a `try_` call, whose error was converted:
+    /// [`TrySendError::Full`], [`TryReserveError::Full`] or [`TryRecvError::Empty`].
+    #[error("would block: no room, or no packet, at present")]
+    WouldBlock,
+
     /// The face already serves a handle. One face serves one handle in its life.
     #[error("busy: the face already serves another handle")]
     Busy,
@@ -123,6 +128,7 @@ impl From<ShmError> for io::Error {
             ShmError::NotFound { .. } => Kind::NotFound,
             ShmError::NameInUse { .. } => Kind::AddrInUse,
             ShmError::PermissionDenied => Kind::PermissionDenied,
+            ShmError::WouldBlock => Kind::WouldBlock,
             ShmError::Busy => Kind::ResourceBusy,
             ShmError::VersionMismatch { .. } => Kind::InvalidData,
             ShmError::TimedOut { .. } => Kind::TimedOut,
@@ -296,9 +302,9 @@ pub enum TryRecvError {
     /// No packet is there now.
     #[error("empty")]
     Empty,
-    /// No packet will ever come.
-    #[error("closed")]
-    Closed,
+    /// No packet will ever come. The reason is that of the receiving direction.
+    #[error("closed: {0}")]
+    Closed(CloseReason),
 }
 
 /// Why `recv_timeout` returned no packet.
@@ -307,9 +313,74 @@ pub enum RecvTimeoutError {
     /// None came in time.
     #[error("timed out")]
     Timeout,
-    /// No packet will ever come.
-    #[error("closed")]
-    Closed,
+    /// No packet will ever come. The reason is that of the receiving direction.
+    #[error("closed: {0}")]
+    Closed(CloseReason),
+}
+
+impl From<TrySendError> for ShmError {
+    /// Drops the packet that was not sent. Take it out by [`TrySendError::into_inner`] instead if it
+    /// is to be sent again.
+    fn from(error: TrySendError) -> Self {
+        match error {
+            TrySendError::Full(_) => Self::WouldBlock,
+            TrySendError::Closed(_, reason) => Self::Closed { reason, sent: 0 },
+            TrySendError::TooLarge(packet, max) => Self::PacketTooLarge { len: packet.len(), max },
+        }
+    }
+}
+
+impl From<TryReserveError> for ShmError {
+    fn from(error: TryReserveError) -> Self {
+        match error {
+            TryReserveError::Full => Self::WouldBlock,
+            TryReserveError::Closed(reason) => Self::Closed { reason, sent: 0 },
+            TryReserveError::TooLarge(len, max) => Self::PacketTooLarge { len, max },
+        }
+    }
+}
+
+impl From<TryRecvError> for ShmError {
+    fn from(error: TryRecvError) -> Self {
+        match error {
+            TryRecvError::Empty => Self::WouldBlock,
+            TryRecvError::Closed(reason) => Self::Closed { reason, sent: 0 },
+        }
+    }
+}
+
+impl From<RecvTimeoutError> for ShmError {
+    fn from(error: RecvTimeoutError) -> Self {
+        match error {
+            RecvTimeoutError::Timeout => Self::TimedOut { sent: 0 },
+            RecvTimeoutError::Closed(reason) => Self::Closed { reason, sent: 0 },
+        }
+    }
+}
+
+impl From<TrySendError> for io::Error {
+    /// Drops the packet that was not sent, as the conversion into [`ShmError`] does.
+    fn from(error: TrySendError) -> Self {
+        ShmError::from(error).into()
+    }
+}
+
+impl From<TryReserveError> for io::Error {
+    fn from(error: TryReserveError) -> Self {
+        ShmError::from(error).into()
+    }
+}
+
+impl From<TryRecvError> for io::Error {
+    fn from(error: TryRecvError) -> Self {
+        ShmError::from(error).into()
+    }
+}
+
+impl From<RecvTimeoutError> for io::Error {
+    fn from(error: RecvTimeoutError) -> Self {
+        ShmError::from(error).into()
+    }
 }
 
 #[cfg(test)]
@@ -320,6 +391,46 @@ mod tests {
     fn errors_are_small() {
         assert!(size_of::<ShmError>() <= 40, "{} bytes", size_of::<ShmError>());
         assert!(size_of::<TrySendError>() <= 64);
+    }
+
+    #[test]
+    fn try_errors_become_shm_errors_and_io_errors() {
+        fn kinds<E: Into<ShmError> + Into<io::Error>>(
+            error: impl Fn() -> E,
+        ) -> (ShmError, io::ErrorKind) {
+            let (shm, io): (ShmError, io::Error) = (error().into(), error().into());
+            (shm, io.kind())
+        }
+        use io::ErrorKind as Kind;
+        let packet = || Bytes::from_static(b"packet");
+        let died = CloseReason::PeerDied;
+        for (shm, io) in [
+            kinds(|| TrySendError::Full(packet())),
+            kinds(|| TryReserveError::Full),
+            kinds(|| TryRecvError::Empty),
+        ] {
+            assert!(matches!(shm, ShmError::WouldBlock), "{shm:?}");
+            assert_eq!(io, Kind::WouldBlock);
+        }
+        for (shm, io) in [
+            kinds(|| TrySendError::Closed(packet(), died)),
+            kinds(|| TryReserveError::Closed(died)),
+            kinds(|| TryRecvError::Closed(died)),
+            kinds(|| RecvTimeoutError::Closed(died)),
+        ] {
+            let ShmError::Closed { reason, sent: 0 } = shm else { panic!("{shm:?}") };
+            assert_eq!((reason, io), (died, Kind::ConnectionReset));
+        }
+        for (shm, io) in [
+            kinds(|| TrySendError::TooLarge(packet(), 3)),
+            kinds(|| TryReserveError::TooLarge(6, 3)),
+        ] {
+            assert!(matches!(shm, ShmError::PacketTooLarge { len: 6, max: 3 }), "{shm:?}");
+            assert_eq!(io, Kind::InvalidInput);
+        }
+        let (shm, io) = kinds(|| RecvTimeoutError::Timeout);
+        assert!(matches!(shm, ShmError::TimedOut { sent: 0 }), "{shm:?}");
+        assert_eq!(io, Kind::TimedOut);
     }
 
     #[test]

@@ -16,7 +16,7 @@
 //! # let name = format!("{}/video", directory.display());
 //! # let name = name.as_str();
 //! use bytes::Bytes;
-//! use wakering::{CloseReason, SpscFace, SpscHandle};
+//! use wakering::{SpscFace, SpscHandle};
 //!
 //! // The engine's process: `name` is "video", say.
 //! let face = SpscFace::create(name)?;
@@ -24,7 +24,8 @@
 //!     while let Some(packet) = face.recv().await {
 //!         face.send(packet).await?;
 //!     }
-//!     Ok::<_, wakering::ShmError>(face.close_reason())
+//!     // The end looks the same for a peer that died: this tells whether all has come.
+//!     Ok::<_, wakering::ShmError>(face.finished())
 //! }));
 //!
 //! // The application's process.
@@ -36,7 +37,7 @@
 //! })?;
 //!
 //! drop(handle);
-//! assert_eq!(engine.join().unwrap()?, Some(CloseReason::Peer));
+//! assert_eq!(engine.join().unwrap()?, Some(Ok(())));
 //! # std::fs::remove_dir_all(&directory)?;
 //! # Ok(())
 //! # }
@@ -77,17 +78,24 @@
 //!   taken nothing, a `send_batch` has sent the first so many.
 //!   [`cancel`](Endpoint::cancel), by either side, from any thread or through a [`Canceller`], ends
 //!   both directions on both sides at once: whatever waits returns.
-//! - **Ends are told apart.** An orderly end by the peer is a bare `None`, after everything that it
-//!   sent. [`close_reason`](Endpoint::close_reason) tells which end it was, and never changes. As a
-//!   `Stream`, a receiver yields one `Err` before any end that may have lost packets, so a
-//!   truncated stream never looks like a complete one.
+//! - **Ends are told apart.** Each direction ends for itself, with a [reason](CloseReason) that never
+//!   changes. After `recv` has returned `None`, [`finished`](Endpoint::finished) is `Ok` if the peer
+//!   ended its stream in order and all of it has come, else it tells what cut the stream off. As a
+//!   `Stream`, a receiver yields one `Err` before any end that may have lost packets. The channel is
+//!   over when both directions are, and its [`close_reason`](Endpoint::close_reason) is the worse
+//!   of the two, so an orderly end of one direction never hides that the other was cut off. A half
+//!   that the peer closes or drops ends its own direction only.
+//! - **A part does not pass for the whole.** A `Sender`, or a whole end, that is dropped while its
+//!   thread panics cancels the channel. After [`cancel_on_drop(true)`](Sender::cancel_on_drop) so
+//!   does every drop without a close: a `?` in the middle of a stream, a future that is dropped. Any
+//!   other drop is an orderly end.
 //! - **Nobody sleeps for nothing.** No wake is lost; a peer's death is noticed in about a
 //!   millisecond, by whoever waits, to send or to receive, also across PID namespaces.
 //!
 //! # What a peer can do
 //!
-//! A peer that **dies** ends the channel with [`CloseReason::PeerDied`]; what it had wholly
-//! published is received first. (Also, from Linux 6.5 on, if a child that it forked lives on with
+//! A peer that **dies** ends the channel with [`CloseReason::PeerDied`], whatever it had half-closed
+//! before; what it had wholly published is received first. (Also, from Linux 6.5 on, if a child that it forked lives on with
 //! copies of its descriptors.) Nothing outlives both processes but an empty socket file, which the
 //! next engine takes over.
 //!
@@ -158,7 +166,7 @@
 //!     end.send_batch(&packets).await
 //! }
 //!
-//! /// `None` if the channel ended first, or if this is longer than we care for.
+//! /// `None` if the channel ended before the body was whole, or if this is longer than we care for.
 //! async fn recv_body(end: &Endpoint, limit: usize) -> Option<Bytes> {
 //!     let len = usize::try_from(end.recv().await?.try_get_u64_le().ok()?).ok()?;
 //!     let mut body = BytesMut::with_capacity(Some(len).filter(|len| *len <= limit)?);
@@ -231,6 +239,48 @@
 //! })?;
 //! assert_eq!(text, "no packets to be seen");
 //! # Ok::<(), std::io::Error>(())
+//! ```
+//!
+//! ## A stream that is complete, or fails
+//!
+//! The sender says when it is done, and cancels if it gets there in no other way. The receiver asks
+//! after the last packet; those who receive by the `Stream` need not, because an `Err` comes first.
+//!
+//! ```
+//! # use wakering::{SpscFace, SpscHandle};
+//! use std::io::{self, BufRead};
+//!
+//! use futures::SinkExt;
+//! use wakering::{CloseReason, Receiver, Sender};
+//!
+//! async fn send_lines(mut tx: Sender, file: impl BufRead) -> io::Result<()> {
+//!     tx.cancel_on_drop(true);
+//!     for line in file.lines() {
+//!         // A line that cannot be read is not the end of the file.
+//!         tx.send(line?.into()).await?;
+//!     }
+//!     Ok(tx.close().await?)
+//! }
+//!
+//! async fn recv_lines(mut rx: Receiver) -> Result<usize, CloseReason> {
+//!     let mut lines = 0;
+//!     while rx.recv().await.is_some() {
+//!         lines += 1;
+//!     }
+//!     rx.finished().expect("recv has returned None").map(|()| lines)
+//! }
+//!
+//! for (file, is_text) in [(&b"one\ntwo\n"[..], true), (b"one\n\xff\n", false)] {
+//!     let (face, descriptor) = SpscFace::pair()?;
+//!     let handle = SpscHandle::from_fd(descriptor)?;
+//!     let ((tx, _answers), (_questions, rx)) = (face.into_split(), handle.into_split());
+//!     let (sent, received) = pollster::block_on(async {
+//!         futures::join!(send_lines(tx, file), recv_lines(rx))
+//!     });
+//!     assert_eq!(sent.is_ok(), is_text);
+//!     assert_eq!(received, if is_text { Ok(2) } else { Err(CloseReason::Cancelled) });
+//! }
+//! # Ok::<(), wakering::ShmError>(())
 //! ```
 //!
 //! ## Waiting for the engine

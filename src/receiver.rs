@@ -36,6 +36,9 @@ use crate::waiters::Waiting;
 /// # How it ends
 ///
 /// Dropping the half tells the peer that nobody receives any more: its sends fail.
+///
+/// [`recv`](Self::recv) and its kin return the end as `None` or 0, whatever the reason.
+/// [`finished`](Self::finished) then tells whether everything that the peer sent has come.
 pub struct Receiver {
     link: Arc<Link>,
     rx: Rx,
@@ -49,7 +52,8 @@ impl Receiver {
         Self { link: link.clone(), rx, place: None, is_over: false }
     }
 
-    /// Receives the next packet; `None` is the end.
+    /// Receives the next packet; `None` is the end, and [`finished`](Self::finished) tells whether it
+    /// is an orderly one.
     ///
     /// # Cancel safety
     /// A future that is dropped before it was ready has taken nothing.
@@ -228,7 +232,10 @@ impl Receiver {
         self.link.direction_end(Directions::RX).is_some()
     }
 
-    /// Waits until the peer sends no more. What it sent before that may still be there.
+    /// Waits until the peer sends no more, and tells why. What it sent before that may still be there.
+    ///
+    /// If what is still there is cut off later, by a cancel for example,
+    /// [`close_reason`](Self::close_reason) tells that.
     ///
     /// # Cancel safety
     /// Changes nothing.
@@ -236,9 +243,21 @@ impl Receiver {
         self.link.wait_for(|link| link.direction_end(Directions::RX))
     }
 
-    /// Why the channel is over: see [`Endpoint::close_reason`](crate::Endpoint::close_reason).
+    /// Why nothing more will be received, or `None` while something may. Once `Some`, it never
+    /// changes.
+    ///
+    /// It is the reason of this direction alone. After an orderly end or the peer's death it is
+    /// `Some` as soon as a call has returned the end (`None`, 0, [`TryRecvError::Closed`]): until
+    /// then there may be packets, and they may still be cut off. What cuts them off (a cancel, a
+    /// violation) is told at once.
     pub fn close_reason(&self) -> Option<CloseReason> {
-        self.link.close_reason()
+        self.link.rx_end()
+    }
+
+    /// Whether everything that the peer sent has been received: see
+    /// [`Endpoint::finished`](crate::Endpoint::finished).
+    pub fn finished(&self) -> Option<Result<(), CloseReason>> {
+        self.link.finished()
     }
 
     /// Longest packet in bytes.

@@ -38,8 +38,14 @@ use crate::waiters::Waiting;
 /// [`SinkExt::close`](futures::SinkExt::close), or dropping the half, ends this direction in
 /// order: the peer receives everything, then the end. Neither waits until the peer has read it. A
 /// half that is dropped while it holds a packet back tries once more and then loses that packet:
-/// `flush` or `close` first. A pipeline that failed half-way calls [`cancel`](Self::cancel), so
-/// that what it cut off does not look complete at the other end.
+/// `flush` or `close` first.
+///
+/// An orderly end says that the stream is complete. A sender that is dropped while its thread panics
+/// says the opposite: it [cancels](Self::cancel) the channel, unless it was closed before. Other
+/// ways out of the middle of a stream look like an orderly drop: a `?`, an early `return`, a future
+/// that is dropped, a panic that is caught before the sender is dropped. Call
+/// [`cancel_on_drop(true)`](Self::cancel_on_drop) and close the sender when all is sent; then each
+/// of them cancels the channel.
 pub struct Sender {
     link: Arc<Link>,
     tx: Tx,
@@ -216,6 +222,41 @@ impl Sender {
         Batch::new(self)
     }
 
+    /// Whether dropping this sender without [`SinkExt::close`](futures::SinkExt::close) cancels the
+    /// channel, both directions, instead of ending this one in order. `false` unless set.
+    ///
+    /// A sender that is dropped while its thread panics cancels the channel in any case. The setting
+    /// is the end's: [`Endpoint::cancel_on_drop`](crate::Endpoint::cancel_on_drop) sets the same.
+    ///
+    /// # Examples
+    /// ```
+    /// # use wakering::{SpscFace, SpscHandle};
+    /// # let (face, descriptor) = SpscFace::pair()?;
+    /// # let handle = SpscHandle::from_fd(descriptor)?;
+    /// # let ((mut tx, _), (_, mut rx)) = (face.into_split(), handle.into_split());
+    /// use wakering::{CloseReason, Sender, ShmError};
+    ///
+    /// async fn send_all(mut tx: Sender, lines: &str) -> Result<(), Box<dyn std::error::Error>> {
+    ///     tx.cancel_on_drop(true);
+    ///     for line in lines.lines() {
+    ///         // Without the setting, a number that cannot be read would look like the last one.
+    ///         let number: u64 = line.parse()?;
+    ///         tx.send(number.to_le_bytes().to_vec().into()).await?;
+    ///     }
+    ///     Ok(futures::SinkExt::close(&mut tx).await?)
+    /// }
+    ///
+    /// pollster::block_on(async {
+    ///     assert!(send_all(tx, "1\n2\nthree\n4").await.is_err());
+    ///     while rx.recv().await.is_some() {}
+    ///     assert_eq!(rx.finished(), Some(Err(CloseReason::Cancelled)));
+    /// });
+    /// # Ok::<(), ShmError>(())
+    /// ```
+    pub fn cancel_on_drop(&self, cancel: bool) {
+        self.link.cancel_on_drop(cancel);
+    }
+
     /// Cuts the channel off: see [`Endpoint::cancel`](crate::Endpoint::cancel).
     pub fn cancel(&self) {
         self.link.cancel();
@@ -242,9 +283,13 @@ impl Sender {
         self.link.wait_for(|link| link.direction_end(Directions::TX))
     }
 
-    /// Why the channel is over: see [`Endpoint::close_reason`](crate::Endpoint::close_reason).
+    /// Why nothing can be sent any more, or `None` while something can. Once `Some`, it never
+    /// changes.
+    ///
+    /// It is the reason of this direction alone, and the one that failed sends have in
+    /// [`ShmError::Closed`].
     pub fn close_reason(&self) -> Option<CloseReason> {
-        self.link.close_reason()
+        self.link.tx_end()
     }
 
     /// Longest packet in bytes.
@@ -423,7 +468,7 @@ impl Sender {
     }
 
     fn closed_for(&self, reason: CloseReason) -> ShmError {
-        self.link.settle(reason);
+        self.link.tell(Directions::TX, reason);
         ShmError::Closed { reason, sent: 0 }
     }
 }
@@ -476,9 +521,12 @@ impl Sink<Bytes> for Sender {
 
 impl Drop for Sender {
     fn drop(&mut self) {
-        // The last chance of a packet that was held back; without room there is none.
-        self.tx.reset_turn();
-        let _ = self.try_send_held();
+        // The last chance of a packet that was held back; without room there is none. Nor is there
+        // if the drop cancels the channel, which is left to `Tx`.
+        if !self.link.is_cut_off_by_drop() {
+            self.tx.reset_turn();
+            let _ = self.try_send_held();
+        }
     }
 }
 

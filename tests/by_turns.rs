@@ -205,6 +205,9 @@ fn threads_that_block_leave_the_driver_alone(driver: &Driver) {
             }
             here.close();
         });
-        assert_eq!(here.recv_timeout(Duration::ZERO), Err(RecvTimeoutError::Closed));
+        assert_eq!(
+            here.recv_timeout(Duration::ZERO),
+            Err(RecvTimeoutError::Closed(CloseReason::Local))
+        );
     }
 }

@@ -1,18 +1,22 @@
-//! Cancellers, and futures that are dropped before they are done.
+//! Cancellers, drops that cancel, and futures that are dropped before they are done.
 
 mod common;
 
+use std::panic::AssertUnwindSafe;
 use std::sync::Arc;
 use std::task::Poll;
+use std::thread;
 use std::time::Duration;
 
 use bytes::Bytes;
 use common::{
     Dir, SMALL, both_roles, fill, join, number, on_both_backends, packet, pair, poll_once, wait,
 };
-use futures::FutureExt;
+use futures::{FutureExt, SinkExt, StreamExt, stream};
 use proptest::prelude::{ProptestConfig, any, proptest};
-use wakering::{Canceller, CloseReason, Driver, Endpoint, SpscFace, SpscHandle, TryRecvError};
+use wakering::{
+    Canceller, CloseReason, Driver, Endpoint, SpscFace, SpscHandle, TryRecvError, TrySendError,
+};
 
 on_both_backends!(
     one_canceller_ends_many_ends,
@@ -24,6 +28,16 @@ on_both_backends!(
     cancel_on_cancels_when_its_future_is_through,
     a_cancel_races_a_new_end_and_wins,
     a_cancel_right_before_a_drop_is_no_orderly_end,
+    a_drop_in_a_panic_cancels_both_directions,
+    a_close_before_the_panic_makes_it_an_orderly_drop,
+    a_receiver_dropped_in_a_panic_ends_its_own_direction,
+    an_end_in_an_arc_is_cancelled_by_a_panic_only_if_that_drops_it,
+    a_panic_that_is_caught_before_the_drop_needs_cancel_on_drop,
+    a_task_that_panics_in_an_executor_cancels_what_it_owns,
+    cancel_on_drop_cancels_whatever_is_not_closed,
+    cancel_on_drop_spares_what_was_closed,
+    cancel_on_drop_goes_with_the_sender,
+    a_pipeline_with_cancel_on_drop_fails_at_both_its_ends,
     dropping_recv_loses_no_packet,
     dropping_recv_batch_leaves_its_vec_alone,
     dropping_send_sends_nothing,
@@ -40,7 +54,7 @@ fn one_canceller_ends_many_ends(driver: &Driver) {
     for (n, (face, handle)) in pairs.iter().enumerate() {
         if n % 2 == 0 { face.set_cancel(&canceller) } else { handle.set_cancel(&canceller) }
     }
-    std::thread::scope(|scope| {
+    thread::scope(|scope| {
         let waiting: Vec<_> = pairs
             .iter()
             .flat_map(|(face, handle)| [&**face, &**handle])
@@ -123,7 +137,7 @@ fn a_canceller_reaches_an_end_that_was_split(driver: &Driver) {
         let (tx, rx) = here.into_split();
         let (of_tx, of_rx) = (tx.canceller(), rx.canceller());
         drop(tx);
-        let receiver = std::thread::spawn(move || {
+        let receiver = thread::spawn(move || {
             let mut rx = rx;
             (wait("recv", rx.recv()), rx.close_reason())
         });
@@ -162,7 +176,7 @@ fn a_cancel_right_before_a_drop_is_no_orderly_end(driver: &Driver) {
             (handle.into(), face.into())
         };
         let begin = Barrier::new(2);
-        std::thread::scope(|scope| {
+        thread::scope(|scope| {
             scope.spawn(|| {
                 begin.wait();
                 here.cancel();
@@ -171,13 +185,290 @@ fn a_cancel_right_before_a_drop_is_no_orderly_end(driver: &Driver) {
             begin.wait();
             // Looks between any two of the other's stores.
             let ended = loop {
-                if there.try_recv() == Err(TryRecvError::Closed) {
-                    break there.close_reason();
+                if let Err(TryRecvError::Closed(reason)) = there.try_recv() {
+                    break reason;
                 }
             };
-            assert_eq!(ended, Some(CloseReason::Cancelled), "round {round}");
+            assert_eq!(ended, CloseReason::Cancelled, "round {round}");
+            assert_eq!(there.close_reason(), Some(ended), "round {round}");
         });
     }
+}
+
+/// Panics in a thread that owns `what`.
+fn panic_with<T: Send + 'static>(what: T) {
+    let thread = thread::spawn(move || {
+        let _what = what;
+        // As a panic, without its message.
+        std::panic::resume_unwind(Box::new("in the middle of the stream"));
+    });
+    assert!(thread.join().is_err());
+}
+
+fn assert_ended(end: &Endpoint, expected: CloseReason) {
+    assert_eq!(end.try_recv(), Err(TryRecvError::Closed(expected)));
+    assert_eq!(wait("closed", end.closed()), expected);
+    match end.try_send(packet(0, 8)) {
+        Err(TrySendError::Closed(_, reason)) => assert_eq!(reason, expected),
+        other => panic!("{other:?}"),
+    }
+}
+
+/// What `end` sent, which is all of it, then an orderly end.
+fn assert_complete(end: &Endpoint, sent: u64) {
+    for n in 0..sent {
+        assert_eq!(number(&end.try_recv().expect("cut off")), n);
+    }
+    assert_eq!(wait("recv", end.recv()), None);
+    assert_eq!(end.finished(), Some(Ok(())));
+}
+
+fn a_drop_in_a_panic_cancels_both_directions(driver: &Driver) {
+    both_roles(driver, SMALL, None, |here, there| {
+        fill(&here);
+        fill(&there);
+        panic_with(here);
+        assert_ended(&there, CloseReason::Cancelled);
+    });
+    // By the sender alone, and the other half learns of it, too.
+    both_roles(driver, SMALL, None, |here, there| {
+        fill(&here);
+        fill(&there);
+        let (tx, mut rx) = here.into_split();
+        panic_with(tx);
+        assert_eq!(rx.try_recv(), Err(TryRecvError::Closed(CloseReason::Cancelled)));
+        assert_eq!(rx.finished(), Some(Err(CloseReason::Cancelled)));
+        assert_ended(&there, CloseReason::Cancelled);
+    });
+    // Also the last half that is left, which may hold a packet back.
+    both_roles(driver, SMALL, None, |here, there| {
+        let (mut tx, rx) = here.into_split();
+        drop(rx);
+        let filled = (0..).find(|n| tx.try_send(packet(*n, 8)).is_err()).unwrap();
+        tx.start_send_unpin(packet(filled, 8)).unwrap();
+        panic_with(tx);
+        assert_eq!(there.try_recv(), Err(TryRecvError::Closed(CloseReason::Cancelled)));
+        assert_eq!(there.close_reason(), Some(CloseReason::Cancelled));
+    });
+}
+
+fn a_close_before_the_panic_makes_it_an_orderly_drop(driver: &Driver) {
+    both_roles(driver, SMALL, None, |here, there| {
+        let filled = fill(&here);
+        here.close();
+        panic_with(here);
+        assert_complete(&there, filled);
+        assert_eq!(there.close_reason(), Some(CloseReason::Peer));
+    });
+    both_roles(driver, SMALL, None, |here, there| {
+        let filled = fill(&here);
+        let (mut tx, mut rx) = here.into_split();
+        wait("close", tx.close()).unwrap();
+        panic_with(tx);
+        assert_complete(&there, filled);
+        there.try_send(packet(0, 8)).unwrap();
+        assert_eq!(rx.try_recv(), Ok(packet(0, 8)));
+    });
+}
+
+fn a_receiver_dropped_in_a_panic_ends_its_own_direction(driver: &Driver) {
+    both_roles(driver, SMALL, None, |here, there| {
+        let (mut tx, rx) = here.into_split();
+        panic_with(rx);
+        let sent = there.try_send(packet(0, 8));
+        assert!(matches!(sent, Err(TrySendError::Closed(_, CloseReason::Peer))), "{sent:?}");
+        tx.try_send(packet(0, 8)).unwrap();
+        assert_eq!(there.try_recv(), Ok(packet(0, 8)));
+    });
+}
+
+fn an_end_in_an_arc_is_cancelled_by_a_panic_only_if_that_drops_it(driver: &Driver) {
+    both_roles(driver, SMALL, None, |here, there| {
+        let filled = fill(&here);
+        let here = Arc::new(here);
+        panic_with(here.clone());
+        assert!(!here.is_closed() && !there.is_closed());
+        assert_eq!(number(&there.try_recv().unwrap()), 0);
+        here.try_send(packet(filled, 8)).unwrap();
+        panic_with(here);
+        assert_ended(&there, CloseReason::Cancelled);
+    });
+    both_roles(driver, SMALL, None, |here, there| {
+        let filled = fill(&here);
+        let here = Arc::new(here);
+        panic_with(here.clone());
+        drop(here);
+        assert_complete(&there, filled);
+    });
+}
+
+fn a_panic_that_is_caught_before_the_drop_needs_cancel_on_drop(driver: &Driver) {
+    for cancels in [false, true] {
+        both_roles(driver, SMALL, None, |here, there| {
+            let (tx, _rx) = here.into_split();
+            tx.cancel_on_drop(cancels);
+            // The future that panics does not own the sender: the one around it does, which is
+            // dropped when the panic has been caught.
+            let source = stream::iter(0..3).map(|n| match n {
+                2 => std::panic::resume_unwind(Box::new("in the middle of the stream")),
+                n => Ok(packet(n, 8)),
+            });
+            let forwarding = AssertUnwindSafe(source.forward(tx)).catch_unwind();
+            assert!(wait("forward", forwarding).is_err());
+            if cancels {
+                assert_eq!(there.try_recv(), Err(TryRecvError::Closed(CloseReason::Cancelled)));
+            } else {
+                assert_complete(&there, 2);
+            }
+        });
+    }
+}
+
+fn a_task_that_panics_in_an_executor_cancels_what_it_owns(driver: &Driver) {
+    both_roles(driver, SMALL, None, |here, there| {
+        let (tx, _rx) = here.into_split();
+        let executor = smol::Executor::new();
+        let source = stream::iter(0..3).map(|n| match n {
+            2 => std::panic::resume_unwind(Box::new("in the middle of the stream")),
+            n => Ok(packet(n, 8)),
+        });
+        // The executor catches the panic, but what the async block owns is dropped before that.
+        let forwarding = async move { source.forward(tx).await };
+        let task = executor.spawn(forwarding);
+        assert!(executor.try_tick());
+        assert_eq!(there.try_recv(), Err(TryRecvError::Closed(CloseReason::Cancelled)));
+        let panicked = thread::scope(|scope| scope.spawn(|| smol::block_on(task)).join());
+        assert!(panicked.is_err());
+    });
+}
+
+fn cancel_on_drop_cancels_whatever_is_not_closed(driver: &Driver) {
+    both_roles(driver, SMALL, None, |here, there| {
+        fill(&here);
+        fill(&there);
+        here.cancel_on_drop(true);
+        drop(here);
+        assert_ended(&there, CloseReason::Cancelled);
+    });
+    both_roles(driver, SMALL, None, |here, there| {
+        let (mut tx, mut rx) = here.into_split();
+        tx.cancel_on_drop(true);
+        // A `?` in the middle of a stream.
+        let sent = wait("the stream", async move {
+            tx.send(packet(0, 8)).await?;
+            let number: u64 = "not a number".parse()?;
+            tx.send(packet(number, 8)).await?;
+            tx.close().await?;
+            Ok::<_, Box<dyn std::error::Error>>(())
+        });
+        assert!(sent.is_err());
+        assert_eq!(there.try_recv(), Err(TryRecvError::Closed(CloseReason::Cancelled)));
+        assert_eq!(wait("recv", rx.recv()), None);
+        assert_eq!(rx.finished(), Some(Err(CloseReason::Cancelled)));
+    });
+    // A future that is dropped.
+    both_roles(driver, SMALL, None, |here, there| {
+        let (mut tx, _rx) = here.into_split();
+        tx.cancel_on_drop(true);
+        let mut sending = Box::pin(async move {
+            for n in 0.. {
+                tx.send(packet(n, 8)).await.unwrap();
+            }
+        });
+        assert!(poll_once(sending.as_mut()).is_pending());
+        drop(sending);
+        assert_eq!(there.try_recv(), Err(TryRecvError::Closed(CloseReason::Cancelled)));
+    });
+}
+
+fn cancel_on_drop_spares_what_was_closed(driver: &Driver) {
+    both_roles(driver, SMALL, None, |here, there| {
+        let filled = fill(&here);
+        here.cancel_on_drop(true);
+        here.close();
+        drop(here);
+        assert_complete(&there, filled);
+        assert_eq!(there.close_reason(), Some(CloseReason::Peer));
+    });
+    both_roles(driver, SMALL, None, |here, there| {
+        let filled = fill(&here);
+        let (mut tx, mut rx) = here.into_split();
+        tx.cancel_on_drop(true);
+        wait("close", tx.close()).unwrap();
+        drop(tx);
+        assert_complete(&there, filled);
+        there.try_send(packet(0, 8)).unwrap();
+        assert_eq!(rx.try_recv(), Ok(packet(0, 8)));
+        drop(rx);
+        assert_eq!(there.close_reason(), Some(CloseReason::Peer));
+    });
+    // The peer was first, and the close changed nothing any more.
+    both_roles(driver, SMALL, None, |here, there| {
+        let (mut there_tx, there_rx) = there.into_split();
+        let (mut tx, mut rx) = here.into_split();
+        tx.cancel_on_drop(true);
+        drop(there_rx);
+        assert!(tx.try_send(packet(0, 8)).is_err());
+        wait("close", tx.close()).unwrap();
+        drop(tx);
+        there_tx.try_send(packet(0, 8)).unwrap();
+        assert_eq!(rx.try_recv(), Ok(packet(0, 8)));
+    });
+    // A setting that was taken back.
+    both_roles(driver, SMALL, None, |here, there| {
+        let filled = fill(&here);
+        here.cancel_on_drop(true);
+        here.cancel_on_drop(false);
+        drop(here);
+        assert_complete(&there, filled);
+    });
+}
+
+fn cancel_on_drop_goes_with_the_sender(driver: &Driver) {
+    let cancelled = Err(TryRecvError::Closed(CloseReason::Cancelled));
+    for by_handle in [false, true] {
+        let (face, handle) = pair(driver, SMALL);
+        // Through the newtypes, their conversion and the split.
+        let (there, (tx, rx)): (Endpoint, _) = if by_handle {
+            handle.cancel_on_drop(true);
+            (face.into(), handle.into_split())
+        } else {
+            face.cancel_on_drop(true);
+            (handle.into(), Endpoint::from(face).into_split())
+        };
+        drop(rx);
+        assert!(!there.is_closed());
+        drop(tx);
+        assert_eq!(there.try_recv(), cancelled);
+    }
+}
+
+fn a_pipeline_with_cancel_on_drop_fails_at_both_its_ends(driver: &Driver) {
+    both_roles(driver, SMALL, None, |source, from| {
+        let (to, sink) = common::pair_with_timeout(driver, SMALL, None);
+        let (_from_tx, from_rx) = from.into_split();
+        let (to_tx, _to_rx) = Endpoint::from(to).into_split();
+        to_tx.cancel_on_drop(true);
+        let forwarding = thread::spawn(move || wait("forward", from_rx.forward(to_tx)));
+        source.try_send(packet(0, 8)).unwrap();
+        assert_eq!(number(&wait("recv", sink.recv()).unwrap()), 0);
+        source.cancel();
+        assert!(join("forward", forwarding).is_err());
+        assert_eq!(wait("recv", sink.recv()), None);
+        assert_eq!(sink.finished(), Some(Err(CloseReason::Cancelled)));
+    });
+    // One that gets through closes its sink.
+    both_roles(driver, SMALL, None, |source, from| {
+        let (to, sink) = common::pair_with_timeout(driver, SMALL, None);
+        let (_from_tx, from_rx) = from.into_split();
+        let (to_tx, _to_rx) = Endpoint::from(to).into_split();
+        to_tx.cancel_on_drop(true);
+        let filled = fill(&source);
+        drop(source);
+        let forwarding = thread::spawn(move || wait("forward", from_rx.forward(to_tx)));
+        join("forward", forwarding).unwrap();
+        assert_complete(&sink, filled);
+    });
 }
 
 fn a_cancel_races_a_new_end_and_wins(driver: &Driver) {
@@ -185,7 +476,7 @@ fn a_cancel_races_a_new_end_and_wins(driver: &Driver) {
         both_roles(driver, SMALL, None, |here, _there| {
             let canceller = Canceller::new();
             let clone = canceller.clone();
-            let thread = std::thread::spawn(move || clone.cancel());
+            let thread = thread::spawn(move || clone.cancel());
             here.set_cancel(&canceller);
             thread.join().unwrap();
             assert_eq!(here.close_reason(), Some(CloseReason::Cancelled));
@@ -292,7 +583,7 @@ fn dropping_a_parked_send_passes_the_turn_on(driver: &Driver) {
         drop(sends.remove(4));
         drop(sends.remove(0));
         let here = &here;
-        std::thread::scope(|scope| {
+        thread::scope(|scope| {
             let sending = scope.spawn(move || {
                 wait("the rest", futures::future::join_all(sends)).into_iter().all(|r| r.is_ok())
             });
@@ -316,7 +607,7 @@ fn dropping_closed_and_connected_changes_nothing(driver: &Driver) {
         assert!(face.connected().now_or_never().is_none());
         assert!(face.closed().now_or_never().is_none());
     }
-    let connected = std::thread::scope(|scope| {
+    let connected = thread::scope(|scope| {
         let connected = scope.spawn(|| wait("connected", face.connected()));
         drop(SpscHandle::builder().driver(driver).connect(&dir.name("face")).unwrap());
         connected.join().unwrap()
@@ -336,7 +627,7 @@ fn dropping_connect_async_hangs_up(driver: &Driver) {
             Poll::Ready(handle) => drop(handle.unwrap()),
             Poll::Pending => {
                 if round % 2 == 0 {
-                    std::thread::sleep(Duration::from_micros(100));
+                    thread::sleep(Duration::from_micros(100));
                 }
             }
         }

@@ -596,7 +596,10 @@ fn dropping_the_driver_ends_its_endpoints(backend: Backend) {
         assert!(poll_once(received.as_mut(), &waker).is_ready());
         assert_eq!(face.close_reason(), Some(CloseReason::DriverGone));
         assert_eq!(pollster::block_on(handle.closed()), CloseReason::Cancelled);
-        assert_eq!(handle.recv_timeout(DEADLINE), Err(RecvTimeoutError::Closed));
+        assert_eq!(
+            handle.recv_timeout(DEADLINE),
+            Err(RecvTimeoutError::Closed(CloseReason::Cancelled))
+        );
     }
 }
 

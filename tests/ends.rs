@@ -14,7 +14,8 @@ use common::{
 };
 use futures::{FutureExt, SinkExt, StreamExt};
 use wakering::{
-    CloseReason, Driver, Endpoint, Receiver, RecvTimeoutError, ShmError, TryRecvError, TrySendError,
+    CloseReason, Driver, Endpoint, Receiver, RecvTimeoutError, Sender, ShmError, TryRecvError,
+    TrySendError,
 };
 
 on_both_backends!(
@@ -29,9 +30,14 @@ on_both_backends!(
     every_parked_call_learns_of_every_end,
     the_reason_never_changes,
     dropping_a_half_of_our_own_gives_no_reason,
-    the_peers_half_close_is_a_reason_once_recv_has_returned_none,
+    the_peers_half_close_ends_nothing_but_that_half,
+    an_orderly_end_of_one_direction_hides_no_lossy_end_of_the_other,
+    each_half_has_a_reason_of_its_own,
+    finished_is_known_once_a_receive_has_returned_the_end,
+    closed_does_not_wait_until_all_is_read,
+    what_is_cut_off_after_the_reason_was_told_is_told_by_finished,
     closed_returns_with_the_reason,
-    closed_returns_when_recv_has_settled_the_end,
+    closed_returns_when_both_directions_are_over,
     closed_of_a_half_returns_with_its_direction,
     cancel_after_close_cuts_off_what_was_not_received,
     truncation_never_looks_like_success,
@@ -66,16 +72,23 @@ fn assert_sends_fail(end: &Endpoint, expected: CloseReason) {
     assert_closed(end.send_batch_blocking(&[packet(1, 8), packet(2, 8)]), expected);
 }
 
-/// All ways of receiving say that it is over.
-fn assert_receives_end(end: &Endpoint) {
-    assert_eq!(end.try_recv(), Err(TryRecvError::Closed));
+/// All ways of receiving say that it is over, and why.
+fn assert_receives_end(end: &Endpoint, expected: CloseReason) {
+    assert_eq!(end.try_recv(), Err(TryRecvError::Closed(expected)));
+    assert_eq!(end.finished(), Some(finish(expected)));
     assert_eq!(wait("recv", end.recv()), None);
     assert_eq!(end.recv_blocking(), None);
-    assert_eq!(end.recv_timeout(common::PATIENCE), Err(RecvTimeoutError::Closed));
+    assert_eq!(end.recv_timeout(common::PATIENCE), Err(RecvTimeoutError::Closed(expected)));
     let mut packets = Vec::new();
     assert_eq!(wait("recv_batch", end.recv_batch(&mut packets, 9)), 0);
     assert_eq!(end.recv_batch_blocking(&mut packets, 9), 0);
     assert!(packets.is_empty());
+    assert_eq!(end.finished(), Some(finish(expected)));
+}
+
+/// What `finished` gives for a direction that ended for `reason`.
+fn finish(reason: CloseReason) -> Result<(), CloseReason> {
+    if reason == CloseReason::Peer { Ok(()) } else { Err(reason) }
 }
 
 fn a_closed_peer_ends_recv_after_all_that_was_sent(driver: &Driver) {
@@ -85,7 +98,7 @@ fn a_closed_peer_ends_recv_after_all_that_was_sent(driver: &Driver) {
         for n in 0..filled {
             assert_eq!(number(&wait("recv", here.recv()).unwrap()), n);
         }
-        assert_receives_end(&here);
+        assert_receives_end(&here, CloseReason::Peer);
         assert_eq!(here.close_reason(), Some(CloseReason::Peer));
         assert_eq!(there.close_reason(), Some(CloseReason::Local));
         assert!(here.is_closed() && there.is_closed());
@@ -107,7 +120,7 @@ fn a_dropped_end_is_a_closed_end(driver: &Driver) {
         drop(there);
         assert_sends_fail(&here, CloseReason::Peer);
         assert_eq!(number(&wait("recv", here.recv()).unwrap()), 0);
-        assert_receives_end(&here);
+        assert_receives_end(&here, CloseReason::Peer);
         assert_eq!(here.close_reason(), Some(CloseReason::Peer));
         eventually("the hang-up is noticed", || !here.is_connected());
         assert_eq!(here.close_reason(), Some(CloseReason::Peer));
@@ -120,7 +133,7 @@ fn a_dropped_sender_ends_recv_and_leaves_send_alone(driver: &Driver) {
         tx.try_send(packet(0, 8)).unwrap();
         drop(tx);
         assert_eq!(number(&wait("recv", here.recv()).unwrap()), 0);
-        assert_receives_end(&here);
+        assert_receives_end(&here, CloseReason::Peer);
         for n in 0..1000 {
             wait("send", here.send(packet(n, 8))).unwrap();
             assert_eq!(number(&wait("recv", rx.recv()).unwrap()), n);
@@ -148,7 +161,7 @@ fn a_closed_sink_is_a_dropped_sender(driver: &Driver) {
         wait("close", tx.close()).unwrap();
         wait("close again", tx.close()).unwrap();
         assert_eq!(number(&wait("recv", here.recv()).unwrap()), 0);
-        assert_receives_end(&here);
+        assert_receives_end(&here, CloseReason::Peer);
         here.try_send(packet(1, 8)).unwrap();
         assert_eq!(rx.try_recv(), Ok(packet(1, 8)));
         assert!(matches!(tx.try_send(packet(1, 8)), Err(TrySendError::Closed(..))));
@@ -162,7 +175,7 @@ fn closing_ends_our_own_calls_at_once(driver: &Driver) {
         fill(&there);
         here.close();
         here.close();
-        assert_receives_end(&here);
+        assert_receives_end(&here, CloseReason::Local);
         assert_sends_fail(&here, CloseReason::Local);
         assert_eq!(here.close_reason(), Some(CloseReason::Local));
     });
@@ -181,7 +194,7 @@ fn cancelling_ends_everything_at_once(driver: &Driver) {
             // The very next calls see it, on both sides.
             for end in [&here, &there] {
                 assert_sends_fail(end, CloseReason::Cancelled);
-                assert_receives_end(end);
+                assert_receives_end(end, CloseReason::Cancelled);
                 assert_eq!(end.close_reason(), Some(CloseReason::Cancelled));
             }
         });
@@ -356,17 +369,193 @@ fn dropping_a_half_of_our_own_gives_no_reason(driver: &Driver) {
     });
 }
 
-fn the_peers_half_close_is_a_reason_once_recv_has_returned_none(driver: &Driver) {
+fn the_peers_half_close_ends_nothing_but_that_half(driver: &Driver) {
+    // Its sender: all that was sent comes, then the end of this direction alone.
     both_roles(driver, SMALL, None, |here, there| {
-        let (mut tx, _rx) = there.into_split();
+        let (mut tx, mut rx) = there.into_split();
         tx.try_send(packet(0, 8)).unwrap();
         drop(tx);
-        assert_eq!(here.close_reason(), None);
         assert!(wait("recv", here.recv()).is_some());
-        assert_eq!(here.close_reason(), None);
-        assert_eq!(wait("recv", here.recv()), None);
+        assert_eq!(here.finished(), None);
+        assert_receives_end(&here, CloseReason::Peer);
+        let mut closed = Box::pin(here.closed());
+        for n in 0..100 {
+            here.try_send(packet(n, 8)).unwrap();
+            assert_eq!(rx.try_recv(), Ok(packet(n, 8)));
+            assert_eq!((here.is_closed(), here.close_reason()), (false, None));
+            assert!(poll_once(closed.as_mut()).is_pending());
+        }
+        drop(rx);
+        assert_eq!(wait("closed", closed), CloseReason::Peer);
         assert_eq!(here.close_reason(), Some(CloseReason::Peer));
     });
+    // Its receiver: packets come as before.
+    both_roles(driver, SMALL, None, |here, there| {
+        let (mut tx, rx) = there.into_split();
+        drop(rx);
+        assert_sends_fail(&here, CloseReason::Peer);
+        let mut closed = Box::pin(here.closed());
+        for n in 0..100 {
+            tx.try_send(packet(n, 8)).unwrap();
+            assert_eq!(here.try_recv(), Ok(packet(n, 8)));
+            assert_eq!((here.is_closed(), here.close_reason()), (false, None));
+            assert!(poll_once(closed.as_mut()).is_pending());
+        }
+        drop(tx);
+        assert_eq!(wait("closed", closed), CloseReason::Peer);
+        assert_receives_end(&here, CloseReason::Peer);
+    });
+}
+
+type Cut = (&'static str, fn(Sender));
+
+/// What a peer's sender does in the middle of its stream.
+const CUTS: [Cut; 4] = [
+    ("cancel", |tx| tx.cancel()),
+    ("canceller", |tx| tx.canceller().cancel()),
+    ("a drop that cancels", |tx| tx.cancel_on_drop(true)),
+    ("a panic", |tx| {
+        let panic = std::thread::spawn(move || {
+            let _tx = tx;
+            std::panic::resume_unwind(Box::new("in the middle of the stream"));
+        });
+        assert!(panic.join().is_err());
+    }),
+];
+
+fn an_orderly_end_of_one_direction_hides_no_lossy_end_of_the_other(driver: &Driver) {
+    for (how, cut) in CUTS {
+        both_roles(driver, SMALL, None, |here, there| {
+            let (mut tx, rx) = there.into_split();
+            // It receives no more, and goes on sending. We learn of that before the cut.
+            drop(rx);
+            assert_sends_fail(&here, CloseReason::Peer);
+            tx.try_send(packet(0, 8)).unwrap();
+            cut(tx);
+            assert_eq!(here.recv_blocking(), None, "{how}");
+            assert_receives_end(&here, CloseReason::Cancelled);
+            assert_eq!(here.close_reason(), Some(CloseReason::Cancelled), "{how}");
+            assert_eq!(wait("closed", here.closed()), CloseReason::Cancelled, "{how}");
+            // Nor does it lend its reason to the other.
+            assert_sends_fail(&here, CloseReason::Peer);
+        });
+    }
+    // The other way round: its stream to us was whole, ours to it is cut off.
+    both_roles(driver, SMALL, None, |here, there| {
+        let (tx, rx) = there.into_split();
+        drop(tx);
+        assert_receives_end(&here, CloseReason::Peer);
+        rx.cancel();
+        assert_sends_fail(&here, CloseReason::Cancelled);
+        assert_eq!(here.close_reason(), Some(CloseReason::Cancelled));
+        assert_receives_end(&here, CloseReason::Peer);
+    });
+    // And our own half-close.
+    both_roles(driver, SMALL, None, |here, there| {
+        let (mut tx, mut rx) = here.into_split();
+        wait("close", tx.close()).unwrap();
+        there.cancel();
+        assert_eq!(wait("recv", rx.recv()), None);
+        assert_eq!(tx.close_reason(), Some(CloseReason::Local));
+        assert_eq!(rx.close_reason(), Some(CloseReason::Cancelled));
+        assert_eq!(rx.finished(), Some(Err(CloseReason::Cancelled)));
+    });
+}
+
+fn each_half_has_a_reason_of_its_own(driver: &Driver) {
+    both_roles(driver, SMALL, None, |here, there| {
+        let (mut tx, mut rx) = here.into_split();
+        let (mut there_tx, there_rx) = there.into_split();
+        assert_eq!((tx.close_reason(), rx.close_reason()), (None, None));
+        drop(there_rx);
+        let sent = tx.try_send(packet(0, 8));
+        assert!(matches!(sent, Err(TrySendError::Closed(_, CloseReason::Peer))), "{sent:?}");
+        assert_eq!((tx.close_reason(), rx.close_reason()), (Some(CloseReason::Peer), None));
+        there_tx.try_send(packet(0, 8)).unwrap();
+        assert_eq!(rx.try_recv(), Ok(packet(0, 8)));
+        there_tx.cancel();
+        assert_eq!(wait("recv", rx.recv()), None);
+        let reasons = (tx.close_reason(), rx.close_reason());
+        assert_eq!(reasons, (Some(CloseReason::Peer), Some(CloseReason::Cancelled)));
+        tx.cancel();
+        assert_eq!((tx.close_reason(), rx.close_reason()), reasons);
+    });
+}
+
+type Receive = (&'static str, fn(&mut Receiver) -> bool);
+
+/// Whether there was a packet.
+const RECEIVES: [Receive; 9] = [
+    ("try_recv", |rx| rx.try_recv().is_ok()),
+    ("recv", |rx| wait("recv", rx.recv()).is_some()),
+    ("recv_blocking", |rx| rx.recv_blocking().is_some()),
+    ("recv_timeout", |rx| rx.recv_timeout(common::PATIENCE).is_ok()),
+    ("recv_batch", |rx| wait("recv_batch", rx.recv_batch(&mut Vec::new(), 1)) > 0),
+    ("recv_batch_blocking", |rx| rx.recv_batch_blocking(&mut Vec::new(), 1) > 0),
+    ("try_recv_ref", |rx| rx.try_recv_ref().is_ok()),
+    ("recv_ref", |rx| wait("recv_ref", rx.recv_ref()).is_some()),
+    ("next", |rx| matches!(wait("next", rx.next()), Some(Ok(_)))),
+];
+
+fn finished_is_known_once_a_receive_has_returned_the_end(driver: &Driver) {
+    for (what, receive) in RECEIVES {
+        for (how, end, expected) in ENDS {
+            both_roles(driver, SMALL, None, |here, there| {
+                let (_tx, mut rx) = here.into_split();
+                there.try_send(packet(0, 8)).unwrap();
+                let _there = end(there);
+                let finished = Some(finish(expected));
+                let cut_off = expected != CloseReason::Peer;
+                assert_eq!(rx.finished(), None, "{what}, {how}");
+                // What an orderly end leaves comes first.
+                assert_eq!(receive(&mut rx), !cut_off, "{what}, {how}");
+                assert_eq!(rx.finished(), finished.filter(|_| cut_off), "{what}, {how}");
+                assert_eq!(rx.close_reason(), Some(expected).filter(|_| cut_off), "{what}, {how}");
+                assert!(!receive(&mut rx), "{what}, {how}");
+                assert_eq!(rx.finished(), finished, "{what}, {how}");
+                assert_eq!(rx.close_reason(), Some(expected), "{what}, {how}");
+            });
+        }
+    }
+    // A receiver that stops by itself has not heard the end.
+    both_roles(driver, SMALL, None, |here, _there| {
+        here.close();
+        assert_eq!(here.finished(), None);
+        assert_receives_end(&here, CloseReason::Local);
+    });
+}
+
+fn closed_does_not_wait_until_all_is_read(driver: &Driver) {
+    for (how, end, expected) in ENDS {
+        both_roles(driver, SMALL, None, |here, there| {
+            let filled = fill(&there);
+            let _there = end(there);
+            assert!(here.is_closed(), "{how}");
+            assert_eq!(wait("closed", here.closed()), expected, "{how}");
+            let left = if expected == CloseReason::Peer { filled } else { 0 };
+            for n in 0..left {
+                assert_eq!(here.finished(), None);
+                assert_eq!(number(&here.try_recv().unwrap()), n);
+            }
+            assert_receives_end(&here, expected);
+        });
+    }
+}
+
+fn what_is_cut_off_after_the_reason_was_told_is_told_by_finished(driver: &Driver) {
+    for is_asked in [false, true] {
+        both_roles(driver, SMALL, None, |here, there| {
+            fill(&there);
+            there.close();
+            // This alone does not settle the answer.
+            assert!(here.is_closed());
+            let told = if is_asked { here.close_reason() } else { Some(CloseReason::Cancelled) };
+            there.cancel();
+            assert_receives_end(&here, CloseReason::Cancelled);
+            assert_eq!(here.close_reason(), told);
+            assert_eq!(here.close_reason().unwrap() == CloseReason::Peer, is_asked);
+        });
+    }
 }
 
 fn closed_returns_with_the_reason(driver: &Driver) {
@@ -385,24 +574,35 @@ fn closed_returns_with_the_reason(driver: &Driver) {
     }
 }
 
-fn closed_returns_when_recv_has_settled_the_end(driver: &Driver) {
-    both_roles(driver, SMALL, None, |here, there| {
-        let (tx, _rx) = there.into_split();
-        drop(tx);
-        let here = Arc::new(here);
-        let (tell, told) = std::sync::mpsc::channel();
-        let waiter = here.clone();
-        let thread = std::thread::spawn(move || {
-            let mut closed = Box::pin(waiter.closed());
-            assert!(poll_once(closed.as_mut()).is_pending());
-            tell.send(()).unwrap();
-            wait("closed", closed)
+fn closed_returns_when_both_directions_are_over(driver: &Driver) {
+    for sender_first in [false, true] {
+        both_roles(driver, SMALL, None, |here, there| {
+            let (tx, rx) = there.into_split();
+            let here = Arc::new(here);
+            let (tell, told) = std::sync::mpsc::channel();
+            let waiter = here.clone();
+            let thread = std::thread::spawn(move || {
+                let mut closed = Box::pin(waiter.closed());
+                assert!(poll_once(closed.as_mut()).is_pending());
+                tell.send(()).unwrap();
+                wait("closed", closed)
+            });
+            told.recv().unwrap();
+            let last: Box<dyn Send> = if sender_first {
+                drop(tx);
+                assert_eq!(wait("recv", here.recv()), None);
+                Box::new(rx)
+            } else {
+                drop(rx);
+                assert_closed(wait("send", here.send(packet(0, 8))), CloseReason::Peer);
+                Box::new(tx)
+            };
+            assert!(!here.is_closed());
+            drop(last);
+            assert_eq!(join("closed", thread), CloseReason::Peer);
+            assert!(here.is_closed());
         });
-        told.recv().unwrap();
-        assert_eq!(wait("recv", here.recv()), None);
-        assert!(here.is_closed());
-        assert_eq!(join("closed", thread), CloseReason::Peer);
-    });
+    }
 }
 
 fn closed_of_a_half_returns_with_its_direction(driver: &Driver) {
@@ -427,7 +627,7 @@ fn cancel_after_close_cuts_off_what_was_not_received(driver: &Driver) {
         here.close();
         assert!(there.try_recv().is_ok());
         here.cancel();
-        assert_receives_end(&there);
+        assert_receives_end(&there, CloseReason::Cancelled);
         assert_eq!(here.close_reason(), Some(CloseReason::Local));
         assert_sends_fail(&here, CloseReason::Local);
     });
@@ -458,7 +658,7 @@ fn truncation_never_looks_like_success(driver: &Driver) {
             Err(ShmError::Closed { reason: CloseReason::Cancelled, sent: 0 })
         ));
     });
-    // By ourselves as well, and whatever the channel's settled reason is.
+    // By ourselves as well, and also behind an orderly close.
     both_roles(driver, SMALL, None, |here, there| {
         let (tx, rx) = here.into_split();
         tx.cancel();
@@ -469,7 +669,7 @@ fn truncation_never_looks_like_success(driver: &Driver) {
         fill(&there);
         there.close();
         let (_tx, rx) = here.into_split();
-        assert_eq!(rx.close_reason(), Some(CloseReason::Peer));
+        assert_eq!(rx.close_reason(), None);
         there.cancel();
         let items = items(rx);
         assert!(matches!(
@@ -658,7 +858,11 @@ fn everything_sent_before_the_end_arrives_however_they_race(driver: &Driver) {
                     assert_eq!(number(&next), received);
                     received += 1;
                 }
-                assert_eq!(there.close_reason(), Some(CloseReason::Peer));
+                assert_eq!(there.finished(), Some(Ok(())));
+                if round % 3 < 2 {
+                    // Both directions at once, never one before the other.
+                    assert_eq!(there.close_reason(), Some(CloseReason::Peer));
+                }
                 received
             });
             for n in 0..round % 40 {

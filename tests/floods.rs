@@ -11,7 +11,8 @@ use common::attacker::{self, Attacker, BOTH, Honest};
 use common::raw_peer::{ENDS, RX_CLOSED};
 use common::{PATIENCE, number, on_both_backends, packet, wait};
 use wakering::{
-    Backend, CloseReason, Driver, Endpoint, RecvTimeoutError, SpscFace, TryRecvError, Violation,
+    Backend, CloseReason, Driver, Endpoint, RecvTimeoutError, SpscFace, TryRecvError, TrySendError,
+    Violation,
 };
 
 on_both_backends!(
@@ -82,7 +83,7 @@ fn shuts_out(driver: &Driver, how: &str) {
 
 fn assert_shut_out(end: &Endpoint) {
     assert_eq!(end.close_reason(), FLOOD);
-    assert_eq!(end.try_recv(), Err(TryRecvError::Closed));
+    assert_eq!(end.try_recv(), Err(TryRecvError::Closed(FLOOD.unwrap())));
     assert!(end.stats().wakes_received < 1000, "{:?}", end.stats());
 }
 
@@ -119,7 +120,7 @@ fn a_flood_of_a_half_closed_channel_is_shut_out(driver: &Driver) {
         let at = ours.words().1 + ENDS;
         attacker.say(&format!("or32 {at:x} {RX_CLOSED:x}; ring"));
         assert!(wait("send", end.send(packet(0, 8))).is_err());
-        assert_eq!(end.close_reason(), Some(CloseReason::Peer));
+        assert_eq!(end.close_reason(), None);
         // As long as it takes: see `flood_until_over`.
         let is_over = AtomicBool::new(false);
         thread::scope(|scope| {
@@ -133,8 +134,11 @@ fn a_flood_of_a_half_closed_channel_is_shut_out(driver: &Driver) {
             is_over.store(true, Ordering::Relaxed);
             assert_eq!(end, None);
         });
-        // The first reason stays.
-        assert_eq!(end.close_reason(), Some(CloseReason::Peer));
+        // Each direction has its own.
+        let sent = end.try_send(packet(0, 8));
+        assert!(matches!(sent, Err(TrySendError::Closed(_, CloseReason::Peer))), "{sent:?}");
+        assert_eq!(end.finished(), Some(Err(FLOOD.unwrap())));
+        assert_eq!(end.close_reason(), FLOOD);
         assert!(end.stats().wakes_received < 1000, "{:?}", end.stats());
     }
     honest.finish("flood of a half-closed channel");
@@ -180,7 +184,10 @@ fn a_blocked_thread_is_not_kept_busy_by_bare_wakes(driver: &Driver) {
         eprintln!("a thread blocked under a flood of {how}: {used:?} of 400 ms");
         assert!(used < Duration::from_millis(200), "{how}: {used:?}");
         if received != Err(RecvTimeoutError::Timeout) {
-            assert_eq!((received, face.close_reason()), (Err(RecvTimeoutError::Closed), FLOOD));
+            assert_eq!(
+                (received, face.close_reason()),
+                (Err(RecvTimeoutError::Closed(FLOOD.unwrap())), FLOOD)
+            );
             break;
         }
     }

@@ -112,15 +112,16 @@ fn is_forked(result: Result<(), ShmError>) -> bool {
 /// Uses an end in the child in every way, and drops it.
 fn misuse(end: Endpoint) {
     assert!(matches!(end.try_send("x".into()), Err(TrySendError::Closed(_, CloseReason::Forked))));
-    assert_eq!(end.try_recv(), Err(TryRecvError::Closed));
+    assert_eq!(end.try_recv(), Err(TryRecvError::Closed(CloseReason::Forked)));
     assert!(is_forked(end.send_blocking("x".into())));
     assert!(is_forked(pollster::block_on(end.send("x".into()))));
     assert!(is_forked(pollster::block_on(end.send_batch(&["x".into(), "y".into()]))));
     assert_eq!(end.recv_blocking(), None);
-    assert_eq!(end.recv_timeout(DEADLINE), Err(RecvTimeoutError::Closed));
+    assert_eq!(end.recv_timeout(DEADLINE), Err(RecvTimeoutError::Closed(CloseReason::Forked)));
     assert_eq!(pollster::block_on(end.recv()), None);
     assert_eq!(pollster::block_on(end.closed()), CloseReason::Forked);
     assert_eq!(end.close_reason(), Some(CloseReason::Forked));
+    assert_eq!(end.finished(), Some(Err(CloseReason::Forked)));
     assert!(!end.is_connected());
     let canceller = end.canceller();
     canceller.cancel();
@@ -326,6 +327,60 @@ fn what_lies_in_the_ring_stays_the_parents() {
     assert_eq!(rx.try_recv().unwrap(), "parent's");
     assert_eq!(rx.try_recv(), Err(TryRecvError::Empty));
     assert_eq!(tx.free_bytes(), all);
+}
+
+/// A panic there, or a drop that is to cancel, is the child's own affair.
+#[test]
+fn a_child_that_panics_cancels_nothing() {
+    for backend in backends() {
+        let driver = Driver::builder().backend(backend).background().unwrap();
+        let (face, handle) = pair(&driver);
+        let (other, descriptor) = SpscFace::builder().driver(&driver).pair().unwrap();
+        let (mut tx, mut rx) = other.into_split();
+        let peer = SpscHandle::builder().driver(&driver).from_fd(descriptor).unwrap();
+        face.cancel_on_drop(true);
+        handle.cancel_on_drop(true);
+        for whole in [false, true] {
+            expect_success(in_child(|| {
+                let panics = || {
+                    let _ends = whole.then(|| (copy(&face), copy(&handle)));
+                    let _sender = (!whole).then(|| copy(&tx));
+                    std::panic::resume_unwind(Box::new("in the child"));
+                };
+                assert!(catch_unwind(AssertUnwindSafe(panics)).is_err());
+                // Without a panic, but with the setting.
+                drop((copy(&face), copy(&handle)));
+            }));
+        }
+        assert_eq!((face.close_reason(), handle.close_reason()), (None, None));
+        ping_pong(&face, &handle, &|| {});
+        tx.try_send("to the peer".into()).unwrap();
+        assert_eq!(peer.recv_blocking().unwrap(), "to the peer");
+        peer.try_send("and back".into()).unwrap();
+        assert_eq!(rx.recv_blocking().unwrap(), "and back");
+        assert_eq!(peer.close_reason(), None);
+    }
+}
+
+/// What had ended before the fork keeps its reason in the child; the rest is `Forked`.
+#[test]
+fn an_end_before_the_fork_keeps_its_reason_in_the_child() {
+    let driver = Driver::builder().background().unwrap();
+    let (face, handle) = pair(&driver);
+    let (their_tx, their_rx) = handle.into_split();
+    drop(their_tx);
+    assert_eq!(face.recv_blocking(), None);
+    expect_success(in_child(|| {
+        let face = copy(&face);
+        assert_eq!(face.try_recv(), Err(TryRecvError::Closed(CloseReason::Peer)));
+        assert_eq!(face.finished(), Some(Ok(())));
+        let sent = face.try_send("x".into());
+        assert!(matches!(sent, Err(TrySendError::Closed(_, CloseReason::Forked))), "{sent:?}");
+        assert_eq!(face.close_reason(), Some(CloseReason::Forked));
+    }));
+    assert_eq!((face.close_reason(), face.finished()), (None, Some(Ok(()))));
+    drop(their_rx);
+    assert_eq!(pollster::block_on(face.closed()), CloseReason::Peer);
 }
 
 /// What the parent and its peer have done meanwhile is no breach of the protocol.

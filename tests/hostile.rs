@@ -55,7 +55,7 @@ fn again(attacker: &mut Attacker, driver: &Driver, ours: Ours) -> Endpoint {
 fn assert_over(end: &Endpoint, violation: Violation) {
     let reason = CloseReason::Violation(violation);
     assert_eq!(end.close_reason(), Some(reason));
-    assert_eq!(end.try_recv(), Err(TryRecvError::Closed));
+    assert_eq!(end.try_recv(), Err(TryRecvError::Closed(reason)));
     assert_eq!(wait("recv", end.recv()), None);
     assert_eq!(wait("closed", end.closed()), reason);
     match wait("send", end.send(packet(0, 8))) {

@@ -823,7 +823,10 @@ fn nothing_is_committed_behind_an_end(driver: &Driver) {
         assert_eq!(tx.stats().packets_sent, 0);
         if let Some(mut rx) = rx {
             assert_eq!(rx.readable(), None);
-            assert_eq!(rx.try_recv_ref().unwrap_err(), TryRecvError::Closed);
+            assert_eq!(
+                rx.try_recv_ref().unwrap_err(),
+                TryRecvError::Closed(CloseReason::Cancelled)
+            );
             assert!(wait("recv_ref", rx.recv_ref()).is_none());
             assert!(rx.recv_ref_blocking().is_none());
         }
@@ -859,7 +862,9 @@ fn what_was_sent_before_the_end_can_be_read_in_place(driver: &Driver) {
     assert_eq!(number(&rx.try_recv_ref().unwrap().to_bytes()), 0);
     assert_eq!(number(&wait("recv_ref", rx.recv_ref()).unwrap().to_bytes()), 1);
     assert_eq!(number(&rx.recv_ref_blocking().unwrap().to_bytes()), 2);
-    assert_eq!(rx.try_recv_ref().unwrap_err(), TryRecvError::Closed);
+    assert_eq!(rx.finished(), None);
+    assert_eq!(rx.try_recv_ref().unwrap_err(), TryRecvError::Closed(CloseReason::Peer));
+    assert_eq!(rx.finished(), Some(Ok(())));
     assert!(wait("recv_ref", rx.recv_ref()).is_none());
 }
 

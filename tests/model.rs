@@ -27,6 +27,8 @@ enum Step {
     NextOnce,
     Split,
     DropSender,
+    /// Without a close, if there was none, and told to cancel then.
+    DropSenderThatCancels,
     CloseSink,
     DropReceiver,
     Close,
@@ -43,6 +45,7 @@ fn step() -> impl Strategy<Value = Step> {
     let seldom = prop_oneof![
         2 => proptest::strategy::Just(Step::Split),
         2 => proptest::strategy::Just(Step::DropSender),
+        1 => proptest::strategy::Just(Step::DropSenderThatCancels),
         1 => proptest::strategy::Just(Step::CloseSink),
         2 => proptest::strategy::Just(Step::DropReceiver),
         1 => proptest::strategy::Just(Step::Close),
@@ -98,7 +101,9 @@ struct Model {
     /// From side 0 and from side 1.
     directions: [Direction; 2],
     is_cancelled: bool,
-    reasons: [Option<CloseReason>; 2],
+    /// Of the channel, of sending and of receiving, as each side told them.
+    reasons: [[Option<CloseReason>; 3]; 2],
+    finished: [Option<Result<(), CloseReason>>; 2],
 }
 
 impl Model {
@@ -108,7 +113,8 @@ impl Model {
             sides: [Side::Whole(face.into()), Side::Whole(handle.into())],
             directions: Default::default(),
             is_cancelled: false,
-            reasons: [None; 2],
+            reasons: [[None; 3]; 2],
+            finished: [None; 2],
         }
     }
 
@@ -177,6 +183,16 @@ impl Model {
                     (_, tx) => drop(tx.take()),
                 }
                 self.directions[side].is_finished = true;
+            }
+            Step::DropSenderThatCancels => {
+                self.split(side);
+                let Side::Halves(tx, _) = &mut self.sides[side] else { return };
+                let Some(tx) = tx.take() else { return };
+                tx.cancel_on_drop(true);
+                drop(tx);
+                let direction = &mut self.directions[side];
+                self.is_cancelled |= !direction.is_finished;
+                direction.is_finished = true;
             }
             Step::DropReceiver => {
                 self.split(side);
@@ -314,7 +330,7 @@ impl Model {
         };
         match result {
             Ok(packet) => self.check_received(side, &packet),
-            Err(error) => self.check_nothing(side, error == TryRecvError::Closed),
+            Err(error) => self.check_nothing(side, matches!(error, TryRecvError::Closed(_))),
         }
     }
 
@@ -361,31 +377,69 @@ impl Model {
         }
     }
 
-    /// Reasons stay what they are, and are of a kind that was given.
+    /// Each direction has its reason when it has ended, and the channel when both are over. Reasons
+    /// stay what they are, and are of a kind that was given.
     fn check_reasons(&mut self) {
         for side in 0..2 {
-            let reason = match &self.sides[side] {
+            let (tx_over, rx_cut) = (self.is_send_over(side), self.is_cut(side));
+            let rx_over = rx_cut || self.directions[1 - side].is_finished;
+            let (channel, tx, rx, finished) = match &self.sides[side] {
                 Side::Whole(end) => {
-                    assert_eq!(end.is_closed(), end.close_reason().is_some());
-                    end.close_reason()
+                    assert_eq!(end.is_closed(), tx_over && rx_over);
+                    let reason = end.close_reason();
+                    assert_eq!(end.is_closed(), reason.is_some());
+                    (reason, None, None, end.finished())
                 }
-                Side::Halves(Some(tx), _) => tx.close_reason(),
-                Side::Halves(_, Some(rx)) => rx.close_reason(),
-                Side::Halves(None, None) => continue,
+                Side::Halves(tx, rx) => {
+                    let tx = tx.as_ref().map(|tx| {
+                        assert_eq!(tx.is_closed(), tx_over);
+                        tx.close_reason()
+                    });
+                    let rx = rx.as_ref().map(|rx| {
+                        assert_eq!(rx.is_closed(), rx_over);
+                        (rx.close_reason(), rx.finished())
+                    });
+                    assert!(tx.is_none_or(|tx| tx.is_some() == tx_over));
+                    let (rx, finished) = rx.unzip();
+                    assert!(rx.flatten().is_none() || rx_over);
+                    assert!(rx.is_none_or(|rx| rx.is_some() || !rx_cut));
+                    (None, tx.flatten(), rx.flatten(), finished.flatten())
+                }
             };
-            if let Some(before) = self.reasons[side] {
-                assert_eq!(reason, Some(before), "a reason has changed");
+            match finished {
+                Some(Ok(())) => assert!(
+                    self.directions[1 - side].queue.is_empty()
+                        && self.directions[1 - side].is_finished,
+                    "packets are missing"
+                ),
+                Some(Err(_)) => assert!(rx_cut),
+                None => {}
             }
-            match reason {
-                Some(CloseReason::Cancelled) => assert!(self.is_cancelled),
-                Some(CloseReason::Local) => assert!(self.is_send_over(side)),
-                Some(CloseReason::Peer) => {
-                    assert!(self.directions[1 - side].is_finished || self.is_send_over(side));
+            let causes = [
+                (channel, tx_over && rx_over),
+                (tx, self.directions[side].is_finished),
+                (rx.or(finished.and_then(Result::err)), self.directions[1 - side].is_refused),
+            ];
+            for (reason, is_local) in causes {
+                match reason {
+                    Some(CloseReason::Cancelled) => assert!(self.is_cancelled),
+                    Some(CloseReason::Local) => assert!(is_local),
+                    None | Some(CloseReason::Peer) => {}
+                    Some(other) => panic!("nobody gave cause for {other:?}"),
                 }
-                None => assert!(!self.is_cancelled),
-                Some(other) => panic!("nobody gave cause for {other:?}"),
             }
-            self.reasons[side] = reason;
+            let now = [channel, tx, rx];
+            for (before, now) in self.reasons[side].iter_mut().zip(now) {
+                // Of what was dropped or split there is no answer any more.
+                assert!(
+                    before.is_none() || now.is_none() || *before == now,
+                    "a reason has changed"
+                );
+                *before = before.or(now);
+            }
+            let before = &mut self.finished[side];
+            assert!(before.is_none() || finished.is_none() || *before == finished);
+            *before = before.or(finished);
         }
     }
 }

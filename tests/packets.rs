@@ -12,7 +12,8 @@ use common::{
     pair_of, pair_with_timeout, poll_once, wait,
 };
 use wakering::{
-    Driver, Endpoint, RecvTimeoutError, ShmError, SpscFace, SpscHandle, TryRecvError, TrySendError,
+    CloseReason, Driver, Endpoint, RecvTimeoutError, ShmError, SpscFace, SpscHandle, TryRecvError,
+    TrySendError,
 };
 
 on_both_backends!(
@@ -256,7 +257,7 @@ fn try_calls_return_at_once(driver: &Driver) {
             Err(error @ TrySendError::Closed(..)) => assert_eq!(error.into_inner(), packet(9, 8)),
             other => panic!("{other:?}"),
         }
-        assert_eq!(here.try_recv(), Err(TryRecvError::Closed));
+        assert_eq!(here.try_recv(), Err(TryRecvError::Closed(CloseReason::Peer)));
     });
 }
 
@@ -276,7 +277,7 @@ fn the_blocking_calls_work_alike(driver: &Driver) {
             assert_eq!(number(&received), n);
         }
         assert_eq!(there.recv_blocking(), None);
-        assert_eq!(there.recv_timeout(PATIENCE), Err(RecvTimeoutError::Closed));
+        assert_eq!(there.recv_timeout(PATIENCE), Err(RecvTimeoutError::Closed(CloseReason::Peer)));
         join("sender", sender);
     });
 }
@@ -299,7 +300,10 @@ fn recv_timeout_gives_up_in_time(driver: &Driver) {
         here.try_send(packet(3, 8)).unwrap();
         assert_eq!(rx.recv_timeout(Duration::MAX), Ok(packet(3, 8)));
         here.close();
-        assert_eq!(rx.recv_timeout(Duration::MAX), Err(RecvTimeoutError::Closed));
+        assert_eq!(
+            rx.recv_timeout(Duration::MAX),
+            Err(RecvTimeoutError::Closed(CloseReason::Peer))
+        );
     });
 }
 

@@ -26,6 +26,7 @@ on_both_backends!(
     everything_published_before_the_kill_arrives,
     a_process_that_exits_without_dropping_has_died,
     a_process_that_drops_its_end_has_not_died,
+    an_orderly_end_of_one_direction_hides_no_death,
     the_name_of_a_killed_engine_can_be_taken_at_once,
     an_idle_pair_uses_no_processor,
     a_stream_makes_hardly_any_system_calls,
@@ -89,6 +90,29 @@ fn child_that_waits() {
         Some("abort") => std::process::abort(),
         _ => {}
     }
+}
+
+/// Drops one of its halves, and does not get to dropping the other. It sends some packets first.
+#[test]
+#[ignore = "a second process, for a test to start"]
+fn child_that_half_closes() {
+    let Some((end, more)) = as_child() else { return };
+    let (mut tx, rx) = end.into_split();
+    let mut halves = (None, Some(rx));
+    if more[0] == "receiver" {
+        halves.1 = None;
+    }
+    for n in 0..50 {
+        tx.try_send(packet(n, 20)).unwrap();
+    }
+    if more[0] == "receiver" {
+        halves.0 = Some(tx);
+    } else {
+        drop(tx);
+    }
+    child::say("ready");
+    let _ = child::listen();
+    drop(halves);
 }
 
 /// Sends as fast as it can until it is killed.
@@ -311,6 +335,37 @@ fn a_process_that_drops_its_end_has_not_died(driver: &Driver) {
         assert_eq!(wait("recv", here.recv()), None);
         assert!(child.wait().success());
         assert_eq!(here.close_reason(), Some(CloseReason::Peer));
+    }
+}
+
+fn an_orderly_end_of_one_direction_hides_no_death(driver: &Driver) {
+    for half in ["receiver", "sender"] {
+        for role in ["engine", "application"] {
+            let child = with_child(driver, "child_that_half_closes", role, &[half]);
+            let (here, mut child, _dir) = child;
+            child.expect("ready");
+            let sent = wait("send", here.send(packet(0, 8)));
+            if half == "receiver" {
+                // We learn of the orderly end first.
+                assert_eq!(send_reason(sent), Some(CloseReason::Peer));
+            }
+            child.kill();
+            // With packets in the ring still, which are received whatever became of the peer.
+            assert_eq!(wait("closed", here.closed()), CloseReason::PeerDied, "{half}");
+            assert_eq!(here.finished(), None);
+            for n in 0..50 {
+                assert_eq!(number(&wait("recv", here.recv()).unwrap()), n);
+            }
+            assert_eq!(wait("recv", here.recv()), None);
+            let [sends, finished] = match half {
+                "receiver" => [CloseReason::Peer, CloseReason::PeerDied],
+                _ => [CloseReason::PeerDied, CloseReason::Peer],
+            };
+            let is_whole = finished == CloseReason::Peer;
+            assert_eq!(here.finished(), Some(if is_whole { Ok(()) } else { Err(finished) }));
+            assert_eq!(send_reason(wait("send", here.send(packet(0, 8)))), Some(sends));
+            assert_eq!(here.close_reason(), Some(CloseReason::PeerDied), "{half}");
+        }
     }
 }
 

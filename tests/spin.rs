@@ -39,7 +39,7 @@ fn echo(end: Endpoint) -> std::thread::JoinHandle<()> {
             match end.try_recv() {
                 Ok(packet) => end.try_send(packet).unwrap(),
                 Err(TryRecvError::Empty) => std::hint::spin_loop(),
-                Err(TryRecvError::Closed) => return,
+                Err(TryRecvError::Closed(_)) => return,
             }
         }
     })

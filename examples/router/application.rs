@@ -145,11 +145,12 @@ async fn receive(rx: &mut Receiver, bytes: usize) -> Result<Outcome> {
     Ok(outcome(&checker, begin.map_or(Duration::ZERO, |begin| begin.elapsed())))
 }
 
-/// The end of a channel that was cut off looks like any other, until one asks.
+/// Whether all has come, after `recv` has returned `None`: that looks the same for a channel that
+/// was cut off.
 pub(crate) fn ended_in_order(rx: &Receiver) -> Result<()> {
-    match rx.close_reason() {
-        Some(reason) if reason.is_lossy() => Err(format!("the channel was cut off: {reason}"))?,
-        _ => Ok(()),
+    match rx.finished() {
+        Some(Err(reason)) => Err(format!("the channel was cut off: {reason}"))?,
+        Some(Ok(())) | None => Ok(()),
     }
 }
 

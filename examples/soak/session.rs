@@ -151,7 +151,7 @@ async fn receive(
                     false
                 }
                 Err(TryRecvError::Empty) => false,
-                Err(TryRecvError::Closed) => true,
+                Err(TryRecvError::Closed(_)) => true,
             },
             1..=3 => match give_up(1 + random.below(2), end.recv()).await {
                 Some(packet) => take(packet, &mut batch),
@@ -172,7 +172,7 @@ async fn receive(
         tally.received(batch.len() as u64);
         batch.drain(..).try_for_each(|packet| checker.check(&packet))?;
         if over {
-            let judged = judge(&checker, end.close_reason());
+            let judged = judge(&checker, end.finished());
             return if has_closed.load(Ordering::Relaxed) { Ok(()) } else { judged };
         }
     }
@@ -185,14 +185,15 @@ fn take(packet: Option<Bytes>, batch: &mut Vec<Bytes>) -> bool {
     batch.is_empty()
 }
 
-/// Whether what was received may end there, for this reason.
-fn judge(checker: &Checker, reason: Option<CloseReason>) -> Outcome {
-    match reason {
-        Some(CloseReason::Peer) if !checker.was_last => {
+/// Whether what was received may end there, in this way.
+fn judge(checker: &Checker, finished: Option<Result<(), CloseReason>>) -> Outcome {
+    match finished {
+        Some(Ok(())) if !checker.was_last => {
             Err(format!("{} packets, then an orderly end without the last", checker.next))
         }
-        Some(reason) if is_lawful(reason) => Ok(()),
-        reason => Err(format!("received nothing more: {reason:?}")),
+        Some(Ok(())) => Ok(()),
+        Some(Err(reason)) if is_lawful(reason) => Ok(()),
+        finished => Err(format!("received nothing more: {finished:?}")),
     }
 }
 
@@ -260,7 +261,7 @@ async fn receive_half(mut receiver: Receiver, mut random: Random, tally: &Tally)
             }
             None => {
                 tally.end(receiver.close_reason());
-                return judge(&checker, receiver.close_reason());
+                return judge(&checker, receiver.finished());
             }
         }
     }

@@ -131,7 +131,7 @@ impl Link {
 
     /// Takes this end out of the driver's care once it can bring no news any more but floods.
     pub(super) fn mute(&self) {
-        let ends = [self.ends.tx(), self.ends.rx(), self.ends.channel()];
+        let ends = [self.ends.tx(), self.ends.rx()];
         if ends.iter().any(|end| matches!(end, Some(CloseReason::Violation(_)))) {
             self.leave_driver();
         }

@@ -20,7 +20,17 @@ impl Link {
     pub(super) fn disown(&self) -> CloseReason {
         // Private memory: the parent has its own.
         self.ends.end(Directions::BOTH, CloseReason::Forked);
-        self.ends.settle(CloseReason::Forked)
+        CloseReason::Forked
+    }
+
+    /// As [`forked`](Self::forked), for a call that is about to return the end of `direction`: with
+    /// that direction's reason, which may be older than the fork.
+    #[inline]
+    pub(crate) fn forked_end(&self, direction: Directions) -> Option<CloseReason> {
+        let forked = self.forked()?;
+        self.ends.tell(direction);
+        let ended = if direction == Directions::TX { self.ends.tx() } else { self.ends.rx() };
+        Some(ended.unwrap_or(forked))
     }
 
     /// What the peer says of its ends.
@@ -99,22 +109,14 @@ impl Link {
         }
     }
 
-    /// Why receiving is over once the ring is empty. To be asked before the look at the ring.
+    /// Why receiving is over, if it is, whatever the ring still holds. To be asked before the look
+    /// at the ring.
     pub(super) fn rx_over(&self) -> Option<CloseReason> {
-        let ends = self.peer_ends();
-        if ends & CANCELLED != 0 {
-            // A moment ago, and then it was dropped: what the ring still holds is cut off.
-            Some(CloseReason::Cancelled)
-        } else if ends & TX_CLOSED != 0 {
-            Some(CloseReason::Peer)
-        } else if self.ends.is_peer_gone() {
-            Some(CloseReason::PeerDied)
-        } else {
-            None
-        }
+        self.heed(self.peer_ends());
+        self.ends.rx_over()
     }
 
-    /// Settles what the peer's word means for us, except that the ring may still hold packets.
+    /// Settles what the peer's word means for us.
     pub(super) fn heed(&self, ends: u32) {
         if ends & CANCELLED != 0 {
             self.ends.end(Directions::BOTH, CloseReason::Cancelled);
@@ -122,41 +124,52 @@ impl Link {
         if ends & RX_CLOSED != 0 {
             self.ends.end(Directions::TX, CloseReason::Peer);
         }
+        if ends & TX_CLOSED != 0 {
+            self.ends.end_rx_when_empty(CloseReason::Peer);
+        }
     }
 
-    /// Why the channel as a whole is over, if it is.
+    /// Why the channel as a whole is over, if it is. Once told, the answer stays.
+    ///
+    /// It is over when nothing more can go or come. What is left in the ring aside: if that is cut
+    /// off after this was told, the receiver's own reason says so, and this one does not change.
     pub(crate) fn close_reason(&self) -> Option<CloseReason> {
-        if let Some(settled) = self.ends.channel() {
-            return Some(settled);
-        }
-        let ends = self.peer_ends();
-        if ends & CANCELLED != 0 {
-            Some(self.ends.settle(CloseReason::Cancelled))
-        } else if ends & TX_CLOSED != 0 && ends & RX_CLOSED != 0 {
-            Some(self.ends.settle(CloseReason::Peer))
-        } else {
-            self.ends.channel()
-        }
+        self.heed(self.peer_ends());
+        self.ends.settle()
+    }
+
+    /// Why the channel would be over, if it is, without settling the answer.
+    pub(crate) fn close_reason_so_far(&self) -> Option<CloseReason> {
+        self.heed(self.peer_ends());
+        self.ends.channel()
     }
 
     /// Why one direction is over, as far as calls on it would find out; of receiving, what is left
-    /// in the ring aside. A question: nothing is settled by it.
+    /// in the ring aside.
     pub(crate) fn direction_end(&self, direction: Directions) -> Option<CloseReason> {
-        if direction == Directions::TX {
-            self.tx_end()
-        } else {
-            self.rx_cut().or_else(|| self.rx_over())
-        }
+        if direction == Directions::TX { self.tx_end() } else { self.rx_over() }
     }
 
-    /// Settles why the channel is over, because a call is about to return that it is. May be called
-    /// with a producer or consumer held, so those who wait for this are told by the driver.
-    pub(crate) fn settle(&self, reason: CloseReason) {
-        if self.ends.channel().is_some() {
+    /// Why receiving has ended, if so: nothing will be received, whatever the ring holds.
+    pub(crate) fn rx_end(&self) -> Option<CloseReason> {
+        self.rx_cut()
+    }
+
+    /// Whether all that the peer sent has come, once a call has returned the end.
+    pub(crate) fn finished(&self) -> Option<Result<(), CloseReason>> {
+        let reason = self.ends.rx_told()?;
+        Some(if reason == CloseReason::Peer { Ok(()) } else { Err(reason) })
+    }
+
+    /// A call is about to return that `direction` has ended, for `reason`. May be called with a
+    /// producer or consumer held, so those who wait for this are told by the driver.
+    pub(crate) fn tell(&self, direction: Directions, reason: CloseReason) {
+        if !self.ends.tell(direction) || self.forked().is_some() {
             return;
         }
-        self.ends.settle(reason);
-        if let Some(driver) = self.driver.get() {
+        // Found in the peer's word, which may have to ring yet. The others have told everybody.
+        let is_news = matches!(reason, CloseReason::Peer | CloseReason::Cancelled);
+        if let (true, Some(driver)) = (is_news, self.driver.get()) {
             driver.nudge();
         }
     }
@@ -167,7 +180,6 @@ impl Link {
             return;
         }
         self.ends.end(Directions::BOTH, reason);
-        self.ends.settle(reason);
         self.announce_end(announcement);
         self.tell_everyone();
     }
@@ -177,11 +189,16 @@ impl Link {
     ///
     /// [`tell_everyone`]: Self::tell_everyone
     pub(crate) fn close(&self) {
+        self.set_tx_closed();
+        self.end_both();
+    }
+
+    /// An orderly end of both directions, by one store: nobody sees one without the other.
+    pub(super) fn end_both(&self) {
         if self.forked().is_some() {
             return;
         }
         self.ends.end(Directions::BOTH, CloseReason::Local);
-        self.ends.settle(CloseReason::Local);
         self.announce_end(TX_CLOSED | RX_CLOSED);
     }
 
@@ -199,19 +216,31 @@ impl Link {
     /// The peer broke a rule. May be called with a producer or consumer held, so the tasks are
     /// told by the driver.
     #[cold]
-    pub(super) fn violated(&self, violation: Violation) -> CloseReason {
-        if let (Some(reason), Some(_)) = (self.ends.tx(), self.ends.rx()) {
-            return reason;
+    pub(super) fn violated(&self, violation: Violation) {
+        if self.ends.tx().is_some() && self.ends.rx().is_some() {
+            return;
         }
-        let reason = CloseReason::Violation(violation);
-        self.ends.end(Directions::BOTH, reason);
-        self.ends.settle(reason);
+        self.ends.end(Directions::BOTH, CloseReason::Violation(violation));
         self.announce_end(CANCELLED);
         self.blocked.end(&self.bell);
         if let Some(driver) = self.driver.get() {
             driver.nudge();
         }
-        reason
+    }
+
+    /// As [`violated`](Self::violated), for a call that sends: the reason of that direction, which
+    /// may have ended before.
+    #[cold]
+    pub(super) fn violated_tx(&self, violation: Violation) -> CloseReason {
+        self.violated(violation);
+        self.ends.tx().unwrap_or(CloseReason::Violation(violation))
+    }
+
+    /// As [`violated_tx`](Self::violated_tx), for a call that receives.
+    #[cold]
+    pub(super) fn violated_rx(&self, violation: Violation) -> CloseReason {
+        self.violated(violation);
+        self.ends.rx().unwrap_or(CloseReason::Violation(violation))
     }
 
     /// Wakes every task and thread of this process that waits on this end, whatever the bits say.
@@ -240,18 +269,11 @@ impl Link {
     }
 
     pub(super) fn peer_gone(&self) {
-        let ends = self.peer_ends();
-        self.heed(ends);
+        // What it said of its ends comes first: those were in order.
+        self.heed(self.peer_ends());
         self.ends.end(Directions::TX, CloseReason::PeerDied);
+        self.ends.end_rx_when_empty(CloseReason::PeerDied);
         self.ends.set_peer_gone();
-        let reason = if ends & CANCELLED != 0 {
-            CloseReason::Cancelled
-        } else if ends & TX_CLOSED != 0 && ends & RX_CLOSED != 0 {
-            CloseReason::Peer
-        } else {
-            CloseReason::PeerDied
-        };
-        self.ends.settle(reason);
     }
 
     /// An orderly end of one direction. The caller holds the half of it.
@@ -264,13 +286,31 @@ impl Link {
         self.announce_end(bit);
     }
 
+    /// This side has said that all was sent: dropping the sender is no accident any more.
+    pub(super) fn set_tx_closed(&self) {
+        // ORDERING: Relaxed, here and below. A drop comes after all calls on what is dropped, and
+        // what brought it to the dropping thread orders them.
+        self.tx_closed.store(true, Ordering::Relaxed);
+    }
+
+    /// Whether dropping the sender without a close cancels the channel in any case.
+    pub(crate) fn cancel_on_drop(&self, cancel: bool) {
+        self.cancel_on_drop.store(cancel, Ordering::Relaxed);
+    }
+
+    /// The sender is being dropped. Whether that may be in the middle of a stream.
+    pub(crate) fn is_cut_off_by_drop(&self) -> bool {
+        let is_unwanted =
+            || std::thread::panicking() || self.cancel_on_drop.load(Ordering::Relaxed);
+        !self.tx_closed.load(Ordering::Relaxed) && is_unwanted()
+    }
+
     /// One half is dropped: its direction ends in order. With the second, the end is over.
     pub(super) fn leave(&self, bit: u32) {
         self.end_direction(bit);
         // ORDERING: AcqRel; of two halves dropped at once, the second sees the first.
         let left = self.left.fetch_or(bit, Ordering::AcqRel) | bit;
         if left == TX_CLOSED | RX_CLOSED {
-            self.ends.settle(CloseReason::Local);
             if self.forked().is_none() {
                 self.leave_driver();
             }

@@ -19,28 +19,42 @@ impl Directions {
     }
 }
 
-/// Three reasons in one word, each settled once and then constant: why sending ended, why
-/// receiving ended, and what `close_reason` answers. Beside them, whether the peer is gone: then
-/// receiving ends when the ring is empty.
+/// Why this end can send no more and why it can receive no more, each settled once and then
+/// constant.
+///
+/// Receiving ends in two steps. First nothing more can come, but the ring may still hold packets:
+/// the direction is *over*, and [`rx_over`](Self::rx_over) tells why. Then a receive has found the
+/// ring empty, or something cut the ring off: the direction has *ended*, and [`rx`](Self::rx) tells
+/// why. In between, a cancel or a violation can still cut off what is in the ring.
+///
+/// The channel is over when sending has ended and receiving is over, with the worse of the two
+/// reasons. That answer is computed when somebody asks for the first time, and stays.
 #[derive(Debug)]
 pub(crate) struct Ends {
-    /// Four bits for each reason, 0 while it is open.
+    /// Four bits for each reason, 0 while there is none, and the flags.
     state: AtomicU32,
     violation: OnceLock<Violation>,
 }
 
 const TX: u32 = 0;
 const RX: u32 = 4;
-const CHANNEL: u32 = 8;
-const PEER_GONE: u32 = 1 << 12;
+/// What `RX` becomes when the ring is found empty.
+const RX_OVER: u32 = 8;
+/// The worse of both, as it was told.
+const CHANNEL: u32 = 12;
+const PEER_GONE: u32 = 1 << 16;
+/// A call has returned that sending has ended, and that receiving has.
+const TX_TOLD: u32 = 1 << 17;
+const RX_TOLD: u32 = 1 << 18;
 
+// In the order of how bad they are.
 const LOCAL: u32 = 1;
 const PEER: u32 = 2;
 const CANCELLED: u32 = 3;
-const PEER_DIED: u32 = 4;
+const FORKED: u32 = 4;
 const DRIVER_GONE: u32 = 5;
-const VIOLATION: u32 = 6;
-const FORKED: u32 = 7;
+const PEER_DIED: u32 = 6;
+const VIOLATION: u32 = 7;
 
 impl Ends {
     pub(crate) fn new() -> Self {
@@ -67,9 +81,26 @@ impl Ends {
         self.decode(self.state() >> RX)
     }
 
-    /// What `close_reason` answers.
+    /// Why nothing more can come, if so, whatever the ring still holds.
+    pub(crate) fn rx_over(&self) -> Option<CloseReason> {
+        self.decode(receiving(self.state()))
+    }
+
+    /// Why the channel is over, if it is. Settles nothing.
     pub(crate) fn channel(&self) -> Option<CloseReason> {
-        self.decode(self.state() >> CHANNEL)
+        self.decode(channel(self.state()))
+    }
+
+    /// Why the channel is over, if it is. From then on the answer stays.
+    pub(crate) fn settle(&self) -> Option<CloseReason> {
+        let state = self.update(|state| fill(state, CHANNEL, channel(state)));
+        self.decode(state >> CHANNEL)
+    }
+
+    /// Why receiving has ended, if a call has returned that it has.
+    pub(crate) fn rx_told(&self) -> Option<CloseReason> {
+        let state = self.state();
+        if state & RX_TOLD == 0 { None } else { self.decode(state >> RX) }
     }
 
     pub(crate) fn is_peer_gone(&self) -> bool {
@@ -78,8 +109,18 @@ impl Ends {
 
     /// Notes that the peer is gone. Before this, the caller ends the directions that it ends.
     pub(crate) fn set_peer_gone(&self) {
-        // ORDERING: AcqRel as in `update`.
-        self.state.fetch_or(PEER_GONE, Ordering::AcqRel);
+        self.update(|_| PEER_GONE);
+    }
+
+    /// Notes that a call is about to return the end of `direction`; `true` the first time.
+    pub(crate) fn tell(&self, direction: Directions) -> bool {
+        let tx = if direction.has(Directions::TX) { TX_TOLD } else { 0 };
+        let rx = if direction.has(Directions::RX) { RX_TOLD } else { 0 };
+        if self.state() & (tx | rx) == tx | rx {
+            return false;
+        }
+        self.update(|_| tx | rx);
+        true
     }
 
     /// Ends directions for `reason`, as far as they have not ended yet.
@@ -92,21 +133,21 @@ impl Ends {
         });
     }
 
-    /// Settles what `close_reason` answers and returns it.
-    pub(crate) fn settle(&self, reason: CloseReason) -> CloseReason {
-        if let Some(settled) = self.channel() {
-            return settled;
-        }
+    /// Nothing more can come, for `reason`; receiving ends when the ring is empty.
+    pub(crate) fn end_rx_when_empty(&self, reason: CloseReason) {
         let code = self.encode(reason);
-        self.update(|state| fill(state, CHANNEL, code));
-        self.channel().unwrap_or(reason)
+        self.update(|state| fill(state, RX_OVER, code));
     }
 
-    fn update(&self, bits: impl Fn(u32) -> u32) {
-        // ORDERING: AcqRel orders what the caller recorded before the end; pairs with `state`.
-        let _ = self
-            .state
-            .fetch_update(Ordering::AcqRel, Ordering::Acquire, |state| Some(state | bits(state)));
+    /// Sets bits, and returns the state that has them. Nothing is stored if they are there.
+    fn update(&self, bits: impl Fn(u32) -> u32) -> u32 {
+        let add = |state: u32| Some(state | bits(state)).filter(|new| *new != state);
+        // ORDERING: AcqRel orders what the caller recorded before the end; pairs with `state`, and
+        // so does the Acquire of who finds nothing to store.
+        match self.state.fetch_update(Ordering::AcqRel, Ordering::Acquire, add) {
+            Ok(before) => before | bits(before),
+            Err(unchanged) => unchanged,
+        }
     }
 
     fn encode(&self, reason: CloseReason) -> u32 {
@@ -146,6 +187,24 @@ impl Ends {
     }
 }
 
+/// Why receiving is over in `state`: because it has ended, or else will when the ring is empty.
+fn receiving(state: u32) -> u32 {
+    match state >> RX & 0xf {
+        0 => state >> RX_OVER & 0xf,
+        ended => ended,
+    }
+}
+
+/// Why the channel is over in `state`: what was told, else the worse reason of both directions.
+fn channel(state: u32) -> u32 {
+    let (told, tx, rx) = (state >> CHANNEL & 0xf, state >> TX & 0xf, receiving(state));
+    match (told, tx, rx) {
+        (0, 0, _) | (0, _, 0) => 0,
+        (0, tx, rx) => tx.max(rx),
+        (told, ..) => told,
+    }
+}
+
 /// The bits that put `code` into an empty field of `state`.
 fn fill(state: u32, field: u32, code: u32) -> u32 {
     if (state >> field) & 0xf == 0 { code << field } else { 0 }
@@ -163,16 +222,78 @@ mod tests {
         ends.end(Directions::BOTH, CloseReason::Violation(Violation::UnalignedHead(1)));
         assert_eq!(ends.rx(), Some(CloseReason::Peer));
         assert_eq!(ends.tx(), Some(CloseReason::Violation(Violation::WakeFlood)));
-        assert_eq!(ends.channel(), None);
+    }
+
+    /// Worst first.
+    const REASONS: [CloseReason; 7] = [
+        CloseReason::Violation(Violation::WakeFlood),
+        CloseReason::PeerDied,
+        CloseReason::DriverGone,
+        CloseReason::Forked,
+        CloseReason::Cancelled,
+        CloseReason::Peer,
+        CloseReason::Local,
+    ];
+
+    #[test]
+    fn the_channel_is_over_with_the_worse_reason_of_both_directions() {
+        for (n, tx) in REASONS.into_iter().enumerate() {
+            for (m, rx) in REASONS.into_iter().enumerate() {
+                let worse = Some(REASONS[n.min(m)]);
+                for rx_is_first in [false, true] {
+                    let ends = Ends::new();
+                    let (first, then) = match rx_is_first {
+                        false => ((Directions::TX, tx), (Directions::RX, rx)),
+                        true => ((Directions::RX, rx), (Directions::TX, tx)),
+                    };
+                    ends.end(first.0, first.1);
+                    assert_eq!((ends.channel(), ends.settle()), (None, None));
+                    ends.end(then.0, then.1);
+                    assert_eq!((ends.channel(), ends.settle()), (worse, worse));
+                    assert_eq!((ends.tx(), ends.rx()), (Some(tx), Some(rx)));
+                }
+            }
+        }
     }
 
     #[test]
-    fn the_settled_reason_never_changes() {
+    fn packets_in_the_ring_keep_no_channel_open() {
         let ends = Ends::new();
-        assert_eq!(ends.settle(CloseReason::Local), CloseReason::Local);
-        assert_eq!(ends.settle(CloseReason::PeerDied), CloseReason::Local);
+        ends.end(Directions::TX, CloseReason::Peer);
+        ends.end_rx_when_empty(CloseReason::PeerDied);
+        ends.end_rx_when_empty(CloseReason::Peer);
+        assert_eq!((ends.rx(), ends.rx_over()), (None, Some(CloseReason::PeerDied)));
+        assert_eq!(ends.channel(), Some(CloseReason::PeerDied));
+    }
+
+    #[test]
+    fn what_cuts_the_ring_off_counts_until_the_reason_is_told() {
+        let cut = |ends: &Ends| ends.end(Directions::BOTH, CloseReason::Cancelled);
+        for is_told_before in [false, true] {
+            let ends = Ends::new();
+            ends.end(Directions::TX, CloseReason::Peer);
+            ends.end_rx_when_empty(CloseReason::Peer);
+            let told = if is_told_before { ends.settle() } else { ends.channel() };
+            assert_eq!(told, Some(CloseReason::Peer));
+            cut(&ends);
+            assert_eq!(
+                (ends.tx(), ends.rx()),
+                (Some(CloseReason::Peer), Some(CloseReason::Cancelled))
+            );
+            let expected = if is_told_before { CloseReason::Peer } else { CloseReason::Cancelled };
+            assert_eq!((ends.channel(), ends.settle()), (Some(expected), Some(expected)));
+        }
+    }
+
+    #[test]
+    fn an_end_is_told_once_for_each_direction() {
+        let ends = Ends::new();
+        ends.end(Directions::BOTH, CloseReason::Local);
+        assert!(ends.tell(Directions::TX) && !ends.tell(Directions::TX));
+        assert_eq!(ends.rx_told(), None);
+        assert!(ends.tell(Directions::RX) && !ends.tell(Directions::RX));
+        assert_eq!(ends.rx_told(), Some(CloseReason::Local));
         ends.set_peer_gone();
-        assert_eq!(ends.channel(), Some(CloseReason::Local));
-        assert!(ends.is_peer_gone() && ends.tx().is_none());
+        assert!(ends.is_peer_gone());
     }
 }

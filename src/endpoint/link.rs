@@ -81,6 +81,10 @@ pub(crate) struct Link {
     pub(super) lifeline: OnceLock<Lifeline>,
     /// `TX_CLOSED` and `RX_CLOSED` of the halves that were dropped.
     pub(super) left: StdAtomicU32,
+    /// `close` was called, or the `Sink` was closed.
+    pub(super) tx_closed: AtomicBool,
+    /// Dropping the sender without that cancels the channel.
+    pub(super) cancel_on_drop: AtomicBool,
     /// The ends when the tasks were last told.
     pub(super) told: StdAtomicU64,
     /// The halves go their own ways: one task at a time receives, and one sends.
@@ -117,6 +121,8 @@ impl Link {
             standby: OnceLock::new(),
             lifeline: OnceLock::new(),
             left: StdAtomicU32::new(0),
+            tx_closed: AtomicBool::new(false),
+            cancel_on_drop: AtomicBool::new(false),
             told: StdAtomicU64::new(0),
             split: AtomicBool::new(false),
             kept: ProcessLock::default(),

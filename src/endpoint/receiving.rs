@@ -5,6 +5,7 @@ use std::task::{Context, Poll};
 use std::time::{Duration, Instant};
 
 use super::access::Access;
+use super::ends::Directions;
 use super::link::Link;
 use super::rx::{Rx, Taken};
 use super::vain_wakes::VainWakes;
@@ -37,7 +38,7 @@ where
     /// Takes, or looks again for a while if that is worth it, and for no longer than `most`.
     #[inline]
     fn look(&mut self, most: Duration) -> Taken<T> {
-        if let Some(reason) = self.link.forked() {
+        if let Some(reason) = self.link.forked_end(Directions::RX) {
             return Err(reason);
         }
         let taken = self.rx.with(|rx| (self.take)(rx));

@@ -57,32 +57,38 @@ impl Rx {
     /// next take. At the end, the reason is settled.
     #[inline(always)]
     pub(crate) fn hold(&mut self) -> Taken<Held> {
-        let is_over = match self.link.rx_standing() {
-            Ok(is_over) => is_over,
-            Err(reason) => {
-                self.link.settle(reason);
-                return Err(reason);
-            }
+        let held = match self.link.rx_standing() {
+            Ok(is_over) => match self.hold_published() {
+                Ok(None) if is_over => self.hold_last(),
+                held => held,
+            },
+            Err(reason) => Err(reason),
         };
-        match self.hold_published()? {
-            None if is_over => self.hold_last(),
-            held => Ok(held),
-        }
+        held.map_err(|reason| self.told(reason))
+    }
+
+    /// A call is about to return the end.
+    #[cold]
+    fn told(&self, reason: CloseReason) -> CloseReason {
+        self.link.tell(Directions::RX, reason);
+        reason
     }
 
     /// The ring was empty: takes what came before the end, if there is one.
     #[cold]
     fn hold_last(&mut self) -> Taken<Held> {
         let Some(reason) = self.link.rx_over() else { return Ok(None) };
+        if let Some(reason) = self.link.ends.rx() {
+            // Cut off a moment ago.
+            return Err(reason);
+        }
         // ORDERING: the flag was loaded, with Acquire, before this second look; so what was
         // published before the end is seen here.
         if let Some(held) = self.hold_published()? {
             return Ok(Some(held));
         }
         self.link.ends.end(Directions::RX, reason);
-        let reason = self.link.ends.rx().unwrap_or(reason);
-        self.link.settle(reason);
-        Err(reason)
+        Err(self.link.ends.rx().unwrap_or(reason))
     }
 
     #[inline(always)]
@@ -91,7 +97,7 @@ impl Rx {
             // One that was forgotten.
             self.give_back();
         }
-        let held = self.consumer.hold().map_err(|violation| self.link.violated(violation))?;
+        let held = self.consumer.hold().map_err(|violation| self.link.violated_rx(violation))?;
         if let Some(held) = &held {
             self.link.counters.received.add(1, held.len() as u64);
         } else {

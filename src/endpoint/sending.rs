@@ -10,6 +10,7 @@ use std::time::{Duration, Instant};
 
 use super::access::Access;
 use super::cargo::Cargo;
+use super::ends::Directions;
 use super::link::Link;
 use super::receiving::register;
 use super::tx::{Attempt, Tx};
@@ -97,7 +98,7 @@ impl<'a, A: Access<Tx>, P: Cargo> Sending<'a, A, P> {
 
     /// The first attempt; joins the queue or takes the turn if that is not enough.
     fn enter(&mut self) -> Entered {
-        if let Some(reason) = self.link.forked() {
+        if let Some(reason) = self.link.forked_end(Directions::TX) {
             return Entered::Done(Err(reason));
         }
         let Self { link, tx, cargo, sent, standing, .. } = self;
@@ -142,7 +143,7 @@ impl<'a, A: Access<Tx>, P: Cargo> Sending<'a, A, P> {
     fn finish(&mut self, done: Result<(), CloseReason>) -> Result<(), ShmError> {
         self.leave();
         done.map_err(|reason| {
-            self.link.settle(reason);
+            self.link.tell(Directions::TX, reason);
             ShmError::Closed { reason, sent: self.sent }
         })
     }
@@ -165,7 +166,7 @@ impl<'a, A: Access<Tx>, P: Cargo> Sending<'a, A, P> {
                 return Poll::Ready(self.finish(done));
             }
         }
-        if let Some(reason) = self.link.forked() {
+        if let Some(reason) = self.link.forked_end(Directions::TX) {
             return Poll::Ready(self.finish(Err(reason)));
         }
         if self.poll_turn(cx).is_pending() {

@@ -6,6 +6,7 @@ use std::time::{Duration, Instant};
 use bytes::Bytes;
 
 use super::cargo::{Cargo, Room};
+use super::ends::Directions;
 use super::link::Link;
 use super::receiving::register;
 use crate::error::{CloseReason, TryReserveError, TrySendError};
@@ -123,7 +124,7 @@ impl Tx {
     /// there.
     #[inline]
     pub(crate) fn claim(&mut self, len: usize) -> Result<Option<Claim>, CloseReason> {
-        self.producer.claim(len).map_err(|violation| self.link.violated(violation))
+        self.producer.claim(len).map_err(|violation| self.link.violated_tx(violation))
     }
 
     /// The bytes of the ring, to write a claimed packet to.
@@ -152,18 +153,19 @@ impl Tx {
         Ok(())
     }
 
-    /// Whether anything can be sent. If not, the reason is settled.
+    /// Whether anything can be sent.
     #[inline(always)]
     fn check_open(&self) -> Result<(), CloseReason> {
         match self.link.tx_end() {
             None => Ok(()),
-            Some(reason) => Err(self.settled(reason)),
+            Some(reason) => Err(self.told(reason)),
         }
     }
 
+    /// A call is about to return the end.
     #[cold]
-    fn settled(&self, reason: CloseReason) -> CloseReason {
-        self.link.settle(reason);
+    fn told(&self, reason: CloseReason) -> CloseReason {
+        self.link.tell(Directions::TX, reason);
         reason
     }
 
@@ -196,6 +198,7 @@ impl Tx {
     pub(crate) fn finish(&mut self) {
         // A batch that was leaked.
         let _ = self.publish_withheld();
+        self.link.set_tx_closed();
         self.link.end_direction(TX_CLOSED);
     }
 
@@ -210,7 +213,7 @@ impl Tx {
             match self.producer.stage(packet) {
                 Ok(true) => {}
                 Ok(false) => break,
-                Err(violation) => return Err(self.link.violated(violation)),
+                Err(violation) => return Err(self.link.violated_tx(violation)),
             }
             offered += 1;
             bytes += packet.len() as u64;
@@ -238,7 +241,7 @@ impl Tx {
         if next + offered == cargo.count() {
             return Ok(offered);
         }
-        self.producer.look_at_taken().map_err(|violation| self.link.violated(violation))?;
+        self.producer.look_at_taken().map_err(|violation| self.link.violated_tx(violation))?;
         Ok(offered + cargo.offer(self, next + offered)?)
     }
 
@@ -366,8 +369,17 @@ impl Tx {
 
 impl Drop for Tx {
     fn drop(&mut self) {
-        // A batch that was leaked.
-        let _ = self.publish_withheld();
+        if self.link.is_cut_off_by_drop() {
+            self.link.cancel();
+        } else {
+            // A batch that was leaked.
+            let _ = self.publish_withheld();
+        }
+        if !self.link.is_split() {
+            // A whole end ends at once: the peer must not take it for a half-close in between. `Rx` is
+            // dropped next.
+            self.link.end_both();
+        }
         self.link.leave(TX_CLOSED);
     }
 }

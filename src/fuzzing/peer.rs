@@ -23,9 +23,7 @@ use crate::error::{CloseReason, TryRecvError, TrySendError};
 use crate::futex;
 use crate::layout::{Geometry, HEADER_BYTES, Side};
 use crate::lifeline::Lifeline;
-use crate::receiver::Receiver;
 use crate::region::Region;
-use crate::sender::Sender;
 use crate::sockopt;
 use crate::sync::Arc;
 
@@ -80,6 +78,10 @@ struct World {
 #[derive(Default)]
 struct Books {
     reason: Option<CloseReason>,
+    /// Why receiving ended.
+    finished: Option<Result<(), CloseReason>>,
+    /// The reasons of its halves.
+    halves: [Option<CloseReason>; 2],
     /// It closed or cancelled itself.
     ended: bool,
     /// Number of the last packet that came out here.
@@ -88,12 +90,17 @@ struct Books {
 
 impl Books {
     fn reason(&mut self, now: Option<CloseReason>, is_lawful: bool) {
-        assert!(self.reason.is_none() || self.reason == now, "{:?} became {now:?}", self.reason);
-        assert!(
-            !is_lawful || !matches!(now, Some(CloseReason::Violation(_))),
-            "{now:?} without a cause"
-        );
-        self.reason = now;
+        stays(&mut self.reason, now, is_lawful);
+    }
+
+    fn half(&mut self, half: usize, now: Option<CloseReason>, is_lawful: bool) {
+        stays(&mut self.halves[half], now, is_lawful);
+    }
+
+    fn finished(&mut self, now: Option<Result<(), CloseReason>>) {
+        let was = self.finished;
+        assert!(was.is_none() || was == now, "{was:?} became {now:?}");
+        self.finished = now;
     }
 
     fn received(&mut self, packet: &Bytes, is_lawful: bool) {
@@ -105,6 +112,14 @@ impl Books {
             self.last = number;
         }
     }
+}
+
+/// A reason that was given does not change.
+fn stays(reason: &mut Option<CloseReason>, now: Option<CloseReason>, is_lawful: bool) {
+    assert!(reason.is_none() || *reason == now, "{reason:?} became {now:?}");
+    let is_violation = matches!(now, Some(CloseReason::Violation(_)));
+    assert!(!is_lawful || !is_violation, "{now:?} without a cause");
+    *reason = now;
 }
 
 type Pending<'a> = (usize, Pin<Box<dyn Future<Output = Vec<Bytes>> + Send + 'a>>);
@@ -179,7 +194,12 @@ impl World {
                     match taken {
                         Ok(packet) => self.books[who].received(&packet, is_lawful),
                         Err(TryRecvError::Empty) => assert!(!self.books[who].ended),
-                        Err(TryRecvError::Closed) => assert!(end.close_reason().is_some()),
+                        Err(TryRecvError::Closed(reason)) => {
+                            assert!(
+                                reason == CloseReason::Peer || end.finished() == Some(Err(reason))
+                            );
+                            self.books[who].finished(end.finished());
+                        }
                     }
                 }
                 4 | 5 if pending.len() < 12 => {
@@ -270,6 +290,7 @@ impl World {
             }
             for (books, end) in self.books.iter_mut().zip(&ends) {
                 books.reason(end.close_reason(), self.hostile.is_lawful);
+                books.finished(end.finished());
             }
         }
         Some(())
@@ -380,9 +401,12 @@ impl World {
                 _ => self.hostile.act(op, input)?,
             }
             for (books, (tx, rx, _)) in self.books.iter_mut().zip(&halves) {
-                let reason = reason_of(tx.as_ref(), rx.as_ref());
-                if tx.is_some() || rx.is_some() {
-                    books.reason(reason, self.hostile.is_lawful);
+                if let Some(tx) = tx {
+                    books.half(0, tx.close_reason(), self.hostile.is_lawful);
+                }
+                if let Some(rx) = rx {
+                    books.half(1, rx.close_reason(), self.hostile.is_lawful);
+                    books.finished(rx.finished());
                 }
             }
         }
@@ -394,10 +418,6 @@ impl World {
             assert!(matches!(sent, Err(TrySendError::Closed(..))), "{sent:?} after an end");
         }
     }
-}
-
-fn reason_of(tx: Option<&Sender>, rx: Option<&Receiver>) -> Option<CloseReason> {
-    tx.map(Sender::close_reason).or_else(|| rx.map(Receiver::close_reason)).flatten()
 }
 
 /// The third party.

@@ -4,7 +4,7 @@ use loom::thread;
 
 use super::{FULL, channel, explore, packet};
 use crate::endpoint::Endpoint;
-use crate::error::{CloseReason, ShmError};
+use crate::error::{CloseReason, ShmError, TryRecvError};
 use crate::sync::Arc;
 
 /// Takes what is there, and says how many packets that were. They come in order.
@@ -247,5 +247,76 @@ fn a_close_ends_what_waits_on_another_thread() {
             Box::pin(async { assert_eq!(face.closed().await, CloseReason::Local) }) as _,
         ]);
         closer.join().unwrap();
+    });
+}
+
+/// The peer's receiver ends in order, then its sender is cut off in the middle of its stream. However
+/// much of that is seen at a time, the orderly end hides nothing. At most 2 preemptions.
+#[test]
+fn a_half_close_hides_no_cancel() {
+    explore(Some(2), || {
+        let [(face, _), (handle, driver)] = channel(64);
+        let peer = thread::spawn(move || {
+            let (mut tx, rx) = face.into_split();
+            drop(rx);
+            tx.try_send(packet(0)).unwrap();
+            tx.cancel();
+        });
+        driver.run([
+            Box::pin(async {
+                while let Some(received) = handle.recv().await {
+                    assert_eq!(received, packet(0));
+                }
+                assert_eq!(handle.finished(), Some(Err(CloseReason::Cancelled)));
+                assert_eq!(handle.close_reason(), Some(CloseReason::Cancelled));
+            }) as _,
+            Box::pin(async { assert_eq!(handle.closed().await, CloseReason::Cancelled) }) as _,
+        ]);
+        peer.join().unwrap();
+    });
+}
+
+/// The peer's halves are dropped on two threads. Whoever waits for the end of the channel is woken by
+/// the second, and not sent to sleep by the first. At most 2 preemptions.
+#[test]
+fn closed_is_woken_by_the_second_of_two_half_closes() {
+    explore(Some(2), || {
+        let [(face, _), (handle, driver)] = channel(64);
+        let (tx, rx) = face.into_split();
+        let first = thread::spawn(move || drop(rx));
+        let second = thread::spawn(move || drop(tx));
+        assert_eq!(driver.block_on(handle.closed()), CloseReason::Peer);
+        assert_eq!(handle.try_recv(), Err(TryRecvError::Closed(CloseReason::Peer)));
+        assert_eq!(reason(handle.try_send(packet(0)).map_err(ShmError::from)), CloseReason::Peer);
+        first.join().unwrap();
+        second.join().unwrap();
+    });
+}
+
+/// Two threads ask why the channel is over while the peer cuts off, after an orderly close, what was
+/// not read. They get one answer, and get it again; and a receiver that was cut off says so.
+/// At most 2 preemptions.
+#[test]
+fn a_reason_that_was_told_does_not_change() {
+    explore(Some(2), || {
+        let [(face, _), (handle, _)] = channel(64);
+        face.try_send(packet(0)).unwrap();
+        face.close();
+        let handle = Arc::new(handle);
+        let peer = thread::spawn(move || face.cancel());
+        let asks = {
+            let handle = handle.clone();
+            thread::spawn(move || handle.close_reason())
+        };
+        let told = handle.close_reason();
+        let received = handle.try_recv();
+        assert!(told.is_some() && asks.join().unwrap() == told && handle.close_reason() == told);
+        assert!(handle.try_recv().is_err());
+        match handle.finished() {
+            Some(Ok(())) => assert_eq!(received, Ok(packet(0))),
+            Some(Err(reason)) => assert_eq!(reason, CloseReason::Cancelled),
+            None => panic!("the end was told"),
+        }
+        peer.join().unwrap();
     });
 }

@@ -70,6 +70,27 @@ fn a_cancel_ends_a_sleeping_receiver() {
     });
 }
 
+/// The peer's receiver ends while our sender sleeps, and its sender goes on: that end reaches the one
+/// direction, and not the other. At most 3 preemptions.
+#[test]
+fn a_half_close_leaves_the_other_direction_alone() {
+    explore(Some(3), || {
+        let region = Region::model(64, 8);
+        let (mut tx, _) = halves(&region, Side::Handle);
+        let (mut peer_tx, mut rx) = halves(&region, Side::Face);
+        assert!((0..3).all(|n| tx.fill(&word(n))));
+        let peer = thread::spawn(move || {
+            end(&region, Side::Face, RX_CLOSED);
+            assert!(peer_tx.send(&word(0)));
+            end(&region, Side::Face, TX_CLOSED);
+        });
+        assert!(!tx.send(&word(3)));
+        assert_eq!(rx.recv().unwrap()[..], word(0));
+        assert_eq!(rx.recv(), None);
+        peer.join().unwrap();
+    });
+}
+
 /// A cancel from a third thread, while both halves of the peer sleep on one bell. At most 2
 /// preemptions.
 #[test]

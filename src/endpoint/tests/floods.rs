@@ -66,9 +66,11 @@ fn a_flood_after_an_end_does_not_keep_the_driver_busy() {
         let (face, raw, line) = against_raw(&driver);
         say(&raw, RX_CLOSED);
         assert!(face.try_send(Bytes::new()).is_err());
-        assert_eq!(face.close_reason(), Some(CloseReason::Peer));
+        assert_eq!(face.close_reason(), None);
         assert!(flood(&raw, &line), "half-closed, {driver:?}");
-        assert_eq!(face.try_recv(), Err(TryRecvError::Closed));
+        let flood_reason = CloseReason::Violation(Violation::WakeFlood);
+        assert_eq!(face.try_recv(), Err(TryRecvError::Closed(flood_reason)));
+        assert_eq!(face.close_reason(), Some(flood_reason));
         // Over, but not dropped: by the peer, and by ourselves.
         for ends in [CANCELLED, TX_CLOSED | RX_CLOSED] {
             let (face, raw, line) = against_raw(&driver);
@@ -89,7 +91,9 @@ fn a_violation_of_a_half_closed_channel_hangs_up() {
         say(&raw, RX_CLOSED);
         assert!(face.try_send(Bytes::new()).is_err());
         say(&raw, 1 << 31);
-        assert_eq!(face.try_recv(), Err(TryRecvError::Closed));
+        let violation = Violation::UnknownEnds(1 << 31 | RX_CLOSED);
+        let reason = CloseReason::Violation(violation);
+        assert_eq!(face.try_recv(), Err(TryRecvError::Closed(reason)));
         let deadline = Instant::now() + Duration::from_secs(2);
         while !matches!(rustix::net::recv(&line, &mut [0; 1], RecvFlags::DONTWAIT), Ok((_, 0))) {
             assert!(Instant::now() < deadline, "the line stands, {driver:?}");
