@@ -284,7 +284,7 @@ fn a_child_that_lives_on_does_not_hide_a_pairs_engine(driver: &Driver) {
     engine.tell("are you there?");
     engine.expect("here");
     engine.kill();
-    engine.expect("Err(Closed) Some(PeerDied)");
+    engine.expect("Err(Closed(PeerDied)) Some(PeerDied)");
     engine.tell("are you there?");
     engine.expect("here");
 }
