@@ -171,6 +171,7 @@ impl Endpoint {
     /// Their room goes back to the sender together, and once for each eighth of the ring, or 128 KiB if
     /// that is less, with one look at whether it waits. It takes what is there and sleeps only if that is nothing. Packets
     /// under 2 KiB of one batch lie side by side in up to 16 KiB, which live as long as one of them.
+    /// One call takes at most one ring's length of records, however large `max` is.
     ///
     /// # Cancel safety
     /// A future that is dropped before it was ready has taken nothing and leaves `packets` as it

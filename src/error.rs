@@ -218,6 +218,10 @@ pub enum Violation {
     /// A marker leads to where no packet is: to nothing, or to another marker.
     #[error("jump to offset {0}, where no packet is")]
     JumpToNoPacket(u32),
+    /// After the peer closed its sending direction, or died, its ring held more bytes of records and
+    /// markers than it is long: they lead round in a circle.
+    #[error("more than {0} bytes of records after the end, in a ring of that length")]
+    EndlessRing(u64),
     /// The consumer's head is not a multiple of 8.
     #[error("head {0} is not a multiple of 8")]
     UnalignedHead(u64),

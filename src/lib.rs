@@ -103,7 +103,8 @@
 //! is closed for it, and end the channel. It cannot cause undefined behaviour, a panic or a hang,
 //! because nothing that it writes is believed: the memory is sealed against resizing, every number
 //! is judged before use, packets are copied out (to read one in place as a slice is `unsafe`, because
-//! that rests on the peer's good conduct). What it breaks is a [`Violation`], and ends this
+//! that rests on the peer's good conduct). After its end, by whatever way, at most one ring of
+//! packets follows. What it breaks is a [`Violation`], and ends this
 //! channel and no other. Who may connect is decided by the socket's mode and the peer's user: our
 //! own and root, unless a builder's `allow` says otherwise.
 //!

@@ -8,7 +8,7 @@ use super::ends::Directions;
 use super::link::Link;
 use super::returning::Returning;
 use crate::error::CloseReason;
-use crate::layout::{RECV, RX_CLOSED, SEND};
+use crate::layout::{RECV, RX_CLOSED, SEND, record_bytes};
 use crate::pace::Pace;
 use crate::region::RingMemory;
 use crate::ring::{Consumer, Held};
@@ -16,6 +16,9 @@ use crate::sync::{Arc, Ordering, fence};
 
 /// A packet, nothing at present, or the end.
 pub(crate) type Taken<T> = Result<Option<T>, CloseReason>;
+
+/// How many packets a batch takes between two looks at the ends. A look is two loads.
+const LOOK_AT_ENDS: usize = 128;
 
 /// The receiving half of an end. Dropped, it tells the peer that nobody receives any more.
 #[derive(Debug)]
@@ -58,10 +61,15 @@ impl Rx {
     #[inline(always)]
     pub(crate) fn hold(&mut self) -> Taken<Held> {
         let held = match self.link.rx_standing() {
-            Ok(is_over) => match self.hold_published() {
-                Ok(None) if is_over => self.hold_last(),
-                held => held,
-            },
+            Ok(is_over) => {
+                if is_over {
+                    self.consumer.expect_no_more();
+                }
+                match self.hold_published() {
+                    Ok(None) if is_over => self.hold_last(),
+                    held => held,
+                }
+            }
             Err(reason) => Err(reason),
         };
         held.map_err(|reason| self.told(reason))
@@ -182,7 +190,8 @@ impl Rx {
         Returning::new(self.consumer.lend(held), Arc::downgrade(&self.link))
     }
 
-    /// Takes up to `max` packets into `packets` and tells how many.
+    /// Takes up to `max` packets into `packets` and tells how many. What was unread when it began
+    /// fits into the ring once, so it stops after as many bytes.
     pub(crate) fn take_batch(&mut self, packets: &mut Vec<Bytes>, max: usize) -> Taken<usize> {
         if max == 0 {
             return Ok(Some(0));
@@ -192,12 +201,21 @@ impl Rx {
         // The others are published as well, whatever ends there are by now; and their room goes back
         // together.
         let (mut taken, mut bytes) = (1, 0);
-        while taken < max {
+        let mut records = record_bytes(first.len());
+        while taken < max && records < self.consumer.ring_bytes() {
             if self.consumer.owes_enough() {
                 self.give_back();
             }
-            // What was taken comes first; the next call meets a violation again.
+            // What was taken comes first; the next call meets an end or a violation again.
+            if taken.is_multiple_of(LOOK_AT_ENDS) {
+                match self.link.rx_standing() {
+                    Ok(true) => self.consumer.expect_no_more(),
+                    Ok(false) => {}
+                    Err(_) => break,
+                }
+            }
             let Ok(Some(held)) = self.consumer.hold() else { break };
+            records += record_bytes(held.len());
             self.consumer.gather(held, packets);
             taken += 1;
             bytes += held.len() as u64;

@@ -21,7 +21,7 @@ use crate::driver::{Backend, Driver};
 use crate::endpoint::{Endpoint, Options};
 use crate::error::{CloseReason, TryRecvError, TrySendError};
 use crate::futex;
-use crate::layout::{Geometry, HEADER_BYTES, Side};
+use crate::layout::{Geometry, HEADER_BYTES, Side, TX_CLOSED, record_bytes};
 use crate::lifeline::Lifeline;
 use crate::region::Region;
 use crate::sockopt;
@@ -293,6 +293,11 @@ impl World {
                 books.finished(end.finished());
             }
         }
+        drop(pending);
+        self.hostile.close_both();
+        for end in &ends {
+            assert_it_ends(|| end.try_recv());
+        }
         Some(())
     }
 
@@ -410,6 +415,10 @@ impl World {
                 }
             }
         }
+        self.hostile.close_both();
+        for rx in halves.iter_mut().filter_map(|(_, rx, _)| rx.as_mut()) {
+            assert_it_ends(|| rx.try_recv());
+        }
         Some(())
     }
 
@@ -417,6 +426,19 @@ impl World {
         if self.books[who].ended {
             assert!(matches!(sent, Err(TrySendError::Closed(..))), "{sent:?} after an end");
         }
+    }
+}
+
+/// After the peer has said that it sends no more, whatever is in its ring ends.
+fn assert_it_ends(mut try_recv: impl FnMut() -> Result<Bytes, TryRecvError>) {
+    let mut bytes = 0;
+    loop {
+        match try_recv() {
+            Ok(packet) => bytes += record_bytes(packet.len()),
+            Err(TryRecvError::Closed(_)) => return,
+            Err(TryRecvError::Empty) => panic!("the end was announced"),
+        }
+        assert!(bytes <= RING, "a ring without an end");
     }
 }
 
@@ -501,6 +523,14 @@ impl Hostile {
         Some(())
     }
 
+    /// In the words of both sides: they send no more. Nobody writes over it.
+    fn close_both(&mut self) {
+        self.stop_storm();
+        for side in [Side::Face, Side::Handle] {
+            self.third.side(side).ends.0.fetch_or(TX_CLOSED, Ordering::AcqRel);
+        }
+    }
+
     fn word(&self, side: usize, input: &mut Input<'_>) -> Option<u64> {
         Some(WORDS[usize::from(input.byte()?) % WORDS.len()] + 0x300 * side as u64)
     }
@@ -552,12 +582,16 @@ impl Hostile {
         Some(())
     }
 
-    /// The ends are dropped: the driver must let go of them, whatever was written.
-    fn finish(mut self) {
+    fn stop_storm(&mut self) {
         if let Some((over, thread)) = self.storm.take() {
             over.store(true, Ordering::Relaxed);
             thread.join().expect("it only writes");
         }
+    }
+
+    /// The ends are dropped: the driver must let go of them, whatever was written.
+    fn finish(mut self) {
+        self.stop_storm();
         let deadline = Instant::now() + Duration::from_secs(5);
         while self.mapped.iter().any(|region| region.strong_count() > 0) {
             assert!(Instant::now() < deadline, "the driver keeps a channel that is gone");

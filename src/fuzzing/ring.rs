@@ -233,6 +233,8 @@ impl Pair {
 
     fn finish(&mut self) {
         self.publish();
+        // What was published is all that comes, and none of it is refused.
+        self.consumer.expect_no_more();
         while !self.published.is_empty() {
             self.take();
         }

@@ -34,7 +34,12 @@ pub(crate) struct Consumer {
     lends: bool,
     /// Made with the first loan.
     loans: Option<Arc<Loans>>,
+    /// Bytes of records and markers that may still come. `NO_BOUND` while the producer is at work.
+    left: u64,
 }
+
+/// The producer is at work: any number of bytes may come.
+const NO_BOUND: u64 = u64::MAX;
 
 /// A packet that lies in the ring still. Where and how long it is was judged once; the header is not
 /// looked at again. Of one word, so that what is made of it goes from call to call in registers.
@@ -82,6 +87,7 @@ impl Consumer {
             holds: false,
             lends: false,
             loans: None,
+            left: NO_BOUND,
         }
     }
 
@@ -90,6 +96,22 @@ impl Consumer {
     pub(crate) fn turning_every(mut self, bytes: usize) -> Self {
         self.shape.window = bytes;
         self
+    }
+
+    /// The producer publishes no more. What it has published, and this consumer has not taken, fits
+    /// into the ring once; more than that is a violation from now on.
+    ///
+    /// PEER: that nothing follows is its promise. Headers that were taken stay in the ring, so a
+    /// marker that leads back to them would have them taken for ever.
+    #[cold]
+    pub(crate) fn expect_no_more(&mut self) {
+        self.left = self.left.min(self.shape.bytes as u64);
+    }
+
+    /// Length of the ring in bytes.
+    #[inline]
+    pub(crate) fn ring_bytes(&self) -> usize {
+        self.shape.bytes
     }
 
     /// Where the next record's header is.
@@ -129,6 +151,9 @@ impl Consumer {
         let Some(len) = self.peek()? else { return Ok(None) };
         let offset = self.shape.offset(self.position).wrapping_add(RECORD_HEADER);
         self.position = self.position.plus(record_bytes(len));
+        if self.left != NO_BOUND {
+            self.left = self.left.saturating_sub(record_bytes(len) as u64);
+        }
         self.holds = true;
         #[allow(clippy::cast_possible_truncation, reason = "a ring is of at most 1 GiB")]
         let held = Held { offset: offset as u32, len: len as u32 };
@@ -268,7 +293,15 @@ impl Consumer {
         if record_bytes(bytes) > self.shape.rest(self.shape.offset(position)) {
             return Err(Violation::RecordOverEnd(len));
         }
+        if record_bytes(bytes) as u64 > self.left {
+            return Err(self.endless());
+        }
         Ok(bytes)
+    }
+
+    #[cold]
+    fn endless(&self) -> Violation {
+        Violation::EndlessRing(self.shape.bytes as u64)
     }
 
     /// Goes to where a marker leads, and tells how long the packet there is.
@@ -285,6 +318,10 @@ impl Consumer {
         let Some(Mark::Packet(len)) = self.mark(position)? else {
             return Err(Violation::JumpToNoPacket(to));
         };
+        if self.left != NO_BOUND {
+            let marker = RECORD_HEADER as u64;
+            self.left = self.left.checked_sub(marker).ok_or_else(|| self.endless())?;
+        }
         let len = self.judge(position, len)?;
         self.position = position;
         if !self.holds && !self.lends {

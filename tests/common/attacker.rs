@@ -128,6 +128,12 @@ fn take_step(raw: &mut Raw, words: &[&str]) {
         ["put", offset, value] => {
             raw.memory.word64(raw.tx + at(offset)).store(hex(value), Ordering::Release);
         }
+        // The same header at all places of the ring, the first one last.
+        ["fill", value] => {
+            for offset in (0..4096).step_by(8).rev() {
+                raw.memory.word64(raw.tx + offset).store(hex(value), Ordering::Release);
+            }
+        }
         // A word.
         ["set", offset, value] => {
             raw.memory.word64(at(offset)).store(hex(value), Ordering::Release)

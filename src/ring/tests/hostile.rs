@@ -4,7 +4,7 @@ use proptest::prelude::*;
 
 use super::{LARGEST, RING, consumer_words, ends, memory, region};
 use crate::error::Violation;
-use crate::layout::Side;
+use crate::layout::{Side, record_bytes};
 use crate::ring::{KIND_JUMP, KIND_PACKET, Producer};
 use crate::sync::Ordering;
 
@@ -94,6 +94,54 @@ fn what_a_jump_leads_to_is_judged() {
         header(RING - 16, word);
         assert_eq!(consumer.peek(), answer);
     }
+}
+
+/// Bytes of records and markers that come until the consumer refuses to go on, which it must, after the
+/// end of a producer that wrote `headers`.
+fn bytes_after_the_end(headers: &[(u64, u64)]) -> u64 {
+    let region = region(LARGEST, 0);
+    let (_, mut consumer) = ends(&region, 0);
+    for (offset, word) in headers {
+        memory(&region).header(*offset).store(*word, Ordering::Relaxed);
+    }
+    // Before the end, it may send whatever it likes.
+    for _ in 0..3 * RING {
+        assert!(consumer.take().unwrap().is_some());
+    }
+    consumer.expect_no_more();
+    let mut bytes = 0;
+    loop {
+        let before = consumer.position().get();
+        let peeked = consumer.peek();
+        assert_eq!(consumer.peek(), peeked, "it changed its mind");
+        let jumped = if consumer.position().get() == before { 0 } else { 8 };
+        // To say it again gives no new bound.
+        consumer.expect_no_more();
+        match consumer.take() {
+            Ok(Some(packet)) => bytes += record_bytes(packet.len()) as u64 + jumped,
+            Ok(None) => panic!("there is no end"),
+            Err(violation) => {
+                assert_eq!(violation, Violation::EndlessRing(RING));
+                assert_eq!(peeked, Err(violation));
+                assert_eq!(consumer.take(), Err(violation));
+                return bytes;
+            }
+        }
+        assert!(bytes <= RING, "{bytes} bytes");
+    }
+}
+
+#[test]
+fn at_most_one_ring_of_records_follows_the_end() {
+    // An empty packet and a marker back to it; two of them; a record that does not divide the ring.
+    assert_eq!(bytes_after_the_end(&[(0, KIND_PACKET), (8, KIND_JUMP)]), RING);
+    let two = [(0, KIND_PACKET), (8, KIND_JUMP | 512), (512, KIND_PACKET), (520, KIND_JUMP)];
+    assert_eq!(bytes_after_the_end(&two), RING);
+    let long = [(0, KIND_PACKET | 992), (1000, KIND_JUMP)];
+    assert!((RING - 1008..=RING).contains(&bytes_after_the_end(&long)));
+    // Headers everywhere.
+    let all: Vec<_> = (0..RING / 8).map(|word| (word * 8, KIND_PACKET)).collect();
+    assert_eq!(bytes_after_the_end(&all), RING);
 }
 
 /// Which of the consumer's two words lies.
@@ -222,6 +270,10 @@ proptest! {
             }
             consumer.has_what_it_wants();
         }
+        // Not after its end.
+        consumer.expect_no_more();
+        let taken = (0..=RING / 8).take_while(|_| matches!(consumer.take(), Ok(Some(_)))).count();
+        assert!(taken as u64 <= RING / 8, "{taken} packets after the end");
     }
 
     #[test]

@@ -226,6 +226,35 @@ proptest! {
     }
 }
 
+proptest! {
+    #![proptest_config(ProptestConfig { failure_persistence: None, ..ProptestConfig::with_cases(400) })]
+
+    /// The bound on what may follow the end refuses nothing that a lawful producer has published.
+    #[test]
+    fn what_is_unread_at_the_end_arrives_whole(
+        start in prop_oneof![Just(0), Just(0_u64.wrapping_sub(RING / 2)), (0..1024_u64).prop_map(|n| n * 8)],
+        ops in ops(),
+        lens in proptest::collection::vec(lengths(), 0..600),
+    ) {
+        let mut pair = Pair::new(start);
+        for op in ops {
+            pair.run(op);
+        }
+        for len in lens {
+            pair.stage(len);
+        }
+        pair.publish();
+        pair.consumer.expect_no_more();
+        while !pair.published.is_empty() {
+            // With as little looking ahead as possible, and with as much.
+            prop_assert_eq!(pair.consumer.peek().unwrap(), pair.published.front().map(Vec::len));
+            pair.hold();
+        }
+        prop_assert_eq!(pair.consumer.peek(), Ok(None));
+        pair.give_back();
+    }
+}
+
 /// The offsets at which records begin while the consumer follows `behind` packets behind.
 fn offsets(behind: usize, packets: usize) -> Vec<u64> {
     let mut pair = Pair::new(0);
