@@ -22,6 +22,7 @@ on_both_backends!(
     a_closed_peers_ring_ends,
     a_whole_end_receives_one_ring_after_the_end,
     a_batch_from_a_ring_without_end_returns_and_hears_of_a_cancel,
+    a_cancel_ends_a_batch_that_is_under_way,
     a_full_ring_arrives_whole_after_a_close,
 );
 
@@ -213,6 +214,28 @@ fn a_batch_from_a_ring_without_end_returns_and_hears_of_a_cancel(driver: &Driver
             });
             assert_eq!(end.close_reason(), Some(CloseReason::Cancelled));
         }
+    }
+}
+
+fn a_cancel_ends_a_batch_that_is_under_way(driver: &Driver) {
+    for by_us in [true, false] {
+        let (face, handle) = pair(driver, 8 << 20);
+        let empty = vec![Bytes::new(); (1 << 20) - 2];
+        face.send_batch_blocking(&empty).unwrap();
+        let taken = std::thread::scope(|scope| {
+            let receiver = scope.spawn(|| handle.recv_batch_blocking(&mut Vec::new(), usize::MAX));
+            while handle.stats().packets_received == 0 {
+                std::hint::spin_loop();
+            }
+            if by_us {
+                handle.cancel()
+            } else {
+                face.cancel()
+            }
+            receiver.join().unwrap()
+        });
+        assert!((1..empty.len()).contains(&taken), "{taken} of {}", empty.len());
+        assert_eq!(handle.recv_batch_blocking(&mut Vec::new(), usize::MAX), 0);
     }
 }
 
