@@ -145,7 +145,9 @@ fn each_way_comes_to_the_end(driver: &Driver, last: Last) {
             let (_tx, mut rx) = end.into_split();
             let taken = way(&mut rx, MOST);
             assert!((1..=MOST).contains(&taken), "{name}, {circle}: {taken} packets");
-            let Err(TryRecvError::Closed(reason)) = rx.try_recv() else { panic!("{name}, {circle}") };
+            let Err(TryRecvError::Closed(reason)) = rx.try_recv() else {
+                panic!("{name}, {circle}")
+            };
             assert!(reason.is_lossy(), "{name}, {circle}: {reason}");
             assert_eq!(rx.close_reason(), Some(reason), "{name}, {circle}");
             assert_eq!(rx.finished(), Some(Err(reason)), "{name}, {circle}");

@@ -226,11 +226,12 @@ impl Link {
 
     /// The part of a wake that reaches a driver without io_uring.
     pub(super) fn ring_by_byte(&self) {
+        // ORDERING: partner of the fence in `attach`; and between an end's flag and the look at how
+        // the peer likes to be rung, which it says before it looks at the flag.
+        fence(Ordering::SeqCst);
         if !self.wants_bytes() {
             return;
         }
-        // ORDERING: partner of the fence in `attach`.
-        fence(Ordering::SeqCst);
         if let Some(lifeline) = self.lifeline.get() {
             lifeline.ring();
         }

@@ -19,7 +19,6 @@ number and LONGEST give a packet's length and content. The tasks run one after t
     send-all       send until that fails, and say why
     echo           send each packet back until the end, and say how that was
     discard-all    receive until the end, whatever it is, and say how that was
-    heed-awake     from now on do not wake a side that says that it is awake
     pause          wait for a line on standard input
     half-close     send no more
     deafen         receive no more
@@ -48,7 +47,7 @@ import time
 HEADER_BYTES = 4096
 FACE, HANDLE = 0x080, 0x380
 WAITING, BELL, ENDS, HEAD, TAKEN, WANTS = 0x000, 0x004, 0x080, 0x100, 0x180, 0x200
-RECV, SEND, AWAKE = 1, 2, 4
+RECV, SEND = 1, 2
 TX_CLOSED, RX_CLOSED, CANCELLED, RING_BY_BYTE = 1, 2, 4, 8
 PACKET, JUMP = 1 << 32, 2 << 32
 MOST_WAITERS = 1024
@@ -143,7 +142,6 @@ class End:
         self.left = None
         self.heeded = RING_BY_BYTE
         self.jumps = 0
-        self.heeds_awake = False
         self.poll = select.poll()
         self.poll.register(line, select.POLLIN)
         # Ringing by byte.
@@ -184,13 +182,10 @@ class End:
         except OSError:
             pass  # A full buffer is as good as sent; the line itself tells of all else.
 
-    def ring(self, is_end=True):
+    def ring(self):
         bell = self.at + self.theirs + BELL
         self.code.fetch_add32(bell, 1)
         self.code.fence()
-        if self.heeds_awake and not is_end:
-            if self.code.load32(self.at + self.theirs + WAITING) & AWAKE:
-                return
         futex_wake(bell, MOST_WAITERS)
         if self.code.load32(self.at + self.theirs + ENDS) & RING_BY_BYTE:
             self.send_byte()
@@ -199,7 +194,7 @@ class End:
         waiting = self.at + self.theirs + WAITING
         self.code.fence()
         if self.code.load32(waiting) & bit and self.code.fetch_and32(waiting, ~bit & U32) & bit:
-            self.ring(is_end=False)
+            self.ring()
 
     def sleep(self, for_packets, need):
         code, waiting = self.code, self.at + self.mine + WAITING
@@ -669,8 +664,6 @@ def perform(task, end, traffic):
                     end.sleep(True, 0)
         except Ended as ended:
             say("discarded until", ended.how)
-    elif name == "heed-awake":
-        end.heeds_awake = True
     elif name == "pause":
         sys.stdin.readline()
     elif name == "half-close":
