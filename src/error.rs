@@ -15,7 +15,8 @@ pub enum ShmError {
     /// The name of an engine has a form that is not allowed.
     #[error(
         "invalid name: allowed are 1 to 100 ASCII letters, digits, dots, underscores and hyphens, \
-         not beginning with a dot, or an absolute path without a NUL"
+         not beginning with a dot, or an absolute path without a NUL whose last part has at most \
+         255 bytes"
     )]
     InvalidName,
 
@@ -37,19 +38,21 @@ pub enum ShmError {
         path: Box<Path>,
     },
 
-    /// Another engine already serves this name.
-    #[error("name in use: another engine serves {}", path.display())]
+    /// Another engine already serves this name, or a file that is not a socket has it.
+    #[error("name in use: another engine serves {}, or it is not a socket", path.display())]
     NameInUse {
         /// The socket that is taken.
         path: Box<Path>,
     },
 
-    /// The file system or the other side does not let this process in.
-    ///
-    /// Also the answer for a socket directory that belongs to somebody else or that others may
-    /// write to, because whoever can write there can pose as the engine.
-    #[error("permission denied: by the peer, or a directory that others own or may write to")]
-    PermissionDenied,
+    /// The file system, this side's own rules or the other side do not permit it.
+    #[error("permission denied at {}: {cause}", path.display())]
+    PermissionDenied {
+        /// Who does not permit it, and why.
+        cause: DenialCause,
+        /// The socket, its directory, or the directory's lock file: what the cause is about.
+        path: Box<Path>,
+    },
 
     /// There is no room now, or no packet. From a `try_` call, whose error was converted:
     /// [`TrySendError::Full`], [`TryReserveError::Full`] or [`TryRecvError::Empty`].
@@ -70,7 +73,7 @@ pub enum ShmError {
     },
 
     /// A deadline passed.
-    #[error("timed out after {sent} packets were sent")]
+    #[error("timed out{}", After(*sent))]
     TimedOut {
         /// How many packets of the call went before that.
         sent: usize,
@@ -86,7 +89,7 @@ pub enum ShmError {
     },
 
     /// The channel, or the direction that was used, has ended.
-    #[error("closed ({reason}) after {sent} packets were sent")]
+    #[error("{}{}", Ended(*reason), After(*sent))]
     Closed {
         /// Why.
         reason: CloseReason,
@@ -106,7 +109,8 @@ pub enum ShmError {
     Io {
         /// What was being done.
         step: &'static str,
-        /// What the kernel said.
+        /// What the kernel said. Where the step was about a file, the text begins with its path;
+        /// such an error keeps its kind, but its `raw_os_error` is `None`.
         source: io::Error,
     },
 }
@@ -115,6 +119,50 @@ impl ShmError {
     /// Wraps the kernel's answer to `step`; used as `.map_err(ShmError::io("bind"))`.
     pub(crate) fn io<E: Into<io::Error>>(step: &'static str) -> impl FnOnce(E) -> Self {
         move |source| Self::Io { step, source: source.into() }
+    }
+
+    /// As [`ShmError::io`], for a step that was about the file at `path`.
+    pub(crate) fn io_at<E: Into<io::Error>>(step: &'static str, path: &Path, source: E) -> Self {
+        let error = source.into();
+        let (kind, path) = (error.kind(), path.into());
+        Self::Io { step, source: io::Error::new(kind, AtPath { path, error }) }
+    }
+}
+
+/// What the kernel said of a file. It is the payload of an `io::Error`, because a path of its own
+/// would make every `ShmError` larger.
+///
+/// `error` is part of the text and therefore not a source: a chain of sources would print it twice.
+#[derive(Debug, thiserror::Error)]
+#[error("{}: {error}", path.display())]
+struct AtPath {
+    path: Box<Path>,
+    error: io::Error,
+}
+
+/// How many packets of a call were sent. Says nothing if there were none: most calls that sent
+/// none send one packet at most.
+struct After(usize);
+
+impl fmt::Display for After {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        match self.0 {
+            0 => Ok(()),
+            1 => f.write_str(" after 1 packet was sent"),
+            sent => write!(f, " after {sent} packets were sent"),
+        }
+    }
+}
+
+/// That a channel has ended, and why. Some reasons say both.
+struct Ended(CloseReason);
+
+impl fmt::Display for Ended {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        match self.0 {
+            CloseReason::Local | CloseReason::Peer => self.0.fmt(f),
+            reason => write!(f, "closed ({reason})"),
+        }
     }
 }
 
@@ -127,7 +175,7 @@ impl From<ShmError> for io::Error {
             | ShmError::PacketTooLarge { .. } => Kind::InvalidInput,
             ShmError::NotFound { .. } => Kind::NotFound,
             ShmError::NameInUse { .. } => Kind::AddrInUse,
-            ShmError::PermissionDenied => Kind::PermissionDenied,
+            ShmError::PermissionDenied { .. } => Kind::PermissionDenied,
             ShmError::WouldBlock => Kind::WouldBlock,
             ShmError::Busy => Kind::ResourceBusy,
             ShmError::VersionMismatch { .. } => Kind::InvalidData,
@@ -137,6 +185,54 @@ impl From<ShmError> for io::Error {
             ShmError::Io { source, .. } => source.kind(),
         };
         Self::new(kind, error)
+    }
+}
+
+/// Who or what does not permit a call: the cause of [`ShmError::PermissionDenied`].
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Hash)]
+#[non_exhaustive]
+pub enum DenialCause {
+    /// The kernel does not let this process reach or change the file: by its mode, or by a security
+    /// module. For an application that is mostly the mode of the engine's socket.
+    FileSystem,
+    /// The socket's directory belongs to a user who is not trusted: whoever owns it can pose as the
+    /// engine. An engine wants to own the directory itself. An application accepts its own user's and
+    /// root's, and by its `allow` one that belongs to the engine's user.
+    DirectoryOwner {
+        /// The user who owns it.
+        uid: u32,
+    },
+    /// The group or others may write to the socket's directory, so that they could pose as the
+    /// engine.
+    DirectoryWritable {
+        /// The directory's permission bits.
+        mode: u32,
+    },
+    /// The engine runs as a user whom the application does not trust: neither its own nor root, or
+    /// one whom its `allow` refuses.
+    EngineUser {
+        /// The engine's user.
+        uid: u32,
+    },
+    /// The engine does not let this user in: by its own rule, or by its `allow`.
+    Engine,
+}
+
+impl fmt::Display for DenialCause {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        match self {
+            Self::FileSystem => f.write_str("the file system does not permit it"),
+            Self::DirectoryOwner { uid } => {
+                write!(f, "the directory belongs to uid {uid}, which is not trusted")
+            }
+            Self::DirectoryWritable { mode } => {
+                write!(f, "the directory has mode {mode:04o}, so that others may write to it")
+            }
+            Self::EngineUser { uid } => {
+                write!(f, "the engine runs as uid {uid}, which is not trusted")
+            }
+            Self::Engine => f.write_str("the engine does not let this user in"),
+        }
     }
 }
 
@@ -460,5 +556,53 @@ mod tests {
         let closed = ShmError::Closed { reason: CloseReason::PeerDied, sent: 3 };
         assert_eq!(closed.to_string(), "closed (the peer died) after 3 packets were sent");
         assert_eq!(io::Error::from(closed).kind(), io::ErrorKind::ConnectionReset);
+    }
+
+    #[test]
+    fn an_error_tells_what_applies_and_no_more() {
+        let timed_out = |sent| ShmError::TimedOut { sent }.to_string();
+        // Of a connect, or of a single send.
+        assert_eq!(timed_out(0), "timed out");
+        assert_eq!(timed_out(1), "timed out after 1 packet was sent");
+        assert_eq!(timed_out(7), "timed out after 7 packets were sent");
+        let closed = |reason, sent| ShmError::Closed { reason, sent }.to_string();
+        assert_eq!(closed(CloseReason::Peer, 0), "closed by the peer");
+        assert_eq!(closed(CloseReason::Local, 0), "closed by this side");
+        assert_eq!(closed(CloseReason::Peer, 2), "closed by the peer after 2 packets were sent");
+        assert_eq!(closed(CloseReason::Cancelled, 0), "closed (cancelled)");
+    }
+
+    #[test]
+    fn an_io_error_of_a_file_names_it_once() {
+        let path = Path::new("/run/wakering");
+        let kernels = io::Error::from(rustix::io::Errno::ROFS);
+        let text = format!("/run/wakering: {kernels}");
+        let error = ShmError::io_at("making the socket directory", path, kernels);
+        assert_eq!(error.to_string(), "making the socket directory failed");
+        let source = std::error::Error::source(&error).unwrap();
+        assert_eq!(source.to_string(), text);
+        assert!(source.source().is_none(), "a chain of sources would tell it twice");
+        assert_eq!(io::Error::from(error).kind(), io::ErrorKind::ReadOnlyFilesystem);
+    }
+
+    #[test]
+    fn a_denial_tells_its_cause_and_where() {
+        for (cause, text) in [
+            (DenialCause::FileSystem, "the file system does not permit it"),
+            (
+                DenialCause::DirectoryOwner { uid: 7 },
+                "the directory belongs to uid 7, which is not trusted",
+            ),
+            (
+                DenialCause::DirectoryWritable { mode: 0o777 },
+                "the directory has mode 0777, so that others may write to it",
+            ),
+            (DenialCause::EngineUser { uid: 7 }, "the engine runs as uid 7, which is not trusted"),
+            (DenialCause::Engine, "the engine does not let this user in"),
+        ] {
+            let error = ShmError::PermissionDenied { cause, path: Path::new("/x/a.sock").into() };
+            assert_eq!(error.to_string(), format!("permission denied at /x/a.sock: {text}"));
+            assert_eq!(io::Error::from(error).kind(), io::ErrorKind::PermissionDenied);
+        }
     }
 }

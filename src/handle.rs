@@ -167,14 +167,19 @@ impl HandleBuilder {
     /// - [`InvalidName`](ShmError::InvalidName): the name has a form that is not allowed.
     /// - [`NotFound`](ShmError::NotFound): no engine serves it; tells the path.
     /// - [`PermissionDenied`](ShmError::PermissionDenied): the engine, or its directory, belongs
-    ///   to somebody whom we do not trust; or it does not let us in.
-    /// - [`Busy`](ShmError::Busy): the face serves another handle, or has served one.
+    ///   to somebody whom we do not trust; or it does not let us in. Tells which of these it is
+    ///   ([`DenialCause`](crate::DenialCause)), and the path.
+    /// - [`Busy`](ShmError::Busy): the face serves another handle, or has served one; or a listener
+    ///   cannot serve one more now.
     /// - [`VersionMismatch`](ShmError::VersionMismatch): what listens there speaks another version,
     ///   or is no wakering engine at all.
     /// - [`InvalidConfig`](ShmError::InvalidConfig): the engine offers a region with sizes that no
     ///   channel may have.
     /// - [`TimedOut`](ShmError::TimedOut): no answer for the `connect_timeout`.
-    /// - [`Io`](ShmError::Io): the engine hung up half-way, or a system call failed.
+    /// - [`Unsupported`](ShmError::Unsupported): `/proc` is not mounted; the engine's region uses
+    ///   features that this version does not know; or the driver serves as many endpoints as it can.
+    /// - [`Io`](ShmError::Io): the engine hung up half-way, a system call failed, or what the engine
+    ///   offers is no region.
     pub fn connect(self, name: &str) -> Result<SpscHandle, ShmError> {
         let (name, driver) = (Name::new(name)?, self.own_driver()?);
         let connection = self.dial(&name)?.block()?;
@@ -207,6 +212,8 @@ impl HandleBuilder {
     /// # Errors
     /// - [`VersionMismatch`](ShmError::VersionMismatch): the descriptor is of another version, or
     ///   not of a pair at all.
+    /// - [`InvalidConfig`](ShmError::InvalidConfig), [`Unsupported`](ShmError::Unsupported): the
+    ///   region's sizes or features, as for [`connect`](Self::connect).
     /// - [`Io`](ShmError::Io): it was used already, its face is gone, or a system call failed.
     pub fn from_fd(self, descriptor: OwnedFd) -> Result<SpscHandle, ShmError> {
         let driver = self.own_driver()?;

@@ -392,7 +392,8 @@ mod vectors;
 pub mod fuzzing;
 
 pub use error::{
-    CloseReason, RecvTimeoutError, ShmError, TryRecvError, TryReserveError, TrySendError, Violation,
+    CloseReason, DenialCause, RecvTimeoutError, ShmError, TryRecvError, TryReserveError,
+    TrySendError, Violation,
 };
 pub use {
     batch::Batch,

@@ -52,6 +52,11 @@ pub(crate) struct Region {
 }
 
 impl Region {
+    /// Whether this process may make a region of this size (`RLIMIT_FSIZE`), as things are.
+    pub(crate) fn check_limit(geometry: Geometry) -> Result<(), ShmError> {
+        check_file_limit(geometry.region_bytes() as u64)
+    }
+
     /// Makes a region, writes its geometry and seals it. The file is for the other side.
     pub(crate) fn create(geometry: Geometry, prefault: bool) -> Result<(Self, OwnedFd), ShmError> {
         check_file_limit(geometry.region_bytes() as u64)?;
@@ -184,8 +189,12 @@ fn read_geometry(map: &MmapRaw, size: u64) -> Result<Geometry, ShmError> {
     if words.magic.load(Ordering::Relaxed) != u64::from_ne_bytes(MAGIC) {
         return Err(ShmError::VersionMismatch { ours: VERSION, theirs: 0 });
     }
-    if version != VERSION || words.header_bytes.load(Ordering::Relaxed) != HEADER_BYTES as u64 {
+    if version != VERSION {
         return Err(ShmError::VersionMismatch { ours: VERSION, theirs: version });
+    }
+    // The length is the same in all regions of this version.
+    if words.header_bytes.load(Ordering::Relaxed) != HEADER_BYTES as u64 {
+        return Err(refused("the region's header has another length than in this version"));
     }
     if words.features.load(Ordering::Relaxed) != 0 {
         return Err(ShmError::Unsupported {

@@ -73,6 +73,7 @@ on_both_backends! {
     the_thread_that_turned_may_be_busy
     the_thread_that_turned_may_have_exited
     a_second_turn_at_once_is_an_error
+    a_drivers_debug_form_tells_whether_anybody_runs_it
 }
 
 fn parked(backend: Backend) -> Driver {
@@ -943,4 +944,33 @@ fn a_second_turn_at_once_is_an_error(backend: Backend) {
     }
     let error = result.lock().unwrap().take().unwrap().unwrap_err();
     assert_eq!(kind(error), ErrorKind::ResourceBusy);
+}
+
+/// What is to be asked when a task hangs.
+fn a_drivers_debug_form_tells_whether_anybody_runs_it(backend: Backend) {
+    let tells = |driver: &Driver, what: &str| format!("{driver:?}").contains(what);
+    let driver = parked(backend);
+    assert!(tells(&driver, "last_run: never") && tells(&driver, "bound: 0"), "{driver:?}");
+    let background = Driver::builder().backend(backend).background().unwrap();
+    let (face, handle) = ends(&driver, &background);
+    assert!(tells(&driver, "last_run: never") && tells(&driver, "bound: 1"), "{driver:?}");
+    // That one runs by itself.
+    assert!(!tells(&background, "last_run") && tells(&background, "bound: 1"), "{background:?}");
+    let unparker = driver.unparker();
+    thread::scope(|scope| {
+        let parks = scope.spawn(|| while driver.park(None).is_ok() && !face.is_closed() {});
+        eventually("it is run", || tells(&driver, "last_run: now"));
+        handle.close();
+        while !parks.is_finished() {
+            unparker.unpark();
+        }
+    });
+    assert!(tells(&driver, "s ago"), "{driver:?}");
+    drop((face, handle));
+    park_until(&driver, "nothing is bound", || tells(&driver, "bound: 0"));
+
+    let driver = polled(backend);
+    assert!(tells(&driver, "last_run: never"), "{driver:?}");
+    driver.turn().unwrap();
+    assert!(tells(&driver, "s ago"), "{driver:?}");
 }

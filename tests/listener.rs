@@ -191,7 +191,7 @@ fn those_who_do_not_come_in_are_counted(driver: &Driver) {
     let dir = Dir::new();
     let name = dir.name("listener");
     let refusing = SpscListener::builder().driver(driver).allow(|_| false).bind(&name).unwrap();
-    assert!(matches!(connected(driver, &name), Err(ShmError::PermissionDenied)));
+    assert!(matches!(connected(driver, &name), Err(ShmError::PermissionDenied { .. })));
     assert_eq!(refusing.stats().refused, 1);
     assert!(poll_once(pin!(refusing.accept())).is_pending());
     drop(refusing);

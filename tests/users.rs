@@ -7,12 +7,14 @@ mod common;
 use std::fs;
 use std::os::unix::fs::{FileTypeExt, MetadataExt, chown};
 use std::panic::resume_unwind;
+use std::path::Path;
 use std::sync::{Arc, Mutex};
 
 use common::child::{self, Child};
 use common::{Dir, SMALL, connects, on_both_backends, wait};
+use rustix::fs::Mode;
 use wakering::{
-    Driver, FaceBuilder, PeerCredentials, ShmError, SpscFace, SpscHandle, SpscListener,
+    DenialCause, Driver, FaceBuilder, PeerCredentials, ShmError, SpscFace, SpscHandle, SpscListener,
 };
 
 on_both_backends!(
@@ -25,15 +27,32 @@ on_both_backends!(
     a_listener_serves_users_side_by_side,
     an_engine_of_another_user_is_refused,
     a_handles_predicate_sees_who_the_engine_is,
+    a_name_is_taken_back_whatever_its_mode,
+    a_socket_has_its_mode_whatever_the_umask,
 );
 
 fn face(driver: &Driver) -> FaceBuilder {
     SpscFace::builder().ring_bytes(SMALL).driver(driver)
 }
 
+/// The error tells why, and of what.
 #[track_caller]
-fn assert_denied<T: std::fmt::Debug>(result: Result<T, ShmError>) {
-    assert!(matches!(result, Err(ShmError::PermissionDenied)), "{result:?}");
+fn assert_denied<T: std::fmt::Debug>(
+    result: Result<T, ShmError>,
+    expected: DenialCause,
+    at: impl AsRef<Path>,
+) {
+    match result {
+        Err(ShmError::PermissionDenied { cause, path }) => {
+            assert_eq!((cause, &*path), (expected, at.as_ref()));
+        }
+        other => panic!("{other:?}"),
+    }
+}
+
+/// As a child says it.
+fn denied(cause: DenialCause, path: &str) -> String {
+    format!("{:?}", ShmError::PermissionDenied { cause, path: Path::new(path).into() })
 }
 
 /// A directory that everybody may look into.
@@ -65,22 +84,22 @@ fn the_predicates_decide(driver: &Driver) {
     let own = i32::try_from(std::process::id()).unwrap();
     let refusing = face(driver).allow(|_| false).create(&name).unwrap();
     for result in connects(driver, &name) {
-        assert_denied(result);
+        assert_denied(result, DenialCause::Engine, &name);
     }
     drop(refusing);
     let panicking = face(driver).allow(|_| resume_unwind(Box::new(1)));
     let panicking = panicking.create(&name).unwrap();
     for result in connects(driver, &name) {
-        assert_denied(result);
+        assert_denied(result, DenialCause::Engine, &name);
     }
     drop(panicking);
     // Neither refusal used the face up.
     let picky = face(driver).allow(move |peer| peer.pid == own).create(&name).unwrap();
     let refusing = SpscHandle::builder().driver(driver).allow(|_| false);
-    let result = refusing.clone().connect(&name);
-    assert_denied(result);
+    let ourselves = DenialCause::EngineUser { uid: rustix::process::geteuid().as_raw() };
+    assert_denied(refusing.clone().connect(&name), ourselves, &name);
     let result = wait("connect_async", refusing.connect_async(&name));
-    assert_denied(result);
+    assert_denied(result, ourselves, &name);
     let accepting = SpscHandle::builder().driver(driver).allow(move |engine| engine.pid == own);
     let handle = accepting.connect(&name).unwrap();
     assert_eq!(handle.peer_credentials().unwrap().pid, own);
@@ -136,11 +155,10 @@ fn another_user_is_refused(driver: &Driver) {
     let dir = open_dir();
     let name = dir.name("engine");
     // By the socket's mode, and by the rule where the mode lets it in.
-    for mode in [0o600, 0o666] {
+    for (mode, cause) in [(0o600, DenialCause::FileSystem), (0o666, DenialCause::Engine)] {
         let face = face(driver).mode(mode).create(&name).unwrap();
-        let Some(mut child) = another(driver, "child_that_connects", &[&name]) else { return };
-        for _ in 0..2 {
-            assert_eq!(child.hear(), "PermissionDenied", "{mode:o}");
+        if !another_is_denied(driver, &name, cause) {
+            return;
         }
         drop(face);
     }
@@ -154,10 +172,10 @@ fn another_user_is_refused(driver: &Driver) {
 }
 
 /// Has the child of another user connect by both ways, which both fail; false if there is no other.
-fn another_is_denied(driver: &Driver, name: &str) -> bool {
+fn another_is_denied(driver: &Driver, name: &str, cause: DenialCause) -> bool {
     let Some(mut child) = another(driver, "child_that_connects", &[name]) else { return false };
     for _ in 0..2 {
-        assert_eq!(child.hear(), "PermissionDenied");
+        assert_eq!(child.hear(), denied(cause, name));
     }
     assert!(child.wait().success());
     true
@@ -173,7 +191,7 @@ fn no_predicate_lets_in_whom_the_mode_keeps_out(driver: &Driver) {
             None => builder,
         };
         let _face = builder.create(&name).unwrap();
-        if !another_is_denied(driver, &name) {
+        if !another_is_denied(driver, &name, DenialCause::FileSystem) {
             return;
         }
     }
@@ -202,7 +220,7 @@ fn a_predicate_refuses_another_user_who_may_reach_the_socket(driver: &Driver) {
         [|_| false, |peer| peer.uid != ANOTHER, |_| resume_unwind(Box::new("a bad predicate"))];
     for predicate in predicates {
         let _face = face(driver).mode(0o666).allow(predicate).create(&name).unwrap();
-        if !another_is_denied(driver, &name) {
+        if !another_is_denied(driver, &name, DenialCause::Engine) {
             return;
         }
     }
@@ -215,7 +233,7 @@ fn a_predicate_refuses_another_user_who_may_reach_the_socket(driver: &Driver) {
     });
     let face = builder.create(&name).unwrap();
     for result in connects(driver, &name) {
-        assert_denied(result);
+        assert_denied(result, DenialCause::Engine, &name);
     }
     face.try_send("hello".into()).unwrap();
     let Some(mut child) = another(driver, "child_that_connects", &[&name]) else { return };
@@ -240,7 +258,7 @@ fn a_listener_serves_users_side_by_side(driver: &Driver) {
     let own = rustix::process::geteuid().as_raw();
     {
         let strict = builder.clone().bind(&name).unwrap();
-        if !another_is_denied(driver, &name) {
+        if !another_is_denied(driver, &name, DenialCause::Engine) {
             return;
         }
         assert_eq!(strict.stats().refused, 2);
@@ -272,16 +290,16 @@ fn an_engine_of_another_user_is_refused(driver: &Driver) {
         return;
     }
     // Not even root makes a name in somebody else's directory.
-    let result = face(driver).create(&name);
-    assert_denied(result);
+    let its_owner = DenialCause::DirectoryOwner { uid: ANOTHER };
+    assert_denied(face(driver).create(&name), its_owner, dir.path());
     let Some(mut child) = another(driver, "child_that_serves", &[&name]) else { return };
     child.expect("serves");
     for result in connects(driver, &name) {
-        assert_denied(result);
+        assert_denied(result, its_owner, dir.path());
     }
     let builder = SpscHandle::builder().driver(driver);
     let result = builder.clone().allow(|engine| engine.uid == 1).connect(&name);
-    assert_denied(result);
+    assert_denied(result, DenialCause::EngineUser { uid: ANOTHER }, &name);
     let handle = builder.allow(|engine| engine.uid == ANOTHER).connect(&name).unwrap();
     assert_eq!(handle.peer_credentials().unwrap().uid, ANOTHER);
 }
@@ -297,8 +315,9 @@ fn a_handles_predicate_sees_who_the_engine_is(driver: &Driver) {
     let builder = SpscHandle::builder().driver(driver);
     // A panic refuses, and uses nothing up.
     let panicking = builder.clone().allow(|_| resume_unwind(Box::new("a bad predicate")));
-    assert_denied(panicking.clone().connect(&name));
-    assert_denied(wait("connect_async", panicking.connect_async(&name)));
+    let its_user = DenialCause::EngineUser { uid: ANOTHER };
+    assert_denied(panicking.clone().connect(&name), its_user, &name);
+    assert_denied(wait("connect_async", panicking.connect_async(&name)), its_user, &name);
     let asked = Arc::new(Mutex::new(Vec::new()));
     let noted = asked.clone();
     let accepting = builder.allow(move |engine| {
@@ -312,4 +331,68 @@ fn a_handles_predicate_sees_who_the_engine_is(driver: &Driver) {
     let asked = asked.lock().unwrap();
     assert!(asked.iter().all(|asked| asked.uid == ANOTHER), "{asked:?}");
     assert!(asked.contains(&engine), "{asked:?}");
+}
+
+/// Tries to take a name with a mode, says what came of it, and serves until it is killed.
+#[test]
+#[ignore = "a second process, for a test to start"]
+fn child_that_takes() {
+    let Some(arguments) = child::arguments() else { return };
+    let [backend, name, mode] = &arguments[..] else { panic!("{arguments:?}") };
+    let driver = common::driver(child::backend(backend)).unwrap();
+    let mode = u32::from_str_radix(mode, 8).unwrap();
+    match face(&driver).mode(mode).create(name) {
+        Ok(_face) => {
+            child::say("serves");
+            common::stay();
+        }
+        Err(error) => child::say(format!("{error:?}")),
+    }
+}
+
+/// The kernel lets root connect whatever the mode, but no other owner.
+fn a_name_is_taken_back_whatever_its_mode(driver: &Driver) {
+    let dir = open_dir();
+    let name = dir.name("engine");
+    if chown(dir.path(), Some(ANOTHER), Some(ANOTHER)).is_err() {
+        return eprintln!("only root can give a directory away: left out");
+    }
+    for mode in [0o060, 0, 0o400, 0o600] {
+        let octal = format!("{mode:o}");
+        let take = || another(driver, "child_that_takes", &[&name, &octal]);
+        let Some(mut first) = take() else { return };
+        first.expect("serves");
+        // It lives: nobody else has the name, and nobody has changed its mode.
+        let mut second = take().unwrap();
+        assert!(second.hear().starts_with("NameInUse"), "{octal}");
+        assert!(second.wait().success());
+        assert_eq!(fs::metadata(&name).unwrap().mode() & 0o7777, mode);
+        first.kill();
+        drop(first);
+        assert_eq!(fs::metadata(&name).unwrap().mode() & 0o7777, mode);
+        let mut third = take().unwrap();
+        third.expect("serves");
+        assert_eq!(fs::metadata(&name).unwrap().mode() & 0o7777, mode);
+    }
+}
+
+/// The umask is a process's own.
+#[test]
+#[ignore = "a second process, for a test to start"]
+fn child_with_a_umask() {
+    let Some(arguments) = child::arguments() else { return };
+    let [backend, name, umask] = &arguments[..] else { panic!("{arguments:?}") };
+    let driver = common::driver(child::backend(backend)).unwrap();
+    rustix::process::umask(Mode::from_raw_mode(u32::from_str_radix(umask, 8).unwrap()));
+    let _face = face(&driver).mode(0o666).create(name).unwrap();
+    assert_eq!(fs::metadata(name).unwrap().mode() & 0o7777, 0o666);
+    SpscHandle::builder().driver(&driver).connect(name).unwrap();
+}
+
+fn a_socket_has_its_mode_whatever_the_umask(driver: &Driver) {
+    let dir = Dir::new();
+    for umask in ["0", "77", "177", "777"] {
+        let arguments = [&driver.backend().to_string(), &*dir.name("engine"), umask];
+        child::passes("child_with_a_umask", &arguments);
+    }
 }

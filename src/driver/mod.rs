@@ -14,6 +14,7 @@ mod source;
 mod table;
 mod alarms;
 mod link;
+mod last_run;
 mod shared;
 mod runner;
 #[cfg(not(all(test, loom)))]
@@ -89,6 +90,7 @@ use crate::sync::Arc;
 
 /// How a driver waits in the kernel.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, Default)]
+#[non_exhaustive]
 pub enum Backend {
     /// io_uring where it is to be had, else epoll; always epoll under valgrind.
     #[default]
@@ -137,8 +139,10 @@ impl fmt::Display for Backend {
 /// driver's.
 ///
 /// A driver that is not run wakes nobody. Only the blocking calls of its endpoints go on, with
-/// their deadlines, and still learn of the peer's death. In a forked child (without an exec) a
-/// driver does nothing, and its calls answer [`Closed`](ShmError::Closed) for the reason
+/// their deadlines, and still learn of the peer's death. Where a task hangs, print its driver's `Debug`
+/// form: it tells how many endpoints, listeners and handshakes are `bound` to the driver, and, unless it
+/// runs on a thread of its own, when it was `last_run`: `never`, `now` or how long ago. In a forked
+/// child (without an exec) a driver does nothing, and its calls answer [`Closed`](ShmError::Closed) for the reason
 /// [`Forked`](crate::CloseReason::Forked); new endpoints that name no driver get a fresh one there.
 ///
 /// # Examples
@@ -280,10 +284,12 @@ impl fmt::Debug for Driver {
             Run::Parked(_) => "parked",
             Run::Polled => "polled",
         };
-        f.debug_struct("Driver")
-            .field("backend", &self.backend())
-            .field("run", &run)
-            .finish_non_exhaustive()
+        let mut form = f.debug_struct("Driver");
+        form.field("backend", &self.backend()).field("run", &run);
+        if !self.is_background() {
+            form.field("last_run", &self.shared().last_run);
+        }
+        form.field("bound", &self.shared().bound()).finish_non_exhaustive()
     }
 }
 

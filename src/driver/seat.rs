@@ -108,6 +108,7 @@ impl Seat {
                 bench
             }
         };
+        let _running = self.shared.last_run.begin();
         let gone = ShmError::Closed { reason: CloseReason::DriverGone, sent: 0 };
         let runner = bench.runner.as_mut().ok_or(gone)?;
         match turn(runner) {

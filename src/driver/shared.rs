@@ -24,6 +24,7 @@ use rustix::time::{
 };
 
 use super::Backend;
+use super::last_run::LastRun;
 use super::link::{Link, NEVER};
 use super::source::Source;
 use super::table::{Id, Ids};
@@ -216,6 +217,8 @@ pub(super) struct Shared {
     /// Who runs it sleeps in it, with nothing else to do.
     parked_in: bool,
     inbox: Mutex<Inbox>,
+    /// Of one that has no thread of its own.
+    pub(super) last_run: LastRun,
     /// Zero of the driver's clock.
     #[cfg(not(all(test, loom)))]
     epoch: Instant,
@@ -275,6 +278,7 @@ impl Shared {
             timer: None,
             parked_in: false,
             inbox: Mutex::new(Inbox::default()),
+            last_run: LastRun::new(),
             #[cfg(not(all(test, loom)))]
             epoch: Instant::now(),
             #[cfg(all(test, loom))]
@@ -317,6 +321,11 @@ impl Shared {
 
     pub(super) fn backend(&self) -> Backend {
         self.backend
+    }
+
+    /// How many sources have an identity; none of those in a child are its own.
+    pub(super) fn bound(&self) -> usize {
+        if self.is_forked() { 0 } else { lock(&self.inbox).ids.taken() }
     }
 
     pub(super) fn epoll(&self) -> &OwnedFd {

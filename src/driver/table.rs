@@ -63,6 +63,11 @@ impl Ids {
         Some(Id { index, generation: 0 })
     }
 
+    /// How many are given out.
+    pub(super) fn taken(&self) -> usize {
+        self.generations.len() - self.free.len()
+    }
+
     /// Takes one back, once nothing in the kernel bears it any more.
     pub(super) fn give_back(&mut self, id: Id) {
         let generation = &mut self.generations[id.slot()];

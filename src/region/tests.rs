@@ -210,9 +210,16 @@ fn another_version_is_refused() {
             other => panic!("{other:?}"),
         }
     }
-    let file = handmade();
-    put(&file, 0x10, 8192);
-    assert!(matches!(refusal(file), ShmError::VersionMismatch { .. }), "header_bytes");
+}
+
+/// That is no other version, and must not read like one: `ours: 1, theirs: 1`.
+#[test]
+fn a_strange_header_length_is_invalid_data() {
+    for length in [0, 8192, u64::MAX] {
+        let file = handmade();
+        put(&file, 0x10, length);
+        assert_invalid(&refusal(file), "header");
+    }
 }
 
 #[test]

@@ -2,6 +2,7 @@
 
 use std::io;
 use std::os::fd::{AsFd, BorrowedFd};
+use std::path::Path;
 use std::time::{Duration, Instant};
 
 use rustix::event::{PollFd, PollFlags, Timespec};
@@ -10,10 +11,10 @@ use rustix::io::Errno;
 use super::directory::Directory;
 use super::message::{self, Spoken, Status};
 use super::name::Name;
-use super::socket::{self, Message, Received};
+use super::socket::{self, Message, Received, Silence};
 use super::untrusted::{Line, Untrusted};
 use crate::credentials::{self, Allow, PeerCredentials};
-use crate::error::ShmError;
+use crate::error::{DenialCause, ShmError};
 use crate::layout::VERSION;
 use crate::lifeline::Lifeline;
 use crate::region::Region;
@@ -23,6 +24,10 @@ use crate::sockopt;
 const FIRST_PAUSE: Duration = Duration::from_millis(1);
 /// And at most.
 const LONGEST_PAUSE: Duration = Duration::from_millis(32);
+
+/// How often an application that the socket's mode keeps out asks again. An engine that is about to
+/// listen has bound the socket and not yet set its mode.
+const DENIALS: u32 = 3;
 
 /// An engine waits a second for our hello. If this thread was held up for so long of it, and then
 /// finds that the engine has hung up, it was too late, and comes again.
@@ -60,6 +65,8 @@ pub(crate) struct Dial {
     allow: Option<Allow>,
     deadline: Instant,
     pause: Duration,
+    /// How often the socket's mode has kept us out.
+    denials: u32,
     /// Connected, and hello was said.
     engine: Option<(Line, PeerCredentials)>,
     /// The hello came late.
@@ -82,7 +89,7 @@ impl Dial {
         let directory = Directory::for_application(name)?;
         // Somebody else's is accepted if `allow` accepts an engine that runs as its owner.
         if !directory.is_trusted() && allow.is_none() {
-            return Err(ShmError::PermissionDenied);
+            return Err(directory.denied(DenialCause::DirectoryOwner { uid: directory.owner() }));
         }
         let name = name.clone();
         Ok(Self {
@@ -91,6 +98,7 @@ impl Dial {
             allow,
             deadline,
             pause: FIRST_PAUSE,
+            denials: 0,
             engine: None,
             is_late: false,
             has_hung_up: false,
@@ -149,7 +157,7 @@ impl Dial {
     /// Judges the answer. On an error the engine stays, for who watches it.
     fn join(&mut self, mut answer: Message) -> Result<Connection, ShmError> {
         let process = answer.process.take();
-        let region = welcome(answer)?;
+        let region = welcome(answer, Some(self.name.path()))?;
         // A lawful engine says nothing behind its answer before we ask for it.
         let (quiet, peer) =
             self.engine.take_if(|(socket, _)| socket.is_quiet()).ok_or_else(junk)?;
@@ -184,19 +192,24 @@ impl Dial {
         }
     }
 
-    /// Connects, looks at the engine and says hello. `None`: its backlog is full, or it has no
-    /// patience left.
+    /// Connects, looks at the engine and says hello. `None`: its backlog is full, it has no patience
+    /// left, or its socket may not have its mode yet.
     fn connect(&mut self) -> Result<Option<(Line, PeerCredentials)>, ShmError> {
         let begun = Instant::now();
-        let connected = socket::connect(self.directory.as_fd(), self.name.file());
-        let Some(socket) = connected.map_err(|errno| self.refused(errno))? else {
-            return Ok(None);
+        let found = socket::find(self.directory.as_fd(), self.name.file());
+        let found = found.map_err(|errno| self.refused(errno))?;
+        let socket = match socket::connect_to(found.as_fd()) {
+            Ok(Some(socket)) => Line::new(socket),
+            Ok(None) => return Ok(None),
+            Err(Errno::ACCESS) if self.denials < DENIALS && begun < self.deadline => {
+                self.denials += 1;
+                return Ok(None);
+            }
+            Err(errno) => return Err(self.refused(errno)),
         };
-        let socket = Line::new(socket);
-        let peer = PeerCredentials::of(socket.as_fd()).map_err(|_| ShmError::PermissionDenied)?;
-        if !self.trusts(&peer) {
-            return Err(ShmError::PermissionDenied);
-        }
+        let peer = PeerCredentials::of(socket.as_fd())
+            .map_err(ShmError::io("asking who the engine is"))?;
+        self.check_trust(&peer)?;
         // Before the hello: what comes after it is the answer.
         sockopt::ask_for_process(socket.as_fd(), true);
         let said = socket::send(socket.as_fd(), &message::hello(), None);
@@ -210,20 +223,27 @@ impl Dial {
     }
 
     /// Whether what `peer` sends may be believed as far as the protocol goes.
-    fn trusts(&self, peer: &PeerCredentials) -> bool {
+    fn check_trust(&self, peer: &PeerCredentials) -> Result<(), ShmError> {
+        let owner = self.directory.owner();
         // A predicate speaks of engines, so of a directory only as far as it is the engine's.
-        (self.directory.is_trusted() || self.directory.owner() == peer.uid)
-            && credentials::accepts(self.allow.as_ref(), peer)
+        if !self.directory.is_trusted() && owner != peer.uid {
+            return Err(self.directory.denied(DenialCause::DirectoryOwner { uid: owner }));
+        }
+        if !credentials::accepts(self.allow.as_ref(), peer) {
+            let cause = DenialCause::EngineUser { uid: peer.uid };
+            return Err(ShmError::PermissionDenied { cause, path: self.name.path().into() });
+        }
+        Ok(())
     }
 
     /// What it means that the kernel did not connect us.
     fn refused(&self, errno: Errno) -> ShmError {
-        match errno {
-            // Nobody ever listened here, or whoever did is gone.
-            Errno::NOENT | Errno::CONNREFUSED => self.name.not_found(),
-            // Somebody listens, on a socket of another type: no engine of ours.
-            Errno::PROTOTYPE => junk(),
-            errno => socket::error("connecting", errno),
+        const STEP: &str = "connecting";
+        match Silence::of(errno, STEP, self.name.path()) {
+            Silence::Nobody => self.name.not_found(),
+            Silence::Foreign => junk(),
+            Silence::NoSocket => socket::error(STEP, errno, self.name.path()),
+            Silence::Unknown(error) => error,
         }
     }
 
@@ -248,14 +268,18 @@ fn receive(socket: BorrowedFd<'_>) -> Result<Received, ShmError> {
     received.map_err(ShmError::io(HANDSHAKE))
 }
 
-/// Judges an answer, and joins the region if it is a welcome.
-pub(super) fn welcome(answer: Message) -> Result<Region, ShmError> {
+/// Judges an answer, and joins the region if it is a welcome. `path` is the socket's, if it has one.
+pub(super) fn welcome(answer: Message, path: Option<&Path>) -> Result<Region, ShmError> {
     // PEER: the engine is trusted to be who it is, not to be right.
     match message::parse_answer(answer.bytes()) {
         Err(_) => Err(junk()),
         Ok(Spoken::Other(theirs)) => Err(ShmError::VersionMismatch { ours: VERSION, theirs }),
         Ok(Spoken::Ours(Status::Busy)) => Err(ShmError::Busy),
-        Ok(Spoken::Ours(Status::PermissionDenied)) => Err(ShmError::PermissionDenied),
+        Ok(Spoken::Ours(Status::PermissionDenied)) => {
+            // Who was given an end of a pair is let in.
+            let path = path.ok_or_else(junk)?.into();
+            Err(ShmError::PermissionDenied { cause: DenialCause::Engine, path })
+        }
         Ok(Spoken::Ours(Status::VersionMismatch)) => Err(junk()),
         Ok(Spoken::Ours(Status::Ok)) => match answer.descriptor {
             Some(descriptor) => join(descriptor),

@@ -1,40 +1,63 @@
 //! The directory of a socket, held open so that it cannot be exchanged under our hands.
 
+use std::ffi::{OsStr, OsString};
+use std::io;
 use std::os::fd::{AsFd, BorrowedFd, OwnedFd};
-use std::path::Path;
+use std::os::unix::ffi::OsStringExt;
+use std::path::{Path, PathBuf};
+use std::time::{Duration, Instant};
 
-use rustix::fs::{Mode, OFlags, Stat};
-use rustix::io::Errno;
+use rustix::fs::{AtFlags, FileType, FlockOperation, Mode, OFlags, Stat};
+use rustix::io::{Errno, retry_on_intr};
 
 use super::name::Name;
 use super::socket;
 use crate::credentials::Us;
-use crate::error::ShmError;
+use crate::error::{DenialCause, ShmError};
 
 /// Bits of `st_mode` that let others write: the group's and everybody's.
 const WRITABLE_BY_OTHERS: u32 = 0o022;
+/// Bits of `st_mode` that are permissions.
+const PERMISSIONS: u32 = 0o7777;
+/// How long an engine waits for a cleaner to leave its directory.
+const HOLD_PATIENCE: Duration = Duration::from_millis(100);
+/// Between two looks.
+const HOLD_PAUSE: Duration = Duration::from_millis(1);
+/// Bytes of a path that a Unix socket's address has room for.
+const ADDRESS_BYTES: usize = 107;
 
 /// A directory that was opened and judged. All work goes below the descriptor.
 #[derive(Debug)]
 pub(super) struct Directory {
     fd: OwnedFd,
     owner: u32,
+    path: Box<Path>,
 }
 
 impl Directory {
     /// The engine's: made if it is missing and the library's own, and it must be ours.
     ///
+    /// As long as it is open, the engine holds a shared `flock` on it, if that can be had. Cleaners
+    /// like systemd-tmpfiles skip a directory that they find locked when they come to it from
+    /// above.
+    ///
     /// # Errors
     /// `PermissionDenied` if somebody else owns it or may write to it, `Io` otherwise.
     pub(super) fn for_engine(name: &Name) -> Result<Self, ShmError> {
+        let path = name.directory();
         if name.is_relative() {
-            make(name.directory())?;
+            make(path)?;
         }
-        let opened = open(name.directory());
-        let directory = Self::judge(opened.map_err(|errno| socket::error(OPENING, errno))?)?;
+        let opened = match open(path, OFlags::RDONLY) {
+            // Its owner may have no right to list it. Then it cannot be locked.
+            Err(Errno::ACCESS) => open(path, OFlags::PATH),
+            opened => opened,
+        };
+        let directory = Self::judge(opened.map_err(|errno| not_opened(errno, path))?, path)?;
         if !Us::now().is(directory.owner) {
-            return Err(ShmError::PermissionDenied);
+            return Err(directory.denied(DenialCause::DirectoryOwner { uid: directory.owner }));
         }
+        directory.hold();
         Ok(directory)
     }
 
@@ -44,19 +67,27 @@ impl Directory {
     /// # Errors
     /// `NotFound` if there is none, `PermissionDenied` if others may write to it, `Io` otherwise.
     pub(super) fn for_application(name: &Name) -> Result<Self, ShmError> {
-        match open(name.directory()) {
-            Ok(opened) => Self::judge(opened),
+        // `O_PATH`, because an application needs no right to list it.
+        match open(name.directory(), OFlags::PATH) {
+            Ok(opened) => Self::judge(opened, name.directory()),
             Err(Errno::NOENT) => Err(name.not_found()),
-            Err(errno) => Err(socket::error(OPENING, errno)),
+            Err(errno) => Err(not_opened(errno, name.directory())),
         }
     }
 
-    fn judge(fd: OwnedFd) -> Result<Self, ShmError> {
-        let stat: Stat = rustix::fs::fstat(&fd).map_err(ShmError::io(OPENING))?;
+    fn judge(fd: OwnedFd, path: &Path) -> Result<Self, ShmError> {
+        let stat = rustix::fs::fstat(&fd).map_err(|errno| socket::error(OPENING, errno, path))?;
+        let directory = Self { fd, owner: stat.st_uid, path: path.into() };
         if stat.st_mode & WRITABLE_BY_OTHERS != 0 {
-            return Err(ShmError::PermissionDenied);
+            let mode = stat.st_mode & PERMISSIONS;
+            return Err(directory.denied(DenialCause::DirectoryWritable { mode }));
         }
-        Ok(Self { fd, owner: stat.st_uid })
+        Ok(directory)
+    }
+
+    /// The error for a directory that is not trusted.
+    pub(super) fn denied(&self, cause: DenialCause) -> ShmError {
+        ShmError::PermissionDenied { cause, path: self.path.clone() }
     }
 
     /// The user who owns it.
@@ -68,6 +99,46 @@ impl Directory {
     pub(super) fn is_trusted(&self) -> bool {
         Us::now().is_or_root(self.owner)
     }
+
+    /// The path of a file in it, as errors show it.
+    pub(super) fn path_of(&self, file: impl AsRef<Path>) -> PathBuf {
+        self.path.join(file)
+    }
+
+    /// The path of `file` by the directory's real path, without links in it, if that fits into a
+    /// socket's address.
+    ///
+    /// `/proc/net/unix` lists a socket by the very path that was bound, and cleaners spare what is
+    /// listed. `None` also where the path that the kernel tells does not lead here: the directory
+    /// was removed, or lies outside of the process's root.
+    pub(super) fn real_path_of(&self, file: &OsStr) -> Option<PathBuf> {
+        let real = rustix::fs::readlink(socket::way_to(self.fd.as_fd()), Vec::new()).ok()?;
+        let real = PathBuf::from(OsString::from_vec(real.into_bytes()));
+        let path = real.join(file);
+        if !real.is_absolute() || path.as_os_str().len() > ADDRESS_BYTES {
+            return None;
+        }
+        let (there, here) = (rustix::fs::stat(&real).ok()?, rustix::fs::fstat(&self.fd).ok()?);
+        (Inode::of(&there) == Inode::of(&here)).then_some(path)
+    }
+
+    /// Which file has this name; links are not followed.
+    pub(super) fn look_at(&self, file: impl rustix::path::Arg) -> Result<Stat, Errno> {
+        rustix::fs::statat(&self.fd, file, AtFlags::SYMLINK_NOFOLLOW)
+    }
+
+    /// Locks it against cleaners. They hold it for as long as they are in it, so it is asked for
+    /// again for a while. Then the engine does without: whoever may list the directory can lock it,
+    /// and must not be able to keep an engine from it.
+    fn hold(&self) {
+        let deadline = Instant::now() + HOLD_PATIENCE;
+        let shared = FlockOperation::NonBlockingLockShared;
+        while retry_on_intr(|| rustix::fs::flock(&self.fd, shared)) == Err(Errno::AGAIN)
+            && Instant::now() < deadline
+        {
+            std::thread::sleep(HOLD_PAUSE);
+        }
+    }
 }
 
 impl AsFd for Directory {
@@ -76,19 +147,48 @@ impl AsFd for Directory {
     }
 }
 
+/// Which file it is.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub(super) struct Inode {
+    device: u64,
+    number: u64,
+}
+
+impl Inode {
+    pub(super) fn of(stat: &Stat) -> Self {
+        // The types of the fields differ from one architecture to the next.
+        #[allow(clippy::unnecessary_cast, clippy::useless_conversion, reason = "not everywhere")]
+        Self { device: stat.st_dev as u64, number: stat.st_ino as u64 }
+    }
+}
+
 const OPENING: &str = "opening the socket directory";
 
-/// `O_PATH`, because an application needs no right to list it. A link as the last part of the path
-/// is refused: whoever made it could point it elsewhere at any time.
-fn open(path: &Path) -> Result<OwnedFd, Errno> {
-    let flags = OFlags::PATH | OFlags::DIRECTORY | OFlags::NOFOLLOW | OFlags::CLOEXEC;
+/// A link as the last part of the path is refused: whoever made it could point it elsewhere at any
+/// time.
+fn open(path: &Path, how: OFlags) -> Result<OwnedFd, Errno> {
+    let flags = how | OFlags::DIRECTORY | OFlags::NOFOLLOW | OFlags::CLOEXEC;
     rustix::fs::open(path, flags, Mode::empty())
+}
+
+/// The error for a directory that could not be opened.
+fn not_opened(errno: Errno, path: &Path) -> ShmError {
+    let is_link = || {
+        let stat = rustix::fs::lstat(path);
+        stat.is_ok_and(|stat| FileType::from_raw_mode(stat.st_mode) == FileType::Symlink)
+    };
+    // The kernel says the same of a file and of a link to a directory.
+    if errno == Errno::NOTDIR && is_link() {
+        let text = "is a symbolic link, which is not followed: name the directory that it leads to";
+        return ShmError::io_at(OPENING, path, io::Error::new(io::ErrorKind::NotADirectory, text));
+    }
+    socket::error(OPENING, errno, path)
 }
 
 /// Makes the last level alone. What is already there is judged by the caller.
 fn make(path: &Path) -> Result<(), ShmError> {
     match rustix::fs::mkdir(path, Mode::RWXU) {
         Ok(()) | Err(Errno::EXIST) => Ok(()),
-        Err(errno) => Err(socket::error("making the socket directory", errno)),
+        Err(errno) => Err(socket::error("making the socket directory", errno, path)),
     }
 }

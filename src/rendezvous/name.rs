@@ -8,6 +8,8 @@ use crate::error::ShmError;
 
 /// Longest relative name in bytes.
 const MAX_NAME: usize = 100;
+/// Longest name of a file in bytes (`NAME_MAX`).
+const MAX_FILE: usize = 255;
 /// What a relative name gets appended.
 const SUFFIX: &str = ".sock";
 
@@ -62,7 +64,7 @@ impl Name {
         let (directory, file) = name.rsplit_once('/').ok_or(ShmError::InvalidName)?;
         // The last two are ours in every directory with sockets.
         let reserved = ["", ".", "..", LOCK_FILE, NEW_FILE];
-        if name.contains('\0') || reserved.contains(&file) {
+        if name.contains('\0') || reserved.contains(&file) || file.len() > MAX_FILE {
             return Err(ShmError::InvalidName);
         }
         Ok(Self {
@@ -161,7 +163,7 @@ fn absolute(step: &'static str, path: &Path) -> Result<PathBuf, ShmError> {
         return Ok(plain(path));
     }
     let source = io::Error::new(io::ErrorKind::InvalidInput, "not an absolute path");
-    Err(ShmError::Io { step, source })
+    Err(ShmError::io_at(step, path, source))
 }
 
 #[cfg(test)]
@@ -197,8 +199,11 @@ mod tests {
         assert_eq!(name.file(), "video");
         assert!(!name.is_relative());
         assert_eq!(Name::new("/top").unwrap().directory().as_os_str(), "/");
+        let longest = format!("/a/{}", "x".repeat(255));
+        assert!(Name::new(&longest).is_ok());
+        let too_long = format!("{longest}x");
         let odd = ["/", "//", "/a/", "/a/.", "/a/..", "/a\0b", "/a/.lock", "/a/.wakering-new"];
-        for bad in odd {
+        for bad in odd.into_iter().chain([too_long.as_str()]) {
             assert!(matches!(Name::new(bad), Err(ShmError::InvalidName)), "{bad:?}");
         }
     }

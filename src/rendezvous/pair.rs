@@ -58,7 +58,7 @@ pub(crate) fn adopt(descriptor: OwnedFd) -> Result<Connection, ShmError> {
     match socket::receive_with_descriptor(descriptor.as_fd()).map_err(ShmError::io(ADOPTING))? {
         Received::Message(mut answer) => {
             let process = answer.process.take();
-            let region = dial::welcome(answer)?;
+            let region = dial::welcome(answer, None)?;
             Ok(Connection { region, lifeline: Lifeline::new(descriptor, peer, process) })
         }
         Received::HungUp => Err(dial::hung_up()),

@@ -4,6 +4,7 @@ use std::ffi::OsStr;
 use std::io::{IoSlice, IoSliceMut};
 use std::mem::MaybeUninit;
 use std::os::fd::{AsRawFd, BorrowedFd, OwnedFd};
+use std::path::Path;
 
 use rustix::fs::{FileType, Mode, OFlags};
 use rustix::io::{Errno, retry_on_intr};
@@ -14,10 +15,10 @@ use rustix::net::{
 
 use super::message::MESSAGE_BYTES;
 use super::untrusted::{self, Untrusted};
-use crate::error::ShmError;
+use crate::error::{DenialCause, ShmError};
 use crate::pidfd::{self, Control, PROCESS_SPACE, Process};
 
-/// What [`connect`] says where `/proc` is missing, through which sockets are reached.
+/// What [`connect_to`] and [`bind`] say where `/proc` is missing, through which sockets are reached.
 pub(super) const NO_PROC: Errno = Errno::NOSYS;
 
 const SEND: SendFlags = SendFlags::NOSIGNAL.union(SendFlags::DONTWAIT);
@@ -38,7 +39,7 @@ pub(super) fn bind(
     directory: BorrowedFd<'_>,
     file: &'static str,
 ) -> Result<(), Errno> {
-    let path = format!("/proc/thread-self/fd/{}/{file}", directory.as_raw_fd());
+    let path = format!("{}/{file}", way_to(directory));
     match rustix::net::bind(socket, &SocketAddrUnix::new(path)?) {
         // The directory is open, so what is missing is the way to it.
         Err(Errno::NOENT) => Err(NO_PROC),
@@ -46,21 +47,30 @@ pub(super) fn bind(
     }
 }
 
-/// Connects to `file` below `directory`. `None`: nobody accepts at the moment, because the backlog
-/// is full; this cannot be waited for, only tried again.
+/// The socket that has the name `file` below `directory`, to [`connect_to`] it.
 ///
 /// # Errors
-/// `ENOENT` if there is no such file, `ECONNREFUSED` if nobody listens on the socket, `ENOTSOCK` if
-/// it is something else or a link, [`NO_PROC`], and all that the kernel says besides.
-pub(super) fn connect(directory: BorrowedFd<'_>, file: &OsStr) -> Result<Option<OwnedFd>, Errno> {
-    // Not through the directory: the name alone may be longer than what an address has left. And
-    // so it is this very file that was looked at.
+/// `ENOENT` if there is no such file, `ENOTSOCK` if it is something else or a link, and all that the
+/// kernel says besides.
+pub(super) fn find(directory: BorrowedFd<'_>, file: &OsStr) -> Result<OwnedFd, Errno> {
     let flags = OFlags::PATH | OFlags::NOFOLLOW | OFlags::CLOEXEC;
-    let target = rustix::fs::openat(directory, file, flags, Mode::empty())?;
-    if !is_socket(rustix::fs::fstat(&target)?.st_mode) {
+    let found = rustix::fs::openat(directory, file, flags, Mode::empty())?;
+    if !is_socket(rustix::fs::fstat(&found)?.st_mode) {
         return Err(Errno::NOTSOCK);
     }
-    let address = SocketAddrUnix::new(format!("/proc/thread-self/fd/{}", target.as_raw_fd()))?;
+    Ok(found)
+}
+
+/// Connects to a socket that was [found](find). `None`: nobody accepts at the moment, because the
+/// backlog is full; this cannot be waited for, only tried again.
+///
+/// # Errors
+/// `ECONNREFUSED` if nobody listens on the socket, `EPROTOTYPE` if it is of another type,
+/// [`NO_PROC`], and all that the kernel says besides.
+pub(super) fn connect_to(found: BorrowedFd<'_>) -> Result<Option<OwnedFd>, Errno> {
+    // Not through the directory: the name alone may be longer than what an address has left. And
+    // so it is this very file that was looked at.
+    let address = SocketAddrUnix::new(way_to(found))?;
     let socket = unbound()?;
     match retry_on_intr(|| rustix::net::connect(&socket, &address)) {
         Ok(()) => Ok(Some(socket)),
@@ -71,17 +81,58 @@ pub(super) fn connect(directory: BorrowedFd<'_>, file: &OsStr) -> Result<Option<
     }
 }
 
+/// Changes the permission bits of a socket that was [found](find).
+pub(super) fn set_mode(found: BorrowedFd<'_>, mode: Mode) -> Result<(), Errno> {
+    // A descriptor that was opened by `O_PATH` is no file to `fchmod`.
+    rustix::fs::chmod(way_to(found), mode)
+}
+
+/// A path to what is open; see [`bind`].
+pub(super) fn way_to(open: BorrowedFd<'_>) -> String {
+    format!("/proc/thread-self/fd/{}", open.as_raw_fd())
+}
+
+/// What it means that [`find`] or [`connect_to`] failed. The same for an engine that looks for others
+/// and for an application.
+#[derive(Debug)]
+pub(super) enum Silence {
+    /// There is no file, or nobody listens on the socket: at most it is what an engine left.
+    Nobody,
+    /// Somebody listens, on a socket of another type: no engine of ours.
+    Foreign,
+    /// The file is something else, or a link.
+    NoSocket,
+    /// It cannot be told, for this reason.
+    Unknown(ShmError),
+}
+
+impl Silence {
+    /// Judges what the kernel said of the socket at `path`.
+    pub(super) fn of(errno: Errno, step: &'static str, path: &Path) -> Self {
+        match errno {
+            Errno::NOENT | Errno::CONNREFUSED => Self::Nobody,
+            Errno::PROTOTYPE => Self::Foreign,
+            Errno::NOTSOCK => Self::NoSocket,
+            errno => Self::Unknown(error(step, errno, path)),
+        }
+    }
+}
+
 /// Whether this `st_mode` is that of a socket.
 pub(super) fn is_socket(mode: u32) -> bool {
     FileType::from_raw_mode(mode) == FileType::Socket
 }
 
-/// The public error for [`NO_PROC`], and for everything else the one of `step`.
-pub(super) fn error(step: &'static str, errno: Errno) -> ShmError {
+/// The public error for what the kernel said of the file at `path` in this `step`.
+pub(super) fn error(step: &'static str, errno: Errno, path: &Path) -> ShmError {
     match errno {
         NO_PROC => ShmError::Unsupported { reason: "sockets need /proc to be mounted" },
-        Errno::ACCESS | Errno::PERM => ShmError::PermissionDenied,
-        errno => ShmError::Io { step, source: errno.into() },
+        Errno::ACCESS | Errno::PERM => {
+            ShmError::PermissionDenied { cause: DenialCause::FileSystem, path: path.into() }
+        }
+        // These tell of this process, not of the file.
+        Errno::MFILE | Errno::NFILE | Errno::NOMEM | Errno::NOBUFS => ShmError::io(step)(errno),
+        errno => ShmError::io_at(step, path, errno),
     }
 }
 

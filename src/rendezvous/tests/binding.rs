@@ -5,6 +5,7 @@ use std::os::unix::net::UnixListener;
 use std::sync::Barrier;
 
 use rustix::fs::{FlockOperation, flock};
+use rustix::io::Errno;
 
 use super::*;
 use crate::rendezvous::name::{LOCK_FILE, NEW_FILE};
@@ -64,15 +65,20 @@ fn an_absolute_name_is_taken_as_it_is() {
     assert!(matches!(dial(&missing), Err(ShmError::NotFound { .. })));
 }
 
-#[test]
-fn long_paths_and_long_names_work() {
-    let dir = TempDir::new();
+/// The path of no socket in it fits into an address.
+fn long_directory(dir: &TempDir) -> PathBuf {
     let mut long = dir.path().to_path_buf();
     for _ in 0..30 {
         long.push("d".repeat(100));
     }
     std::fs::create_dir_all(&long).unwrap();
-    let name = name_in(&long, &"n".repeat(100));
+    long
+}
+
+#[test]
+fn long_paths_and_long_names_work() {
+    let dir = TempDir::new();
+    let name = name_in(&long_directory(&dir), &"n".repeat(100));
     let engine = Engine::new(&name);
     assert!(engine.connect(&name).is_ok());
     assert!(is_in_use(bind(&name), &name));
@@ -81,11 +87,14 @@ fn long_paths_and_long_names_work() {
 #[test]
 fn the_mode_is_the_builders() {
     let dir = TempDir::new();
+    let deep = long_directory(&dir);
     for (given, expected) in [(None, 0o600), (Some(0o666), 0o666), (Some(0o620), 0o620)] {
-        let name = dir.name("a");
-        let _bound = BoundSocket::bind(&name, given).unwrap();
-        let mode = name.path().metadata().unwrap().permissions().mode();
-        assert_eq!(mode & 0o7777, expected);
+        // The sticky bit protects those that the kernel lists by another path.
+        for (name, sticky) in [(dir.name("a"), 0), (name_in(&deep, "a"), 0o1000)] {
+            let _bound = BoundSocket::bind(&name, given).unwrap();
+            let mode = name.path().metadata().unwrap().permissions().mode();
+            assert_eq!(mode & 0o7777, expected | sticky);
+        }
     }
     let odd = BoundSocket::bind(&dir.name("a"), Some(0o4666));
     assert!(matches!(odd, Err(ShmError::InvalidConfig { given: 0o4666, allowed: 0o777, .. })));
@@ -96,11 +105,149 @@ fn a_stale_socket_is_taken_over() {
     let dir = TempDir::new();
     let name = dir.name("a");
     leave_stale_socket(name.path());
-    leave_stale_socket(&dir.path().join(NEW_FILE));
     assert!(matches!(dial(&name).unwrap().block(), Err(ShmError::NotFound { .. })));
     let engine = Engine::new(&name);
     assert!(engine.connect(&name).is_ok());
-    assert!(!dir.path().join(NEW_FILE).exists());
+}
+
+#[test]
+fn what_a_crash_left_half_way_is_taken_over() {
+    let dir = TempDir::new();
+    // Where the path is short: the socket was bound, and nobody listens yet, nor has it its mode.
+    let name = dir.name("a");
+    leave_stale_socket(name.path());
+    std::fs::set_permissions(name.path(), Permissions::from_mode(0o000)).unwrap();
+    let _bound = bind(&name).unwrap();
+    // Where it is long: the socket was not renamed yet. A path that leads there is short.
+    let deep = long_directory(&dir);
+    let new = deep.join(NEW_FILE);
+    let way = std::fs::File::open(&deep).unwrap();
+    let way = PathBuf::from(format!("/proc/self/fd/{}", std::os::fd::AsRawFd::as_raw_fd(&way)));
+    leave_stale_socket(&way.join(NEW_FILE));
+    let name = name_in(&deep, "a");
+    leave_stale_socket(&way.join(name.file()));
+    let engine = Engine::new(&name);
+    assert!(engine.connect(&name).is_ok());
+    assert!(!new.exists());
+}
+
+/// Whether the kernel lists a socket under this path.
+fn is_listed(path: &Path) -> bool {
+    let list = std::fs::read_to_string("/proc/net/unix").unwrap();
+    list.lines().any(|line| line.split_whitespace().last() == path.to_str())
+}
+
+#[test]
+fn a_socket_is_listed_by_its_real_path_where_that_fits() {
+    let dir = TempDir::new();
+    let real = dir.path().canonicalize().unwrap().join("real");
+    std::fs::create_dir_all(real.join("inner")).unwrap();
+    symlink("real", dir.path().join("link")).unwrap();
+    let name = name_in(&dir.path().join("link/inner"), "a");
+    let bound = bind(&name).unwrap();
+    assert!(is_listed(&real.join("inner/a.sock")));
+    drop(bound);
+    // An address has room for 107 bytes.
+    for (bytes, fits) in [(106, true), (107, true), (108, false), (150, false)] {
+        let path = real.join("f".repeat(bytes - real.as_os_str().len() - 1));
+        assert_eq!(path.as_os_str().len(), bytes);
+        let name = Name::new(path.to_str().unwrap()).unwrap();
+        let engine = Engine::new(&name);
+        assert_eq!(is_listed(&path), fits, "{bytes}");
+        assert!(engine.connect(&name).is_ok());
+        assert!(is_in_use(bind(&name), &name));
+        engine.desk.close(&engine.board);
+        assert!(!path.exists());
+        assert!(!real.join(NEW_FILE).exists());
+    }
+}
+
+#[test]
+fn a_directory_that_is_exchanged_meanwhile_gets_no_socket() {
+    let dir = TempDir::new();
+    let (checked, moved) = (dir.path().join("checked"), dir.path().join("moved"));
+    std::fs::create_dir(&checked).unwrap();
+    let name = name_in(&checked, "a");
+    let directory = directory::Directory::for_engine(&name).unwrap();
+    let path = directory.real_path_of(name.file()).unwrap();
+    let check = || bound::expect_bound_below(&directory, name.file(), &path);
+    // What is bound by the path lies elsewhere.
+    std::fs::rename(&checked, &moved).unwrap();
+    std::fs::create_dir(&checked).unwrap();
+    let _elsewhere = UnixListener::bind(&path).unwrap();
+    let error = check().unwrap_err();
+    let ShmError::Io { source, .. } = error else { panic!("{error:?}") };
+    assert!(source.to_string().contains("moved"), "{source}");
+    // Also where something has the name here.
+    let _here = UnixListener::bind(moved.join("a.sock")).unwrap();
+    assert!(check().is_err());
+    // Back again.
+    std::fs::remove_dir_all(&checked).unwrap();
+    std::fs::rename(&moved, &checked).unwrap();
+    assert!(check().is_ok());
+    // The kernel tells no path that leads to a directory without a name.
+    let gone = dir.path().join("gone");
+    std::fs::create_dir(&gone).unwrap();
+    let gone_name = name_in(&gone, "a");
+    let directory = directory::Directory::for_engine(&gone_name).unwrap();
+    std::fs::remove_dir(&gone).unwrap();
+    assert_eq!(directory.real_path_of(gone_name.file()), None);
+}
+
+#[test]
+fn an_engine_holds_its_directory_against_cleaners() {
+    let dir = TempDir::new();
+    let file = std::fs::File::open(dir.path()).unwrap();
+    let clean = || flock(&file, FlockOperation::NonBlockingLockExclusive);
+    let (one, other) = (bind(&dir.name("a")).unwrap(), bind(&dir.name("b")).unwrap());
+    assert!(clean().is_err());
+    drop(one);
+    assert!(clean().is_err(), "the other one holds it, too");
+    drop(other);
+    // A process that is just being started has copies of all descriptors for a moment.
+    let deadline = Instant::now() + LONG;
+    while clean().is_err() {
+        assert!(Instant::now() < deadline, "nobody is left to hold it");
+        std::thread::yield_now();
+    }
+    // Nobody keeps an engine away by that, and what the owner may not list is not locked.
+    drop(bind(&dir.name("a")).unwrap());
+    flock(&file, FlockOperation::Unlock).unwrap();
+    dir.set_mode(0o300);
+    drop(bind(&dir.name("a")).unwrap());
+    dir.set_mode(0o700);
+}
+
+#[test]
+fn each_answer_of_the_kernel_means_the_same_to_both_sides() {
+    use super::socket::Silence;
+    let path = Path::new("/somewhere/a.sock");
+    let judge = |errno| Silence::of(errno, "step", path);
+    for errno in [Errno::NOENT, Errno::CONNREFUSED] {
+        assert!(matches!(judge(errno), Silence::Nobody), "{errno}");
+    }
+    assert!(matches!(judge(Errno::PROTOTYPE), Silence::Foreign));
+    assert!(matches!(judge(Errno::NOTSOCK), Silence::NoSocket));
+    for errno in [Errno::ACCESS, Errno::PERM] {
+        let Silence::Unknown(error) = judge(errno) else { panic!("{errno}") };
+        assert!(is_denied(&error, DenialCause::FileSystem, path), "{error:?}");
+    }
+    let no_proc = judge(socket::NO_PROC);
+    assert!(matches!(no_proc, Silence::Unknown(ShmError::Unsupported { .. })));
+    for errno in [Errno::NAMETOOLONG, Errno::IO, Errno::STALE, Errno::LOOP, Errno::ROFS] {
+        let Silence::Unknown(ShmError::Io { step: "step", source }) = judge(errno) else {
+            panic!("{errno}")
+        };
+        assert_eq!(source.kind(), std::io::Error::from(errno).kind());
+        assert!(source.to_string().starts_with("/somewhere/a.sock: "), "{source}");
+    }
+    // These are not about the file.
+    for errno in [Errno::MFILE, Errno::NFILE, Errno::NOMEM, Errno::NOBUFS] {
+        let Silence::Unknown(ShmError::Io { step: "step", source }) = judge(errno) else {
+            panic!("{errno}")
+        };
+        assert_eq!(source.raw_os_error(), Some(errno.raw_os_error()));
+    }
 }
 
 #[test]
@@ -135,9 +282,10 @@ fn whatever_else_has_the_name_keeps_it() {
 #[test]
 fn a_file_in_the_place_of_the_new_socket_is_kept() {
     let dir = TempDir::new();
-    let precious = dir.path().join(NEW_FILE);
+    let deep = long_directory(&dir);
+    let precious = deep.join(NEW_FILE);
     std::fs::write(&precious, "precious").unwrap();
-    assert!(matches!(bind(&dir.name("a")), Err(ShmError::Io { .. })));
+    assert!(matches!(bind(&name_in(&deep, "a")), Err(ShmError::Io { .. })));
     assert!(precious.exists());
 }
 
@@ -219,8 +367,10 @@ fn a_lock_that_is_never_given_up_is_an_error() {
     let lock_path = dir.path().join(LOCK_FILE);
     let lock = std::fs::File::open(&lock_path).unwrap();
     flock(&lock, FlockOperation::LockExclusive).unwrap();
-    let error = std::io::Error::from(bind(&dir.name("b")).unwrap_err());
-    assert_eq!(error.kind(), std::io::ErrorKind::TimedOut);
+    let error = bind(&dir.name("b")).unwrap_err();
+    let ShmError::Io { source, .. } = &error else { panic!("{error:?}") };
+    assert!(source.to_string().starts_with(lock_path.to_str().unwrap()), "{source}");
+    assert_eq!(std::io::Error::from(error).kind(), std::io::ErrorKind::TimedOut);
     drop(bound);
     assert!(name.path().exists(), "not without the lock");
     // A cleaner unlinks the file: the lock on it excludes nobody any more.

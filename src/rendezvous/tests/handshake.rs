@@ -55,10 +55,13 @@ fn predicates_of_both_sides_are_asked() {
     let name = dir.name("a");
     let bound = BoundSocket::bind(&name, None).unwrap();
     let engine = Engine::with(bound, Some(Allow::new(|_| false)));
-    assert!(matches!(engine.connect(&name), Err(ShmError::PermissionDenied)));
+    let refused = engine.connect(&name).unwrap_err();
+    assert!(is_denied(&refused, DenialCause::Engine, name.path()), "{refused:?}");
     assert_eq!(engine.desk.clients().refused, 1);
     let choosy = Dial::new(&name, Some(Allow::new(|_| panic!("never"))), Instant::now() + LONG);
-    assert!(matches!(engine.meet(choosy.unwrap()), Err(ShmError::PermissionDenied)));
+    let refused = engine.meet(choosy.unwrap()).unwrap_err();
+    let ourselves = DenialCause::EngineUser { uid: rustix::process::geteuid().as_raw() };
+    assert!(is_denied(&refused, ourselves, name.path()), "{refused:?}");
     assert_eq!(engine.lifelines(), 0);
 }
 

@@ -220,7 +220,7 @@ fn foreign_listeners_are_told_apart() {
     let error = dial_foreign(drop);
     assert!(matches!(error, ShmError::Io { step: "handshake", .. }), "{error:?}");
     let error = dial_foreign(|client| say(&client, &message::answer(Status::PermissionDenied)));
-    assert!(matches!(error, ShmError::PermissionDenied));
+    assert!(matches!(error, ShmError::PermissionDenied { cause: DenialCause::Engine, .. }));
 }
 
 #[test]

@@ -21,7 +21,7 @@ use super::name::Places;
 use super::pair::{adopt, pair};
 use super::*;
 use crate::credentials::{Allow, PeerCredentials};
-use crate::error::ShmError;
+use crate::error::{DenialCause, ShmError};
 use crate::layout::Geometry;
 use crate::lifeline::{Lifeline, drain, ring_by_byte};
 use crate::region::Region;
@@ -220,13 +220,22 @@ fn dial(name: &Name) -> Result<Dial, ShmError> {
 /// A bare connection, as a client makes that does not keep to the protocol.
 fn raw(name: &Name) -> Option<OwnedFd> {
     let directory = directory::Directory::for_application(name).unwrap();
-    socket::connect(directory.as_fd(), name.file()).unwrap()
+    let found = socket::find(directory.as_fd(), name.file()).unwrap();
+    socket::connect_to(found.as_fd()).unwrap()
 }
 
 /// What a dead engine leaves behind.
 fn leave_stale_socket(path: &Path) {
     drop(std::os::unix::net::UnixListener::bind(path).unwrap());
     assert!(path.exists());
+}
+
+/// Whether this is the denial for this cause, at this path.
+fn is_denied(error: &ShmError, expected: DenialCause, at: &Path) -> bool {
+    matches!(
+        error,
+        ShmError::PermissionDenied { cause, path } if *cause == expected && **path == *at
+    )
 }
 
 /// Whether two regions are the same memory.

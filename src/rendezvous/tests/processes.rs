@@ -38,7 +38,7 @@ fn serve(engine: &Engine, mut child: Child) {
 #[ignore = "run by another_user_is_let_in_by_a_predicate_alone"]
 fn as_another_user() {
     let Some(name) = given() else { return };
-    assert!(matches!(dial(&name).unwrap().block(), Err(ShmError::PermissionDenied)));
+    assert!(matches!(dial(&name).unwrap().block(), Err(ShmError::PermissionDenied { .. })));
 }
 
 #[test]
@@ -74,6 +74,52 @@ fn another_user_is_let_in_by_a_predicate_alone() {
     let Some(child) = run("as_another_user_who_is_welcome") else { return };
     serve(&engine, child);
     assert_eq!(lock(&engine.face.peers)[0].peer().uid, 54321);
+}
+
+#[test]
+#[ignore = "run by an_application_that_comes_before_the_mode_is_let_in"]
+fn before_the_mode() {
+    let Some(name) = given() else { return };
+    let mut early = dial(&name).unwrap();
+    // It is not believed at once that this is the mode that the engine wants.
+    assert!(matches!(early.step(), Ok(Progress::RetryAt(_))));
+    let mut hurried = Dial::new(&name, None, Instant::now()).unwrap();
+    let denied = hurried.step().unwrap_err();
+    assert!(is_denied(&denied, DenialCause::FileSystem, name.path()), "{denied:?}");
+    rustix::process::kill_process(rustix::process::getpid(), rustix::process::Signal::STOP)
+        .unwrap();
+    early.block().unwrap();
+}
+
+#[test]
+fn an_application_that_comes_before_the_mode_is_let_in() {
+    if !rustix::process::geteuid().is_root() {
+        return eprintln!("only root can be somebody else: left out");
+    }
+    let dir = TempDir::new();
+    let path = dir.path().join("a");
+    let name = Name::new(path.to_str().unwrap()).unwrap();
+    let allow = Allow::new(|peer| peer.uid == 54321);
+    // As between `bind` and `chmod`.
+    let engine = Engine::with(BoundSocket::bind(&name, Some(0o755)).unwrap(), Some(allow));
+    let child = match other("before_the_mode", &path).uid(54321).gid(54321).spawn() {
+        Ok(child) => child,
+        Err(error) => return eprintln!("not to be run by others ({error}): left out"),
+    };
+    let pid = rustix::process::Pid::from_child(&child);
+    let deadline = Instant::now() + LONG;
+    let stopped = rustix::process::WaitOptions::UNTRACED | rustix::process::WaitOptions::NOHANG;
+    loop {
+        match rustix::process::waitpid(Some(pid), stopped).unwrap() {
+            Some((_, status)) => break assert!(status.stopped(), "{status:?}"),
+            None => assert!(Instant::now() < deadline),
+        }
+        std::thread::yield_now();
+    }
+    std::fs::set_permissions(&path, Permissions::from_mode(0o666)).unwrap();
+    rustix::process::kill_process(pid, rustix::process::Signal::CONT).unwrap();
+    serve(&engine, child);
+    assert_eq!(engine.lifelines(), 1);
 }
 
 #[test]

@@ -14,14 +14,14 @@ fn where_others_may_write_nobody_is_trusted() {
     for mode in [0o777, 0o770, 0o720, 0o702, 0o1777] {
         dir.set_mode(mode);
         let refused = refusals(&dir.name("a"));
-        assert!(
-            matches!(refused, (ShmError::PermissionDenied, ShmError::PermissionDenied)),
-            "{mode:o} {refused:?}"
-        );
+        let cause = DenialCause::DirectoryWritable { mode };
+        for refused in [refused.0, refused.1] {
+            assert!(is_denied(&refused, cause, dir.path()), "{mode:o} {refused:?}");
+        }
     }
     let open = Name::new("/tmp/wakering-test-never").unwrap();
     let refused = BoundSocket::bind(&open, None);
-    assert!(matches!(refused, Err(ShmError::PermissionDenied)), "{refused:?}");
+    assert!(matches!(refused, Err(ShmError::PermissionDenied { .. })), "{refused:?}");
     // Reading is no danger.
     dir.set_mode(0o755);
     assert!(BoundSocket::bind(&dir.name("a"), None).is_ok());
@@ -37,9 +37,19 @@ fn a_link_or_a_file_in_the_directorys_place_is_an_error() {
     std::fs::write(&file, "").unwrap();
     let dangling = dir.path().join("dangling");
     symlink("nowhere", &dangling).unwrap();
-    for place in [link.clone(), link.join("."), file, dangling] {
-        let refused = refusals(&name_in(&place, "a"));
-        assert!(matches!(refused, (ShmError::Io { .. }, ShmError::Io { .. })), "{refused:?}");
+    for (place, is_link) in
+        [(link.clone(), true), (link.join("."), true), (file, false), (dangling, true)]
+    {
+        let name = name_in(&place, "a");
+        let refused = refusals(&name);
+        for refused in [refused.0, refused.1] {
+            let ShmError::Io { step, source } = refused else { panic!("{refused:?}") };
+            assert_eq!(step, "opening the socket directory");
+            assert_eq!(source.kind(), std::io::ErrorKind::NotADirectory);
+            let text = source.to_string();
+            assert!(text.starts_with(name.directory().to_str().unwrap()), "{text}");
+            assert_eq!(text.contains("is a symbolic link"), is_link, "{text}");
+        }
     }
     // Further up links are the administrator's business.
     let below = link.join("below");
@@ -57,11 +67,13 @@ fn somebody_elses_directory_is_refused() {
     let engine = Engine::new(&name);
     chown(dir.path(), Some(54321), None).unwrap();
     let (bind, dial) = refusals(&name);
-    assert!(matches!(bind, ShmError::PermissionDenied));
-    assert!(matches!(dial, ShmError::PermissionDenied));
+    let its_owner = DenialCause::DirectoryOwner { uid: 54321 };
+    assert!(is_denied(&bind, its_owner, dir.path()), "{bind:?}");
+    assert!(is_denied(&dial, its_owner, dir.path()), "{dial:?}");
     // The predicate accepts the engine, but the directory belongs to neither of us.
     let open = Dial::new(&name, Some(Allow::new(|_| true)), Instant::now() + LONG).unwrap();
-    assert!(matches!(engine.meet(open), Err(ShmError::PermissionDenied)));
+    let refused = engine.meet(open).unwrap_err();
+    assert!(is_denied(&refused, its_owner, dir.path()), "{refused:?}");
 }
 
 #[test]
@@ -70,6 +82,8 @@ fn a_link_in_the_sockets_place_is_not_followed() {
     let name = dir.name("a");
     let _engine = Engine::new(&name);
     symlink("a.sock", dir.path().join("b.sock")).unwrap();
-    let error = dial(&dir.name("b")).unwrap().block().unwrap_err();
-    assert!(matches!(error, ShmError::Io { .. }), "{error:?}");
+    let link = dir.name("b");
+    let error = dial(&link).unwrap().block().unwrap_err();
+    let ShmError::Io { source, .. } = error else { panic!("{error:?}") };
+    assert!(source.to_string().starts_with(link.path().to_str().unwrap()), "{source}");
 }
