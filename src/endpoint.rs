@@ -2,6 +2,7 @@
 
 mod access;
 mod blocked;
+mod budget;
 mod counters;
 mod ends;
 mod vain_wakes;
@@ -26,6 +27,7 @@ use std::time::{Duration, Instant};
 
 use bytes::Bytes;
 
+pub(crate) use budget::Limit;
 pub(crate) use cargo::{Cargo, Room};
 pub use counters::Stats;
 pub(crate) use ends::Directions;
@@ -181,8 +183,9 @@ impl Endpoint {
         packets: &'a mut Vec<Bytes>,
         max: usize,
     ) -> impl Future<Output = usize> + Send + 'a {
-        let receiving =
-            Receiving::new(&self.link, &self.rx, move |rx: &mut Rx| rx.take_batch(packets, max));
+        let receiving = Receiving::new(&self.link, &self.rx, move |rx: &mut Rx| {
+            rx.take_batch(packets, max, Limit::Budget)
+        });
         async move { receiving.await.unwrap_or(0) }
     }
 
@@ -207,7 +210,7 @@ impl Endpoint {
 
     /// As [`recv_batch`](Self::recv_batch), blocking the thread.
     pub fn recv_batch_blocking(&self, packets: &mut Vec<Bytes>, max: usize) -> usize {
-        let take = |rx: &mut Rx| rx.take_batch(packets, max);
+        let take = |rx: &mut Rx| rx.take_batch(packets, max, Limit::None);
         Receiving::new(&self.link, &self.rx, take).block(None).map_or(0, |taken| taken.unwrap_or(0))
     }
 

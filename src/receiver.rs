@@ -11,7 +11,8 @@ use futures::stream::{FusedStream, Stream};
 use crate::canceller::Canceller;
 use crate::credentials::PeerCredentials;
 use crate::endpoint::{
-    Directions, Link, Receiving, Rx, Stats, deadline_after, from_taken, from_timed, take_at_once,
+    Directions, Limit, Link, Receiving, Rx, Stats, deadline_after, from_taken, from_timed,
+    take_at_once,
 };
 use crate::error::{CloseReason, RecvTimeoutError, ShmError, TryRecvError};
 use crate::packet::Packet;
@@ -59,10 +60,13 @@ impl Receiver {
     /// A future that is dropped before it was ready has taken nothing.
     pub fn recv(&mut self) -> impl Future<Output = Option<Bytes>> + Send + '_ {
         async move {
-            match self.rx.take() {
-                Ok(None) => Receiving::new(&self.link, &mut self.rx, Rx::take).await.ok(),
-                taken => taken.ok().flatten(),
+            if self.rx.has_budget() {
+                match self.rx.take() {
+                    Ok(None) => {}
+                    taken => return taken.ok().flatten(),
+                }
             }
+            Receiving::new(&self.link, &mut self.rx, Rx::take).await.ok()
         }
     }
 
@@ -82,7 +86,7 @@ impl Receiver {
         packets: &'a mut Vec<Bytes>,
         max: usize,
     ) -> impl Future<Output = usize> + Send + 'a {
-        let take = move |rx: &mut Rx| rx.take_batch(packets, max);
+        let take = move |rx: &mut Rx| rx.take_batch(packets, max, Limit::Budget);
         let receiving = Receiving::new(&self.link, &mut self.rx, take);
         async move { receiving.await.unwrap_or(0) }
     }
@@ -105,7 +109,7 @@ impl Receiver {
 
     /// As [`recv_batch`](Self::recv_batch), blocking the thread.
     pub fn recv_batch_blocking(&mut self, packets: &mut Vec<Bytes>, max: usize) -> usize {
-        let take = |rx: &mut Rx| rx.take_batch(packets, max);
+        let take = |rx: &mut Rx| rx.take_batch(packets, max, Limit::None);
         let taken = Receiving::new(&self.link, &mut self.rx, take).block(None);
         taken.map_or(0, |taken| taken.unwrap_or(0))
     }
@@ -148,9 +152,10 @@ impl Receiver {
     /// ```
     pub fn recv_ref(&mut self) -> impl Future<Output = Option<Packet<'_>>> + Send + '_ {
         async move {
-            let held = match self.rx.hold() {
-                Ok(None) => Receiving::new(&self.link, &mut self.rx, Rx::hold).await.ok()?,
-                taken => taken.ok().flatten()?,
+            let held = if self.rx.has_budget() { self.rx.hold().ok()? } else { None };
+            let held = match held {
+                Some(held) => held,
+                None => Receiving::new(&self.link, &mut self.rx, Rx::hold).await.ok()?,
             };
             Some(Packet::new(&mut self.rx, held))
         }

@@ -10,7 +10,7 @@ use futures::sink::Sink;
 use crate::batch::Batch;
 use crate::canceller::Canceller;
 use crate::credentials::PeerCredentials;
-use crate::endpoint::{Cargo, Deadline, Directions, Link, Room, Sending, Stats, Tx};
+use crate::endpoint::{Cargo, Deadline, Directions, Limit, Link, Room, Sending, Stats, Tx};
 use crate::error::{CloseReason, ShmError, TryReserveError, TrySendError};
 use crate::grant::Grant;
 use crate::ring::Claim;
@@ -72,9 +72,12 @@ impl Sender {
         packet: Bytes,
     ) -> impl Future<Output = Result<(), ShmError>> + Send + '_ {
         async move {
-            let packet = match self.send_at_once(packet) {
-                Ok(done) => return done,
-                Err(packet) => packet,
+            let packet = match self.tx.has_budget() {
+                true => match self.send_at_once(packet) {
+                    Ok(done) => return done,
+                    Err(packet) => packet,
+                },
+                false => packet,
             };
             let deadline = self.send_held().await?;
             self.begin(deadline, [packet]).await
@@ -322,7 +325,7 @@ impl Sender {
             return Err(packet);
         }
         self.tx.reset_turn();
-        match self.tx.attempt(&std::slice::from_ref(&packet), &mut 0) {
+        match self.tx.attempt(&std::slice::from_ref(&packet), &mut 0, Limit::None) {
             Some(done) => Ok(done.map_err(|reason| self.closed_for(reason))),
             None => Err(packet),
         }
@@ -348,10 +351,12 @@ impl Sender {
     /// Room for a packet that is still to be written, for a grant.
     #[inline]
     pub(crate) async fn room(&mut self, len: usize) -> Result<Claim, ShmError> {
-        if let Some(claimed) = self.claim_at_once(len) {
+        if self.tx.has_budget()
+            && let Some(claimed) = self.claim_at_once(len)
+        {
             return claimed;
         }
-        // A wait for room, with which the peer could not help otherwise.
+        // A wait, for room, with which the peer could not help otherwise, or for other tasks.
         self.publish_withheld()?;
         let mut deadline = self.send_held().await?;
         loop {
@@ -480,6 +485,10 @@ impl Sink<Bytes> for Sender {
         self.tx.reset_turn();
         match self.link.tx_end() {
             Some(reason) => Poll::Ready(Err(self.closed_for(reason))),
+            None if self.tx.ends_turn(Limit::Budget) => {
+                cx.waker().wake_by_ref();
+                Poll::Pending
+            }
             None => self.poll_held(cx),
         }
     }

@@ -129,6 +129,8 @@ pub(crate) struct Spinning {
     started: Instant,
     budget: Duration,
     looks: u32,
+    /// How long it had taken when it last looked at the clock.
+    so_far: Duration,
 }
 
 impl Spinning {
@@ -147,7 +149,12 @@ impl Spinning {
         if allowed < cap / 4 * 3 {
             return None;
         }
-        Some(Self { started, budget: Duration::from_nanos(u64::from(allowed)), looks: 0 })
+        Some(Self {
+            started,
+            budget: Duration::from_nanos(u64::from(allowed)),
+            looks: 0,
+            so_far: Duration::ZERO,
+        })
     }
 
     /// Waits for a moment; `false` once the time is up.
@@ -159,7 +166,13 @@ impl Spinning {
         for _ in 0..(self.looks - EAGER).min(MOST_PAUSES) {
             spin_loop();
         }
-        self.started.elapsed() < self.budget
+        self.so_far = self.started.elapsed();
+        self.so_far < self.budget
+    }
+
+    /// How long it has taken, as far as it has looked at the clock.
+    pub(crate) fn so_far(&self) -> Duration {
+        self.so_far
     }
 
     /// It did not pay: the thread has less to spend.

@@ -2,6 +2,7 @@
 
 use bytes::Bytes;
 
+use super::budget::Allowance;
 use super::tx::Tx;
 use crate::error::CloseReason;
 
@@ -13,8 +14,8 @@ pub(crate) trait Cargo {
     /// The length of one of them.
     fn len_of(&self, packet: usize) -> usize;
 
-    /// Offers as many as fit, from the packet `next` on, and tells how many.
-    fn offer(&self, tx: &mut Tx, next: usize) -> Result<usize, CloseReason>;
+    /// Offers as many as fit and are allowed, from the packet `next` on, and tells how many.
+    fn offer(&self, tx: &mut Tx, next: usize, most: Allowance) -> Result<usize, CloseReason>;
 }
 
 impl<P: AsRef<[Bytes]>> Cargo for P {
@@ -28,8 +29,8 @@ impl<P: AsRef<[Bytes]>> Cargo for P {
     }
 
     #[inline]
-    fn offer(&self, tx: &mut Tx, next: usize) -> Result<usize, CloseReason> {
-        tx.offer(&self.as_ref()[next..])
+    fn offer(&self, tx: &mut Tx, next: usize, most: Allowance) -> Result<usize, CloseReason> {
+        tx.offer(&self.as_ref()[next..], most)
     }
 }
 
@@ -47,7 +48,7 @@ impl Cargo for Room {
         self.0
     }
 
-    fn offer(&self, tx: &mut Tx, _next: usize) -> Result<usize, CloseReason> {
+    fn offer(&self, tx: &mut Tx, _next: usize, _most: Allowance) -> Result<usize, CloseReason> {
         tx.claim(self.0).map(|claim| usize::from(claim.is_some()))
     }
 }

@@ -65,9 +65,15 @@ impl Passed {
         bump(&self.bytes, bytes);
     }
 
+    #[inline]
     pub(crate) fn packets(&self) -> u64 {
-        // ORDERING: Relaxed; a counter publishes nothing.
+        // ORDERING: Relaxed, here and below; a counter publishes nothing.
         self.packets.load(Ordering::Relaxed)
+    }
+
+    #[inline]
+    pub(crate) fn bytes(&self) -> u64 {
+        self.bytes.load(Ordering::Relaxed)
     }
 }
 

@@ -250,14 +250,15 @@ impl Link {
         }
     }
 
-    /// Looks again and again, as long as `spin` allows, until `look` finds something. If it spun in
-    /// vain, the caller has that entered in the thread's books, by [`Spinning::lost`].
+    /// Looks again and again, as long as `spin` allows, until `look` finds something, and tells how
+    /// long that took. If it spun in vain, the caller has that entered in the thread's books, by
+    /// [`Spinning::lost`].
     pub(super) fn spin<T>(
         &self,
         spin: &Spin,
         most: Duration,
         mut look: impl FnMut() -> Option<T>,
-    ) -> Result<T, Option<Spinning>> {
+    ) -> Result<(T, Duration), Option<Spinning>> {
         let wish = spin.wish().ok_or(None)?;
         let mut spinning = Spinning::begin(wish.min(most)).ok_or(None)?;
         let mut found = None;
@@ -265,7 +266,10 @@ impl Link {
             found = look();
         }
         self.note_spin(spin, found.is_some());
-        found.ok_or(Some(spinning))
+        match found {
+            Some(found) => Ok((found, spinning.so_far())),
+            None => Err(Some(spinning)),
+        }
     }
 
     pub(super) fn note_spin(&self, spin: &Spin, found: bool) {

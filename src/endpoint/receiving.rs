@@ -5,6 +5,7 @@ use std::task::{Context, Poll};
 use std::time::{Duration, Instant};
 
 use super::access::Access;
+use super::budget::Limit;
 use super::ends::Directions;
 use super::link::Link;
 use super::rx::{Rx, Taken};
@@ -22,6 +23,9 @@ pub(crate) struct Receiving<'a, A, F> {
     rx: A,
     take: F,
     place: Option<Waiting>,
+    /// It has let others run, for want of budget. Once is enough: another task of this end may use
+    /// the next budget up as well.
+    has_yielded: bool,
     /// Found nothing, and is not yet entered in the thread's books.
     vain: Option<Spinning>,
 }
@@ -32,17 +36,25 @@ where
     F: FnMut(&mut Rx) -> Taken<T>,
 {
     pub(crate) fn new(link: &'a Link, rx: A, take: F) -> Self {
-        Self { link, rx, take, place: None, vain: None }
+        Self { link, rx, take, place: None, has_yielded: false, vain: None }
     }
 
-    /// Takes, or looks again for a while if that is worth it, and for no longer than `most`.
+    /// Takes, or looks again for a while if that is worth it, and for no longer than `most`. `Pending`
+    /// if `limit` is a budget that is used up; then nothing was taken.
     #[inline]
-    fn look(&mut self, most: Duration) -> Taken<T> {
+    fn look(&mut self, most: Duration, limit: Limit) -> Poll<Taken<T>> {
         if let Some(reason) = self.link.forked_end(Directions::RX) {
-            return Err(reason);
+            return Poll::Ready(Err(reason));
         }
-        let taken = self.rx.with(|rx| (self.take)(rx));
-        if let Ok(None) = taken { self.spin(most) } else { taken }
+        let may_yield = limit == Limit::Budget && !self.has_yielded;
+        let taken = self.rx.with(|rx| match may_yield && rx.ends_turn() {
+            true => Poll::Pending,
+            false => Poll::Ready((self.take)(rx)),
+        });
+        match taken {
+            Poll::Ready(Ok(None)) => Poll::Ready(self.spin(most)),
+            taken => taken,
+        }
     }
 
     fn spin(&mut self, most: Duration) -> Taken<T> {
@@ -52,7 +64,12 @@ where
         }
         let look = || rx.with(|rx| take(rx)).transpose();
         match link.spin(&link.data_spin, most, look) {
-            Ok(taken) => taken.map(Some),
+            Ok((taken, time)) => {
+                if !time.is_zero() {
+                    rx.with(|rx| rx.spend(time));
+                }
+                taken.map(Some)
+            }
             Err(vain) => {
                 self.vain = vain;
                 Ok(None)
@@ -75,7 +92,13 @@ where
     ) -> Poll<Result<T, CloseReason>> {
         // A driver that is parked in spins on, where that keeps nobody waiting.
         let is_parked_in = self.link.driver.get().is_some_and(Registration::is_parked_in);
-        let mut taken = self.look(if is_parked_in { IN_POLL } else { Duration::MAX });
+        let most = if is_parked_in { IN_POLL } else { Duration::MAX };
+        let Poll::Ready(mut taken) = self.look(most, Limit::Budget) else {
+            self.has_yielded = true;
+            // A place in the queue stays as it is, with its wake if it has one.
+            cx.waker().wake_by_ref();
+            return Poll::Pending;
+        };
         if let Ok(None) = taken {
             register(&self.link.data, place, cx);
             self.link.rely_on_driver();
@@ -108,7 +131,7 @@ where
         loop {
             // Read before the looks: whatever is published behind them changes it.
             let seen = self.link.before_looking();
-            let mut taken = self.look(Duration::MAX);
+            let Poll::Ready(mut taken) = self.look(Duration::MAX, Limit::None) else { continue };
             self.pay();
             if let Ok(None) = taken {
                 taken = self.rx.with(|rx| rx.park(&mut self.take));

@@ -4,6 +4,7 @@ use std::time::{Duration, Instant};
 
 use bytes::Bytes;
 
+use super::budget::{Budget, Limit};
 use super::ends::Directions;
 use super::link::Link;
 use super::returning::Returning;
@@ -26,6 +27,7 @@ pub(crate) struct Rx {
     link: Arc<Link>,
     consumer: Consumer,
     pace: Pace,
+    budget: Budget,
 }
 
 impl Rx {
@@ -34,6 +36,7 @@ impl Rx {
             link: link.clone(),
             consumer: Consumer::new(link.region(), link.side()),
             pace: Pace::new(),
+            budget: Budget::new(),
         }
     }
 
@@ -137,7 +140,26 @@ impl Rx {
             return None;
         }
         let taken = self.link.counters.received.packets();
-        self.pace.at_empty(taken, Instant::now).map(|moment| moment.min(cap))
+        let moment = self.pace.at_empty(taken, Instant::now)?.min(cap);
+        self.spend(moment);
+        Some(moment)
+    }
+
+    /// Whether a future may take another packet before it is `Pending`.
+    #[inline]
+    pub(crate) fn has_budget(&self) -> bool {
+        self.budget.is_left(&self.link.counters.received)
+    }
+
+    /// Whether a future has to wake itself and be `Pending` now, before it takes anything.
+    #[inline]
+    pub(super) fn ends_turn(&mut self) -> bool {
+        self.budget.ends_turn(&self.link.counters.received)
+    }
+
+    /// A call has spun for so long.
+    pub(super) fn spend(&mut self, time: Duration) {
+        self.budget.spend(time);
     }
 
     /// Copies out what is held.
@@ -191,18 +213,25 @@ impl Rx {
     }
 
     /// Takes up to `max` packets into `packets` and tells how many. What was unread when it began
-    /// fits into the ring once, so it stops after as many bytes.
-    pub(crate) fn take_batch(&mut self, packets: &mut Vec<Bytes>, max: usize) -> Taken<usize> {
+    /// fits into the ring once, so it stops after as many bytes; or where its budget does.
+    pub(crate) fn take_batch(
+        &mut self,
+        packets: &mut Vec<Bytes>,
+        max: usize,
+        limit: Limit,
+    ) -> Taken<usize> {
         if max == 0 {
             return Ok(Some(0));
         }
+        let mut allowance = self.budget.allowance(&self.link.counters.received, limit);
         let Some(first) = self.hold()? else { return Ok(None) };
+        allowance.spend(first.len());
         self.consumer.gather(first, packets);
         // The others are published as well, whatever ends there are by now; and their room goes back
         // together.
         let (mut taken, mut bytes) = (1, 0);
         let mut records = record_bytes(first.len());
-        while taken < max && records < self.consumer.ring_bytes() {
+        while taken < max && records < self.consumer.ring_bytes() && allowance.is_left() {
             if self.consumer.owes_enough() {
                 self.give_back();
             }
@@ -216,6 +245,7 @@ impl Rx {
             }
             let Ok(Some(held)) = self.consumer.hold() else { break };
             records += record_bytes(held.len());
+            allowance.spend(held.len());
             self.consumer.gather(held, packets);
             taken += 1;
             bytes += held.len() as u64;
@@ -269,6 +299,7 @@ impl Rx {
         let taken = take(self);
         if let Ok(None) = taken {
             self.note();
+            self.budget.renew(&self.link.counters.received);
         }
         taken
     }

@@ -9,6 +9,7 @@ use std::task::{Context, Poll};
 use std::time::{Duration, Instant};
 
 use super::access::Access;
+use super::budget::Limit;
 use super::cargo::Cargo;
 use super::ends::Directions;
 use super::link::Link;
@@ -72,6 +73,8 @@ impl Deadline {
 enum Entered {
     Done(Result<(), CloseReason>),
     Wait,
+    /// The budget is used up. It has the turn, so that those who come after it stay behind it.
+    Yields,
 }
 
 impl<'a, A: Access<Tx>, P: Cargo> Sending<'a, A, P> {
@@ -97,7 +100,7 @@ impl<'a, A: Access<Tx>, P: Cargo> Sending<'a, A, P> {
     }
 
     /// The first attempt; joins the queue or takes the turn if that is not enough.
-    fn enter(&mut self) -> Entered {
+    fn enter(&mut self, limit: Limit) -> Entered {
         if let Some(reason) = self.link.forked_end(Directions::TX) {
             return Entered::Done(Err(reason));
         }
@@ -108,14 +111,18 @@ impl<'a, A: Access<Tx>, P: Cargo> Sending<'a, A, P> {
                 *standing = Standing::Queued { turn: link.turn.join(), news: None };
                 return Entered::Wait;
             }
-            match tx.attempt(cargo, sent) {
-                Some(done) => Entered::Done(done),
-                None => {
-                    tx.turn.taken = true;
-                    *standing = Standing::Turn { room: None };
-                    Entered::Wait
+            let entered = if tx.ends_turn(limit) {
+                Entered::Yields
+            } else {
+                match tx.attempt(cargo, sent, limit) {
+                    Some(done) => return Entered::Done(done),
+                    None if tx.ends_turn(limit) => Entered::Yields,
+                    None => Entered::Wait,
                 }
-            }
+            };
+            tx.turn.taken = true;
+            *standing = Standing::Turn { room: None };
+            entered
         })
     }
 
@@ -162,8 +169,10 @@ impl<'a, A: Access<Tx>, P: Cargo> Sending<'a, A, P> {
             if let Some(error) = self.too_large() {
                 return Poll::Ready(Err(error));
             }
-            if let Entered::Done(done) = self.enter() {
-                return Poll::Ready(self.finish(done));
+            match self.enter(Limit::Budget) {
+                Entered::Done(done) => return Poll::Ready(self.finish(done)),
+                Entered::Yields => return wake_again(cx),
+                Entered::Wait => {}
             }
         }
         if let Some(reason) = self.link.forked_end(Directions::TX) {
@@ -175,6 +184,8 @@ impl<'a, A: Access<Tx>, P: Cargo> Sending<'a, A, P> {
         match self.poll_room(cx) {
             Attempt::Done(done) => Poll::Ready(self.finish(done)),
             Attempt::Parked { look_again } => self.pend(look_again),
+            // With its place among those who wait for room, if it has one, and the wake of that.
+            Attempt::Yields => wake_again(cx),
         }
     }
 
@@ -201,12 +212,12 @@ impl<'a, A: Access<Tx>, P: Cargo> Sending<'a, A, P> {
             // The channel ended while we queued.
             return Attempt::Done(link.tx_end().map_or(Ok(()), Err));
         };
-        if let Some(done) = attempt_for_a_while(link, tx, cargo, sent) {
-            return Attempt::Done(done);
+        if let Some(attempt) = attempt_for_a_while(link, tx, cargo, sent, Limit::Budget) {
+            return attempt;
         }
         register(&link.room, room, cx);
         link.rely_on_driver();
-        tx.with(|tx| tx.park(cargo, sent))
+        tx.with(|tx| tx.park(cargo, sent, Limit::Budget))
     }
 
     /// Asks the driver for what this send has to be woken for besides the bell.
@@ -232,7 +243,7 @@ impl<'a, A: Access<Tx>, P: Cargo> Sending<'a, A, P> {
         if let Some(error) = self.too_large() {
             return Err(error);
         }
-        if let Entered::Done(done) = self.enter() {
+        if let Entered::Done(done) = self.enter(Limit::None) {
             return self.finish(done);
         }
         if !self.block_for_turn() {
@@ -245,6 +256,7 @@ impl<'a, A: Access<Tx>, P: Cargo> Sending<'a, A, P> {
             let look_again = match self.attempt_or_park() {
                 Attempt::Done(done) => return self.finish(done),
                 Attempt::Parked { look_again } => look_again,
+                Attempt::Yields => continue,
             };
             if self.is_late() {
                 return self.time_out();
@@ -282,10 +294,10 @@ impl<'a, A: Access<Tx>, P: Cargo> Sending<'a, A, P> {
         if let Standing::Queued { .. } = standing {
             return Attempt::Done(link.tx_end().map_or(Ok(()), Err));
         }
-        if let Some(done) = attempt_for_a_while(link, tx, cargo, sent) {
-            return Attempt::Done(done);
+        if let Some(attempt) = attempt_for_a_while(link, tx, cargo, sent, Limit::None) {
+            return attempt;
         }
-        tx.with(|tx| tx.park(cargo, sent))
+        tx.with(|tx| tx.park(cargo, sent, Limit::None))
     }
 }
 
@@ -333,23 +345,42 @@ impl<A: Access<Tx>, P> Drop for Sending<'_, A, P> {
     }
 }
 
-/// Attempts to send what is left, and again as long as that makes headway or spinning is worth it.
+/// A future that could go on lets others run: it is polled again as soon as they have.
+fn wake_again<T>(cx: &Context<'_>) -> Poll<T> {
+    cx.waker().wake_by_ref();
+    Poll::Pending
+}
+
+/// Attempts to send what is left, and again as long as that makes headway or spinning is worth it, and
+/// `limit` allows it.
 fn attempt_for_a_while(
     link: &Link,
     tx: &mut impl Access<Tx>,
     cargo: &impl Cargo,
     sent: &mut usize,
-) -> Option<Result<(), CloseReason>> {
-    let mut attempt = || tx.with(|tx| tx.attempt(cargo, sent).ok_or(*sent));
-    let mut before = match attempt() {
-        Ok(done) => return Some(done),
+    limit: Limit,
+) -> Option<Attempt> {
+    // `Err` with what was sent so far if that is not all.
+    let attempt = |tx: &mut Tx, sent: &mut usize| match tx.attempt(cargo, sent, limit) {
+        Some(done) => Ok(Attempt::Done(done)),
+        None if tx.ends_turn(limit) => Ok(Attempt::Yields),
+        None => Err(*sent),
+    };
+    let mut before = match tx.with(|tx| attempt(tx, sent)) {
+        Ok(attempted) => return Some(attempted),
         Err(sent) => sent,
     };
     loop {
         let headway = |attempted: &Result<_, usize>| *attempted != Err(before);
-        match link.spin(&link.room_spin, Duration::MAX, || Some(attempt()).filter(headway)) {
-            Ok(Ok(done)) => return Some(done),
-            Ok(Err(sent)) => before = sent,
+        let mut look = || Some(tx.with(|tx| attempt(tx, sent))).filter(headway);
+        match link.spin(&link.room_spin, Duration::MAX, &mut look) {
+            Ok((attempted, time)) => {
+                tx.with(|tx| tx.spend(time));
+                match attempted {
+                    Ok(attempted) => return Some(attempted),
+                    Err(sent) => before = sent,
+                }
+            }
             Err(vain) => {
                 if let Some(vain) = vain {
                     vain.lost();

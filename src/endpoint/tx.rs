@@ -5,6 +5,7 @@ use std::time::{Duration, Instant};
 
 use bytes::Bytes;
 
+use super::budget::{Allowance, Budget, Limit};
 use super::cargo::{Cargo, Room};
 use super::ends::Directions;
 use super::link::Link;
@@ -25,6 +26,7 @@ pub(crate) struct Tx {
     /// When the parked sender looks by itself, whether or not it was woken. A wake that comes to
     /// nothing before that leaves it as it is.
     look_at: Option<Instant>,
+    budget: Budget,
 }
 
 /// Who may wait for room.
@@ -44,18 +46,27 @@ impl Turn {
 }
 
 /// What became of an attempt to send.
+#[derive(PartialEq, Eq)]
 pub(super) enum Attempt {
     Done(Result<(), CloseReason>),
     /// The caller sleeps until the bell rings, but looks again after this time, if there is one.
     Parked {
         look_again: Option<Duration>,
     },
+    /// The budget is used up, and renewed. The caller has to wake itself and be `Pending`.
+    Yields,
 }
 
 impl Tx {
     pub(super) fn new(link: &Arc<Link>) -> Self {
         let producer = Producer::new(link.region(), link.side());
-        Self { link: link.clone(), producer, turn: Turn::default(), look_at: None }
+        Self {
+            link: link.clone(),
+            producer,
+            turn: Turn::default(),
+            look_at: None,
+            budget: Budget::new(),
+        }
     }
 
     /// Forgets the turn of a send that was leaked. For a half, whose sends cannot overlap.
@@ -77,7 +88,7 @@ impl Tx {
         if !self.turn.is_free() {
             return Err(TrySendError::Full(packet));
         }
-        match self.offer_at_last(&std::slice::from_ref(&packet), 0) {
+        match self.offer_at_last(&std::slice::from_ref(&packet), 0, Limit::None) {
             Ok(0) => Err(TrySendError::Full(packet)),
             Ok(_) => Ok(()),
             Err(reason) => Err(TrySendError::Closed(packet, reason)),
@@ -113,7 +124,7 @@ impl Tx {
 
     fn claim_at_last(&mut self, len: usize) -> Result<Claim, TryReserveError> {
         self.publish();
-        match self.offer_at_last(&Room(len), 0).and_then(|_| self.claim(len)) {
+        match self.offer_at_last(&Room(len), 0, Limit::None).and_then(|_| self.claim(len)) {
             Ok(Some(claim)) => Ok(claim),
             Ok(None) => Err(TryReserveError::Full),
             Err(reason) => Err(TryReserveError::Closed(reason)),
@@ -202,14 +213,21 @@ impl Tx {
         self.link.end_direction(TX_CLOSED);
     }
 
-    /// Offers what fits and tells how many packets that were. They are published, and the peer is
-    /// woken if it sleeps.
+    /// Offers what fits and is allowed, and tells how many packets that were. They are published, and
+    /// the peer is woken if it sleeps.
     #[inline(always)]
-    pub(super) fn offer(&mut self, packets: &[Bytes]) -> Result<usize, CloseReason> {
+    pub(super) fn offer(
+        &mut self,
+        packets: &[Bytes],
+        mut most: Allowance,
+    ) -> Result<usize, CloseReason> {
         let before = self.producer.tail();
         let mut offered = 0;
         let mut bytes = 0;
         for packet in packets {
+            if !most.is_left() {
+                break;
+            }
             match self.producer.stage(packet) {
                 Ok(true) => {}
                 Ok(false) => break,
@@ -217,6 +235,7 @@ impl Tx {
             }
             offered += 1;
             bytes += packet.len() as u64;
+            most.spend(packet.len());
             if self.producer.staged_enough() {
                 self.publish();
             }
@@ -236,13 +255,41 @@ impl Tx {
     }
 
     /// As [`offer`](Self::offer), with the last word on how much room there is.
-    fn offer_at_last(&mut self, cargo: &impl Cargo, next: usize) -> Result<usize, CloseReason> {
-        let offered = cargo.offer(self, next)?;
+    fn offer_at_last(
+        &mut self,
+        cargo: &impl Cargo,
+        next: usize,
+        limit: Limit,
+    ) -> Result<usize, CloseReason> {
+        let offered = cargo.offer(self, next, self.allowance(limit))?;
         if next + offered == cargo.count() {
             return Ok(offered);
         }
         self.producer.look_at_taken().map_err(|violation| self.link.violated_tx(violation))?;
-        Ok(offered + cargo.offer(self, next + offered)?)
+        Ok(offered + cargo.offer(self, next + offered, self.allowance(limit))?)
+    }
+
+    /// How much may be sent under `limit`.
+    #[inline]
+    fn allowance(&self, limit: Limit) -> Allowance {
+        self.budget.allowance(&self.link.counters.sent, limit)
+    }
+
+    /// Whether a future may send another packet before it is `Pending`.
+    #[inline]
+    pub(crate) fn has_budget(&self) -> bool {
+        self.budget.is_left(&self.link.counters.sent)
+    }
+
+    /// Whether a future has to wake itself and be `Pending` now, before it sends anything more.
+    #[inline]
+    pub(crate) fn ends_turn(&mut self, limit: Limit) -> bool {
+        limit == Limit::Budget && self.budget.ends_turn(&self.link.counters.sent)
+    }
+
+    /// A call has spun for so long.
+    pub(super) fn spend(&mut self, time: Duration) {
+        self.budget.spend(time);
     }
 
     #[inline]
@@ -252,17 +299,18 @@ impl Tx {
         }
     }
 
-    /// Sends what is left of `cargo` if that goes at once.
+    /// Sends what is left of `cargo` if that goes at once, and `limit` allows it.
     #[inline(always)]
     pub(crate) fn attempt(
         &mut self,
         cargo: &impl Cargo,
         sent: &mut usize,
+        limit: Limit,
     ) -> Option<Result<(), CloseReason>> {
         if let Some(reason) = self.link.tx_end() {
             return Some(Err(reason));
         }
-        match cargo.offer(self, *sent) {
+        match cargo.offer(self, *sent, self.allowance(limit)) {
             Ok(offered) => *sent += offered,
             Err(reason) => return Some(Err(reason)),
         }
@@ -271,7 +319,7 @@ impl Tx {
 
     /// Says that the caller sleeps until there is room, and looks a last time. The caller has
     /// registered and has the turn.
-    pub(super) fn park(&mut self, cargo: &impl Cargo, sent: &mut usize) -> Attempt {
+    pub(super) fn park(&mut self, cargo: &impl Cargo, sent: &mut usize, limit: Limit) -> Attempt {
         // Before anything is offered: an async sender registers without the lock, and `close` may
         // have returned meanwhile.
         if let Some(reason) = self.link.tx_end() {
@@ -293,7 +341,7 @@ impl Tx {
             }
             // All is published and rung for; but nobody sleeps over published data while we do.
             self.link.ring_fenced(RECV);
-            let offered = match self.offer_at_last(cargo, *sent) {
+            let offered = match self.offer_at_last(cargo, *sent, limit) {
                 Ok(offered) => offered,
                 Err(reason) => return Attempt::Done(Err(reason)),
             };
@@ -307,8 +355,15 @@ impl Tx {
             if let Some(reason) = self.link.tx_end() {
                 return Attempt::Done(Err(reason));
             }
+            if self.ends_turn(limit) {
+                if newly {
+                    self.link.bell.disarm(SEND);
+                }
+                return Attempt::Yields;
+            }
             if offered == 0 {
                 self.note();
+                self.budget.renew(&self.link.counters.sent);
                 let left = |at: Instant| at.saturating_duration_since(Instant::now());
                 return Attempt::Parked { look_again: self.look_at.map(left) };
             }
@@ -344,13 +399,18 @@ impl Tx {
         cx: &mut Context<'_>,
     ) -> Poll<Result<(), CloseReason>> {
         let mut sent = 0;
-        let done = match self.attempt(&packets, &mut sent) {
+        // One packet, for which `poll_ready` has asked the budget.
+        let done = match self.attempt(&packets, &mut sent, Limit::None) {
             Some(done) => done,
             None => {
                 register(&self.link.room, place, cx);
                 self.link.rely_on_driver();
-                match self.park(&packets, &mut sent) {
+                match self.park(&packets, &mut sent, Limit::None) {
                     Attempt::Done(done) => done,
+                    Attempt::Yields => {
+                        cx.waker().wake_by_ref();
+                        return Poll::Pending;
+                    }
                     Attempt::Parked { look_again } => {
                         if let Some(after) = look_again {
                             self.link.alarm(Instant::now() + after);

@@ -5,6 +5,7 @@ use std::time::{Duration, Instant};
 use bytes::Bytes;
 
 use super::{drivers, pair};
+use crate::endpoint::Limit;
 use crate::endpoint::tx::Attempt;
 use crate::ring::LOOK_AGAIN_AFTER;
 use crate::sync::lock;
@@ -18,7 +19,7 @@ fn a_wake_for_nothing_leaves_a_parked_sender_its_look() {
         while face.try_send(packet.clone()).is_ok() {}
         let mut tx = lock(&face.tx);
         let mut park = || {
-            let parked = tx.park(&std::slice::from_ref(&packet), &mut 0);
+            let parked = tx.park(&std::slice::from_ref(&packet), &mut 0, Limit::None);
             let Attempt::Parked { look_again } = parked else { panic!("the ring is full") };
             look_again
         };
