@@ -460,7 +460,8 @@ fn long_paths_work(driver: &Driver) {
 fn a_dropped_engine_waits_for_nobody(driver: &Driver) {
     let dir = Dir::new();
     let name = dir.name("engine");
-    let engines: [fn(FaceBuilder, &str) -> Box<dyn Send>; 2] = [
+    type Engine = fn(FaceBuilder, &str) -> Box<dyn Send>;
+    let engines: [Engine; 2] = [
         |builder, name| Box::new(builder.create(name).unwrap()),
         |builder, name| Box::new(builder.bind(name).unwrap()),
     ];
