@@ -28,11 +28,15 @@ pub mod running;
 pub mod seccomp;
 pub mod woken;
 
+/// How many times as slow as usual the machine may be. Tests that were built with `WAKERING_SLOW` are
+/// for an emulated one.
+const SLOWNESS: u64 = if option_env!("WAKERING_SLOW").is_some() { 10 } else { 1 };
+
 /// How long anything may take before it counts as hung.
-pub const PATIENCE: Duration = Duration::from_secs(30);
+pub const PATIENCE: Duration = Duration::from_secs(30 * SLOWNESS);
 
 /// How long a whole test may take before it counts as hung.
-const TEST_PATIENCE: Duration = Duration::from_secs(120);
+const TEST_PATIENCE: Duration = Duration::from_secs(120 * SLOWNESS);
 
 /// The smallest ring, with packets of up to 1016 bytes.
 pub const SMALL: usize = 4096;

@@ -28,7 +28,8 @@ use crate::region::Region;
 use crate::sync::{Mutex, lock};
 
 /// Longer than anything takes that does not hang.
-const LONG: Duration = Duration::from_secs(20);
+const LONG: Duration =
+    Duration::from_secs(if option_env!("WAKERING_SLOW").is_some() { 200 } else { 20 });
 
 /// A directory that only we may write to, removed at the end.
 struct TempDir(PathBuf);
