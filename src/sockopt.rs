@@ -8,26 +8,34 @@ use std::ffi::{c_int, c_void};
 use std::io;
 use std::os::fd::{AsRawFd, BorrowedFd};
 
+pub(crate) use numbers::SOL_SOCKET;
+use numbers::{SO_PASSPIDFD, SO_PASSRIGHTS, SO_PEERCRED};
+
 use crate::credentials::PeerCredentials;
 
-#[cfg(not(any(
-    target_arch = "mips",
-    target_arch = "mips32r6",
-    target_arch = "mips64",
-    target_arch = "mips64r6",
-    target_arch = "sparc",
-    target_arch = "sparc64",
-    target_arch = "powerpc",
-    target_arch = "powerpc64",
-)))]
-const SO_PEERCRED: c_int = 17;
-#[cfg(any(target_arch = "powerpc", target_arch = "powerpc64"))]
-const SO_PEERCRED: c_int = 21;
-pub(crate) const SOL_SOCKET: c_int = 1;
-/// Linux 6.5.
-const SO_PASSPIDFD: c_int = 76;
-/// Linux 6.16.
-const SO_PASSRIGHTS: c_int = 83;
+/// `SO_PASSPIDFD` came with Linux 6.5, `SO_PASSRIGHTS` with Linux 6.16.
+mod numbers {
+    use std::ffi::c_int;
+
+    const IS_MIPS: bool = cfg!(any(
+        target_arch = "mips",
+        target_arch = "mips32r6",
+        target_arch = "mips64",
+        target_arch = "mips64r6"
+    ));
+    const IS_SPARC: bool = cfg!(any(target_arch = "sparc", target_arch = "sparc64"));
+    const IS_POWER: bool = cfg!(any(target_arch = "powerpc", target_arch = "powerpc64"));
+
+    pub(crate) const SOL_SOCKET: c_int = if IS_MIPS || IS_SPARC { 0xffff } else { 1 };
+    pub(super) const SO_PEERCRED: c_int = match (IS_MIPS, IS_SPARC, IS_POWER) {
+        (true, ..) => 18,
+        (_, true, _) => 0x40,
+        (_, _, true) => 21,
+        _ => 17,
+    };
+    pub(super) const SO_PASSPIDFD: c_int = if IS_SPARC { 0x55 } else { 76 };
+    pub(super) const SO_PASSRIGHTS: c_int = if IS_SPARC { 0x5c } else { 83 };
+}
 
 unsafe extern "C" {
     fn getsockopt(fd: c_int, level: c_int, name: c_int, value: *mut c_void, len: *mut u32)

@@ -11,8 +11,19 @@ use rustix::process::Signal;
 #[repr(C, align(16))]
 struct SignalSet([u8; 128]);
 
-/// The same number on every architecture that io_uring is built for.
-const SIG_SETMASK: c_int = 2;
+/// For `pthread_sigmask`.
+const SIG_SETMASK: c_int = if cfg!(any(
+    target_arch = "mips",
+    target_arch = "mips32r6",
+    target_arch = "mips64",
+    target_arch = "mips64r6"
+)) {
+    3
+} else if cfg!(any(target_arch = "sparc", target_arch = "sparc64")) {
+    4
+} else {
+    2
+};
 
 /// Signals that the thread itself raises, by a fault or by a system call. If one of them is blocked,
 /// the kernel kills the process instead of calling its handler. A seccomp filter raises `SIGSYS` for
