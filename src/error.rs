@@ -196,8 +196,8 @@ pub enum DenialCause {
     /// module. For an application that is mostly the mode of the engine's socket.
     FileSystem,
     /// The socket's directory belongs to a user who is not trusted: whoever owns it can pose as the
-    /// engine. An engine wants to own the directory itself. An application accepts its own user's and
-    /// root's, and by its `allow` one that belongs to the engine's user.
+    /// engine. An engine wants to own the directory itself. An application accepts its own user's
+    /// and root's, and by its `allow` one that belongs to the engine's user.
     DirectoryOwner {
         /// The user who owns it.
         uid: u32,

@@ -57,17 +57,18 @@ impl SpscFace {
     /// name that begins with a slash is the path of the socket itself, whose last part has at most
     /// 255 bytes.
     ///
-    /// Both sides have to find the socket by the same mount, or by bind mounts of one file system: a
-    /// socket that is seen through another file system, as FUSE's or an overlay's, is one that nobody
-    /// listens on. `WAKERING_DIR`, and the directory of a path, must not be a symbolic link; one
-    /// further up may be.
+    /// Both sides have to find the socket by the same mount, or by bind mounts of one file system:
+    /// a socket that is seen through another file system, as FUSE's or an overlay's, is one that
+    /// nobody listens on. `WAKERING_DIR`, and the directory of a path, must not be a symbolic link;
+    /// one further up may be.
     ///
-    /// Cleaners of temporary directories leave the socket of a living engine alone, as systemd-tmpfiles
-    /// does for three reasons: the kernel lists the socket under its path, the engine holds a shared
-    /// `flock` on the directory (if it may list it), and a socket with a path of more than 107 bytes
-    /// has the sticky bit. One exception is left: a directory with a line of its own in `tmpfiles.d`
-    /// that gives it an age, and an engine that runs in another network namespace than the cleaner, or
-    /// sees the directory under another path. There, add an `x` line for the directory.
+    /// Cleaners of temporary directories leave the socket of a living engine alone, as
+    /// systemd-tmpfiles does for three reasons: the kernel lists the socket under its path, the
+    /// engine holds a shared `flock` on the directory (if it may list it), and a socket with a path
+    /// of more than 107 bytes has the sticky bit. One exception is left: a directory with a line of
+    /// its own in `tmpfiles.d` that gives it an age, and an engine that runs in another network
+    /// namespace than the cleaner, or sees the directory under another path. There, add an `x` line
+    /// for the directory.
     ///
     /// # Errors
     /// See [`FaceBuilder::create`].
@@ -232,13 +233,13 @@ impl FaceBuilder {
     /// # Errors
     /// - [`InvalidName`](ShmError::InvalidName), [`InvalidConfig`](ShmError::InvalidConfig): the
     ///   name or a setting is not allowed.
-    /// - [`NameInUse`](ShmError::NameInUse): another engine serves the name, or a file that is not a
-    ///   socket has it. (What an engine left that was killed is taken over.)
+    /// - [`NameInUse`](ShmError::NameInUse): another engine serves the name, or a file that is not
+    ///   a socket has it. (What an engine left that was killed is taken over.)
     /// - [`PermissionDenied`](ShmError::PermissionDenied): the socket's directory belongs to
     ///   somebody else, or others may write to it; or the file system does not let us in. Tells
     ///   which ([`DenialCause`](crate::DenialCause)), and the path.
-    /// - [`Unsupported`](ShmError::Unsupported): `/proc` is not mounted, or the driver serves as many
-    ///   endpoints as it can.
+    /// - [`Unsupported`](ShmError::Unsupported): `/proc` is not mounted, or the driver serves as
+    ///   many endpoints as it can.
     /// - [`Io`](ShmError::Io): a system call failed; or somebody else has held the directory's lock
     ///   file for two seconds (of the kind `TimedOut`), for which this call waits. Dropping a face
     ///   or a listener does not wait for it.

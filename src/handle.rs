@@ -177,9 +177,10 @@ impl HandleBuilder {
     ///   channel may have.
     /// - [`TimedOut`](ShmError::TimedOut): no answer for the `connect_timeout`.
     /// - [`Unsupported`](ShmError::Unsupported): `/proc` is not mounted; the engine's region uses
-    ///   features that this version does not know; or the driver serves as many endpoints as it can.
-    /// - [`Io`](ShmError::Io): the engine hung up half-way, a system call failed, or what the engine
-    ///   offers is no region.
+    ///   features that this version does not know; or the driver serves as many endpoints as it
+    ///   can.
+    /// - [`Io`](ShmError::Io): the engine hung up half-way, a system call failed, or what the
+    ///   engine offers is no region.
     pub fn connect(self, name: &str) -> Result<SpscHandle, ShmError> {
         let (name, driver) = (Name::new(name)?, self.own_driver()?);
         let connection = self.dial(&name)?.block()?;

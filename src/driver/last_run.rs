@@ -37,8 +37,8 @@ impl Drop for Running<'_> {
     }
 }
 
-/// A time in nanoseconds, between [`NEVER`] and [`NOW`]. The clock is right to a few milliseconds and
-/// costs less than one that is exact.
+/// A time in nanoseconds, between [`NEVER`] and [`NOW`]. The clock is right to a few milliseconds
+/// and costs less than one that is exact.
 fn clock() -> u64 {
     let now = Duration::try_from(clock_gettime(ClockId::MonotonicCoarse)).unwrap_or_default();
     u64::try_from(now.as_nanos()).unwrap_or(NOW).clamp(NEVER + 1, NOW - 1)

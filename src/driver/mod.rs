@@ -139,11 +139,12 @@ impl fmt::Display for Backend {
 /// driver's.
 ///
 /// A driver that is not run wakes nobody. Only the blocking calls of its endpoints go on, with
-/// their deadlines, and still learn of the peer's death. Where a task hangs, print its driver's `Debug`
-/// form: it tells how many endpoints, listeners and handshakes are `bound` to the driver, and, unless it
-/// runs on a thread of its own, when it was `last_run`: `never`, `now` or how long ago. In a forked
-/// child (without an exec) a driver does nothing, and its calls answer [`Closed`](ShmError::Closed) for the reason
-/// [`Forked`](crate::CloseReason::Forked); new endpoints that name no driver get a fresh one there.
+/// their deadlines, and still learn of the peer's death. Where a task hangs, print its driver's
+/// `Debug` form: it tells how many endpoints, listeners and handshakes are `bound` to the driver,
+/// and, unless it runs on a thread of its own, when it was `last_run`: `never`, `now` or how long
+/// ago. In a forked child (without an exec) a driver does nothing, and its calls answer
+/// [`Closed`](ShmError::Closed) for the reason [`Forked`](crate::CloseReason::Forked); new
+/// endpoints that name no driver get a fresh one there.
 ///
 /// # Examples
 ///

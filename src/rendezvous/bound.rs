@@ -1,13 +1,13 @@
 //! The engine's listening socket: how it gets its name, and how it gives it up.
 //!
-//! A crash leaves the socket's file, and the next engine takes the name over. Each directory has one
-//! lock file, so that two engines never do that at once, and none unlinks what another has just
+//! A crash leaves the socket's file, and the next engine takes the name over. Each directory has
+//! one lock file, so that two engines never do that at once, and none unlinks what another has just
 //! bound. It is held for a few system calls, so nothing depends on it after a fork or a crash. It
 //! is never unlinked, because a lock on a file that others cannot find excludes nobody.
 //!
-//! Cleaners of temporary directories (systemd-tmpfiles) are the other danger: they remove old files.
-//! They spare a socket that the kernel lists under its path, a directory that somebody holds a
-//! `flock` on, and a file with the sticky bit. The socket is bound under its final path, and its
+//! Cleaners of temporary directories (systemd-tmpfiles) are the other danger: they remove old
+//! files. They spare a socket that the kernel lists under its path, a directory that somebody holds
+//! a `flock` on, and a file with the sticky bit. The socket is bound under its final path, and its
 //! engine holds a lock on the directory: see [`Directory`]. A path that is too long for an address
 //! is reached through a descriptor, so that the kernel lists another one; such a socket gets the
 //! sticky bit.
@@ -55,9 +55,9 @@ impl BoundSocket {
     ///
     /// # Errors
     /// `NameInUse` if somebody serves the name, or something that is not a socket has it;
-    /// `PermissionDenied` for a directory that is not ours alone, and where the file system does not
-    /// let us in; `InvalidConfig` for a mode of more than permission bits; `Unsupported` without
-    /// `/proc`; `Io`, also if the directory's lock cannot be had for seconds.
+    /// `PermissionDenied` for a directory that is not ours alone, and where the file system does
+    /// not let us in; `InvalidConfig` for a mode of more than permission bits; `Unsupported`
+    /// without `/proc`; `Io`, also if the directory's lock cannot be had for seconds.
     pub(crate) fn bind(name: &Name, mode: Option<u32>) -> Result<Self, ShmError> {
         let mode = permissions(mode.unwrap_or(DEFAULT_MODE))?;
         let directory = Directory::for_engine(name)?;
@@ -93,8 +93,8 @@ impl BoundSocket {
         }
     }
 
-    /// Unlinks the name, if it still is ours and nobody holds the lock. Does not wait: a face may be
-    /// dropped on an executor's thread, and a driver's closes the faces of one that ends.
+    /// Unlinks the name, if it still is ours and nobody holds the lock. Does not wait: a face may
+    /// be dropped on an executor's thread, and a driver's closes the faces of one that ends.
     fn give_up_name(&self) -> Result<(), ShmError> {
         let Some(_lock) = Lock::try_take(&self.directory)? else { return Ok(()) };
         let named = self.directory.look_at(self.name.file());
@@ -162,7 +162,8 @@ fn probe(found: BorrowedFd<'_>) -> Result<Option<OwnedFd>, Errno> {
         return Err(Errno::ACCESS);
     }
     let outcome = socket::connect_to(found);
-    // If this process is killed before that, the socket stays open to its owner, who is no stranger.
+    // If this process is killed before that, the socket stays open to its owner, who is no
+    // stranger.
     let _ = socket::set_mode(found, mode);
     outcome
 }
@@ -213,8 +214,8 @@ pub(super) fn expect_bound_below(
     }
 }
 
-/// Under the lock: listens under a short name and renames the socket to its own, whose path does not
-/// fit into an address.
+/// Under the lock: listens under a short name and renames the socket to its own, whose path does
+/// not fit into an address.
 fn listen_and_rename(
     directory: &Directory,
     name: &Name,

@@ -181,9 +181,9 @@ impl Desk {
         lock(&self.room).next_alarm()
     }
 
-    /// Stops accepting, sends everybody off and gives the name up. If somebody else binds or gives up
-    /// a name in the same directory at this moment, the socket's file stays, for the next engine to
-    /// take over: this waits for nobody.
+    /// Stops accepting, sends everybody off and gives the name up. If somebody else binds or gives
+    /// up a name in the same directory at this moment, the socket's file stays, for the next engine
+    /// to take over: this waits for nobody.
     ///
     /// In a forked child it closes the child's copy of the socket, unless a thread of the parent's
     /// held the lock at the fork. The name and the guests stay the parent's.

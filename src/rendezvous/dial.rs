@@ -192,8 +192,8 @@ impl Dial {
         }
     }
 
-    /// Connects, looks at the engine and says hello. `None`: its backlog is full, it has no patience
-    /// left, or its socket may not have its mode yet.
+    /// Connects, looks at the engine and says hello. `None`: its backlog is full, it has no
+    /// patience left, or its socket may not have its mode yet.
     fn connect(&mut self) -> Result<Option<(Line, PeerCredentials)>, ShmError> {
         let begun = Instant::now();
         let found = socket::find(self.directory.as_fd(), self.name.file());
@@ -268,7 +268,8 @@ fn receive(socket: BorrowedFd<'_>) -> Result<Received, ShmError> {
     received.map_err(ShmError::io(HANDSHAKE))
 }
 
-/// Judges an answer, and joins the region if it is a welcome. `path` is the socket's, if it has one.
+/// Judges an answer, and joins the region if it is a welcome. `path` is the socket's, if it has
+/// one.
 pub(super) fn welcome(answer: Message, path: Option<&Path>) -> Result<Region, ShmError> {
     // PEER: the engine is trusted to be who it is, not to be right.
     match message::parse_answer(answer.bytes()) {

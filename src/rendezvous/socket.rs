@@ -18,7 +18,8 @@ use super::untrusted::{self, Untrusted};
 use crate::error::{DenialCause, ShmError};
 use crate::pidfd::{self, Control, PROCESS_SPACE, Process};
 
-/// What [`connect_to`] and [`bind`] say where `/proc` is missing, through which sockets are reached.
+/// What [`connect_to`] and [`bind`] say where `/proc` is missing, through which sockets are
+/// reached.
 pub(super) const NO_PROC: Errno = Errno::NOSYS;
 
 const SEND: SendFlags = SendFlags::NOSIGNAL.union(SendFlags::DONTWAIT);
@@ -50,8 +51,8 @@ pub(super) fn bind(
 /// The socket that has the name `file` below `directory`, to [`connect_to`] it.
 ///
 /// # Errors
-/// `ENOENT` if there is no such file, `ENOTSOCK` if it is something else or a link, and all that the
-/// kernel says besides.
+/// `ENOENT` if there is no such file, `ENOTSOCK` if it is something else or a link, and
+/// all that the kernel says besides.
 pub(super) fn find(directory: BorrowedFd<'_>, file: &OsStr) -> Result<OwnedFd, Errno> {
     let flags = OFlags::PATH | OFlags::NOFOLLOW | OFlags::CLOEXEC;
     let found = rustix::fs::openat(directory, file, flags, Mode::empty())?;
@@ -92,8 +93,8 @@ pub(super) fn way_to(open: BorrowedFd<'_>) -> String {
     format!("/proc/thread-self/fd/{}", open.as_raw_fd())
 }
 
-/// What it means that [`find`] or [`connect_to`] failed. The same for an engine that looks for others
-/// and for an application.
+/// What it means that [`find`] or [`connect_to`] failed. The same for an engine that looks for
+/// others and for an application.
 #[derive(Debug)]
 pub(super) enum Silence {
     /// There is no file, or nobody listens on the socket: at most it is what an engine left.
