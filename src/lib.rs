@@ -92,6 +92,23 @@
 //! - **Nobody sleeps for nothing.** No wake is lost; a peer's death is noticed in about a
 //!   millisecond, by whoever waits, to send or to receive, also across PID namespaces.
 //!
+//! # Fairness
+//!
+//! A channel in full flight always has a packet to receive, or room to send one. A future that is
+//! ready as long as that holds never returns to its executor, and the other tasks of the thread
+//! starve. So each direction of an end has a budget: 256 packets of up to 64 bytes, fewer if they are
+//! longer, about 272 KiB in all. It counts since a future of this direction was last `Pending`. When
+//! it is used up, the next future wakes its own task and is `Pending` once. It has taken and sent
+//! nothing by that, and it may be dropped.
+//!
+//! This holds for all futures: `send`, `recv`, both batches, `reserve`, `recv_ref`, the `Sink` and the
+//! `Stream`. The `try_` and the blocking calls count too, but nothing stops them.
+//!
+//! **`Pending` does not mean empty, or full.** A program that polls by hand, as `select!` and
+//! `now_or_never` do, may see `Pending` while packets are there; it is woken at once. To ask what is
+//! there now, use [`try_recv`](Endpoint::try_recv), [`try_send`](Endpoint::try_send) or
+//! [`readable`](Receiver::readable).
+//!
 //! # What a peer can do
 //!
 //! A peer that **dies** ends the channel with [`CloseReason::PeerDied`], whatever it had half-closed

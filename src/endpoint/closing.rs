@@ -105,7 +105,8 @@ impl Link {
         }
         match self.ends.rx() {
             Some(reason) => Err(reason),
-            None => Ok(ends & TX_CLOSED != 0 || self.ends.is_peer_gone()),
+            // PEER: a flag that was seen and is taken back changes nothing.
+            None => Ok(ends & TX_CLOSED != 0 || self.ends.is_rx_over()),
         }
     }
 

@@ -86,6 +86,13 @@ impl Ends {
         self.decode(receiving(self.state()))
     }
 
+    /// Whether nothing more can come, as far as [`end_rx_when_empty`](Self::end_rx_when_empty) was
+    /// told. A receive that finds the ring empty has found the end.
+    #[inline]
+    pub(crate) fn is_rx_over(&self) -> bool {
+        self.state() & 0xf << RX_OVER != 0
+    }
+
     /// Why the channel is over, if it is. Settles nothing.
     pub(crate) fn channel(&self) -> Option<CloseReason> {
         self.decode(channel(self.state()))

@@ -8,7 +8,7 @@ use std::time::Instant;
 use rustix::net::{RecvFlags, SendFlags};
 
 use super::*;
-use crate::error::{CloseReason, TryRecvError, Violation};
+use crate::error::{CloseReason, RecvTimeoutError, TryRecvError, TrySendError, Violation};
 use crate::layout::{CANCELLED, RX_CLOSED, TX_CLOSED};
 use crate::lifeline::Lifeline;
 
@@ -81,6 +81,25 @@ fn a_flood_after_an_end_does_not_keep_the_driver_busy() {
         let (face, raw, line) = against_raw(&driver);
         face.close();
         assert!(flood(&raw, &line), "closed here, {driver:?}");
+    }
+}
+
+#[test]
+fn an_end_that_was_seen_cannot_be_taken_back() {
+    for driver in drivers() {
+        let (face, raw, _line) = against_raw(&driver);
+        say(&raw, TX_CLOSED | RX_CLOSED);
+        assert!(face.is_closed());
+        raw.side(Side::Handle).ends.0.store(0, Ordering::Release);
+        assert!(face.is_closed());
+        assert_eq!(
+            face.recv_timeout(Duration::ZERO),
+            Err(RecvTimeoutError::Closed(CloseReason::Peer))
+        );
+        assert_eq!(face.finished(), Some(Ok(())));
+        let sent = face.try_send(Bytes::new());
+        assert!(matches!(sent, Err(TrySendError::Closed(_, CloseReason::Peer))), "{sent:?}");
+        assert_eq!(face.close_reason(), Some(CloseReason::Peer));
     }
 }
 
