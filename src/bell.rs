@@ -11,9 +11,9 @@
 //! to block:  read the bell; then as to park; sleep as long as the bell is what was read
 //! ```
 //!
-//! Where the thread that runs the driver is about to park in it, a task leaves its part of parking
-//! (the bit, the fence, the second look) to the driver, which spins first: see
-//! [`Source::look`](crate::driver::Source::look).
+//! A task whose driver is parked in may ask it to spin first
+//! ([`Registration::ask_to_spin`](crate::driver::Registration::ask_to_spin)), and then has not armed
+//! the bell. Before the driver sleeps it wakes the task, which parks as above.
 //!
 //! This is the pattern of Dekker's algorithm: each writes its word, fences, and reads the other's,
 //! so at least one of the two sees the other's write. Either the publisher sees the bit and rings,
