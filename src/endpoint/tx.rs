@@ -325,7 +325,9 @@ impl Tx {
         if let Some(reason) = self.link.tx_end() {
             return Attempt::Done(Err(reason));
         }
-        if self.look_at.is_some_and(|at| at <= Instant::now()) {
+        // In a model time passes for the driver alone, whatever the clock says.
+        let is_over = |at: Instant| !cfg!(all(test, loom)) && at <= Instant::now();
+        if self.look_at.is_some_and(is_over) {
             // The look that follows is the one.
             self.look_at = None;
         }
