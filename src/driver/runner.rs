@@ -292,9 +292,13 @@ impl Runner {
     /// One look at each hint. Says whether one was true, or a request was over.
     fn look_at_hints(&mut self) -> bool {
         let Self { shared, table, requests, calls, .. } = self;
-        let before = requests.len();
+        let mut is_news = false;
         requests.retain(|request| {
-            let Some(entry) = table.get(request.id) else { return false };
+            let Some(entry) = table.get(request.id) else {
+                // Its source has left. Nobody else would take the request out.
+                shared.end_request(request.id);
+                return false;
+            };
             let is_hinted = entry.ask(|source| source.hint());
             if !is_hinted && !request.is_over() {
                 return true;
@@ -305,9 +309,10 @@ impl Runner {
                 true => source.hinted(),
                 false => source.look_yourselves(false),
             });
+            is_news = true;
             false
         });
-        requests.len() < before
+        is_news
     }
 
     /// Does everything that is due, without sleeping, until nothing is. For a polled driver, which

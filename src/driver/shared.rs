@@ -138,6 +138,7 @@ impl Inbox {
         let came = self.commands.iter().filter(came).filter_map(Command::id);
         let gone: HashSet<Id> = came.filter(|id| retired.contains(id)).collect();
         gone.iter().for_each(|&id| self.ids.give_back(id));
+        self.requests.retain(|request| !gone.contains(&request.id));
         let (dropped, kept) = std::mem::take(&mut self.commands)
             .into_iter()
             .partition(|command| command.id().is_some_and(|id| gone.contains(&id)));

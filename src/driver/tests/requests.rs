@@ -12,6 +12,7 @@ on_both_backends! {
     a_park_that_finds_an_unpark_looks_at_hints_and_bells
     a_runner_that_never_sleeps_has_tasks_look_now_and_then
     a_source_that_left_is_not_looked_after
+    sources_that_left_before_the_first_turn_keep_nobody_awake
     others_are_not_spun_for
 }
 
@@ -172,6 +173,24 @@ fn a_source_that_left_is_not_looked_after(backend: Backend) {
     }
     assert_eq!((waiter.wakes(), waiter.hints.load(SeqCst)), ((0, 0), 0));
     assert_eq!(Arc::strong_count(&waiter), 1);
+}
+
+fn sources_that_left_before_the_first_turn_keep_nobody_awake(backend: Backend) {
+    let driver = parked_in(backend);
+    // So many that the inbox drops what is about sources that came and went.
+    for _ in 0..200 {
+        let (_waiter, registration) = registered(&driver);
+        registration.ask_to_spin(Duration::ZERO);
+    }
+    // A few parks end early, for what was left over.
+    let sleeps = |_| {
+        let begun = Instant::now();
+        driver.park(Some(10 * SHORT)).unwrap();
+        begun.elapsed() >= 10 * SHORT
+    };
+    assert!((0..20).any(sleeps), "it does not sleep");
+    let registered: Vec<_> = (0..8).map(|_| registered(&driver)).collect();
+    assert!(registered.iter().all(|(_, registration)| registration.ask_to_spin(LONG)));
 }
 
 fn others_are_not_spun_for(backend: Backend) {
