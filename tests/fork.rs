@@ -6,6 +6,7 @@ use std::os::unix::net::UnixStream;
 use std::panic::{AssertUnwindSafe, catch_unwind};
 use std::path::{Path, PathBuf};
 use std::sync::atomic::{AtomicBool, Ordering};
+use std::task::Poll;
 use std::thread;
 use std::time::{Duration, Instant};
 
@@ -204,6 +205,36 @@ fn a_child_leaves_a_driver_that_is_parked_in_alone() {
             ping_pong(&face, &handle, &park);
         }
         assert_eq!((face.close_reason(), handle.close_reason()), (None, None));
+    }
+}
+
+/// The child goes on inside of the `block_on` of its parent.
+#[test]
+fn a_future_that_forks_goes_on_in_the_child() {
+    let run = |driver: Driver| {
+        let (face, handle) = pair(&driver);
+        let received = driver.block_on(async {
+            match fork() {
+                0 => {
+                    // Nobody sends, and nobody but `block_on` wakes.
+                    let mut polls = 0;
+                    std::future::poll_fn(|_| {
+                        polls += 1;
+                        if polls < 3 { Poll::Pending } else { Poll::Ready(()) }
+                    })
+                    .await;
+                    _exit(i32::from(face.recv().await.is_some()))
+                }
+                pid => expect_success(Pid::from_raw(pid).expect("fork failed")),
+            }
+            handle.send("the parent's".into()).await.unwrap();
+            face.recv().await
+        });
+        assert_eq!(received.unwrap(), "the parent's");
+    };
+    for backend in backends() {
+        run(Driver::builder().backend(backend).build().unwrap());
+        run(Driver::builder().backend(backend).background().unwrap());
     }
 }
 

@@ -245,6 +245,9 @@ impl Driver {
     ///
     /// To run an executor of smol's this way: `driver.block_on(local_executor.run(future))`.
     ///
+    /// A future that wakes itself is polled again, up to eight times before the driver looks after its
+    /// endpoints.
+    ///
     /// On a background driver the thread simply sleeps. If another thread is parked in this driver,
     /// it runs it for both, and this one looks now and then whether it still does.
     ///

@@ -162,7 +162,7 @@ impl Registration {
     /// about to, or it looks for many others already. Then the caller arms its bell.
     pub(crate) fn ask_to_spin(&self, spin: Duration) -> bool {
         let shared = &self.keeper.shared;
-        shared.is_parked_in() && !self.is_forked() && shared.ask_to_spin(self.link.id, spin)
+        shared.is_parked_in() && !self.is_forked() && shared.ask_to_spin(&self.link, spin)
     }
 
     /// Has the driver wait on the bell again, which was let go ([`Source::lets_bell_go`]), from when

@@ -253,28 +253,32 @@ impl Runner {
         self.look_at_hints()
     }
 
-    /// Spins on the hints. Says how that ended, and whether there was time to spin.
+    /// Spins on the hints. Says how that ended, and whether there was time for a whole spin.
     fn spin(&mut self, until: u64, is_wanted: &dyn Fn() -> bool) -> (Spun, bool) {
         if self.look() {
             return (Spun::Wanted, false);
         }
         let wish = self.requests.iter().map(|request| request.spin).max().unwrap_or_default();
-        let wish = if until == NEVER { wish } else { wish.min(self.shared.until(until)) };
-        let Some(mut spinning) = Spinning::begin(wish) else { return (Spun::Over, false) };
+        let time = if until == NEVER { wish } else { wish.min(self.shared.until(until)) };
+        let Some(mut spinning) = Spinning::begin(time) else { return (Spun::Over, false) };
+        let mut ended = Spun::Over;
         while spinning.again() {
-            if self.look_at_hints()
-                || self.shared.is_unparked()
-                || is_wanted()
-                || self.waits.is_due()
-            {
+            if self.look_at_hints() {
                 return (Spun::Wanted, true);
             }
+            if self.shared.is_unparked() || is_wanted() || self.waits.is_due() {
+                ended = Spun::Wanted;
+                break;
+            }
             if self.shared.is_stirred() {
-                return (Spun::Stirred, true);
+                ended = Spun::Stirred;
+                break;
             }
         }
+        // No hint was true, so it did not pay, whatever ended it. But it says nothing about the
+        // channels if a timer has cut it short.
         spinning.lost();
-        (Spun::Over, true)
+        (ended, time == wish)
     }
 
     /// The runner is about to sleep: wakes the tasks that have asked it to spin. Each looks for

@@ -389,9 +389,12 @@ impl Shared {
             drop(inbox);
             return;
         }
+        // Only here: who nudges or asks for an alarm may hold locks that a source takes when it is
+        // dropped.
+        let retires = matches!(command, Command::Retire(_));
         let interrupt = inbox.push(command);
         self.stir();
-        let dropped = inbox.tidy();
+        let dropped = if retires { inbox.tidy() } else { Vec::new() };
         drop(inbox);
         if interrupt {
             self.interrupt();
@@ -430,11 +433,13 @@ impl Shared {
     ///
     /// With the lock held: a runner that is about to sleep finds the request, or the caller finds
     /// that it sleeps.
-    pub(super) fn ask_to_spin(&self, id: Id, spin: Duration) -> bool {
+    pub(super) fn ask_to_spin(&self, link: &Link, spin: Duration) -> bool {
         let mut inbox = lock(&self.inbox);
-        if inbox.asleep_until != AWAKE || inbox.is_drowsy || inbox.closed {
+        let is_over = inbox.closed || link.is_cancelled();
+        if inbox.asleep_until != AWAKE || inbox.is_drowsy || is_over {
             return false;
         }
+        let id = link.id;
         let request = Request { id, spin, turns: 0 };
         if let Some(former) = inbox.requests.iter_mut().find(|request| request.id == id) {
             *former = request;

@@ -129,6 +129,18 @@ impl Link {
         }
     }
 
+    /// A task asks for the next hint after it has looked for itself. By then somebody has taken the
+    /// packet that the last hint was for. A header that comes and goes is no packet, and would keep
+    /// the driver from sleeping for ever.
+    fn check_hints(&self) {
+        // ORDERING: Relaxed; only the thread that runs the driver counts them.
+        let hints = self.hints.fetch_add(1, Ordering::Relaxed);
+        if hints > self.counters.received.packets().saturating_add(SPARE_WAKES) {
+            self.violated(Violation::WakeFlood);
+            self.leave_driver();
+        }
+    }
+
     /// Takes this end out of the driver's care once it can bring no news any more but floods.
     pub(super) fn mute(&self) {
         let ends = [self.ends.tx(), self.ends.rx()];
@@ -213,12 +225,13 @@ impl Source for Link {
     }
 
     fn hinted(&self) {
-        if self.peephole.has_record() {
-            self.note_spin(&self.park_spin, true);
-        } else {
+        if self.will_have_news() {
             // An end, or what looks like one: as if it had been rung for.
             count(&self.counters.wakes_received);
             self.check_flood();
+        } else {
+            self.note_spin(&self.park_spin, true);
+            self.check_hints();
         }
         self.tell_news_or_receivers();
     }

@@ -87,6 +87,8 @@ pub(crate) struct Link {
     pub(super) cancel_on_drop: AtomicBool,
     /// The ends when the tasks were last told.
     pub(super) told: StdAtomicU64,
+    /// How often the driver has seen a record for a task.
+    pub(super) hints: StdAtomicU64,
     /// The halves go their own ways: one task at a time receives, and one sends.
     pub(super) split: AtomicBool,
     /// What has to live as long as this end does: the engine's socket.
@@ -124,6 +126,7 @@ impl Link {
             tx_closed: AtomicBool::new(false),
             cancel_on_drop: AtomicBool::new(false),
             told: StdAtomicU64::new(0),
+            hints: StdAtomicU64::new(0),
             split: AtomicBool::new(false),
             kept: ProcessLock::default(),
             origin: Origin::here(),

@@ -14,6 +14,9 @@ on_both_backends! {
     a_source_that_left_is_not_looked_after
     sources_that_left_before_the_first_turn_keep_nobody_awake
     others_are_not_spun_for
+    a_spin_that_something_else_ends_costs_the_thread_as_well
+    a_spin_that_a_timer_cuts_short_is_no_miss
+    only_a_source_that_leaves_has_others_dropped
 }
 
 /// A source with a hint.
@@ -24,6 +27,8 @@ struct Waiter {
     hints: AtomicUsize,
     hinted: AtomicUsize,
     looks: AtomicUsize,
+    /// How many of those came after a whole spin.
+    misses: AtomicUsize,
 }
 
 impl Source for Waiter {
@@ -37,8 +42,9 @@ impl Source for Waiter {
     fn hinted(&self) {
         self.hinted.fetch_add(1, SeqCst);
     }
-    fn look_yourselves(&self, _spun: bool) {
+    fn look_yourselves(&self, spun: bool) {
         self.looks.fetch_add(1, SeqCst);
+        self.misses.fetch_add(usize::from(spun), SeqCst);
     }
 }
 
@@ -210,4 +216,50 @@ fn others_are_not_spun_for(backend: Backend) {
     parked_in.park(Some(Duration::ZERO)).unwrap();
     parked_in.park(Some(Duration::ZERO)).unwrap();
     assert_eq!(spun_for(&registered), 8);
+}
+
+/// Who unparks again and again must not have the runner spin all the time.
+fn a_spin_that_something_else_ends_costs_the_thread_as_well(backend: Backend) {
+    const SPIN: Duration = Duration::from_millis(1);
+    let has_cost = move || {
+        let driver = parked_in(backend);
+        let (waiter, registration) = registered(&driver);
+        assert!(registration.ask_to_spin(SPIN));
+        let begun = Instant::now();
+        driver.park_unless(None, &|| begun.elapsed() >= SPIN * 3 / 4).unwrap();
+        assert_eq!(waiter.wakes(), (0, 0));
+        crate::spin::Spinning::begin(SPIN).is_none()
+    };
+    // A thread that is kept waiting for milliseconds has earned it back.
+    let once = |_| std::thread::spawn(has_cost).join().unwrap();
+    assert!((0..20).any(once), "it has cost nothing");
+}
+
+fn a_spin_that_a_timer_cuts_short_is_no_miss(backend: Backend) {
+    let misses_of = move |spin| {
+        let driver = parked_in(backend);
+        let (waiter, registration) = registered(&driver);
+        assert!(registration.ask_to_spin(spin));
+        driver.park(Some(SHORT)).unwrap();
+        assert_eq!(waiter.wakes(), (0, 1));
+        waiter.misses.load(SeqCst)
+    };
+    // Each on a new thread, which has not spent anything yet.
+    let once = |spin| std::thread::spawn(move || misses_of(spin)).join().unwrap();
+    assert_eq!((once(SHORT / 2), once(LONG)), (1, 0));
+}
+
+/// A nudge may come from under a lock that a source takes when it is dropped.
+fn only_a_source_that_leaves_has_others_dropped(backend: Backend) {
+    let driver = parked_in(backend);
+    let (_probe, stays) = registered(&driver);
+    let gone: Vec<_> = (0..127).map(|_| registered(&driver)).collect();
+    let gone: Vec<_> = gone.into_iter().map(|(waiter, _)| Arc::downgrade(&waiter)).collect();
+    let left = || gone.iter().filter(|waiter| waiter.strong_count() > 0).count();
+    assert_eq!(left(), 127);
+    // The inbox holds so many commands now that it is looked through.
+    stays.nudge();
+    assert_eq!(left(), 127);
+    drop(registered(&driver));
+    assert_eq!(left(), 0);
 }

@@ -1,8 +1,10 @@
 //! A peer that rings without a cause, by every way there is.
 
 use std::os::fd::OwnedFd;
+use std::pin::pin;
 use std::sync::Arc;
 use std::sync::atomic::Ordering;
+use std::task::{Context, Waker};
 use std::time::Instant;
 
 use rustix::net::{RecvFlags, SendFlags};
@@ -118,5 +120,57 @@ fn a_violation_of_a_half_closed_channel_hangs_up() {
             assert!(Instant::now() < deadline, "the line stands, {driver:?}");
             std::thread::yield_now();
         }
+    }
+}
+
+/// Drivers that this thread parks in.
+fn parked_in() -> Vec<Driver> {
+    [Backend::IoUring, Backend::Epoll]
+        .into_iter()
+        .filter_map(|backend| Driver::builder().backend(backend).build().ok())
+        .collect()
+}
+
+/// Whether a receive is over at its first poll. If not, its task has asked the driver to spin.
+fn is_over(end: &Endpoint) -> bool {
+    let mut cx = Context::from_waker(Waker::noop());
+    pin!(end.recv()).poll(&mut cx).is_ready()
+}
+
+#[test]
+fn a_header_that_comes_and_goes_does_not_keep_the_driver_awake() {
+    for driver in parked_in() {
+        let (face, raw, _line) = against_raw(&driver);
+        let memory = raw.ring(Side::Handle);
+        let mut rounds = 0;
+        while !is_over(&face) {
+            // Where all share one core, nobody spins.
+            if face.link().park_spin.cap().is_zero() {
+                return;
+            }
+            memory.header(0).store(16, Ordering::Release);
+            driver.park(Some(Duration::ZERO)).unwrap();
+            memory.header(0).store(0, Ordering::Release);
+            rounds += 1;
+            assert!(rounds < 200, "for ever");
+        }
+        let reason = CloseReason::Violation(Violation::WakeFlood);
+        assert_eq!(face.close_reason(), Some(reason));
+    }
+}
+
+#[test]
+fn packets_that_others_take_before_the_task_are_no_flood() {
+    for driver in parked_in() {
+        let (face, handle) = pair(&driver, 4096);
+        for round in 0..500 {
+            assert!(!is_over(&face), "after {round}: {face:?}");
+            handle.try_send("packet".into()).unwrap();
+            // Before the driver has looked, and after it.
+            let first = (round % 2 == 0).then(|| face.try_recv().unwrap());
+            driver.park(Some(Duration::ZERO)).unwrap();
+            assert_eq!(first.unwrap_or_else(|| face.try_recv().unwrap()), "packet");
+        }
+        assert_eq!(face.close_reason(), None);
     }
 }
