@@ -355,80 +355,44 @@ pub mod spec {
     #![doc = include_str!("spec.md")]
 }
 
-mod sync;
-#[allow(unsafe_code, reason = "instructions that the standard library has no name for")]
-mod cpu;
-mod tally;
 mod error;
-#[allow(unsafe_code, reason = "a page that the kernel clears in forked children")]
-mod fork;
-mod layout;
-#[cfg(not(all(test, loom)))]
-#[allow(unsafe_code, reason = "raw pointers into the mapping live here and nowhere else")]
-mod region;
-#[cfg(all(test, loom))]
-#[allow(unsafe_code, reason = "what it cannot do is as unsafe to call as with the other")]
-#[path = "region_model.rs"]
-mod region;
-mod futex;
-mod pool;
+mod sync;
+mod sys;
+mod shm;
 mod ring;
-mod bell;
-mod waker_slot;
-mod waiters;
-#[cfg_attr(all(test, loom), allow(dead_code, reason = "only its model uses it there"))]
-mod rouser;
-mod spin;
-mod pace;
+mod wake;
 mod driver;
-#[allow(unsafe_code, reason = "three socket options that rustix cannot read or set")]
-mod sockopt;
-#[allow(unsafe_code, reason = "a descriptor in a control message that rustix does not know")]
-mod pidfd;
-mod credentials;
-mod lifeline;
-mod endpoint;
-mod canceller;
-#[allow(unsafe_code, reason = "reading in place rests on the caller's trust in the peer")]
-mod packet;
-#[allow(unsafe_code, reason = "`BufMut` is an unsafe trait, and hands out the ring's own bytes")]
-mod grant;
-mod sender;
-mod batch;
-mod receiver;
 mod rendezvous;
-mod face;
-mod listener;
-mod handle;
-#[cfg(all(test, loom))]
-mod models;
-#[cfg(all(test, not(loom)))]
-mod vectors;
-#[cfg(any(fuzzing, all(test, not(loom))))]
-#[doc(hidden)]
-pub mod fuzzing;
+mod channel;
+mod api;
+#[cfg(any(test, fuzzing))]
+mod testing;
 
 pub use error::{
     CloseReason, DenialCause, RecvTimeoutError, ShmError, TryRecvError, TryReserveError,
     TrySendError, Violation,
 };
+#[cfg(any(fuzzing, all(test, not(loom))))]
+#[doc(hidden)]
+pub use testing::fuzzing;
 pub use {
-    batch::Batch,
-    canceller::Canceller,
-    credentials::PeerCredentials,
+    api::batch::Batch,
+    api::canceller::Canceller,
+    api::endpoint::Endpoint,
+    api::grant::Grant,
+    api::packet::Packet,
+    api::receiver::Receiver,
+    api::sender::Sender,
+    channel::Stats,
     driver::{Backend, Driver, Unparker},
-    endpoint::{Endpoint, Stats},
-    grant::Grant,
-    packet::Packet,
-    receiver::Receiver,
-    sender::Sender,
+    rendezvous::credentials::PeerCredentials,
 };
 #[cfg(not(all(test, loom)))]
 pub use {
+    api::face::{FaceBuilder, SpscFace},
+    api::handle::{HandleBuilder, SpscHandle},
+    api::listener::{ListenerStats, SpscListener},
     driver::{DriverBuilder, PolledDriver},
-    face::{FaceBuilder, SpscFace},
-    handle::{HandleBuilder, SpscHandle},
-    listener::{ListenerStats, SpscListener},
 };
 
 /// Has the example of the README compiled and run.

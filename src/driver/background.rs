@@ -6,14 +6,15 @@ use std::sync::mpsc::{SyncSender, sync_channel};
 use std::thread;
 use std::time::Duration;
 
+use super::Backend;
 use super::epoll::EpollWaits;
-use super::runner::{Failure, Runner};
-use super::seat::Seated;
+use super::event_loop::{Failure, Runner};
+use super::parker::Seated;
 use super::shared::Shared;
 use super::uring::{self, RingWaits};
-use super::{Backend, signals};
 use crate::error::ShmError;
 use crate::sync::Arc;
+use crate::sys::signals;
 
 /// How often in a row the kernel may fail before the driver gives up, a little later each time:
 /// about a quarter of a second in all.

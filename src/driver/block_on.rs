@@ -5,7 +5,7 @@ use std::pin::pin;
 use std::task::{Context, Poll, Wake, Waker};
 use std::time::Duration;
 
-use super::seat;
+use super::parker;
 use super::unparker::Unparker;
 use super::{Driver, Run};
 use crate::sync::thread::{self, Thread};
@@ -119,7 +119,7 @@ struct Inside;
 impl Inside {
     fn enter() -> Self {
         assert!(
-            !seat::is_seated() && !INSIDE.with(|inside| inside.replace(true)),
+            !parker::is_seated() && !INSIDE.with(|inside| inside.replace(true)),
             "block_on inside of block_on or of a driver's callback, which could not go on meanwhile"
         );
         Self

@@ -3,17 +3,17 @@
 use std::sync::{Mutex, PoisonError};
 
 use super::epoll::EpollWaits;
+use super::event_loop::{Failure, Waits};
+use super::parker::Seat;
 use super::polled::PolledDriver;
 use super::registration::Binding;
-use super::runner::{Failure, Waits};
-use super::seat::Seat;
 use super::shared::Shared;
 use super::uring::{self, RingWaits};
 use super::{Backend, Driver, Run, background};
-use crate::cpu;
 use crate::error::ShmError;
-use crate::fork::PerProcess;
 use crate::sync::Arc;
+use crate::sys::cpu;
+use crate::sys::fork::PerProcess;
 
 /// The process's default driver, once somebody has needed one.
 static GLOBAL: PerProcess<Mutex<Option<Driver>>> = PerProcess::new();

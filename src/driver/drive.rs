@@ -5,8 +5,8 @@ use std::pin::pin;
 use std::task::{Context, Poll, Waker};
 
 use super::polled::PolledDriver;
+use crate::driver::notify_flag::Rouser;
 use crate::error::ShmError;
-use crate::rouser::Rouser;
 
 /// So many turns of a driver that is readable again at once, before other tasks are let in.
 const ROUNDS: usize = 8;

@@ -1,8 +1,8 @@
 //! Waits for the bells and descriptors of many endpoints, and calls them back.
 //!
-//! From below: [`table`] and [`alarms`] are plain data; [`link`] and [`shared`] are what other threads
-//! touch; [`runner`] is what the one who runs the driver owns, and its turns; [`uring`] and [`epoll`]
-//! are the two ways in which it waits. Who runs it: [`background`] is a thread that does, [`seat`] is
+//! From below: [`table`] and [`timers`] are plain data; [`slot`] and [`shared`] are what other threads
+//! touch; [`event_loop`] is what the one who runs the driver owns, and its turns; [`uring`] and [`epoll`]
+//! are the two ways in which it waits. Who runs it: [`background`] is a thread that does, [`parker`] is
 //! taken by a thread that parks or polls, on which [`block_on`] and [`polled`] rest, and on
 //! the latter [`drive`]. [`builder`] makes one. [`source`] is what a driver knows of an endpoint,
 //! [`registration`] what an endpoint knows of its driver.
@@ -12,11 +12,13 @@
 
 mod source;
 mod table;
-mod alarms;
-mod link;
+mod timers;
+mod slot;
+#[cfg_attr(all(test, loom), allow(dead_code, reason = "only its model uses it there"))]
+pub(crate) mod notify_flag;
 mod last_run;
 mod shared;
-mod runner;
+mod event_loop;
 #[cfg(not(all(test, loom)))]
 mod epoll;
 // The targets are those for which the crate io-uring builds: see Cargo.toml.
@@ -50,12 +52,9 @@ mod uring;
 mod uring;
 mod registration;
 #[cfg(not(all(test, loom)))]
-#[allow(unsafe_code, reason = "the signal mask is set by the libc alone")]
-mod signals;
-#[cfg(not(all(test, loom)))]
 mod background;
 mod unparker;
-mod seat;
+mod parker;
 mod block_on;
 #[cfg(not(all(test, loom)))]
 mod polled;
@@ -75,13 +74,11 @@ pub use builder::DriverBuilder;
 use builder::waits_of_this_thread;
 #[cfg(all(test, loom))]
 use model::waits_of_this_thread;
+use parker::Seat;
 #[cfg(not(all(test, loom)))]
 pub use polled::PolledDriver;
 pub(crate) use registration::{Binding, Registration};
-use seat::Seat;
 use shared::Shared;
-#[cfg(not(all(test, loom)))]
-pub(crate) use signals::blocked as without_signals;
 pub(crate) use source::Source;
 pub use unparker::Unparker;
 

@@ -1,7 +1,7 @@
 //! The driver in the models: the shipped event loop, on waits that loom watches.
 //!
 //! What differs from the program's is how it waits in the kernel: [`ModelWaits`] keeps its futex
-//! waits in a ring of [`futex`](crate::futex)'s model, which ends a wait when the word is woken, or
+//! waits in a ring of [`futex`](crate::sys::futex)'s model, which ends a wait when the word is woken, or
 //! when it does not hold what the wait compares with as it begins. A ring that is only counted ends
 //! none.
 //!
@@ -17,15 +17,15 @@ use std::time::Duration;
 
 use loom::thread::{self, ThreadId};
 
+use super::event_loop::{Failure, Found, Outcome, Waits};
+use super::parker::Seat;
 use super::registration::Binding;
-use super::runner::{Failure, Found, Outcome, Waits};
-use super::seat::Seat;
 use super::shared::Shared;
 use super::table::Id;
-use super::{Backend, Run, runner};
+use super::{Backend, Run, event_loop};
 use crate::error::ShmError;
-use crate::futex::Ring;
 use crate::sync::{Arc, AtomicU32, Ordering};
+use crate::sys::futex::Ring;
 
 /// A task of [`Driver::run`].
 pub(crate) type Task<'a> = Pin<Box<dyn Future<Output = ()> + 'a>>;
@@ -68,7 +68,7 @@ impl Waits for ModelWaits {
                 self.arm_control();
             } else {
                 let outcome = if woken { Outcome::Woken } else { Outcome::Lapsed };
-                found.wakes.push(runner::Wake { id, outcome });
+                found.wakes.push(event_loop::Wake { id, outcome });
             }
         }
         Ok(())

@@ -6,9 +6,9 @@ use std::{fmt, io};
 
 use super::drive::drive;
 use super::epoll::EpollWaits;
+use super::event_loop::Waits;
+use super::parker::Seat;
 use super::registration::Binding;
-use super::runner::Waits;
-use super::seat::Seat;
 use super::shared::Shared;
 use super::uring::PolledRing;
 use super::{Backend, Driver, Run};

@@ -7,8 +7,8 @@ use std::time::{Duration, Instant};
 use rustix::event::epoll as set;
 
 use super::Backend;
-use super::link::Link;
 use super::shared::{Command, Shared};
+use super::slot::Link;
 use super::source::Source;
 use crate::error::ShmError;
 use crate::sync::{Arc, Ordering};

@@ -25,13 +25,13 @@ use rustix::time::{
 
 use super::Backend;
 use super::last_run::LastRun;
-use super::link::{Link, NEVER};
+use super::slot::{Link, NEVER};
 use super::source::Source;
 use super::table::{Id, Ids};
 use crate::error::{CloseReason, ShmError};
-use crate::fork::Origin;
-use crate::futex;
 use crate::sync::{Arc, AtomicU32, AtomicU64, Mutex, Ordering, lock};
+use crate::sys::fork::Origin;
+use crate::sys::futex;
 
 /// In `asleep_until`: the driver runs, or is about to look into the inbox.
 const AWAKE: u64 = 0;

@@ -8,11 +8,11 @@ use std::time::{Duration, Instant};
 
 use rustix::net::{AddressFamily, SocketFlags, SocketType, socketpair};
 
-use super::runner::{Failure, Found, Runner, Waits};
+use super::event_loop::{Failure, Found, Runner, Waits};
 use super::table::Id;
 use super::*;
-use crate::futex;
 use crate::sync::{AtomicU32, lock};
+use crate::sys::futex;
 
 /// No test waits longer than this for what must happen.
 const DEADLINE: Duration =
@@ -257,7 +257,7 @@ fn only_an_earlier_alarm_interrupts(backend: Backend) {
     let mut until = 0;
     eventually("it sleeps for the alarm", || {
         until = asleep(&driver);
-        until != link::NEVER
+        until != slot::NEVER
     });
     let interrupts = driver.shared().control().load(SeqCst);
     another.alarm(now + Duration::from_secs(200));
@@ -617,9 +617,9 @@ fn a_word_that_cannot_be_waited_on_abandons_its_source_alone() {
         }
         fn disarm(&mut self, _: Id) {}
         fn wait(&mut self, _: Option<Duration>, found: &mut Found) -> Result<(), Failure> {
-            found
-                .wakes
-                .extend(self.0.map(|id| runner::Wake { id, outcome: runner::Outcome::Poisoned }));
+            found.wakes.extend(
+                self.0.map(|id| event_loop::Wake { id, outcome: event_loop::Outcome::Poisoned }),
+            );
             Ok(())
         }
         fn close(&mut self) {}
@@ -648,8 +648,8 @@ fn a_wait_that_was_only_cancelled_is_no_wake() {
         }
         fn disarm(&mut self, _: Id) {}
         fn wait(&mut self, _: Option<Duration>, found: &mut Found) -> Result<(), Failure> {
-            let outcome = runner::Outcome::Lapsed;
-            found.wakes.extend(self.0.take().map(|id| runner::Wake { id, outcome }));
+            let outcome = event_loop::Outcome::Lapsed;
+            found.wakes.extend(self.0.take().map(|id| event_loop::Wake { id, outcome }));
             Ok(())
         }
         fn close(&mut self) {}

@@ -32,7 +32,7 @@ use rustix::io::Errno;
 
 use super::Backend;
 use super::epoll;
-use super::runner::{Failure, Found, Outcome, Waits, Wake};
+use super::event_loop::{Failure, Found, Outcome, Waits, Wake};
 use super::shared::Shared;
 use super::table::Id;
 use crate::error::ShmError;

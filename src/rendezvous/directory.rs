@@ -12,8 +12,8 @@ use rustix::io::{Errno, retry_on_intr};
 
 use super::name::Name;
 use super::socket;
-use crate::credentials::Us;
 use crate::error::{DenialCause, ShmError};
+use crate::rendezvous::credentials::Us;
 
 /// Bits of `st_mode` that let others write: the group's and everybody's.
 const WRITABLE_BY_OTHERS: u32 = 0o022;

@@ -28,7 +28,7 @@
 //! Every other status is junk. After a status other than 0 the engine closes the socket; after 0
 //! the socket is the lifeline.
 
-use crate::layout::{MAGIC, VERSION};
+use crate::shm::layout::{MAGIC, VERSION};
 
 /// Bytes of a hello and of an answer.
 pub(crate) const MESSAGE_BYTES: usize = 32;

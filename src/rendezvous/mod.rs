@@ -1,33 +1,46 @@
-//! How two processes find each other: names, the socket, the handshake, the lifeline.
+//! How peers find, judge and outlive each other: names, the socket, the handshake, the lifeline.
 //!
-//! An engine binds a Unix `SOCK_SEQPACKET` socket under a name ([`bound`]), in a directory that
-//! only it may write to ([`directory`], [`name`]), and looks after it at its [`desk`]. An
-//! application [`dial`]s that name and says hello; the engine looks at its [`credentials`](crate::credentials),
-//! answers, and passes the region ([`message`]). From then on the [`socket`] is the lifeline.
+//! An engine binds a Unix `SOCK_SEQPACKET` socket under a name ([`listener_socket`]), in a directory
+//! that only it may write to ([`directory`], [`name`]), and answers there ([`acceptor`]). An
+//! application connects to that name ([`connector`]) and says hello; the engine checks its
+//! [`credentials`], answers, and passes the region ([`message`]). From then on the [`socket`] is the
+//! [`lifeline`].
 //!
-//! Both sides are event-driven and name no driver: the desk is told what is ready, the dial says
-//! what it waits for.
-#![cfg(not(all(test, loom)))]
+//! Both sides are driven by events and name no driver: the acceptor is told what is ready, and the
+//! connector says what it waits for.
 
-mod bound;
-mod desk;
-mod dial;
+pub(crate) mod credentials;
+pub(crate) mod lifeline;
+#[cfg(not(all(test, loom)))]
 mod directory;
+#[cfg(not(all(test, loom)))]
 mod message;
+#[cfg(not(all(test, loom)))]
 mod name;
-mod pair;
+#[cfg(not(all(test, loom)))]
 mod socket;
+#[cfg(not(all(test, loom)))]
 mod untrusted;
-
-pub(crate) use bound::BoundSocket;
-#[cfg(any(fuzzing, all(test, not(loom))))]
-pub(crate) use desk::{Clients, Watcher};
-pub(crate) use desk::{Desk, Host, Refusal};
-pub(crate) use dial::{Connection, Dial, Progress};
-#[cfg(all(test, not(loom)))]
-pub(crate) use message::{Status as AnswerStatus, answer as an_answer, hello as a_hello};
-pub(crate) use name::Name;
-pub(crate) use pair::{adopt, pair};
-
+#[cfg(not(all(test, loom)))]
+mod listener_socket;
+#[cfg(not(all(test, loom)))]
+mod acceptor;
+#[cfg(not(all(test, loom)))]
+mod connector;
+#[cfg(not(all(test, loom)))]
+mod pair;
 #[cfg(all(test, not(loom)))]
 mod tests;
+
+#[cfg(any(fuzzing, all(test, not(loom))))]
+pub(crate) use acceptor::{Clients, Watcher};
+#[cfg(all(test, not(loom)))]
+pub(crate) use message::{Status as AnswerStatus, answer as an_answer, hello as a_hello};
+#[cfg(not(all(test, loom)))]
+pub(crate) use {
+    acceptor::{Desk, Host, Refusal},
+    connector::{Connection, Dial, Progress},
+    listener_socket::BoundSocket,
+    name::Name,
+    pair::{adopt, pair},
+};

@@ -10,13 +10,13 @@ use std::os::fd::{AsFd, BorrowedFd, OwnedFd};
 
 use rustix::net::{AddressFamily, SocketType};
 
-use super::dial::{self, Connection};
+use super::connector::{self, Connection};
 use super::message::{self, Status};
 use super::socket::{self, Received};
-use crate::credentials::PeerCredentials;
 use crate::error::ShmError;
-use crate::lifeline::Lifeline;
-use crate::sockopt;
+use crate::rendezvous::credentials::PeerCredentials;
+use crate::rendezvous::lifeline::Lifeline;
+use crate::sys::sockopt;
 
 const ADOPTING: &str = "taking over the descriptor of a pair";
 
@@ -58,10 +58,10 @@ pub(crate) fn adopt(descriptor: OwnedFd) -> Result<Connection, ShmError> {
     match socket::receive_with_descriptor(descriptor.as_fd()).map_err(ShmError::io(ADOPTING))? {
         Received::Message(mut answer) => {
             let process = answer.process.take();
-            let region = dial::welcome(answer, None)?;
+            let region = connector::welcome(answer, None)?;
             Ok(Connection { region, lifeline: Lifeline::new(descriptor, peer, process) })
         }
-        Received::HungUp => Err(dial::hung_up()),
+        Received::HungUp => Err(connector::hung_up()),
         Received::Nothing => {
             Err(ShmError::Io { step: ADOPTING, source: io::ErrorKind::WouldBlock.into() })
         }

@@ -16,7 +16,7 @@ use rustix::net::{
 use super::message::MESSAGE_BYTES;
 use super::untrusted::{self, Untrusted};
 use crate::error::{DenialCause, ShmError};
-use crate::pidfd::{self, Control, PROCESS_SPACE, Process};
+use crate::sys::pidfd::{self, Control, PROCESS_SPACE, Process};
 
 /// What [`connect_to`] and [`bind`] say where `/proc` is missing, through which sockets are
 /// reached.
@@ -267,8 +267,8 @@ mod tests {
     use std::os::fd::AsFd;
 
     use super::*;
-    use crate::lifeline::drain;
-    use crate::sockopt;
+    use crate::rendezvous::lifeline::drain;
+    use crate::sys::sockopt;
 
     fn sockets() -> (OwnedFd, OwnedFd) {
         pair().unwrap()

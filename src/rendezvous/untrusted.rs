@@ -9,8 +9,8 @@ use std::os::fd::{AsFd, BorrowedFd, OwnedFd};
 
 use rustix::net::{RecvAncillaryBuffer, RecvFlags, Shutdown};
 
-use crate::driver;
-use crate::sockopt;
+use crate::sys::signals;
+use crate::sys::sockopt;
 
 /// A descriptor that was passed to us.
 #[derive(Debug)]
@@ -96,5 +96,5 @@ pub(super) fn discard(descriptors: Vec<OwnedFd>) {
         return;
     }
     let thread = std::thread::Builder::new().name("wakering-close".into());
-    drop(driver::without_signals(|| thread.spawn(move || drop(descriptors))));
+    drop(signals::blocked(|| thread.spawn(move || drop(descriptors))));
 }

@@ -4,13 +4,13 @@ use bytes::Bytes;
 
 use super::loans::{Loan, Loans, Marks};
 use super::{Mark, Position, Shape};
-use crate::cpu::CACHE_LINE;
 use crate::error::Violation;
-use crate::layout::{RECORD_ALIGN, RECORD_HEADER, Side, record_bytes};
-use crate::pool::Pool;
-use crate::region::{Region, RingMemory, Words};
+use crate::ring::pool::Pool;
+use crate::shm::layout::{RECORD_ALIGN, RECORD_HEADER, Side, record_bytes};
+use crate::shm::region::{Region, RingMemory, Words};
 use crate::sync::{Arc, Ordering, fence};
-use crate::tally::{Step, step};
+use crate::sys::cpu::CACHE_LINE;
+use crate::sys::op_counts::{Step, step};
 
 /// Reads records. One for a ring; `&mut self` throughout.
 #[derive(Debug)]

@@ -8,7 +8,7 @@
 use std::collections::VecDeque;
 
 use super::{Position, Shape};
-use crate::region::Words;
+use crate::shm::region::Words;
 use crate::sync::{Arc, Mutex, Ordering, fence, lock};
 
 /// The book of one consumer's loans.

@@ -2,15 +2,15 @@
 
 use std::time::Duration;
 
-use super::fresh::Fresh;
-use super::route::Route;
+use super::prefault::Fresh;
+use super::space::Route;
 use super::{Mark, Position, Shape};
-use crate::cpu::{CACHE_LINE, store_and_fence};
 use crate::error::Violation;
-use crate::layout::{RECORD_HEADER, Side, record_bytes};
-use crate::region::{Region, RingMemory, Words};
+use crate::shm::layout::{RECORD_HEADER, Side, record_bytes};
+use crate::shm::region::{Region, RingMemory, Words};
 use crate::sync::{Arc, AtomicU64, Ordering};
-use crate::tally::{Step, step};
+use crate::sys::cpu::{CACHE_LINE, store_and_fence};
+use crate::sys::op_counts::{Step, step};
 
 /// How long after an announcement in `wants` or `waiting` the sender looks once more.
 ///
@@ -232,7 +232,7 @@ impl Producer {
     }
 
     /// Shows what was staged to the consumer, all at once, and fences, so that the caller can look
-    /// at the bell by [`ring_fenced`](crate::bell::Bell::ring_fenced). `false` if there was nothing.
+    /// at the bell by [`ring_fenced`](crate::wake::bell::Bell::ring_fenced). `false` if there was nothing.
     #[inline]
     pub(crate) fn publish(&mut self) -> bool {
         let Some(staged) = self.staged.take() else { return false };

@@ -12,8 +12,8 @@ mod room;
 mod stress;
 
 use super::{Consumer, Position, Producer};
-use crate::layout::{Geometry, Side, SideWords};
-use crate::region::{Region, RingMemory};
+use crate::shm::layout::{Geometry, Side, SideWords};
+use crate::shm::region::{Region, RingMemory};
 use crate::sync::{Arc, Ordering};
 
 /// The smallest ring there is, and the largest packet that it may carry.

@@ -228,7 +228,7 @@ fn a_spin_that_something_else_ends_costs_the_thread_as_well(backend: Backend) {
         let begun = Instant::now();
         driver.park_unless(None, &|| begun.elapsed() >= SPIN * 3 / 4).unwrap();
         assert_eq!(waiter.wakes(), (0, 0));
-        crate::spin::Spinning::begin(SPIN).is_none()
+        crate::wake::spin::Spinning::begin(SPIN).is_none()
     };
     // A thread that is kept waiting for milliseconds has earned it back.
     let once = |_| std::thread::spawn(has_cost).join().unwrap();

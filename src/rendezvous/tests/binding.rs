@@ -170,7 +170,7 @@ fn a_directory_that_is_exchanged_meanwhile_gets_no_socket() {
     let name = name_in(&checked, "a");
     let directory = directory::Directory::for_engine(&name).unwrap();
     let path = directory.real_path_of(name.file()).unwrap();
-    let check = || bound::expect_bound_below(&directory, name.file(), &path);
+    let check = || listener_socket::expect_bound_below(&directory, name.file(), &path);
     // What is bound by the path lies elsewhere.
     std::fs::rename(&checked, &moved).unwrap();
     std::fs::create_dir(&checked).unwrap();

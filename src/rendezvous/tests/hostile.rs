@@ -6,7 +6,7 @@ use super::super::message::{self, MESSAGE_BYTES, Status};
 use super::super::socket::Received;
 use super::super::untrusted::Line;
 use super::*;
-use crate::layout::VERSION;
+use crate::shm::layout::VERSION;
 
 fn say(client: &OwnedFd, bytes: &[u8]) {
     rustix::net::send(client, bytes, rustix::net::SendFlags::NOSIGNAL).unwrap();

@@ -16,15 +16,15 @@ use std::time::{Duration, Instant};
 
 use rustix::event::{Timespec, epoll};
 
-use super::desk::{Clients, Watcher};
+use super::acceptor::{Clients, Watcher};
 use super::name::Places;
 use super::pair::{adopt, pair};
 use super::*;
-use crate::credentials::{Allow, PeerCredentials};
 use crate::error::{DenialCause, ShmError};
-use crate::layout::Geometry;
-use crate::lifeline::{Lifeline, drain, ring_by_byte};
-use crate::region::Region;
+use crate::rendezvous::credentials::{Allow, PeerCredentials};
+use crate::rendezvous::lifeline::{Lifeline, drain, ring_by_byte};
+use crate::shm::layout::Geometry;
+use crate::shm::region::Region;
 use crate::sync::{Mutex, lock};
 
 /// Longer than anything takes that does not hang.
@@ -241,7 +241,7 @@ fn is_denied(error: &ShmError, expected: DenialCause, at: &Path) -> bool {
 
 /// Whether two regions are the same memory.
 fn same_memory(one: &Region, other: &Region) -> bool {
-    use crate::layout::Side;
+    use crate::shm::layout::Side;
     let word = |region: &Region| region.side(Side::Face).bell.0.bell.load(Ordering::SeqCst);
     let before = word(other);
     one.side(Side::Face).bell.0.bell.fetch_add(1, Ordering::SeqCst);

@@ -205,6 +205,6 @@ fn a_peer_in_another_pid_namespace_has_no_pid() {
     assert_eq!(engine.lifelines(), 1);
     // But it has a descriptor, which tells that it has ended.
     let lifeline = &lock(&engine.face.peers)[0];
-    let tells = crate::sockopt::ask_for_process(lifeline.as_fd(), false);
+    let tells = crate::sys::sockopt::ask_for_process(lifeline.as_fd(), false);
     assert_eq!(lifeline.is_orphaned(), tells);
 }

@@ -4,8 +4,8 @@ use proptest::prelude::*;
 
 use super::{LARGEST, RING, consumer_words, ends, memory, region};
 use crate::error::Violation;
-use crate::layout::{Side, record_bytes};
 use crate::ring::{KIND_JUMP, KIND_PACKET, Producer};
+use crate::shm::layout::{Side, record_bytes};
 use crate::sync::Ordering;
 
 const RING_32: u32 = 4096;

@@ -5,9 +5,9 @@ use std::collections::VecDeque;
 use proptest::prelude::*;
 
 use super::{RING, consumer_words, ends, region};
-use crate::layout::{Geometry, Side, record_bytes};
-use crate::region::Region;
 use crate::ring::{Consumer, Held, Position, Producer};
+use crate::shm::layout::{Geometry, Side, record_bytes};
+use crate::shm::region::Region;
 use crate::sync::{Arc, Ordering};
 
 const WINDOW: usize = 1024;

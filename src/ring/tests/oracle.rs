@@ -5,9 +5,9 @@ use std::collections::VecDeque;
 use proptest::prelude::*;
 
 use super::{LARGEST, NEARLY_WRAPPED, RING, consumer_words, ends, region};
-use crate::layout::Side;
-use crate::region::Region;
 use crate::ring::{Consumer, Producer};
+use crate::shm::layout::Side;
+use crate::shm::region::Region;
 use crate::sync::{Arc, Ordering};
 
 #[derive(Debug, Clone, Copy)]

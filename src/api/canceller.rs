@@ -1,0 +1,101 @@
+//! Cancelling ends of channels from afar.
+
+use std::fmt;
+use std::sync::atomic::{AtomicBool, Ordering};
+use std::sync::{Arc, Mutex, PoisonError, Weak};
+
+use crate::channel::Link;
+use crate::sys::fork::PerProcess;
+
+/// Cancels the ends that it was given to, all at once, from any thread.
+///
+/// Clones cancel the same ends. A canceller keeps no end alive. Once used it stays cancelled: an
+/// end that is given to it later is cancelled right away.
+///
+/// After a fork without an exec, parent and child each have a canceller of their own: it cancels
+/// the ends that it is given in that process, and no others.
+///
+/// ```
+/// use wakering::Canceller;
+///
+/// let canceller = Canceller::new();
+/// let elsewhere = canceller.clone();
+/// elsewhere.cancel();
+/// assert!(canceller.is_cancelled());
+/// ```
+#[derive(Clone, Default)]
+pub struct Canceller {
+    inner: Arc<Inner>,
+}
+
+#[derive(Default)]
+struct Inner {
+    cancelled: AtomicBool,
+    ends: PerProcess<Mutex<Vec<Weak<Link>>>>,
+}
+
+impl Canceller {
+    /// A canceller of nothing yet; see [`Endpoint::set_cancel`](crate::Endpoint::set_cancel).
+    pub fn new() -> Self {
+        Self::default()
+    }
+
+    /// Cancels all ends: see [`Endpoint::cancel`](crate::Endpoint::cancel).
+    pub fn cancel(&self) {
+        let ends = {
+            let mut ends = self.lock();
+            // ORDERING: Release pairs with the Acquire in `is_cancelled`. With the lock held, so
+            // that an end is either in the list by now or sees the flag in `add`.
+            self.inner.cancelled.store(true, Ordering::Release);
+            std::mem::take(&mut *ends)
+        };
+        for end in ends {
+            if let Some(end) = end.upgrade() {
+                end.cancel();
+            }
+        }
+    }
+
+    /// Whether [`cancel`](Self::cancel) was called.
+    pub fn is_cancelled(&self) -> bool {
+        // ORDERING: Acquire pairs with the Release in `cancel`.
+        self.inner.cancelled.load(Ordering::Acquire)
+    }
+
+    /// Runs `future` to its end, then cancels, and gives the future's output.
+    ///
+    /// # Cancel safety
+    /// Dropped before that, it cancels nothing.
+    pub fn cancel_on<F: Future>(self, future: F) -> impl Future<Output = F::Output> {
+        async move {
+            let output = future.await;
+            self.cancel();
+            output
+        }
+    }
+
+    pub(crate) fn add(&self, end: &Arc<Link>) {
+        let is_too_late = {
+            let mut ends = self.lock();
+            // Ends that are gone make room here, so that a canceller for life does not grow.
+            if ends.len() == ends.capacity() {
+                ends.retain(|end| end.strong_count() > 0);
+            }
+            ends.push(Arc::downgrade(end));
+            self.is_cancelled()
+        };
+        if is_too_late {
+            self.cancel();
+        }
+    }
+
+    fn lock(&self) -> std::sync::MutexGuard<'_, Vec<Weak<Link>>> {
+        self.inner.ends.get().lock().unwrap_or_else(PoisonError::into_inner)
+    }
+}
+
+impl fmt::Debug for Canceller {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        f.debug_struct("Canceller").field("is_cancelled", &self.is_cancelled()).finish()
+    }
+}

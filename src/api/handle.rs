@@ -1,0 +1,381 @@
+//! The application's end.
+#![cfg(not(all(test, loom)))]
+
+use std::ops::Deref;
+use std::os::fd::{AsFd, OwnedFd};
+use std::sync::{Arc, Mutex, OnceLock, PoisonError};
+use std::task::{Context, Poll};
+use std::time::{Duration, Instant};
+
+use super::endpoint::Endpoint;
+use crate::api::receiver::Receiver;
+use crate::api::sender::Sender;
+use crate::channel::Options;
+use crate::driver::{Binding, Driver, Registration, Source};
+use crate::error::{CloseReason, ShmError};
+use crate::rendezvous::credentials::{Allow, PeerCredentials};
+use crate::rendezvous::{self, Connection, Dial, Name, Progress};
+use crate::shm::layout::Side;
+use crate::wake::waiters::Waiters;
+
+/// How long an engine may take to answer, unless the builder says otherwise.
+const DEFAULT_CONNECT_TIMEOUT: Duration = Duration::from_secs(5);
+
+/// The application's end of a channel.
+///
+/// Everything that it can do it has from [`Endpoint`]. See [`SpscFace`](crate::SpscFace) for an
+/// example with both ends.
+#[derive(Debug)]
+pub struct SpscHandle(Endpoint);
+
+impl SpscHandle {
+    /// Connects to the engine that serves `name`.
+    ///
+    /// Blocks the thread until the engine has answered, for at most 5 seconds. Not to be called on
+    /// the thread that runs the engine's driver, which could then not answer.
+    ///
+    /// # Errors
+    /// See [`HandleBuilder::connect`].
+    pub fn connect(name: &str) -> Result<Self, ShmError> {
+        Self::builder().connect(name)
+    }
+
+    /// As [`connect`](Self::connect), without blocking.
+    ///
+    /// # Errors
+    /// See [`HandleBuilder::connect`].
+    ///
+    /// # Cancel safety
+    /// A future that is dropped before it was ready hangs up. A face whose answer was already
+    /// under way is used up by that.
+    pub fn connect_async(name: &str) -> impl Future<Output = Result<Self, ShmError>> + Send + '_ {
+        Self::builder().connect_async(name)
+    }
+
+    /// Makes the handle of a face that was made by [`SpscFace::pair`](crate::SpscFace::pair), from
+    /// the descriptor that came with it.
+    ///
+    /// # Errors
+    /// See [`HandleBuilder::from_fd`].
+    pub fn from_fd(descriptor: OwnedFd) -> Result<Self, ShmError> {
+        Self::builder().from_fd(descriptor)
+    }
+
+    /// Connects with other settings.
+    pub fn builder() -> HandleBuilder {
+        HandleBuilder::default()
+    }
+}
+
+impl SpscHandle {
+    /// Splits the handle into its two halves: see [`Endpoint::into_split`].
+    pub fn into_split(self) -> (Sender, Receiver) {
+        self.0.into_split()
+    }
+}
+
+impl Deref for SpscHandle {
+    type Target = Endpoint;
+
+    fn deref(&self) -> &Endpoint {
+        &self.0
+    }
+}
+
+impl From<SpscHandle> for Endpoint {
+    fn from(handle: SpscHandle) -> Self {
+        handle.0
+    }
+}
+
+/// Settings of a handle. Built by [`SpscHandle::builder`].
+#[derive(Debug, Clone)]
+#[must_use = "a builder does nothing until its last call"]
+pub struct HandleBuilder {
+    options: Options,
+    connect_timeout: Duration,
+    allow: Option<Allow>,
+    driver: Option<Driver>,
+}
+
+impl Default for HandleBuilder {
+    fn default() -> Self {
+        Self {
+            options: Options::default(),
+            connect_timeout: DEFAULT_CONNECT_TIMEOUT,
+            allow: None,
+            driver: None,
+        }
+    }
+}
+
+impl HandleBuilder {
+    /// How long `send` and `send_batch` wait for room (5 s unless set); `None` is for ever.
+    pub fn send_timeout(mut self, timeout: Option<Duration>) -> Self {
+        self.options.send_timeout = timeout;
+        self
+    }
+
+    /// How long a call that finds no packet, or no room, may look again before it sleeps (50 us
+    /// unless set; 0 is not at all, and 1 ms the most that is heeded).
+    ///
+    /// What comes meanwhile costs no system call on either side. Whether it is done depends on
+    /// whether it has paid lately; where both sides have one and the same core it never is. The
+    /// thread serves nobody else while it spins.
+    ///
+    /// A task whose driver is parked in spins for 2 us at most. The rest is done in
+    /// [`park`](crate::Driver::park), where the thread has nothing else to run, for up to eight
+    /// channels at once.
+    ///
+    /// A receiver that has caught up with a sender in full flight (more than three packets a
+    /// microsecond) lets 4 us pass before it looks again, or the cap if that is less: so it stays
+    /// some distance behind, where both are about twice as fast. So do `try_recv` and
+    /// `try_recv_ref`, which never spin otherwise.
+    pub fn spin(mut self, cap: Duration) -> Self {
+        self.options.spin = cap;
+        self
+    }
+
+    /// How long the engine may take to answer (5 s unless set).
+    pub fn connect_timeout(mut self, timeout: Duration) -> Self {
+        self.connect_timeout = timeout;
+        self
+    }
+
+    /// Which engine to talk to, in place of the rule that it must run as our own user or as root.
+    ///
+    /// It is asked about the process that bound the socket, on the calling thread. If it panics,
+    /// the engine is refused.
+    pub fn allow(
+        mut self,
+        predicate: impl Fn(&PeerCredentials) -> bool + Send + Sync + 'static,
+    ) -> Self {
+        self.allow = Some(Allow::new(predicate));
+        self
+    }
+
+    /// Who does the waiting, in place of the process's own background driver.
+    ///
+    /// Somebody has to run it: see [`Driver`].
+    pub fn driver(mut self, driver: &Driver) -> Self {
+        self.driver = Some(driver.clone());
+        self
+    }
+
+    /// Connects to the engine that serves `name`, blocking the thread.
+    ///
+    /// # Errors
+    /// - [`InvalidName`](ShmError::InvalidName): the name has a form that is not allowed.
+    /// - [`NotFound`](ShmError::NotFound): no engine serves it; tells the path.
+    /// - [`PermissionDenied`](ShmError::PermissionDenied): the engine, or its directory, belongs
+    ///   to somebody whom we do not trust; or it does not let us in. Tells which of these it is
+    ///   ([`DenialCause`](crate::DenialCause)), and the path.
+    /// - [`Busy`](ShmError::Busy): the face serves another handle, or has served one; or a listener
+    ///   cannot serve one more now.
+    /// - [`VersionMismatch`](ShmError::VersionMismatch): what listens there speaks another version,
+    ///   or is no wakering engine at all.
+    /// - [`InvalidConfig`](ShmError::InvalidConfig): the engine offers a region with sizes that no
+    ///   channel may have.
+    /// - [`TimedOut`](ShmError::TimedOut): no answer for the `connect_timeout`.
+    /// - [`Unsupported`](ShmError::Unsupported): `/proc` is not mounted; the engine's region uses
+    ///   features that this version does not know; or the driver serves as many endpoints as it
+    ///   can.
+    /// - [`Io`](ShmError::Io): the engine hung up half-way, a system call failed, or what the
+    ///   engine offers is no region.
+    pub fn connect(self, name: &str) -> Result<SpscHandle, ShmError> {
+        let (name, driver) = (Name::new(name)?, self.own_driver()?);
+        let connection = self.dial(&name)?.block()?;
+        self.take(connection, driver.binding())
+    }
+
+    /// As [`connect`](Self::connect), without blocking.
+    ///
+    /// # Errors
+    /// As [`connect`](Self::connect), and [`Closed`](ShmError::Closed) if the driver goes meanwhile.
+    ///
+    /// # Cancel safety
+    /// As [`SpscHandle::connect_async`].
+    pub fn connect_async(
+        mut self,
+        name: &str,
+    ) -> impl Future<Output = Result<SpscHandle, ShmError>> + Send + '_ {
+        async move {
+            let (name, driver) = (Name::new(name)?, self.own_driver()?.binding().clone());
+            // The future is no handle: it ends, too, when nobody can run the driver any more.
+            self.driver = None;
+            let connection = Dialling::start(self.dial(&name)?, &driver)?.finish().await?;
+            self.take(connection, &driver)
+        }
+    }
+
+    /// Makes the handle of a pair: see [`SpscHandle::from_fd`]. Who could give us the descriptor is
+    /// trusted to be the engine; `allow` and `connect_timeout` mean nothing here.
+    ///
+    /// # Errors
+    /// - [`VersionMismatch`](ShmError::VersionMismatch): the descriptor is of another version, or
+    ///   not of a pair at all.
+    /// - [`InvalidConfig`](ShmError::InvalidConfig), [`Unsupported`](ShmError::Unsupported): the
+    ///   region's sizes or features, as for [`connect`](Self::connect).
+    /// - [`Io`](ShmError::Io): it was used already, its face is gone, or a system call failed.
+    pub fn from_fd(self, descriptor: OwnedFd) -> Result<SpscHandle, ShmError> {
+        let driver = self.own_driver()?;
+        let handle = self.take(rendezvous::adopt(descriptor)?, driver.binding())?;
+        handle.0.introduce();
+        Ok(handle)
+    }
+
+    fn own_driver(&self) -> Result<Driver, ShmError> {
+        self.driver.clone().map_or_else(Driver::global, Ok)
+    }
+
+    fn dial(&self, name: &Name) -> Result<Dial, ShmError> {
+        let now = Instant::now();
+        // A deadline that the clock cannot express is moved to one that it can.
+        let far = now + Duration::from_secs(u64::from(u32::MAX));
+        let deadline = now.checked_add(self.connect_timeout).map_or(far, |at| at.min(far));
+        Dial::new(name, self.allow.clone(), deadline)
+    }
+
+    fn take(&self, connection: Connection, driver: &Binding) -> Result<SpscHandle, ShmError> {
+        let Connection { region, lifeline } = connection;
+        let endpoint = Endpoint::open(region.into(), Side::Handle, self.options, driver)?;
+        endpoint.attach(lifeline)?;
+        Ok(SpscHandle(endpoint))
+    }
+}
+
+/// A handshake that a driver carries on.
+#[derive(Debug)]
+struct Dialling {
+    waiters: Waiters,
+    step: Mutex<Step>,
+    driver: OnceLock<Registration>,
+}
+
+/// Where it stands.
+#[derive(Debug)]
+enum Step {
+    /// Waits for the engine or for a time.
+    Under(Box<Dial>),
+    Over(Result<Box<Connection>, ShmError>),
+    /// The outcome was taken.
+    Taken,
+}
+
+/// Under which the driver watches the socket.
+const SOCKET: u16 = 1;
+
+impl Dialling {
+    fn start(dial: Dial, driver: &Binding) -> Result<Guard, ShmError> {
+        let dialling = Arc::new(Self {
+            waiters: Waiters::default(),
+            step: Mutex::new(Step::Under(Box::new(dial))),
+            driver: OnceLock::new(),
+        });
+        let registration = driver.register(dialling.clone())?;
+        // Set once, here.
+        let _ = dialling.driver.set(registration);
+        dialling.go_on();
+        Ok(Guard(dialling))
+    }
+
+    /// Takes the next step, and asks the driver for what it then waits for.
+    fn go_on(&self) {
+        let Some(driver) = self.driver.get() else { return };
+        let mut step = self.step.lock().unwrap_or_else(PoisonError::into_inner);
+        let Step::Under(dial) = &mut *step else { return };
+        let was_connected = dial.is_waiting();
+        let outcome = match dial.step() {
+            Ok(Progress::Done(connection)) => Ok(Box::new(connection)),
+            Err(error) => Err(error),
+            Ok(Progress::RetryAt(at)) => {
+                dial.as_fd().into_iter().for_each(|socket| driver.unwatch(socket));
+                return driver.alarm(at);
+            }
+            Ok(Progress::WaitReadable) => {
+                driver.alarm(dial.deadline());
+                match dial.as_fd().filter(|_| !was_connected) {
+                    Some(socket) => match driver.watch(socket, SOCKET) {
+                        Ok(()) => return,
+                        Err(error) => Err(error),
+                    },
+                    None => return,
+                }
+            }
+        };
+        // The socket goes on as the lifeline, with a watch of its own.
+        match &outcome {
+            Ok(connection) => driver.unwatch(connection.lifeline.as_fd()),
+            Err(_) => dial.as_fd().into_iter().for_each(|socket| driver.unwatch(socket)),
+        }
+        *step = Step::Over(outcome);
+        drop(step);
+        self.waiters.notify_all();
+    }
+
+    /// The outcome, once.
+    fn take(&self) -> Option<Result<Connection, ShmError>> {
+        let mut step = self.step.lock().unwrap_or_else(PoisonError::into_inner);
+        match std::mem::replace(&mut *step, Step::Taken) {
+            Step::Over(outcome) => Some(outcome.map(|connection| *connection)),
+            under => {
+                *step = under;
+                None
+            }
+        }
+    }
+}
+
+impl Source for Dialling {
+    fn ready(&self, _token: u16) {
+        self.go_on();
+    }
+
+    fn alarm(&self) {
+        self.go_on();
+    }
+
+    fn abandoned(&self) {
+        let mut step = self.step.lock().unwrap_or_else(PoisonError::into_inner);
+        if let Step::Under(_) = &*step {
+            let gone = ShmError::Closed { reason: CloseReason::DriverGone, sent: 0 };
+            *step = Step::Over(Err(gone));
+        }
+        drop(step);
+        self.waiters.notify_all();
+    }
+}
+
+/// Ends the handshake when its future is dropped.
+struct Guard(Arc<Dialling>);
+
+impl Guard {
+    async fn finish(self) -> Result<Connection, ShmError> {
+        let mut place = None;
+        std::future::poll_fn(|cx: &mut Context<'_>| {
+            if self.0.driver.get().is_some_and(Registration::is_forked) {
+                let reason = CloseReason::Forked;
+                return Poll::Ready(Err(ShmError::Closed { reason, sent: 0 }));
+            }
+            if let Some(outcome) = self.0.take() {
+                return Poll::Ready(outcome);
+            }
+            self.0.waiters.register(&mut place, cx);
+            // What happens from now on notifies us.
+            self.0.take().map_or(Poll::Pending, Poll::Ready)
+        })
+        .await
+    }
+}
+
+impl Drop for Guard {
+    fn drop(&mut self) {
+        let Some(driver) = self.0.driver.get().filter(|driver| !driver.is_forked()) else { return };
+        let step = self.0.step.lock().unwrap_or_else(PoisonError::into_inner);
+        if let Step::Under(dial) = &*step {
+            dial.as_fd().into_iter().for_each(|socket| driver.unwatch(socket));
+        }
+        drop(step);
+        driver.cancel();
+    }
+}

@@ -1,0 +1,312 @@
+//! Faces for applications that come and go.
+#![cfg(not(all(test, loom)))]
+
+use std::collections::VecDeque;
+use std::fmt;
+use std::os::fd::OwnedFd;
+use std::pin::Pin;
+use std::sync::{Arc, OnceLock};
+use std::task::{Context, Poll};
+
+use futures::stream::{FusedStream, Stream};
+
+use super::endpoint::Endpoint;
+use crate::api::face::{FaceBuilder, Mould, SpscFace};
+use crate::driver::{Registration, Source};
+use crate::error::{CloseReason, ShmError};
+use crate::rendezvous::credentials::PeerCredentials;
+use crate::rendezvous::lifeline::Lifeline;
+use crate::rendezvous::{Desk, Host, Refusal};
+use crate::sys::fork::ProcessLock;
+use crate::wake::waiters::{Waiters, Waiting};
+
+/// Applications that have shaken hands and wait to be accepted, at most. Another one is told
+/// `Busy`.
+const MOST_WAITING: usize = 128;
+
+/// Serves any number of applications under one name: a `Stream` of faces, one for each handshake
+/// that was completed.
+///
+/// An item is a face whose peer is there, or an error of the listener itself, after which it goes
+/// on. Clients that are refused, hostile or half-done are counted in [`stats`](Self::stats) and
+/// never an item. At most 128 applications wait to be accepted; more are told `Busy`.
+///
+/// # Examples
+///
+/// ```
+/// # let directory = std::env::temp_dir().join(format!("wakering-listener-{}", std::process::id()));
+/// # std::fs::create_dir_all(&directory)?;
+/// # use std::os::unix::fs::PermissionsExt;
+/// # std::fs::set_permissions(&directory, std::fs::Permissions::from_mode(0o700))?;
+/// # let name = format!("{}/listener", directory.display());
+/// # let name = name.as_str();
+/// use wakering::{SpscHandle, SpscListener};
+///
+/// let listener = SpscListener::bind(name)?;
+/// let one = SpscHandle::connect(name)?;
+/// let other = SpscHandle::connect(name)?;
+///
+/// let face = pollster::block_on(listener.accept())?;
+/// one.send_blocking("from the first".into())?;
+/// assert_eq!(face.recv_blocking().unwrap(), "from the first");
+/// # drop((one, other, face, listener));
+/// # std::fs::remove_dir_all(&directory)?;
+/// # Ok::<(), Box<dyn std::error::Error>>(())
+/// ```
+pub struct SpscListener {
+    reception: Arc<Reception>,
+    /// The stream's own place among those who accept.
+    place: Option<Waiting>,
+    /// The stream has told its end.
+    is_over: bool,
+}
+
+impl SpscListener {
+    /// Binds `name` with the settings of a builder that was told nothing; see
+    /// [`SpscFace::create`] for names.
+    ///
+    /// # Errors
+    /// See [`FaceBuilder::bind`].
+    pub fn bind(name: &str) -> Result<Self, ShmError> {
+        Self::builder().bind(name)
+    }
+
+    /// Settings for the faces to come; ends in [`FaceBuilder::bind`].
+    pub fn builder() -> FaceBuilder {
+        FaceBuilder::default()
+    }
+
+    pub(crate) fn open(desk: Desk, mould: Mould) -> Result<Self, ShmError> {
+        let reception = Arc::new(Reception {
+            desk,
+            mould,
+            state: ProcessLock::default(),
+            waiters: Waiters::default(),
+            driver: OnceLock::new(),
+        });
+        let registration = reception.mould.driver.register(reception.clone())?;
+        let listener = Self { reception, place: None, is_over: false };
+        let registration = listener.reception.driver.get_or_init(|| registration);
+        listener.reception.desk.open(registration)?;
+        Ok(listener)
+    }
+
+    /// Waits for the next application, and gives the face that serves it.
+    ///
+    /// # Errors
+    /// [`Closed`](ShmError::Closed) after [`close`](Self::close), or if the driver is gone; the
+    /// errors of making a face, after which the listener goes on.
+    ///
+    /// # Cancel safety
+    /// A future that is dropped before it was ready has accepted nobody.
+    pub fn accept(&self) -> impl Future<Output = Result<SpscFace, ShmError>> + Send + '_ {
+        let mut place = None;
+        std::future::poll_fn(move |cx| self.reception.poll_accept(&mut place, cx))
+    }
+
+    /// Accepts no more, and gives the name up. Applications that were not accepted yet are still
+    /// given out; then `accept` fails and the stream ends. Faces live on.
+    pub fn close(&self) {
+        self.reception.close(CloseReason::Local);
+    }
+
+    /// What became of the clients so far. In a forked child nobody was accepted, and nobody waits.
+    pub fn stats(&self) -> ListenerStats {
+        let clients = self.reception.desk.clients();
+        let state = self.reception.state.lock();
+        let (accepted, waiting) = state.map_or((0, 0), |state| (state.accepted, state.faces.len()));
+        ListenerStats {
+            accepted,
+            waiting,
+            refused: clients.refused,
+            hostile: clients.hostile,
+            half_done: clients.half_done,
+        }
+    }
+}
+
+impl Stream for SpscListener {
+    type Item = Result<SpscFace, ShmError>;
+
+    fn poll_next(mut self: Pin<&mut Self>, cx: &mut Context<'_>) -> Poll<Option<Self::Item>> {
+        let Self { reception, place, is_over } = &mut *self;
+        if *is_over {
+            return Poll::Ready(None);
+        }
+        match reception.poll_accept(place, cx) {
+            Poll::Ready(Err(ShmError::Closed { reason: CloseReason::Local, .. })) => {
+                Poll::Ready(None)
+            }
+            Poll::Ready(Err(closed @ ShmError::Closed { .. })) => {
+                // Told once; then the stream is at its end.
+                *is_over = true;
+                Poll::Ready(Some(Err(closed)))
+            }
+            polled => polled.map(Some),
+        }
+    }
+}
+
+impl FusedStream for SpscListener {
+    fn is_terminated(&self) -> bool {
+        let is_over =
+            |state: &State| state.closed == Some(CloseReason::Local) && state.faces.is_empty();
+        self.is_over || self.reception.state.lock().is_some_and(|state| is_over(&state))
+    }
+}
+
+impl Drop for SpscListener {
+    fn drop(&mut self) {
+        self.reception.close(CloseReason::Local);
+        if let Some(driver) = self.reception.driver.get() {
+            driver.cancel();
+        }
+        // Their peers learn that nobody will serve them.
+        let state = self.reception.state.lock();
+        let unaccepted = state.map(|mut state| std::mem::take(&mut state.faces));
+        drop(unaccepted);
+    }
+}
+
+impl fmt::Debug for SpscListener {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        f.debug_struct("SpscListener")
+            .field("path", &self.reception.desk.path())
+            .field("stats", &self.stats())
+            .finish_non_exhaustive()
+    }
+}
+
+/// What became of a listener's clients.
+#[derive(Debug, Clone, Copy, Default, PartialEq, Eq)]
+#[non_exhaustive]
+pub struct ListenerStats {
+    /// Faces that were made.
+    pub accepted: u64,
+    /// Of those, how many nobody has asked for yet.
+    pub waiting: usize,
+    /// Clients that were told no: the user, the version, or busy.
+    pub refused: u64,
+    /// Clients that said something that is no hello.
+    pub hostile: u64,
+    /// Clients that hung up before the end of the handshake, or took too long.
+    pub half_done: u64,
+}
+
+/// The listener, as its driver sees it.
+#[derive(Debug)]
+struct Reception {
+    desk: Desk,
+    mould: Mould,
+    state: ProcessLock<State>,
+    waiters: Waiters,
+    driver: OnceLock<Registration>,
+}
+
+#[derive(Debug, Default)]
+struct State {
+    /// The face whose region is on its way to the client.
+    admitted: Option<Endpoint>,
+    faces: VecDeque<Result<SpscFace, ShmError>>,
+    accepted: u64,
+    closed: Option<CloseReason>,
+}
+
+impl Reception {
+    fn close(&self, reason: CloseReason) {
+        if let Some(mut state) = self.state.lock() {
+            state.closed.get_or_insert(reason);
+        }
+        if let Some(driver) = self.driver.get() {
+            self.desk.close(driver);
+        }
+        self.waiters.notify_all();
+    }
+
+    fn poll_accept(
+        &self,
+        place: &mut Option<Waiting>,
+        cx: &mut Context<'_>,
+    ) -> Poll<Result<SpscFace, ShmError>> {
+        let mut next = self.next();
+        if next.is_none() {
+            self.waiters.register(place, cx);
+            next = self.next();
+        }
+        let Some(next) = next else { return Poll::Pending };
+        *place = None;
+        Poll::Ready(next)
+    }
+
+    fn next(&self) -> Option<Result<SpscFace, ShmError>> {
+        let Some(mut state) = self.state.lock() else {
+            return Some(Err(ShmError::Closed { reason: CloseReason::Forked, sent: 0 }));
+        };
+        let closed = state.closed.map(|reason| Err(ShmError::Closed { reason, sent: 0 }));
+        state.faces.pop_front().or(closed)
+    }
+
+    fn take_admitted(&self) -> Option<Endpoint> {
+        self.state.lock()?.admitted.take()
+    }
+
+    /// Everybody is woken: the first who waits may be a stream that was polled once and left, and
+    /// would swallow the wake of an `accept`.
+    fn give(&self, face: Result<SpscFace, ShmError>) {
+        if let Some(mut state) = self.state.lock() {
+            state.faces.push_back(face);
+        }
+        self.waiters.notify_all();
+    }
+}
+
+impl Source for Reception {
+    fn ready(&self, token: u16) {
+        if let Some(driver) = self.driver.get() {
+            self.desk.ready(token, driver, self);
+        }
+    }
+
+    fn alarm(&self) {
+        if let Some(driver) = self.driver.get() {
+            self.desk.alarm(driver, self);
+        }
+    }
+
+    fn abandoned(&self) {
+        self.close(CloseReason::DriverGone);
+    }
+}
+
+impl Host for Reception {
+    fn admit(&self, _peer: PeerCredentials) -> Result<OwnedFd, Refusal> {
+        if self.state.lock().is_none_or(|state| state.faces.len() >= MOST_WAITING) {
+            return Err(Refusal::Busy);
+        }
+        match self.mould.cast() {
+            Ok((endpoint, file)) => {
+                if let Some(mut state) = self.state.lock() {
+                    state.admitted = Some(endpoint);
+                }
+                Ok(file)
+            }
+            Err(error) => {
+                self.give(Err(error));
+                Err(Refusal::Busy)
+            }
+        }
+    }
+
+    fn connected(&self, lifeline: Lifeline) {
+        let Some(endpoint) = self.take_admitted() else { return };
+        let attached = endpoint.attach(lifeline);
+        if let Some(mut state) = self.state.lock() {
+            state.accepted += 1;
+        }
+        self.give(attached.map(|()| SpscFace(endpoint)));
+    }
+
+    fn undelivered(&self, _file: OwnedFd) {
+        drop(self.take_admitted());
+    }
+}

@@ -1,0 +1,17 @@
+//! What users name: the two ends, their builders and halves, and packets in place.
+
+pub(crate) mod batch;
+pub(crate) mod canceller;
+pub(crate) mod endpoint;
+#[cfg(not(all(test, loom)))]
+pub(crate) mod face;
+#[allow(unsafe_code, reason = "`BufMut` is an unsafe trait, and hands out the ring's own bytes")]
+pub(crate) mod grant;
+#[cfg(not(all(test, loom)))]
+pub(crate) mod handle;
+#[cfg(not(all(test, loom)))]
+pub(crate) mod listener;
+#[allow(unsafe_code, reason = "reading in place rests on the caller's trust in the peer")]
+pub(crate) mod packet;
+pub(crate) mod receiver;
+pub(crate) mod sender;

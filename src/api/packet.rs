@@ -1,0 +1,235 @@
+//! A packet that is read where it lies.
+
+use std::fmt;
+use std::mem::ManuallyDrop;
+
+use bytes::Bytes;
+
+use crate::channel::{Returning, Rx};
+use crate::ring::Held;
+use crate::shm::region::{Kept, RingMemory};
+
+/// A packet that lies in the ring still, from [`Receiver::recv_ref`] and its kin.
+///
+/// It has been taken: the next receive gives the next packet. What has not happened is the copy. Parts
+/// of it can be copied out, or [put](crate::Grant::put_packet) into another ring, and those who trust
+/// the peer can read it in place, by [`as_slice`](Self::as_slice), or make it a `Bytes` that points into
+/// the ring, by [`into_lent_bytes`](Self::into_lent_bytes).
+///
+/// # What holding one does to the sender
+///
+/// The room of this record, and of all that the peer sends behind it, is not given back while this
+/// value lives: the peer goes on until the ring is full, and then waits, until its `send_timeout` if
+/// it has one. So drop it before anything that may take long. Dropped, it gives its room back and
+/// wakes a sender that waits for that. Forgotten (`std::mem::forget`), it does so with the next
+/// receive, of whatever kind.
+///
+/// # What the peer can do
+///
+/// The length was judged once and is kept in private memory. The bytes are in shared memory: a lawful
+/// peer does not touch them as long as they are held, but a hostile one can change them at any moment.
+/// So this is not a [`Buf`](bytes::Buf), whose readers may rely on what they read before. What was
+/// copied out by a single call stays what it is.
+///
+/// ```
+/// # use wakering::{SpscFace, SpscHandle};
+/// # let (face, descriptor) = SpscFace::pair()?;
+/// # let handle = SpscHandle::from_fd(descriptor)?;
+/// # let ((mut tx, _), (_, mut rx)) = (face.into_split(), handle.into_split());
+/// tx.try_send("tag: a long body".into())?;
+/// let packet = rx.try_recv_ref()?;
+/// assert_eq!(packet.len(), 16);
+/// let mut tag = [0; 3];
+/// packet.copy_to_slice(&mut tag);
+/// assert_eq!(&tag, b"tag");
+/// # Ok::<(), Box<dyn std::error::Error>>(())
+/// ```
+///
+/// [`Receiver::recv_ref`]: crate::Receiver::recv_ref
+#[must_use = "dropping a packet that was taken loses it"]
+pub struct Packet<'a> {
+    rx: &'a mut Rx,
+    held: Held,
+}
+
+impl<'a> Packet<'a> {
+    /// What `rx` has just come to hold.
+    #[inline]
+    pub(crate) fn new(rx: &'a mut Rx, held: Held) -> Self {
+        Self { rx, held }
+    }
+
+    /// Its length in bytes, which cannot change any more.
+    #[inline]
+    pub fn len(&self) -> usize {
+        self.held.len()
+    }
+
+    /// Whether it has no bytes.
+    #[inline]
+    pub fn is_empty(&self) -> bool {
+        self.len() == 0
+    }
+
+    /// Copies the first bytes to `to`, as many as it has.
+    ///
+    /// # Panics
+    /// If the packet is shorter than `to`.
+    #[inline]
+    pub fn copy_to_slice(&self, to: &mut [u8]) {
+        self.copy_to_slice_at(0, to);
+    }
+
+    /// Copies bytes from `offset` on to `to`, as many as it has.
+    ///
+    /// # Panics
+    /// If the packet has not so many bytes behind `offset`.
+    ///
+    /// # Examples
+    /// ```
+    /// # use wakering::{SpscFace, SpscHandle};
+    /// # let (face, descriptor) = SpscFace::pair()?;
+    /// # let handle = SpscHandle::from_fd(descriptor)?;
+    /// # let ((mut tx, _), (_, mut rx)) = (face.into_split(), handle.into_split());
+    /// tx.try_send("tag: a long body".into())?;
+    /// let mut body = [0; 4];
+    /// rx.try_recv_ref()?.copy_to_slice_at(12, &mut body);
+    /// assert_eq!(&body, b"body");
+    /// # Ok::<(), Box<dyn std::error::Error>>(())
+    /// ```
+    #[inline]
+    pub fn copy_to_slice_at(&self, offset: usize, to: &mut [u8]) {
+        let len = self.len();
+        assert!(
+            offset <= len && to.len() <= len - offset,
+            "{} bytes at {offset} of a packet of {len}",
+            to.len()
+        );
+        self.memory().copy_to(self.held.offset() + offset, to);
+    }
+
+    /// Copies it out, as [`recv`](crate::Receiver::recv) would have done.
+    pub fn to_bytes(&self) -> Bytes {
+        self.rx.copy(self.held)
+    }
+
+    /// The packet where it lies, without a copy.
+    ///
+    /// # Safety
+    /// - The peer does not write to the packet for as long as the slice is used. A peer that follows
+    ///   the protocol never does; one that has been taken over, or whose own memory is corrupted, may.
+    ///   A change under a shared slice is undefined behaviour in *this* process. So the caller vouches
+    ///   for the other process as it would for a thread of its own.
+    /// - In a child that was forked while the packet was held, the parent still holds it as well. The
+    ///   room is the parent's to give back, and the peer writes there after that.
+    ///
+    /// # Examples
+    /// ```
+    /// # use wakering::{SpscFace, SpscHandle};
+    /// # let (face, descriptor) = SpscFace::pair()?;
+    /// # let handle = SpscHandle::from_fd(descriptor)?;
+    /// # let ((mut tx, _), (_, mut rx)) = (face.into_split(), handle.into_split());
+    /// tx.try_send("read where it lies".into())?;
+    /// let packet = rx.try_recv_ref()?;
+    /// // SAFETY: the peer is this process, and does not write to what it has sent.
+    /// assert_eq!(unsafe { packet.as_slice() }, b"read where it lies");
+    /// # Ok::<(), Box<dyn std::error::Error>>(())
+    /// ```
+    #[inline]
+    pub unsafe fn as_slice(&self) -> &[u8] {
+        // SAFETY: nobody writes to these bytes: in this process, a producer writes only to room that
+        // was given back, and this record is held for as long as `self` is borrowed; that the peer does
+        // not either is the duty of our caller.
+        unsafe { self.memory().slice(self.held.offset(), self.len()) }
+    }
+
+    /// Makes it a `Bytes` that points into the ring, without a copy.
+    ///
+    /// It may be kept, cloned, sliced and sent on, and dropped on any thread, after the
+    /// [`Receiver`](crate::Receiver) and the whole channel too: it keeps the memory mapped. Receiving
+    /// goes on meanwhile, and any number may be out.
+    ///
+    /// Room comes back in the order of the ring: that of this packet, and of all that was received
+    /// behind it in whatever way, when this `Bytes` and all that were lent before it are dropped. So
+    /// one that somebody keeps stops the peer once the ring has filled up behind it; copy what is to
+    /// be kept. Each costs an allocation and a lock, more than a small packet's copy: this is for large
+    /// ones.
+    ///
+    /// # Safety
+    /// - The peer does not write to the packet for as long as the `Bytes` or any part or clone of it
+    ///   lives, also after the channel has ended. As for [`as_slice`](Self::as_slice), the caller
+    ///   vouches for the other process; and for all the code that the `Bytes` is given to. In a child
+    ///   that is forked meanwhile it is valid only as long as the parent has its own.
+    ///
+    /// # Examples
+    /// ```
+    /// # use wakering::{SpscFace, SpscHandle};
+    /// # let (face, descriptor) = SpscFace::pair()?;
+    /// # let handle = SpscHandle::from_fd(descriptor)?;
+    /// # let ((mut tx, _), (_, mut rx)) = (face.into_split(), handle.into_split());
+    /// tx.try_send("one".into())?;
+    /// tx.try_send("other".into())?;
+    /// // SAFETY: the peer is this process, and does not write to what it has sent.
+    /// let one = unsafe { rx.try_recv_ref()?.into_lent_bytes() };
+    /// // SAFETY: the same.
+    /// let other = unsafe { rx.try_recv_ref()?.into_lent_bytes() };
+    /// drop((tx, rx));
+    /// assert_eq!((one, other.slice(1..)), ("one".into(), "ther".into()));
+    /// # Ok::<(), Box<dyn std::error::Error>>(())
+    /// ```
+    pub unsafe fn into_lent_bytes(self) -> Bytes {
+        if self.is_empty() {
+            return Bytes::new();
+        }
+        if self.rx.is_forked() {
+            // The parent gives the room back when it likes.
+            return self.to_bytes();
+        }
+        // It is not given back, but lent.
+        let mut packet = ManuallyDrop::new(self);
+        let kept = packet.memory().keep(packet.offset(), packet.len());
+        let held = packet.held;
+        Bytes::from_owner(Lent { kept, _returning: packet.rx.lend(held) })
+    }
+
+    /// Where the packet lies.
+    #[inline]
+    pub(crate) fn memory(&self) -> &RingMemory {
+        self.rx.memory()
+    }
+
+    /// Where in that it begins.
+    #[inline]
+    pub(crate) fn offset(&self) -> usize {
+        self.held.offset()
+    }
+}
+
+impl Drop for Packet<'_> {
+    #[inline(always)]
+    fn drop(&mut self) {
+        self.rx.give_back();
+    }
+}
+
+/// What a lent `Bytes` owns.
+struct Lent {
+    kept: Kept,
+    _returning: Returning,
+}
+
+impl AsRef<[u8]> for Lent {
+    fn as_ref(&self) -> &[u8] {
+        // SAFETY: nobody writes to these bytes: in this process, a producer writes only to room that
+        // was given back, and this record is lent for as long as `self` lives; that the peer does not
+        // either is what the caller of `into_lent_bytes` has vouched for.
+        unsafe { self.kept.as_slice() }
+    }
+}
+
+impl fmt::Debug for Packet<'_> {
+    /// Tells the length and nothing of the content.
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        f.debug_struct("Packet").field("len", &self.len()).finish_non_exhaustive()
+    }
+}

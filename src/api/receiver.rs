@@ -1,0 +1,316 @@
+//! The receiving half.
+
+use std::fmt;
+use std::pin::Pin;
+use std::task::{Context, Poll};
+use std::time::Duration;
+
+use bytes::Bytes;
+use futures::stream::{FusedStream, Stream};
+
+use crate::api::canceller::Canceller;
+use crate::api::packet::Packet;
+use crate::channel::{
+    Directions, Limit, Link, Receiving, Rx, Stats, deadline_after, from_taken, from_timed,
+    take_at_once,
+};
+use crate::error::{CloseReason, RecvTimeoutError, ShmError, TryRecvError};
+use crate::rendezvous::credentials::PeerCredentials;
+use crate::sync::Arc;
+use crate::wake::waiters::Waiting;
+
+/// The receiving half of an [`Endpoint`](crate::Endpoint): a `Stream` of packets, and the same
+/// calls as the whole end has, without its lock.
+///
+/// # As a `Stream`
+///
+/// Packets come as `Ok`. If the direction ends in a way that may have lost packets (cancelled, the
+/// peer died, the driver gone, a violation of the protocol), one `Err` comes before the end, so
+/// that a pipeline such as `receiver.forward(sink)` fails where its source was cut off. An orderly
+/// close is a bare end.
+///
+/// `ready_chunks` takes packets one by one, so each gives its room back by itself, which is a store
+/// without a fence. A chunk that is not full has polled once in vain before it comes: it may have
+/// spun, and has asked the peer for a wake that nobody sleeps for.
+/// [`recv_batch`](Self::recv_batch) does neither.
+///
+/// # How it ends
+///
+/// Dropping the half tells the peer that nobody receives any more: its sends fail.
+///
+/// [`recv`](Self::recv) and its kin return the end as `None` or 0, whatever the reason.
+/// [`finished`](Self::finished) then tells whether everything that the peer sent has come.
+pub struct Receiver {
+    link: Arc<Link>,
+    rx: Rx,
+    place: Option<Waiting>,
+    /// The stream has yielded its end.
+    is_over: bool,
+}
+
+impl Receiver {
+    pub(crate) fn new(link: &Arc<Link>, rx: Rx) -> Self {
+        Self { link: link.clone(), rx, place: None, is_over: false }
+    }
+
+    /// Receives the next packet; `None` is the end, and [`finished`](Self::finished) tells whether it
+    /// is an orderly one.
+    ///
+    /// # Cancel safety
+    /// A future that is dropped before it was ready has taken nothing.
+    pub fn recv(&mut self) -> impl Future<Output = Option<Bytes>> + Send + '_ {
+        async move {
+            if self.rx.has_budget() {
+                match self.rx.take() {
+                    Ok(None) => {}
+                    taken => return taken.ok().flatten(),
+                }
+            }
+            Receiving::new(&self.link, &mut self.rx, Rx::take).await.ok()
+        }
+    }
+
+    /// Receives at least one and at most `max` packets, appends them to `packets` and tells how
+    /// many; 0 is the end (or a `max` of 0).
+    ///
+    /// Their room goes back to the sender together, and once for each eighth of the ring, or 128 KiB if
+    /// that is less, with one look at whether it waits. It takes what is there and sleeps only if that is nothing. Packets
+    /// under 2 KiB of one batch lie side by side in up to 16 KiB, which live as long as one of them.
+    /// One call takes at most one ring's length of records, however large `max` is.
+    ///
+    /// # Cancel safety
+    /// A future that is dropped before it was ready has taken nothing and leaves `packets` as it
+    /// was.
+    pub fn recv_batch<'a>(
+        &'a mut self,
+        packets: &'a mut Vec<Bytes>,
+        max: usize,
+    ) -> impl Future<Output = usize> + Send + 'a {
+        let take = move |rx: &mut Rx| rx.take_batch(packets, max, Limit::Budget);
+        let receiving = Receiving::new(&self.link, &mut self.rx, take);
+        async move { receiving.await.unwrap_or(0) }
+    }
+
+    /// Takes the next packet if one is there; see [`Endpoint::try_recv`](crate::Endpoint::try_recv).
+    ///
+    /// # Errors
+    /// [`TryRecvError::Empty`] if there is none now, [`TryRecvError::Closed`] if none will come.
+    pub fn try_recv(&mut self) -> Result<Bytes, TryRecvError> {
+        from_taken(take_at_once(&mut self.rx, Rx::take))
+    }
+
+    /// As [`recv`](Self::recv), blocking the thread.
+    pub fn recv_blocking(&mut self) -> Option<Bytes> {
+        match self.rx.take() {
+            Ok(None) => Receiving::new(&self.link, &mut self.rx, Rx::take).block(None)?.ok(),
+            taken => taken.ok().flatten(),
+        }
+    }
+
+    /// As [`recv_batch`](Self::recv_batch), blocking the thread.
+    pub fn recv_batch_blocking(&mut self, packets: &mut Vec<Bytes>, max: usize) -> usize {
+        let take = |rx: &mut Rx| rx.take_batch(packets, max, Limit::None);
+        let taken = Receiving::new(&self.link, &mut self.rx, take).block(None);
+        taken.map_or(0, |taken| taken.unwrap_or(0))
+    }
+
+    /// As [`recv_blocking`](Self::recv_blocking), for no longer than `timeout`.
+    ///
+    /// # Errors
+    /// [`RecvTimeoutError::Timeout`] if no packet came in time, [`RecvTimeoutError::Closed`] if
+    /// none will come.
+    pub fn recv_timeout(&mut self, timeout: Duration) -> Result<Bytes, RecvTimeoutError> {
+        let receiving = Receiving::new(&self.link, &mut self.rx, Rx::take);
+        from_timed(receiving.block(deadline_after(timeout)))
+    }
+
+    /// Takes the next packet and leaves it where it lies, in shared memory; `None` is the end.
+    ///
+    /// Saves the copy out of the ring, where parts of the packet are enough, or where the peer is
+    /// trusted. Its room, and that of everything behind it, is taken until it is dropped: see
+    /// [`Packet`].
+    ///
+    /// # Cancel safety
+    /// A future that is dropped before it was ready has taken nothing.
+    ///
+    /// # Examples
+    /// ```
+    /// # use wakering::{SpscFace, SpscHandle};
+    /// # let (face, descriptor) = SpscFace::pair()?;
+    /// # let handle = SpscHandle::from_fd(descriptor)?;
+    /// # let ((mut tx, _), (_, mut rx)) = (face.into_split(), handle.into_split());
+    /// pollster::block_on(async {
+    ///     tx.send("a packet".into()).await?;
+    ///     let packet = rx.recv_ref().await.expect("the peer is there");
+    ///     assert_eq!(packet.to_bytes(), "a packet");
+    ///     drop(packet);
+    ///     drop(tx);
+    ///     assert!(rx.recv_ref().await.is_none());
+    ///     Ok::<_, wakering::ShmError>(())
+    /// })?;
+    /// # Ok::<(), wakering::ShmError>(())
+    /// ```
+    pub fn recv_ref(&mut self) -> impl Future<Output = Option<Packet<'_>>> + Send + '_ {
+        async move {
+            let held = if self.rx.has_budget() { self.rx.hold().ok()? } else { None };
+            let held = match held {
+                Some(held) => held,
+                None => Receiving::new(&self.link, &mut self.rx, Rx::hold).await.ok()?,
+            };
+            Some(Packet::new(&mut self.rx, held))
+        }
+    }
+
+    /// Takes the next packet, if one is there, and leaves it where it lies.
+    ///
+    /// # Errors
+    /// [`TryRecvError::Empty`] if there is none now, [`TryRecvError::Closed`] if none will come.
+    ///
+    /// # Examples
+    /// ```
+    /// # use wakering::{SpscFace, SpscHandle};
+    /// # let (face, descriptor) = SpscFace::pair()?;
+    /// # let handle = SpscHandle::from_fd(descriptor)?;
+    /// # let ((mut tx, _), (_, mut rx)) = (face.into_split(), handle.into_split());
+    /// use wakering::TryRecvError;
+    ///
+    /// assert_eq!(rx.try_recv_ref().unwrap_err(), TryRecvError::Empty);
+    /// tx.try_send("a packet".into())?;
+    /// assert_eq!(rx.try_recv_ref()?.len(), 8);
+    /// assert!(rx.is_empty());
+    /// # Ok::<(), Box<dyn std::error::Error>>(())
+    /// ```
+    // Always: the result's parts go on in registers. Stored and loaded again, as one, they cost more
+    // than all the rest.
+    #[inline(always)]
+    pub fn try_recv_ref(&mut self) -> Result<Packet<'_>, TryRecvError> {
+        let held = from_taken(take_at_once(&mut self.rx, Rx::hold))?;
+        Ok(Packet::new(&mut self.rx, held))
+    }
+
+    /// As [`recv_ref`](Self::recv_ref), blocking the thread.
+    pub fn recv_ref_blocking(&mut self) -> Option<Packet<'_>> {
+        let held = match self.rx.hold() {
+            Ok(None) => Receiving::new(&self.link, &mut self.rx, Rx::hold).block(None)?.ok()?,
+            taken => taken.ok().flatten()?,
+        };
+        Some(Packet::new(&mut self.rx, held))
+    }
+
+    /// The length of the next packet in bytes; `None` if none is there now. Takes nothing.
+    ///
+    /// # Examples
+    /// ```
+    /// # use wakering::{SpscFace, SpscHandle};
+    /// # let (face, descriptor) = SpscFace::pair()?;
+    /// # let handle = SpscHandle::from_fd(descriptor)?;
+    /// # let ((mut tx, _), (_, mut rx)) = (face.into_split(), handle.into_split());
+    /// assert_eq!(rx.readable(), None);
+    /// tx.try_send("a packet".into())?;
+    /// assert_eq!((rx.readable(), rx.readable()), (Some(8), Some(8)));
+    /// # Ok::<(), Box<dyn std::error::Error>>(())
+    /// ```
+    #[inline]
+    pub fn readable(&mut self) -> Option<usize> {
+        self.rx.readable()
+    }
+
+    /// Whether no packet is there now. Takes nothing.
+    #[inline]
+    pub fn is_empty(&mut self) -> bool {
+        self.readable().is_none()
+    }
+
+    /// Cuts the channel off: see [`Endpoint::cancel`](crate::Endpoint::cancel).
+    pub fn cancel(&self) {
+        self.link.cancel();
+    }
+
+    /// A new [`Canceller`] for this end.
+    pub fn canceller(&self) -> Canceller {
+        let canceller = Canceller::new();
+        canceller.add(&self.link);
+        canceller
+    }
+
+    /// Whether the peer sends no more. What it sent before that may still be there.
+    pub fn is_closed(&self) -> bool {
+        self.link.direction_end(Directions::RX).is_some()
+    }
+
+    /// Waits until the peer sends no more, and tells why. What it sent before that may still be there.
+    ///
+    /// If what is still there is cut off later, by a cancel for example,
+    /// [`close_reason`](Self::close_reason) tells that.
+    ///
+    /// # Cancel safety
+    /// Changes nothing.
+    pub fn closed(&self) -> impl Future<Output = CloseReason> + Send + '_ {
+        self.link.wait_for(|link| link.direction_end(Directions::RX))
+    }
+
+    /// Why nothing more will be received, or `None` while something may. Once `Some`, it never
+    /// changes.
+    ///
+    /// It is the reason of this direction alone. After an orderly end or the peer's death it is
+    /// `Some` as soon as a call has returned the end (`None`, 0, [`TryRecvError::Closed`]): until
+    /// then there may be packets, and they may still be cut off. What cuts them off (a cancel, a
+    /// violation) is told at once.
+    pub fn close_reason(&self) -> Option<CloseReason> {
+        self.link.rx_end()
+    }
+
+    /// Whether everything that the peer sent has been received: see
+    /// [`Endpoint::finished`](crate::Endpoint::finished).
+    pub fn finished(&self) -> Option<Result<(), CloseReason>> {
+        self.link.finished()
+    }
+
+    /// Longest packet in bytes.
+    pub fn max_packet(&self) -> usize {
+        self.link.region().geometry().max_packet()
+    }
+
+    /// What this end, with both its halves, has done so far.
+    pub fn stats(&self) -> Stats {
+        self.link.counters().read()
+    }
+
+    /// Who the peer is, once it has connected.
+    pub fn peer_credentials(&self) -> Option<PeerCredentials> {
+        self.link.peer()
+    }
+}
+
+impl Stream for Receiver {
+    type Item = Result<Bytes, ShmError>;
+
+    fn poll_next(mut self: Pin<&mut Self>, cx: &mut Context<'_>) -> Poll<Option<Self::Item>> {
+        if self.is_over {
+            return Poll::Ready(None);
+        }
+        let Self { link, rx, place, is_over } = &mut *self;
+        let Poll::Ready(taken) = Receiving::new(link, rx, Rx::take).poll_in(place, cx) else {
+            return Poll::Pending;
+        };
+        Poll::Ready(match taken {
+            Ok(packet) => Some(Ok(packet)),
+            Err(reason) => {
+                *is_over = true;
+                reason.is_lossy().then_some(Err(ShmError::Closed { reason, sent: 0 }))
+            }
+        })
+    }
+}
+
+impl FusedStream for Receiver {
+    fn is_terminated(&self) -> bool {
+        self.is_over
+    }
+}
+
+impl fmt::Debug for Receiver {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        self.link.describe("Receiver", f)
+    }
+}

@@ -1,0 +1,32 @@
+//! One side of a channel at work: both directions, and how they end.
+
+mod bell_wait;
+mod block;
+mod budget;
+mod closing;
+mod counters;
+mod ends;
+mod events;
+mod hangup;
+mod payload;
+mod recv;
+mod returning;
+mod rx;
+mod send;
+mod shared;
+mod spurious_wakes;
+mod tx;
+mod with_mut;
+
+pub(crate) use budget::Limit;
+pub use counters::Stats;
+pub(crate) use ends::Directions;
+pub(crate) use payload::{Cargo, Room};
+pub(crate) use recv::{Receiving, deadline_after, from_taken, from_timed, take_at_once};
+pub(crate) use returning::Returning;
+pub(crate) use rx::Rx;
+pub(crate) use send::{Deadline, Sending};
+pub(crate) use shared::{Link, Options};
+#[cfg(all(test, not(loom)))]
+pub(crate) use tx::Attempt;
+pub(crate) use tx::Tx;

@@ -1,0 +1,354 @@
+//! What both halves of an end share: the region's words, the bells, the ends, the waiting tasks,
+//! the driver and the lifeline.
+
+use std::fmt::{self, Debug};
+use std::future::poll_fn;
+use std::sync::OnceLock;
+use std::sync::atomic::{AtomicBool, AtomicU32 as StdAtomicU32, AtomicU64 as StdAtomicU64};
+use std::task::Poll;
+use std::time::{Duration, Instant};
+
+use super::bell_wait::Reliance;
+use super::block::{Blocked, Seen};
+use super::counters::{Counters, Stats, count};
+use super::ends::Ends;
+use super::hangup::Standby;
+use super::spurious_wakes::VainWakes;
+use crate::driver::Registration;
+use crate::rendezvous::credentials::PeerCredentials;
+use crate::rendezvous::lifeline::Lifeline;
+use crate::ring::Peephole;
+use crate::shm::layout::{RING_BY_BYTE, SEND, Side, SideWords, Snapshot};
+use crate::shm::region::{Region, Words};
+use crate::sync::{Arc, Ordering, fence};
+use crate::sys::fork::{Origin, ProcessLock};
+use crate::wake::bell::Bell;
+use crate::wake::spin::{DEFAULT_SPIN, Spin, Spinning};
+use crate::wake::waiters::Waiters;
+
+/// How long a thread sleeps before it looks for itself whether the peer is there, while there is no
+/// descriptor or no thread for those who would tell it.
+const UNWATCHED: Duration = Duration::from_millis(20);
+
+/// What a builder lets one choose of an end.
+#[derive(Debug, Clone, Copy)]
+pub(crate) struct Options {
+    /// How long a send waits for room; `None` is for ever.
+    pub(crate) send_timeout: Option<Duration>,
+    /// How long an empty look may be repeated before the task parks.
+    pub(crate) spin: Duration,
+}
+
+impl Default for Options {
+    fn default() -> Self {
+        Self { send_timeout: Some(Duration::from_secs(5)), spin: DEFAULT_SPIN }
+    }
+}
+
+/// One end of a channel, seen from both its halves and from the driver.
+#[derive(Debug)]
+pub(crate) struct Link {
+    region: Arc<Region>,
+    side: Side,
+    own: Words,
+    peers: Words,
+    /// Wakes this side.
+    pub(super) bell: Bell,
+    /// Wakes the other.
+    pub(super) peer_bell: Bell,
+    pub(super) ends: Ends,
+    /// Threads that sleep on the first of them.
+    pub(super) blocked: Blocked,
+    /// Whether the driver has to be woken by it too.
+    pub(super) reliance: Reliance,
+    /// Tasks that wait for a packet.
+    pub(super) data: Waiters,
+    /// The one task that waits for room.
+    pub(super) room: Waiters,
+    /// Tasks that wait until it is their turn to wait for room.
+    pub(super) turn: Waiters,
+    /// Tasks that wait for a deadline, for the peer or for the end.
+    pub(super) news: Waiters,
+    pub(super) counters: Counters,
+    pub(super) send_timeout: Option<Duration>,
+    pub(super) data_spin: Spin,
+    pub(super) room_spin: Spin,
+    /// Of the driver's spins for our packets.
+    pub(super) park_spin: Spin,
+    /// Where the driver looks then.
+    pub(super) peephole: Peephole,
+    pub(super) driver: OnceLock<Registration>,
+    /// Where the driver may be one that nobody runs.
+    pub(super) standby: OnceLock<Arc<Standby>>,
+    pub(super) lifeline: OnceLock<Lifeline>,
+    /// `TX_CLOSED` and `RX_CLOSED` of the halves that were dropped.
+    pub(super) left: StdAtomicU32,
+    /// `close` was called, or the `Sink` was closed.
+    pub(super) tx_closed: AtomicBool,
+    /// Dropping the sender without that cancels the channel.
+    pub(super) cancel_on_drop: AtomicBool,
+    /// The ends when the tasks were last told.
+    pub(super) told: StdAtomicU64,
+    /// How often the driver has seen a record for a task.
+    pub(super) hints: StdAtomicU64,
+    /// The halves go their own ways: one task at a time receives, and one sends.
+    pub(super) split: AtomicBool,
+    /// What has to live as long as this end does: the engine's socket.
+    pub(super) kept: ProcessLock<Option<Box<dyn Debug + Send>>>,
+    /// The process that it belongs to.
+    pub(super) origin: Origin,
+}
+
+impl Link {
+    pub(crate) fn new(region: Arc<Region>, side: Side, options: Options) -> Self {
+        Self {
+            own: region.words(side),
+            peers: region.words(side.peer()),
+            bell: Bell::new(&region, side),
+            peer_bell: Bell::new(&region, side.peer()),
+            peephole: Peephole::new(&region, side),
+            region,
+            side,
+            ends: Ends::new(),
+            blocked: Blocked::default(),
+            reliance: Reliance::new(),
+            data: Waiters::default(),
+            room: Waiters::default(),
+            turn: Waiters::default(),
+            news: Waiters::default(),
+            counters: Counters::default(),
+            send_timeout: options.send_timeout,
+            data_spin: Spin::new(options.spin),
+            room_spin: Spin::new(options.spin),
+            park_spin: Spin::new(options.spin),
+            driver: OnceLock::new(),
+            standby: OnceLock::new(),
+            lifeline: OnceLock::new(),
+            left: StdAtomicU32::new(0),
+            tx_closed: AtomicBool::new(false),
+            cancel_on_drop: AtomicBool::new(false),
+            told: StdAtomicU64::new(0),
+            hints: StdAtomicU64::new(0),
+            split: AtomicBool::new(false),
+            kept: ProcessLock::default(),
+            origin: Origin::here(),
+        }
+    }
+
+    /// Keeps `thing` until this end is over.
+    pub(crate) fn keep(&self, thing: Box<dyn Debug + Send>) {
+        if let Some(mut kept) = self.kept.lock() {
+            *kept = Some(thing);
+        }
+    }
+
+    /// From now on each half is used by one caller at a time, so that whoever waits on it besides
+    /// the last caller (a stream's place, a future that was forgotten) must not swallow its wake.
+    pub(crate) fn split(&self) {
+        // ORDERING: Relaxed; who waits from now on was given its half behind this.
+        self.split.store(true, Ordering::Relaxed);
+    }
+
+    pub(super) fn is_split(&self) -> bool {
+        // ORDERING: Relaxed; a wake that finds the old answer came before anybody waited anew.
+        self.split.load(Ordering::Relaxed)
+    }
+
+    pub(crate) fn region(&self) -> &Arc<Region> {
+        &self.region
+    }
+
+    pub(crate) fn side(&self) -> Side {
+        self.side
+    }
+
+    pub(crate) fn peer(&self) -> Option<PeerCredentials> {
+        self.lifeline.get().map(Lifeline::peer)
+    }
+
+    pub(super) fn lifeline(&self) -> Option<&Lifeline> {
+        self.lifeline.get()
+    }
+
+    /// A call is about to block the thread, whoever runs the driver or not. It has read the bell: a
+    /// death from now on, or before, counts that up. Unless this says that nobody would notice it.
+    pub(super) fn prepare_to_block(&self) -> bool {
+        let Some(standby) = self.standby.get() else { return true };
+        if let Some(lifeline) = self.lifeline() {
+            self.learn_of_peer(lifeline);
+        }
+        standby.want(self)
+    }
+
+    pub(crate) fn is_connected(&self) -> bool {
+        self.forked().is_none() && self.lifeline.get().is_some() && !self.ends.is_peer_gone()
+    }
+
+    #[inline]
+    pub(super) fn own_words(&self) -> &SideWords {
+        &self.own
+    }
+
+    #[inline]
+    pub(super) fn peer_words(&self) -> &SideWords {
+        &self.peers
+    }
+
+    /// Leaves the books that both halves keep where tools can read them; the caller adds its own.
+    pub(super) fn note(&self) -> (&Snapshot, Stats) {
+        let (snapshot, stats) = (&self.own_words().snapshot.0, self.counters.read());
+        // ORDERING: Relaxed, all; nobody acts on a snapshot.
+        snapshot.wakes_sent.store(stats.wakes_sent, Ordering::Relaxed);
+        snapshot.parks.store(stats.parks, Ordering::Relaxed);
+        snapshot.wakes_received.store(stats.wakes_received, Ordering::Relaxed);
+        snapshot.full_stalls.store(stats.full_stalls, Ordering::Relaxed);
+        snapshot.spins_paid.store(stats.spins_paid, Ordering::Relaxed);
+        snapshot.spins_unpaid.store(stats.spins_unpaid, Ordering::Relaxed);
+        (snapshot, stats)
+    }
+
+    /// Wakes the peer, if it sleeps for `bit`, after something was published for it.
+    #[inline]
+    pub(super) fn ring(&self, bit: u32) {
+        if self.peer_bell.ring(bit) {
+            self.rang();
+        }
+    }
+
+    /// As [`ring`](Self::ring), behind a fence of the caller's.
+    #[inline]
+    pub(super) fn ring_fenced(&self, bit: u32) {
+        if self.peer_bell.ring_fenced(bit) {
+            self.rang();
+        }
+    }
+
+    #[cold]
+    pub(super) fn rang(&self) {
+        count(&self.counters.wakes_sent);
+        self.ring_by_byte();
+    }
+
+    /// The part of a wake that reaches a driver without io_uring.
+    pub(super) fn ring_by_byte(&self) {
+        // ORDERING: partner of the fence in `attach`; and between an end's flag and the look at how
+        // the peer likes to be rung, which it says before it looks at the flag.
+        fence(Ordering::SeqCst);
+        if !self.wants_bytes() {
+            return;
+        }
+        if let Some(lifeline) = self.lifeline.get() {
+            lifeline.ring();
+        }
+    }
+
+    pub(super) fn wants_bytes(&self) -> bool {
+        // ORDERING: Relaxed; the peer announced how it likes to be rung before it first parked, and
+        // the fence behind its bit carries that to whoever saw the bit.
+        self.peer_words().ends.0.load(Ordering::Relaxed) & RING_BY_BYTE != 0
+    }
+
+    /// Asks the driver for a look at `at`.
+    pub(super) fn alarm(&self, at: Instant) {
+        if let Some(driver) = self.driver.get() {
+            driver.alarm(at);
+        }
+    }
+
+    /// Looks again and again, as long as `spin` allows, until `look` finds something, and tells how
+    /// long that took. If it spun in vain, the caller has that entered in the thread's books, by
+    /// [`Spinning::lost`].
+    pub(super) fn spin<T>(
+        &self,
+        spin: &Spin,
+        most: Duration,
+        mut look: impl FnMut() -> Option<T>,
+    ) -> Result<(T, Duration), Option<Spinning>> {
+        let wish = spin.wish().ok_or(None)?;
+        let mut spinning = Spinning::begin(wish.min(most)).ok_or(None)?;
+        let mut found = None;
+        while found.is_none() && spinning.again() {
+            found = look();
+        }
+        self.note_spin(spin, found.is_some());
+        match found {
+            Some(found) => Ok((found, spinning.so_far())),
+            None => Err(Some(spinning)),
+        }
+    }
+
+    pub(super) fn note_spin(&self, spin: &Spin, found: bool) {
+        spin.note(found);
+        let counters = &self.counters;
+        count(if found { &counters.spins_paid } else { &counters.spins_unpaid });
+    }
+
+    /// For a thread that will sleep if its looks from now on find nothing.
+    pub(super) fn before_looking(&self) -> Seen {
+        self.blocked.before_looking(&self.bell)
+    }
+
+    /// Sleeps on this side's bell, unless it rang since `seen`, or an end has come.
+    pub(super) fn sleep(&self, seen: Seen, timeout: Option<Duration>, vain: &mut VainWakes) {
+        let is_watched = self.prepare_to_block();
+        self.rely_on_bell();
+        vain.bear(self.bell.count(), self.counters.read().parks);
+        if is_watched {
+            return self.blocked.sleep(&self.bell, seen, timeout);
+        }
+        let short = timeout.map_or(UNWATCHED, |timeout| timeout.min(UNWATCHED));
+        self.blocked.sleep(&self.bell, seen, Some(short));
+        if self.lifeline().is_some_and(Lifeline::is_hung_up) {
+            self.hung_up();
+        }
+    }
+
+    /// Counts a newly set bit of ours, for the books and for the flood budget.
+    pub(super) fn parked(&self, bit: u32) {
+        count(&self.counters.parks);
+        if bit == SEND {
+            count(&self.counters.full_stalls);
+        }
+    }
+
+    pub(crate) fn counters(&self) -> &Counters {
+        &self.counters
+    }
+
+    /// Waits until `look` finds something, looking whenever there is news.
+    pub(crate) fn wait_for<T>(
+        &self,
+        mut look: impl FnMut(&Self) -> Option<T> + Send,
+    ) -> impl Future<Output = T> + Send {
+        let mut place = None;
+        poll_fn(move |cx| {
+            if let Some(found) = look(self) {
+                return Poll::Ready(found);
+            }
+            self.news.register(&mut place, cx);
+            self.rely_on_driver();
+            // What happens from now on notifies us.
+            look(self).map_or(Poll::Pending, Poll::Ready)
+        })
+    }
+
+    /// The `Debug` form of everything that is one end of a channel.
+    pub(crate) fn describe(&self, name: &str, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        f.debug_struct(name)
+            .field("side", &self.side())
+            .field("peer", &self.peer())
+            .field("ring_bytes", &self.region().geometry().ring_bytes())
+            .field("max_packet", &self.region().geometry().max_packet())
+            .field("close_reason", &self.close_reason_so_far())
+            .finish_non_exhaustive()
+    }
+}
+
+impl Drop for Link {
+    fn drop(&mut self) {
+        // Again, for one that was connected while it left.
+        if let Some(standby) = self.standby.get() {
+            standby.leave(self.lifeline());
+        }
+    }
+}

@@ -1,0 +1,446 @@
+//! The half that sends: puts packets into the ring, wakes the peer, and parks for want of room.
+
+use std::task::{Context, Poll};
+use std::time::{Duration, Instant};
+
+use bytes::Bytes;
+
+use super::budget::{Allowance, Budget, Limit};
+use super::ends::Directions;
+use super::payload::{Cargo, Room};
+use super::shared::Link;
+use crate::error::{CloseReason, TryReserveError, TrySendError};
+use crate::ring::{Claim, LOOK_AGAIN_AFTER, Position, Producer};
+use crate::shm::layout::{RECV, SEND, TX_CLOSED};
+use crate::shm::region::RingMemory;
+use crate::sync::{Arc, Ordering};
+use crate::wake::waiters::Waiting;
+
+/// The sending half of an end. Dropped, it tells the peer that nothing more will come.
+#[derive(Debug)]
+pub(crate) struct Tx {
+    link: Arc<Link>,
+    producer: Producer,
+    pub(super) turn: Turn,
+    /// When the parked sender looks by itself, whether or not it was woken. A wake that comes to
+    /// nothing before that leaves it as it is.
+    look_at: Option<Instant>,
+    budget: Budget,
+}
+
+/// Who may wait for room.
+#[derive(Debug, Default)]
+pub(super) struct Turn {
+    /// Some sender has the turn.
+    pub(super) taken: bool,
+    /// So many queue for it.
+    pub(super) queued: usize,
+}
+
+impl Turn {
+    #[inline]
+    pub(super) fn is_free(&self) -> bool {
+        !self.taken && self.queued == 0
+    }
+}
+
+/// What became of an attempt to send.
+#[derive(PartialEq, Eq)]
+pub(crate) enum Attempt {
+    Done(Result<(), CloseReason>),
+    /// The caller sleeps until the bell rings, but looks again after this time, if there is one.
+    Parked {
+        look_again: Option<Duration>,
+    },
+    /// The budget is used up, and renewed. The caller has to wake itself and be `Pending`.
+    Yields,
+}
+
+impl Tx {
+    pub(crate) fn new(link: &Arc<Link>) -> Self {
+        let producer = Producer::new(link.region(), link.side());
+        Self {
+            link: link.clone(),
+            producer,
+            turn: Turn::default(),
+            look_at: None,
+            budget: Budget::new(),
+        }
+    }
+
+    /// Forgets the turn of a send that was leaked. For a half, whose sends cannot overlap.
+    #[inline]
+    pub(crate) fn reset_turn(&mut self) {
+        self.turn = Turn::default();
+    }
+
+    /// Sends at once or not at all.
+    #[inline]
+    pub(crate) fn try_send(&mut self, packet: Bytes) -> Result<(), TrySendError> {
+        let max = self.producer.max_packet();
+        if packet.len() > max {
+            return Err(TrySendError::TooLarge(packet, max));
+        }
+        if let Err(reason) = self.check_open() {
+            return Err(TrySendError::Closed(packet, reason));
+        }
+        if !self.turn.is_free() {
+            return Err(TrySendError::Full(packet));
+        }
+        match self.offer_at_last(&std::slice::from_ref(&packet), 0, Limit::None) {
+            Ok(0) => Err(TrySendError::Full(packet)),
+            Ok(_) => Ok(()),
+            Err(reason) => Err(TrySendError::Closed(packet, reason)),
+        }
+    }
+
+    /// Longest packet in bytes.
+    #[inline]
+    pub(crate) fn max_packet(&self) -> usize {
+        self.producer.max_packet()
+    }
+
+    /// Room for a packet of `len` bytes in the usual case: it is known to be there, and nothing has
+    /// ended.
+    #[inline(always)]
+    pub(crate) fn claim_known(&self, len: usize) -> Option<Claim> {
+        if self.link.tx_end().is_some() { None } else { self.producer.claim_known(len) }
+    }
+
+    /// Room for a packet of `len` bytes at once or not at all.
+    pub(crate) fn try_reserve(&mut self, len: usize) -> Result<Claim, TryReserveError> {
+        let max = self.producer.max_packet();
+        if len > max {
+            return Err(TryReserveError::TooLarge(len, max));
+        }
+        self.check_open().map_err(TryReserveError::Closed)?;
+        match self.claim(len) {
+            Ok(Some(claim)) => Ok(claim),
+            Ok(None) => self.claim_at_last(len),
+            Err(reason) => Err(TryReserveError::Closed(reason)),
+        }
+    }
+
+    fn claim_at_last(&mut self, len: usize) -> Result<Claim, TryReserveError> {
+        self.publish();
+        match self.offer_at_last(&Room(len), 0, Limit::None).and_then(|_| self.claim(len)) {
+            Ok(Some(claim)) => Ok(claim),
+            Ok(None) => Err(TryReserveError::Full),
+            Err(reason) => Err(TryReserveError::Closed(reason)),
+        }
+    }
+
+    /// Room for a packet of `len` bytes, no longer than one may be, as far as it is known to be
+    /// there.
+    #[inline]
+    pub(crate) fn claim(&mut self, len: usize) -> Result<Option<Claim>, CloseReason> {
+        self.producer.claim(len).map_err(|violation| self.link.violated_tx(violation))
+    }
+
+    /// The bytes of the ring, to write a claimed packet to.
+    #[inline]
+    pub(crate) fn memory(&self) -> &RingMemory {
+        self.producer.memory()
+    }
+
+    /// Makes a packet of the first `len` bytes of what was claimed. It is published at once, and the
+    /// peer is woken if it sleeps; or with others, if it is `withheld`, of which there are never more
+    /// than a share of the ring, an eighth or 128 KiB.
+    #[inline(always)]
+    pub(crate) fn commit(
+        &mut self,
+        claim: Claim,
+        len: usize,
+        withheld: bool,
+    ) -> Result<(), CloseReason> {
+        self.check_open()?;
+        let before = self.producer.tail();
+        self.producer.stage_written(claim, len);
+        if !withheld || self.producer.staged_enough() {
+            self.publish();
+        }
+        self.count_sent(before, 1, len as u64);
+        Ok(())
+    }
+
+    /// Whether anything can be sent.
+    #[inline(always)]
+    fn check_open(&self) -> Result<(), CloseReason> {
+        match self.link.tx_end() {
+            None => Ok(()),
+            Some(reason) => Err(self.told(reason)),
+        }
+    }
+
+    /// A call is about to return the end.
+    #[cold]
+    fn told(&self, reason: CloseReason) -> CloseReason {
+        self.link.tell(Directions::TX, reason);
+        reason
+    }
+
+    /// Publishes what was withheld, unless nothing can be sent any more.
+    pub(crate) fn publish_withheld(&mut self) -> Result<(), CloseReason> {
+        if !self.producer.has_staged() {
+            return Ok(());
+        }
+        self.check_open()?;
+        self.publish();
+        Ok(())
+    }
+
+    /// Bytes free for the next record, without its header.
+    pub(crate) fn free_bytes(&mut self) -> usize {
+        if self.link.forked().is_some() {
+            // What the parent and its peer did since is no violation of theirs.
+            return 0;
+        }
+        match self.producer.look_at_taken() {
+            Ok(()) => self.producer.free_bytes(),
+            Err(violation) => {
+                self.link.violated(violation);
+                0
+            }
+        }
+    }
+
+    /// Ends this direction in order; no send of this half goes on behind it.
+    pub(crate) fn finish(&mut self) {
+        // A batch that was leaked.
+        let _ = self.publish_withheld();
+        self.link.set_tx_closed();
+        self.link.end_direction(TX_CLOSED);
+    }
+
+    /// Offers what fits and is allowed, and tells how many packets that were. They are published, and
+    /// the peer is woken if it sleeps.
+    #[inline(always)]
+    pub(super) fn offer(
+        &mut self,
+        packets: &[Bytes],
+        mut most: Allowance,
+    ) -> Result<usize, CloseReason> {
+        let before = self.producer.tail();
+        let mut offered = 0;
+        let mut bytes = 0;
+        for packet in packets {
+            if !most.is_left() {
+                break;
+            }
+            match self.producer.stage(packet) {
+                Ok(true) => {}
+                Ok(false) => break,
+                Err(violation) => return Err(self.link.violated_tx(violation)),
+            }
+            offered += 1;
+            bytes += packet.len() as u64;
+            most.spend(packet.len());
+            if self.producer.staged_enough() {
+                self.publish();
+            }
+        }
+        self.publish();
+        self.count_sent(before, offered as u64, bytes);
+        Ok(offered)
+    }
+
+    /// Keeps the books of what was published since the tail was at `before`.
+    #[inline]
+    fn count_sent(&mut self, before: Position, packets: u64, bytes: u64) {
+        self.link.counters.sent.add(packets, bytes);
+        if self.producer.passed_a_share_since(before) {
+            self.note();
+        }
+    }
+
+    /// As [`offer`](Self::offer), with the last word on how much room there is.
+    fn offer_at_last(
+        &mut self,
+        cargo: &impl Cargo,
+        next: usize,
+        limit: Limit,
+    ) -> Result<usize, CloseReason> {
+        let offered = cargo.offer(self, next, self.allowance(limit))?;
+        if next + offered == cargo.count() {
+            return Ok(offered);
+        }
+        self.producer.look_at_taken().map_err(|violation| self.link.violated_tx(violation))?;
+        Ok(offered + cargo.offer(self, next + offered, self.allowance(limit))?)
+    }
+
+    /// How much may be sent under `limit`.
+    #[inline]
+    fn allowance(&self, limit: Limit) -> Allowance {
+        self.budget.allowance(&self.link.counters.sent, limit)
+    }
+
+    /// Whether a future may send another packet before it is `Pending`.
+    #[inline]
+    pub(crate) fn has_budget(&self) -> bool {
+        self.budget.is_left(&self.link.counters.sent)
+    }
+
+    /// Whether a future has to wake itself and be `Pending` now, before it sends anything more.
+    #[inline]
+    pub(crate) fn ends_turn(&mut self, limit: Limit) -> bool {
+        limit == Limit::Budget && self.budget.ends_turn(&self.link.counters.sent)
+    }
+
+    /// A call has spun for so long.
+    pub(super) fn spend(&mut self, time: Duration) {
+        self.budget.spend(time);
+    }
+
+    #[inline]
+    fn publish(&mut self) {
+        if self.producer.publish() {
+            self.link.ring_fenced(RECV);
+        }
+    }
+
+    /// Sends what is left of `cargo` if that goes at once, and `limit` allows it.
+    #[inline(always)]
+    pub(crate) fn attempt(
+        &mut self,
+        cargo: &impl Cargo,
+        sent: &mut usize,
+        limit: Limit,
+    ) -> Option<Result<(), CloseReason>> {
+        if let Some(reason) = self.link.tx_end() {
+            return Some(Err(reason));
+        }
+        match cargo.offer(self, *sent, self.allowance(limit)) {
+            Ok(offered) => *sent += offered,
+            Err(reason) => return Some(Err(reason)),
+        }
+        (*sent == cargo.count()).then_some(Ok(()))
+    }
+
+    /// Says that the caller sleeps until there is room, and looks a last time. The caller has
+    /// registered and has the turn.
+    pub(crate) fn park(&mut self, cargo: &impl Cargo, sent: &mut usize, limit: Limit) -> Attempt {
+        // Before anything is offered: an async sender registers without the lock, and `close` may
+        // have returned meanwhile.
+        if let Some(reason) = self.link.tx_end() {
+            return Attempt::Done(Err(reason));
+        }
+        // In a model time passes for the driver alone, whatever the clock says.
+        let is_over = |at: Instant| !cfg!(all(test, loom)) && at <= Instant::now();
+        if self.look_at.is_some_and(is_over) {
+            // The look that follows is the one.
+            self.look_at = None;
+        }
+        loop {
+            let mut look_after = self.producer.announce(cargo.len_of(*sent));
+            let newly = self.link.bell.arm(SEND);
+            if newly {
+                self.link.parked(SEND);
+                look_after = look_after.or(Some(LOOK_AGAIN_AFTER));
+            }
+            if let Some(after) = look_after {
+                self.look_at = Instant::now().checked_add(after);
+            }
+            // All is published and rung for; but nobody sleeps over published data while we do.
+            self.link.ring_fenced(RECV);
+            let offered = match self.offer_at_last(cargo, *sent, limit) {
+                Ok(offered) => offered,
+                Err(reason) => return Attempt::Done(Err(reason)),
+            };
+            *sent += offered;
+            if *sent == cargo.count() {
+                if newly {
+                    self.link.bell.disarm(SEND);
+                }
+                return Attempt::Done(Ok(()));
+            }
+            if let Some(reason) = self.link.tx_end() {
+                return Attempt::Done(Err(reason));
+            }
+            if self.ends_turn(limit) {
+                if newly {
+                    self.link.bell.disarm(SEND);
+                }
+                return Attempt::Yields;
+            }
+            if offered == 0 {
+                self.note();
+                self.budget.renew(&self.link.counters.sent);
+                let left = |at: Instant| at.saturating_duration_since(Instant::now());
+                return Attempt::Parked { look_again: self.look_at.map(left) };
+            }
+        }
+    }
+
+    /// Nobody waits for room any more. The bit may still stand, where something else than the bell
+    /// ended the wait.
+    pub(super) fn stop_waiting(&mut self) {
+        self.look_at = None;
+        if self.link.bell.is_armed(SEND) {
+            self.link.bell.disarm(SEND);
+        }
+    }
+
+    /// Leaves the books where tools can read them.
+    fn note(&self) {
+        if cfg!(all(test, loom)) {
+            return;
+        }
+        let (snapshot, stats) = self.link.note();
+        // ORDERING: Relaxed, all; nobody acts on a snapshot.
+        snapshot.tail.store(self.producer.tail().get(), Ordering::Relaxed);
+        snapshot.packets_sent.store(stats.packets_sent, Ordering::Relaxed);
+        snapshot.bytes_sent.store(stats.bytes_sent, Ordering::Relaxed);
+    }
+
+    /// Sends `packets` without a deadline, for a half's `Sink`: its place is kept by the caller.
+    pub(crate) fn poll_send(
+        &mut self,
+        packets: &[Bytes],
+        place: &mut Option<Waiting>,
+        cx: &mut Context<'_>,
+    ) -> Poll<Result<(), CloseReason>> {
+        let mut sent = 0;
+        // One packet, for which `poll_ready` has asked the budget.
+        let done = match self.attempt(&packets, &mut sent, Limit::None) {
+            Some(done) => done,
+            None => {
+                self.link.room.register(place, cx);
+                self.link.rely_on_driver();
+                match self.park(&packets, &mut sent, Limit::None) {
+                    Attempt::Done(done) => done,
+                    Attempt::Yields => {
+                        cx.waker().wake_by_ref();
+                        return Poll::Pending;
+                    }
+                    Attempt::Parked { look_again } => {
+                        if let Some(after) = look_again {
+                            self.link.alarm(Instant::now() + after);
+                        }
+                        return Poll::Pending;
+                    }
+                }
+            }
+        };
+        if place.take().is_some() {
+            self.stop_waiting();
+        }
+        Poll::Ready(done)
+    }
+}
+
+impl Drop for Tx {
+    fn drop(&mut self) {
+        if self.link.is_cut_off_by_drop() {
+            self.link.cancel();
+        } else {
+            // A batch that was leaked.
+            let _ = self.publish_withheld();
+        }
+        if !self.link.is_split() {
+            // A whole end ends at once: the peer must not take it for a half-close in between. `Rx` is
+            // dropped next.
+            self.link.end_both();
+        }
+        self.link.leave(TX_CLOSED);
+    }
+}

@@ -1,0 +1,555 @@
+//! The loop's body: what the one who runs a driver owns, and one turn of it.
+//!
+//! A turn does what other threads asked for, sleeps in the kernel, and calls the sources for what
+//! happened. Whoever runs the driver (its own thread, a parked executor) calls it again and again.
+//! Sources are called with no lock held; they reach the driver through its inbox alone, so nothing
+//! that they do changes the table under the loop.
+
+use std::any::Any;
+use std::io;
+use std::panic::{AssertUnwindSafe, catch_unwind};
+use std::time::{Duration, Instant};
+
+use super::shared::{Command, Request, Rest, Shared};
+use super::slot::{Link, NEVER};
+use super::source::Source;
+use super::table::{Id, Table};
+use super::timers::Alarms;
+use crate::sync::{Arc, AtomicU32, Ordering};
+use crate::wake::spin::Spinning;
+
+/// How often a turn looks into the inbox before it looks at the kernel again.
+const ROUNDS: usize = 4;
+
+/// How a driver waits in the kernel: with a ring, or with an epoll set alone.
+pub(super) trait Waits: Send {
+    /// Waits for a wake on `bell`, from now on or since it held `seen`. The answer is one
+    /// [`Wake`] with this identity, some day; or false, where bells are not waited for.
+    fn arm(&mut self, id: Id, bell: &AtomicU32, seen: u32) -> bool;
+
+    /// Hastens the answer to [`arm`](Self::arm).
+    fn disarm(&mut self, id: Id);
+
+    /// Sleeps until something happens, at most for `timeout`, and appends all of it to `found`.
+    /// May return early.
+    fn wait(&mut self, timeout: Option<Duration>, found: &mut Found) -> Result<(), Failure>;
+
+    /// Appends to `found` what can be seen without a system call, if anything can.
+    fn glean(&mut self, _found: &mut Found) {}
+
+    /// Whether a wait would find something at once, as far as that can be seen without a system
+    /// call.
+    fn is_due(&mut self) -> bool {
+        false
+    }
+
+    /// Takes back what was armed for the driver itself, once no registration is left.
+    fn close(&mut self);
+
+    /// Whether the calling thread may use this. A ring of the sleeping kind belongs to the thread
+    /// that made it.
+    fn is_ours(&self) -> bool {
+        true
+    }
+}
+
+/// What happened during one wait.
+#[derive(Default)]
+pub(super) struct Found {
+    pub(super) wakes: Vec<Wake>,
+    /// Of descriptors: whose, and under which token.
+    pub(super) events: Vec<(Id, u16)>,
+}
+
+impl Found {
+    fn is_empty(&self) -> bool {
+        self.wakes.is_empty() && self.events.is_empty()
+    }
+}
+
+/// A wait on a bell is over.
+pub(super) struct Wake {
+    pub(super) id: Id,
+    pub(super) outcome: Outcome,
+}
+
+/// How a wait on a bell ended.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub(super) enum Outcome {
+    /// Somebody woke it.
+    Woken,
+    /// It ended without a wake: the bell had been counted up before it began, or the kernel ended
+    /// it, for reasons of its own or because we asked for that. The bell's count tells.
+    #[allow(dead_code, reason = "for io_uring alone")]
+    Lapsed,
+    /// The kernel cannot wait on this word, and never will.
+    Poisoned,
+}
+
+/// Why the kernel could not be waited in.
+#[derive(Debug)]
+pub(super) enum Failure {
+    /// There is nothing to wait by yet; nothing was tried.
+    Unmade(io::Error),
+    /// It may work the next time.
+    Once(io::Error),
+    /// Completions were lost: some waits would never end.
+    ForGood(io::Error),
+}
+
+/// A registration, as the driver knows it.
+struct Entry {
+    link: Arc<Link>,
+    /// Kept until the wait on its bell is over, so that the word stays mapped as long.
+    source: Arc<dyn Source>,
+    wait: Wait,
+    /// What the bell held before the source last looked. The next wait compares with it.
+    seen: u32,
+}
+
+/// How a spin ended.
+enum Spun {
+    /// A hint was true, or the runner is wanted elsewhere.
+    Wanted,
+    /// Something was put into the inbox.
+    Stirred,
+    /// In vain.
+    Over,
+}
+
+/// The wait on a source's bell.
+#[derive(Clone, Copy, PartialEq, Eq)]
+enum Wait {
+    /// None is armed: no bell, a poisoned one, one that this backend does not wait for, or one that
+    /// the source let go.
+    Idle,
+    Armed,
+    /// Armed, and the entry goes when it is over.
+    Leaving,
+}
+
+/// The part of a driver that belongs to whoever runs it.
+pub(super) struct Runner {
+    shared: Arc<Shared>,
+    waits: Box<dyn Waits>,
+    table: Table<Entry>,
+    alarms: Alarms,
+    found: Found,
+    /// Empty between uses; kept for its memory.
+    batch: Vec<Command>,
+    /// Empty between uses; kept for its memory.
+    requests: Vec<Request>,
+    /// How many calls of sources there were.
+    calls: usize,
+    stopping: bool,
+}
+
+impl Runner {
+    pub(super) fn new(shared: Arc<Shared>, waits: Box<dyn Waits>) -> Self {
+        Self {
+            shared,
+            waits,
+            table: Table::new(),
+            alarms: Alarms::default(),
+            found: Found::default(),
+            batch: Vec::new(),
+            requests: Vec::new(),
+            calls: 0,
+            stopping: false,
+        }
+    }
+
+    /// Whether all handles and all sources are gone, so that nothing will ever happen again.
+    pub(super) fn is_done(&self) -> bool {
+        self.stopping && self.table.is_empty()
+    }
+
+    /// Whether this thread may call [`turn`](Self::turn).
+    pub(super) fn is_ours(&self) -> bool {
+        self.waits.is_ours()
+    }
+
+    /// Waits by other means from now on: has every bell that was waited for waited for there, and
+    /// gives the former means up.
+    ///
+    /// No wake is lost. One that the former means has taken and not told of has counted the bell
+    /// up, so it fails the compare of the new wait; and one that comes while both wait wakes both.
+    pub(super) fn move_to(&mut self, waits: Box<dyn Waits>) {
+        // The kernel ends the waits of a ring that was dropped a moment later. Nobody learns of it,
+        // and nothing depends on it: it finds sleepers by where their word is, and reads no word.
+        self.waits = waits;
+        let mut left = Vec::new();
+        for entry in self.table.values_mut() {
+            let id = entry.link.id;
+            match (entry.wait, entry.source.bell()) {
+                (Wait::Armed, Some(bell)) if self.waits.arm(id, bell, entry.seen) => {}
+                (Wait::Armed, _) => entry.wait = Wait::Idle,
+                (Wait::Leaving, _) => left.push(id),
+                (Wait::Idle, _) => {}
+            }
+        }
+        for id in left {
+            self.remove(id);
+        }
+    }
+
+    /// Sleeps until something happens, at most for `timeout`, and calls the sources that it is for.
+    /// May return early, and does if somebody unparks or `is_wanted`. Looks once at the hints and at
+    /// the kernel, whatever ends it.
+    pub(super) fn turn(
+        &mut self,
+        timeout: Option<Duration>,
+        is_wanted: &dyn Fn() -> bool,
+    ) -> Result<(), Failure> {
+        let limit = self.settle(timeout, is_wanted);
+        if self.is_done() {
+            return Ok(());
+        }
+        let outcome = self.waits.wait(limit, &mut self.found);
+        self.shared.wake_up(!self.found.is_empty());
+        self.deliver();
+        self.shared.end_unpark();
+        outcome
+    }
+
+    /// Does what was asked for, and says how long the driver may sleep then. From here on whoever
+    /// asks for something earlier than that interrupts it.
+    fn settle(
+        &mut self,
+        timeout: Option<Duration>,
+        is_wanted: &dyn Fn() -> bool,
+    ) -> Option<Duration> {
+        if self.look() || timeout == Some(Duration::ZERO) {
+            // Never asleep, so that nobody interrupts in vain.
+            return Some(Duration::ZERO);
+        }
+        let end = timeout.and_then(|timeout| Instant::now().checked_add(timeout));
+        let end = end.map_or(NEVER, |end| self.shared.clock(end));
+        for _ in 0..ROUNDS {
+            let until = self.alarms.next().unwrap_or(NEVER).min(end);
+            match self.shared.fall_asleep(until, &mut self.batch, is_wanted) {
+                Rest::Asleep => return (until != NEVER).then(|| self.shared.until(until)),
+                Rest::Busy => self.run_batch(),
+                Rest::Unparked => break,
+                Rest::Asked => match self.spin(until, is_wanted) {
+                    (Spun::Wanted, _) => break,
+                    (Spun::Stirred, _) => {}
+                    (Spun::Over, spun) => {
+                        // They arm their bells before the caller comes back to sleep.
+                        self.have_tasks_look(spun);
+                        break;
+                    }
+                },
+            }
+        }
+        Some(Duration::ZERO)
+    }
+
+    /// Does what was asked for, and looks once at the hints of those who have asked the runner to
+    /// spin. Says whether one was true.
+    fn look(&mut self) -> bool {
+        self.shared.read_requests(&mut self.batch, &mut self.requests);
+        self.run_batch();
+        self.look_at_hints()
+    }
+
+    /// Spins on the hints. Says how that ended, and whether there was time for a whole spin.
+    fn spin(&mut self, until: u64, is_wanted: &dyn Fn() -> bool) -> (Spun, bool) {
+        if self.look() {
+            return (Spun::Wanted, false);
+        }
+        let wish = self.requests.iter().map(|request| request.spin).max().unwrap_or_default();
+        let time = if until == NEVER { wish } else { wish.min(self.shared.until(until)) };
+        let Some(mut spinning) = Spinning::begin(time) else { return (Spun::Over, false) };
+        let mut ended = Spun::Over;
+        while spinning.again() {
+            if self.look_at_hints() {
+                return (Spun::Wanted, true);
+            }
+            if self.shared.is_unparked() || is_wanted() || self.waits.is_due() {
+                ended = Spun::Wanted;
+                break;
+            }
+            if self.shared.is_stirred() {
+                ended = Spun::Stirred;
+                break;
+            }
+        }
+        // No hint was true, so it did not pay, whatever ended it. But it says nothing about the
+        // channels if a timer has cut it short.
+        spinning.lost();
+        (ended, time == wish)
+    }
+
+    /// The runner is about to sleep: wakes the tasks that have asked it to spin. Each looks for
+    /// itself and arms its bell, so the hints need not be right.
+    fn have_tasks_look(&mut self, spun: bool) {
+        self.shared.take_requests(&mut self.batch, &mut self.requests);
+        self.run_batch();
+        for request in self.requests.drain(..) {
+            if let Some(entry) = self.table.get(request.id) {
+                self.calls += entry.call(|source| source.look_yourselves(spun));
+            }
+        }
+    }
+
+    /// One look at each hint. Says whether one was true, or a request was over.
+    fn look_at_hints(&mut self) -> bool {
+        let Self { shared, table, requests, calls, .. } = self;
+        let mut is_news = false;
+        requests.retain(|request| {
+            let Some(entry) = table.get(request.id) else {
+                // Its source has left. Nobody else would take the request out.
+                shared.end_request(request.id);
+                return false;
+            };
+            let is_hinted = entry.ask(|source| source.hint());
+            if !is_hinted && !request.is_over() {
+                return true;
+            }
+            // Before the task is woken, which may run at once and ask again.
+            shared.end_request(request.id);
+            *calls += entry.call(|source| match is_hinted {
+                true => source.hinted(),
+                false => source.look_yourselves(false),
+            });
+            is_news = true;
+            false
+        });
+        is_news
+    }
+
+    /// Does everything that is due, without sleeping, until nothing is. For a polled driver, which
+    /// sleeps between its turns: its descriptor is readable if something was left undone.
+    pub(super) fn sweep(&mut self) -> Result<usize, Failure> {
+        let before = self.calls;
+        self.shared.wake_up(false);
+        for _ in 0..ROUNDS {
+            self.shared.take(&mut self.batch);
+            self.run_batch();
+            // First what is there already: then one wait submits what comes of it, and finds nothing.
+            self.waits.glean(&mut self.found);
+            self.deliver_wakes();
+            let outcome = self.waits.wait(Some(Duration::ZERO), &mut self.found);
+            let nothing = self.found.is_empty();
+            self.deliver();
+            if let Err(failure) = outcome {
+                self.shared.poke();
+                return Err(failure);
+            }
+            // This turn is what the unparks were for.
+            self.shared.end_unpark();
+            let until = self.alarms.next().unwrap_or(NEVER);
+            let rest = |batch| self.shared.fall_asleep(until, batch, &|| false);
+            if nothing && rest(&mut self.batch) == Rest::Asleep {
+                self.shared.set_timer(until);
+                return Ok(self.calls.wrapping_sub(before));
+            }
+            self.run_batch();
+        }
+        self.shared.poke();
+        Ok(self.calls.wrapping_sub(before))
+    }
+
+    fn deliver(&mut self) {
+        self.deliver_wakes();
+        self.deliver_events();
+        self.deliver_alarms();
+    }
+
+    fn run_batch(&mut self) {
+        let mut batch = std::mem::take(&mut self.batch);
+        for command in batch.drain(..) {
+            self.run(command);
+        }
+        self.batch = batch;
+    }
+
+    fn run(&mut self, command: Command) {
+        match command {
+            Command::Admit { link, source, seen } => self.admit(link, source, seen),
+            Command::Arm(id, seen) => {
+                if let Some(entry) = self.table.get_mut(id) {
+                    entry.arm(&mut *self.waits, seen);
+                }
+            }
+            Command::Nudge(id) => {
+                if let Some(entry) = self.table.get_mut(id) {
+                    entry.link.end_nudge();
+                    self.calls += entry.call(|source| source.rung());
+                }
+            }
+            Command::Alarm(id, at) => {
+                if self.table.get_mut(id).is_some() {
+                    self.alarms.set(id, at);
+                }
+            }
+            Command::Retire(id) => self.retire(id),
+            Command::Stop => self.stopping = true,
+        }
+    }
+
+    fn admit(&mut self, link: Arc<Link>, source: Arc<dyn Source>, seen: u32) {
+        let id = link.id;
+        let armed = source.bell().is_some_and(|bell| self.waits.arm(id, bell, seen));
+        let wait = if armed { Wait::Armed } else { Wait::Idle };
+        self.table.insert(id, Entry { link, source, wait, seen });
+    }
+
+    fn retire(&mut self, id: Id) {
+        let Some(entry) = self.table.get_mut(id) else { return };
+        match entry.wait {
+            Wait::Idle => self.remove(id),
+            Wait::Armed => {
+                entry.wait = Wait::Leaving;
+                self.waits.disarm(id);
+                self.alarms.remove(id);
+            }
+            Wait::Leaving => {}
+        }
+    }
+
+    fn remove(&mut self, id: Id) {
+        self.alarms.remove(id);
+        if let Some(entry) = self.table.remove(id) {
+            self.shared.release(id);
+            shielded(|| drop(entry));
+        }
+    }
+
+    fn deliver_wakes(&mut self) {
+        let mut wakes = std::mem::take(&mut self.found.wakes);
+        for wake in wakes.drain(..) {
+            self.deliver_wake(&wake);
+        }
+        self.found.wakes = wakes;
+    }
+
+    /// The wait on a bell is over: calls the source, and waits again.
+    fn deliver_wake(&mut self, wake: &Wake) {
+        let Some(entry) = self.table.get_mut(wake.id) else { return };
+        if entry.wait == Wait::Leaving {
+            return self.remove(wake.id);
+        }
+        entry.wait = Wait::Idle;
+        if wake.outcome == Outcome::Poisoned {
+            self.calls += entry.call(|source| source.abandoned());
+            return;
+        }
+        // Before the source looks, and the next wait compares with what is read here: a bell that
+        // rings after this line either is seen by the source or ends the next wait at once.
+        let is_counted_up = entry.is_counted_up();
+        let seen = entry.seen;
+        let is_let_go = entry.ask(|source| source.lets_bell_go());
+        // What has only lapsed is no news: a source counts how often it is woken.
+        if wake.outcome == Outcome::Woken || is_counted_up {
+            self.calls += entry.call(|source| source.rung());
+        }
+        if !is_let_go {
+            entry.arm(&mut *self.waits, seen);
+        }
+    }
+
+    fn deliver_events(&mut self) {
+        if self.found.events.is_empty() {
+            return;
+        }
+        // A descriptor is watched at once, its registration may still lie in the inbox.
+        self.shared.take(&mut self.batch);
+        self.run_batch();
+        let mut events = std::mem::take(&mut self.found.events);
+        for (id, token) in events.drain(..) {
+            if let Some(entry) = self.table.get_mut(id) {
+                self.calls += entry.call(|source| source.ready(token));
+            }
+        }
+        self.found.events = events;
+    }
+
+    fn deliver_alarms(&mut self) {
+        if self.alarms.next().is_none() {
+            return;
+        }
+        let now = self.shared.now();
+        // Ends: a source that asks again does so through the inbox.
+        while let Some(id) = self.alarms.take_due(now) {
+            if let Some(entry) = self.table.get_mut(id) {
+                entry.link.clear_alarm();
+                self.calls += entry.call(|source| source.alarm());
+            }
+        }
+    }
+
+    /// Ends the driver in good order: every source has left.
+    pub(super) fn close(mut self) {
+        drop(self.shared.close());
+        self.waits.close();
+    }
+
+    /// Ends the driver because it cannot go on: tells every source so, and lets go of all.
+    pub(super) fn abandon(mut self) {
+        let waiting = self.shared.close().into_iter().filter_map(|command| match command {
+            Command::Admit { link, source, .. } => {
+                Some(Entry { link, source, wait: Wait::Idle, seen: 0 })
+            }
+            _ => None,
+        });
+        for entry in self.table.drain().into_iter().chain(waiting) {
+            entry.call(|source| source.abandoned());
+            shielded(|| drop(entry));
+        }
+    }
+}
+
+impl Entry {
+    /// Whether the bell was counted up since the source last looked, as it is about to do again.
+    fn is_counted_up(&mut self) -> bool {
+        let Some(bell) = self.source.bell() else { return false };
+        // ORDERING: Acquire pairs with the Release of whoever counts the bell up.
+        let seen = bell.load(Ordering::Acquire);
+        std::mem::replace(&mut self.seen, seen) != seen
+    }
+
+    /// Waits on the bell since it held `seen`, unless it is waited on or nobody is to be called.
+    fn arm(&mut self, waits: &mut dyn Waits, seen: u32) {
+        let Some(bell) = self.source.bell() else { return };
+        if self.wait == Wait::Idle
+            && !self.link.is_cancelled()
+            && waits.arm(self.link.id, bell, seen)
+        {
+            self.wait = Wait::Armed;
+            self.seen = seen;
+        }
+    }
+
+    /// Calls the source, unless it was cancelled; says how many calls that were.
+    fn call(&self, f: impl FnOnce(&dyn Source)) -> usize {
+        let called = !self.link.is_cancelled();
+        if called {
+            shielded(|| f(&*self.source));
+        }
+        usize::from(called)
+    }
+
+    /// Asks the source, unless it was cancelled; a panic in it is a no.
+    fn ask(&self, f: impl FnOnce(&dyn Source) -> bool) -> bool {
+        let mut answer = false;
+        self.call(|source| answer = f(source));
+        answer
+    }
+}
+
+/// Runs foreign code; a panic of it ends here.
+fn shielded(f: impl FnOnce()) {
+    if let Err(payload) = catch_unwind(AssertUnwindSafe(f)) {
+        discard(payload);
+    }
+}
+
+/// Drops what was thrown, which may throw again.
+fn discard(payload: Box<dyn Any + Send>) {
+    if let Err(another) = catch_unwind(AssertUnwindSafe(|| drop(payload))) {
+        // Two are enough; the memory of the third is the price.
+        std::mem::forget(another);
+    }
+}

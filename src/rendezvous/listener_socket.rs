@@ -1,0 +1,362 @@
+//! The engine's listening socket: how it gets its name, and how it gives it up.
+//!
+//! A crash leaves the socket's file, and the next engine takes the name over. Each directory has
+//! one lock file, so that two engines never do that at once, and none unlinks what another has just
+//! bound. It is held for a few system calls, so nothing depends on it after a fork or a crash. It
+//! is never unlinked, because a lock on a file that others cannot find excludes nobody.
+//!
+//! Cleaners of temporary directories (systemd-tmpfiles) are the other danger: they remove old
+//! files. They spare a socket that the kernel lists under its path, a directory that somebody holds
+//! a `flock` on, and a file with the sticky bit. The socket is bound under its final path, and its
+//! engine holds a lock on the directory: see [`Directory`]. A path that is too long for an address
+//! is reached through a descriptor, so that the kernel lists another one; such a socket gets the
+//! sticky bit.
+
+use std::ffi::OsStr;
+use std::io;
+use std::os::fd::{AsFd, BorrowedFd, OwnedFd};
+use std::path::Path;
+use std::time::{Duration, Instant};
+
+use rustix::fs::{AtFlags, FlockOperation, Mode, OFlags, Timespec, Timestamps, UTIME_NOW};
+use rustix::io::{Errno, retry_on_intr};
+use rustix::net::{SocketAddrUnix, SocketFlags};
+use rustix::process::Pid;
+
+use super::directory::{Directory, Inode};
+use super::name::{LOCK_FILE, NEW_FILE, Name};
+use super::socket::{self, Silence};
+use crate::error::ShmError;
+use crate::sys::sockopt;
+
+/// Connections that the kernel completes before we accept them.
+const BACKLOG: i32 = 128;
+/// The lock is held for a few system calls; who does not get it in this time never will.
+const LOCK_PATIENCE: Duration = Duration::from_secs(2);
+/// Between two looks at the lock.
+const LOCK_PAUSE: Duration = Duration::from_millis(1);
+/// Socket file of an engine whose builder named no mode.
+const DEFAULT_MODE: u32 = 0o600;
+
+/// A socket that listens under its name, until it is dropped.
+#[derive(Debug)]
+pub(crate) struct BoundSocket {
+    socket: OwnedFd,
+    directory: Directory,
+    name: Name,
+    /// The socket's file. Its number is not given to another one while the socket is open.
+    inode: Inode,
+    /// Who bound it: a forked child that drops its copy leaves the parent's name alone.
+    owner: Pid,
+}
+
+impl BoundSocket {
+    /// Binds `name` with `mode`, or readable and writable by its owner alone.
+    ///
+    /// # Errors
+    /// `NameInUse` if somebody serves the name, or something that is not a socket has it;
+    /// `PermissionDenied` for a directory that is not ours alone, and where the file system does
+    /// not let us in; `InvalidConfig` for a mode of more than permission bits; `Unsupported`
+    /// without `/proc`; `Io`, also if the directory's lock cannot be had for seconds.
+    pub(crate) fn bind(name: &Name, mode: Option<u32>) -> Result<Self, ShmError> {
+        let mode = permissions(mode.unwrap_or(DEFAULT_MODE))?;
+        let directory = Directory::for_engine(name)?;
+        let _lock = Lock::take(&directory)?;
+        expect_stale(&directory, name)?;
+        let (socket, inode) = match directory.real_path_of(name.file()) {
+            Some(path) => listen_at(&directory, name, &path, mode)?,
+            None => listen_and_rename(&directory, name, mode)?,
+        };
+        let owner = rustix::process::getpid();
+        Ok(Self { socket, directory, name: name.clone(), inode, owner })
+    }
+
+    /// Where it listens.
+    pub(crate) fn path(&self) -> &Path {
+        self.name.path()
+    }
+
+    /// The next connection, which neither blocks nor outlives an exec. `None`: there is none.
+    ///
+    /// # Errors
+    /// What the kernel says, mostly that there are too many descriptors. The connection stays in
+    /// the backlog then, and the socket stays readable.
+    pub(crate) fn accept(&self) -> io::Result<Option<OwnedFd>> {
+        loop {
+            let flags = SocketFlags::CLOEXEC | SocketFlags::NONBLOCK;
+            match rustix::net::accept_with(&self.socket, flags) {
+                Ok(guest) => return Ok(Some(guest)),
+                Err(Errno::AGAIN) => return Ok(None),
+                Err(Errno::INTR | Errno::CONNABORTED) => {}
+                Err(error) => return Err(error.into()),
+            }
+        }
+    }
+
+    /// Unlinks the name, if it still is ours and nobody holds the lock. Does not wait: a face may
+    /// be dropped on an executor's thread, and a driver's closes the faces of one that ends.
+    fn give_up_name(&self) -> Result<(), ShmError> {
+        let Some(_lock) = Lock::try_take(&self.directory)? else { return Ok(()) };
+        let named = self.directory.look_at(self.name.file());
+        if named.is_ok_and(|named| Inode::of(&named) == self.inode) {
+            unlink(&self.directory, self.name.file())
+                .map_err(|errno| socket::error("unlinking the socket", errno, self.path()))?;
+        }
+        Ok(())
+    }
+}
+
+impl AsFd for BoundSocket {
+    fn as_fd(&self) -> BorrowedFd<'_> {
+        self.socket.as_fd()
+    }
+}
+
+impl Drop for BoundSocket {
+    fn drop(&mut self) {
+        if rustix::process::getpid() == self.owner {
+            // What fails here leaves a stale socket, which the next engine takes over.
+            let _ = self.give_up_name();
+        }
+    }
+}
+
+fn permissions(mode: u32) -> Result<Mode, ShmError> {
+    const ALL: u32 = 0o777;
+    if mode & !ALL != 0 {
+        let what = "mode (permission bits)";
+        return Err(ShmError::InvalidConfig { what, given: mode.into(), allowed: ALL.into() });
+    }
+    Ok(Mode::from_raw_mode(mode))
+}
+
+/// Under the lock: makes sure that nobody serves the name.
+fn expect_stale(directory: &Directory, name: &Name) -> Result<(), ShmError> {
+    const STEP: &str = "looking for another engine";
+    let errno = match socket::find(directory.as_fd(), name.file()) {
+        Ok(found) => match probe(found.as_fd()) {
+            Ok(_somebody) => return Err(name.in_use()),
+            Err(errno) => errno,
+        },
+        Err(errno) => errno,
+    };
+    match Silence::of(errno, STEP, name.path()) {
+        Silence::Nobody => Ok(()),
+        Silence::Foreign | Silence::NoSocket => Err(name.in_use()),
+        Silence::Unknown(error) => Err(error),
+    }
+}
+
+/// Under the lock: connects to whoever listens on a socket.
+///
+/// An engine's `mode` may keep out its own user, and the kernel looks at the mode before it looks
+/// whether somebody listens. So the owner gets the right to write for the time of the look, which
+/// it could give itself at any time.
+fn probe(found: BorrowedFd<'_>) -> Result<Option<OwnedFd>, Errno> {
+    match socket::connect_to(found) {
+        Err(Errno::ACCESS) => {}
+        outcome => return outcome,
+    }
+    let mode = Mode::from_raw_mode(rustix::fs::fstat(found)?.st_mode);
+    if mode.contains(Mode::WUSR) || socket::set_mode(found, mode | Mode::WUSR).is_err() {
+        return Err(Errno::ACCESS);
+    }
+    let outcome = socket::connect_to(found);
+    // If this process is killed before that, the socket stays open to its owner, who is no
+    // stranger.
+    let _ = socket::set_mode(found, mode);
+    outcome
+}
+
+/// Under the lock: listens under the final path, which fits into an address.
+fn listen_at(
+    directory: &Directory,
+    name: &Name,
+    path: &Path,
+    mode: Mode,
+) -> Result<(OwnedFd, Inode), ShmError> {
+    let file = name.file();
+    match unlink(directory, file) {
+        Ok(()) | Err(Errno::NOENT) => {}
+        Err(errno) => return Err(socket::error("removing a stale socket", errno, name.path())),
+    }
+    let socket = make_socket()?;
+    match SocketAddrUnix::new(path).and_then(|path| rustix::net::bind(&socket, &path)) {
+        Ok(()) => {}
+        // By somebody who does not ask for the lock.
+        Err(Errno::ADDRINUSE) => return Err(name.in_use()),
+        Err(errno) => return Err(socket::error(BINDING, errno, path)),
+    }
+    let inode = expect_bound_below(directory, file, path)?;
+    let listening = open_up(directory, file, &socket, mode);
+    if listening.is_err() {
+        let _ = unlink(directory, file);
+    }
+    listening.map(|()| (socket, inode))
+}
+
+/// Makes sure that what was bound by its whole path lies below the descriptor that was checked:
+/// somebody may have exchanged a directory further up since. If not, it is left where it is, for
+/// whoever did that.
+pub(super) fn expect_bound_below(
+    directory: &Directory,
+    file: &OsStr,
+    path: &Path,
+) -> Result<Inode, ShmError> {
+    let below = directory.look_at(file).map(|stat| (Inode::of(&stat), stat.st_mode));
+    let bound = rustix::fs::lstat(path).map(|stat| (Inode::of(&stat), stat.st_mode));
+    match (below, bound) {
+        (Ok(below), Ok(bound)) if below == bound && socket::is_socket(below.1) => Ok(below.0),
+        _ => {
+            let moved = io::Error::other("the directory was moved meanwhile");
+            Err(ShmError::io_at(BINDING, path, moved))
+        }
+    }
+}
+
+/// Under the lock: listens under a short name and renames the socket to its own, whose path does
+/// not fit into an address.
+fn listen_and_rename(
+    directory: &Directory,
+    name: &Name,
+    mode: Mode,
+) -> Result<(OwnedFd, Inode), ShmError> {
+    remove_new(directory)?;
+    let socket = make_socket()?;
+    let path = directory.path_of(NEW_FILE);
+    socket::bind(&socket, directory.as_fd(), NEW_FILE)
+        .map_err(|errno| socket::error(BINDING, errno, &path))?;
+    // The kernel does not list it by the path that it will have.
+    let listening = open_up(directory, NEW_FILE.as_ref(), &socket, mode | Mode::SVTX);
+    let listening = listening.and_then(|()| {
+        let stat = directory
+            .look_at(NEW_FILE)
+            .map_err(|errno| socket::error("looking at the socket", errno, &path))?;
+        rustix::fs::renameat(directory, NEW_FILE, directory, name.file())
+            .map_err(|errno| socket::error("renaming the socket", errno, &path))?;
+        Ok(Inode::of(&stat))
+    });
+    if listening.is_err() {
+        let _ = unlink(directory, NEW_FILE.as_ref());
+    }
+    listening.map(|inode| (socket, inode))
+}
+
+/// Under the lock: removes what a crash left. Only the lock's holder has such a file, so this one
+/// is nobody's; but in a directory that is not ours, something else may have that name.
+fn remove_new(directory: &Directory) -> Result<(), ShmError> {
+    const STEP: &str = "removing what a crash left";
+    let path = || directory.path_of(NEW_FILE);
+    match directory.look_at(NEW_FILE) {
+        Ok(stat) if socket::is_socket(stat.st_mode) => unlink(directory, NEW_FILE.as_ref())
+            .map_err(|errno| socket::error(STEP, errno, &path())),
+        Ok(_) => {
+            let kind = io::ErrorKind::AlreadyExists;
+            Err(ShmError::io_at(STEP, &path(), io::Error::new(kind, "is not a socket")))
+        }
+        Err(Errno::NOENT) => Ok(()),
+        Err(errno) => Err(socket::error(STEP, errno, &path())),
+    }
+}
+
+/// A socket that is to be bound. What is accepted later inherits its options.
+fn make_socket() -> Result<OwnedFd, ShmError> {
+    let socket = socket::unbound().map_err(ShmError::io("making a socket"))?;
+    sockopt::refuse_descriptors(socket.as_fd());
+    sockopt::ask_for_process(socket.as_fd(), true);
+    Ok(socket)
+}
+
+/// Gives a bound socket its mode, and then listens: until then connects are refused, so the mode
+/// that the umask left lets nobody in.
+fn open_up(
+    directory: &Directory,
+    file: &OsStr,
+    socket: &OwnedFd,
+    mode: Mode,
+) -> Result<(), ShmError> {
+    rustix::fs::chmodat(directory, file, mode, AtFlags::empty()).map_err(|errno| {
+        socket::error("setting the socket's mode", errno, &directory.path_of(file))
+    })?;
+    rustix::net::listen(socket, BACKLOG).map_err(ShmError::io("listening"))
+}
+
+fn unlink(directory: &Directory, file: &OsStr) -> Result<(), Errno> {
+    rustix::fs::unlinkat(directory, file, AtFlags::empty())
+}
+
+const BINDING: &str = "binding the socket";
+
+/// A directory's lock, held.
+#[derive(Debug)]
+struct Lock(OwnedFd);
+
+impl Lock {
+    /// Takes the lock, waiting a short while for others who hold it.
+    fn take(directory: &Directory) -> Result<Self, ShmError> {
+        let deadline = Instant::now() + LOCK_PATIENCE;
+        loop {
+            if let Some(lock) = Self::try_take(directory)? {
+                return Ok(lock);
+            }
+            if Instant::now() >= deadline {
+                let timed_out = io::Error::new(io::ErrorKind::TimedOut, "somebody else holds it");
+                return Err(ShmError::io_at(LOCKING, &directory.path_of(LOCK_FILE), timed_out));
+            }
+            std::thread::sleep(LOCK_PAUSE);
+        }
+    }
+
+    /// Takes the lock if nobody holds it.
+    fn try_take(directory: &Directory) -> Result<Option<Self>, ShmError> {
+        Self::attempt(directory)
+            .map_err(|errno| socket::error(LOCKING, errno, &directory.path_of(LOCK_FILE)))
+    }
+
+    fn attempt(directory: &Directory) -> Result<Option<Self>, Errno> {
+        let lock = Self::open(directory)?;
+        match retry_on_intr(|| rustix::fs::flock(&lock.0, FlockOperation::NonBlockingLockExclusive))
+        {
+            Ok(()) => {}
+            Err(Errno::AGAIN) => return Ok(None),
+            Err(errno) => return Err(errno),
+        }
+        lock.refresh();
+        // If a cleaner unlinked it while we took it, the next attempt finds the new one.
+        Ok(lock.is_current(directory)?.then_some(lock))
+    }
+
+    fn open(directory: &Directory) -> Result<Self, Errno> {
+        let flags = OFlags::RDWR | OFlags::CREATE | OFlags::CLOEXEC | OFlags::NOFOLLOW;
+        // A FIFO or a device in its place must not block us.
+        let flags = flags | OFlags::NONBLOCK | OFlags::NOCTTY;
+        rustix::fs::openat(directory, LOCK_FILE, flags, Mode::RUSR | Mode::WUSR).map(Self)
+    }
+
+    /// Makes the file young, so that no cleaner unlinks it while it is held.
+    fn refresh(&self) {
+        let now = Timespec { tv_sec: 0, tv_nsec: UTIME_NOW };
+        // It fails for a file that is somebody else's, and matters little.
+        let _ =
+            rustix::fs::futimens(&self.0, &Timestamps { last_access: now, last_modification: now });
+    }
+
+    /// Whether the file that we locked is the one that others will find.
+    fn is_current(&self, directory: &Directory) -> Result<bool, Errno> {
+        let ours = rustix::fs::fstat(&self.0)?;
+        match directory.look_at(LOCK_FILE) {
+            Ok(named) => Ok(Inode::of(&named) == Inode::of(&ours)),
+            Err(Errno::NOENT) => Ok(false),
+            Err(errno) => Err(errno),
+        }
+    }
+}
+
+impl Drop for Lock {
+    fn drop(&mut self) {
+        // Closing is not enough: a child forked meanwhile has a copy, and would keep the lock.
+        let _ = rustix::fs::flock(&self.0, FlockOperation::Unlock);
+    }
+}
+
+const LOCKING: &str = "locking the socket directory";

@@ -1,0 +1,99 @@
+//! A ring's first time round, when each page is still to be made.
+//!
+//! The first write to a page has the kernel make and map it, and so does the first read, which the
+//! kernel does for 16 pages at once as far as they are there. To a stream of small packets that is one
+//! in fifty that takes ten times as long as the others. So the producer has the kernel make many pages
+//! at once, before it comes to them, and spares the consumer its faults as well. They are as many as
+//! were used so far, so that a channel through which little goes takes little memory.
+//!
+//! Round trips of 64 bytes between two spinning processes, the first 4 MiB, with and without: the mean
+//! 0.8 and 0.95 us, of a hundred the slowest 1.3 and 12, of a thousand 15 and 18; but of ten thousand
+//! 190 and 60. (In a virtual machine, which takes 5 us for a page. 32 KiB at a time in place of
+//! 128 would make it 50 us, one in four hundred.)
+
+use super::Position;
+use crate::shm::region::RingMemory;
+
+/// What is made at once at least: the smallest page that there is.
+const LEAST: u64 = 4 << 10;
+
+/// What is made at once at most, but for the last page. What a longer record has behind that is made as
+/// it is written, if it is.
+const MOST: u64 = 128 << 10;
+
+/// How far from the start of a ring its pages are made.
+#[derive(Debug)]
+pub(super) struct Fresh {
+    made: u64,
+}
+
+impl Fresh {
+    /// Of a ring that a producer has not written to, or that went round before if it does not begin
+    /// at the start.
+    pub(super) fn new(begin: Position) -> Self {
+        Self { made: if begin == Position::START { 0 } else { u64::MAX } }
+    }
+
+    /// Makes them for the `need` bytes at `offset`, or for the first of many, and some more; unless
+    /// they are there. Up to how many bytes behind `offset` no further ones have to be made.
+    pub(super) fn make(&mut self, memory: &RingMemory, offset: usize, need: u64) -> u64 {
+        let (len, offset) = (memory.len() as u64, offset as u64);
+        let least = offset.saturating_add(need.min(MOST));
+        if self.made < least {
+            // Longer records have gone beyond what was made for them, and jumps too.
+            let begin = self.made.max(offset & LEAST.wrapping_neg()).min(len);
+            let some = begin.saturating_add(begin.clamp(LEAST, MOST));
+            let end = least.max(some).next_multiple_of(LEAST).min(len);
+            #[allow(clippy::cast_possible_truncation, reason = "both lie in the ring")]
+            memory.make_pages(begin as usize, end.saturating_sub(begin) as usize);
+            self.made = if end == len { u64::MAX } else { end };
+        }
+        self.made.saturating_sub(offset).max(need)
+    }
+}
+
+#[cfg(all(test, not(loom)))]
+#[allow(clippy::arithmetic_side_effects, clippy::indexing_slicing, reason = "a test may panic")]
+mod tests {
+    use super::*;
+    use crate::shm::layout::{Geometry, Side};
+    use crate::shm::region::Region;
+    use crate::sync::Arc;
+
+    /// What is made for records of `record` bytes, until the ring was gone round.
+    fn made(record: u64) -> Vec<u64> {
+        let geometry = Geometry::new(Some(1 << 20), None).unwrap();
+        let (region, _file) = Region::create(geometry, false).unwrap();
+        let memory = Arc::new(region).ring(Side::Face);
+        let (mut fresh, mut tail, mut made) = (Fresh::new(Position::START), 0, Vec::new());
+        while fresh.made != u64::MAX {
+            let before = fresh.made;
+            let room = fresh.make(&memory, usize::try_from(tail).unwrap(), record);
+            assert!(room >= record && room >= fresh.made.saturating_sub(tail));
+            if fresh.made != before {
+                made.push(fresh.made);
+            }
+            tail += record;
+        }
+        assert!(fresh.make(&memory, (1 << 20) - 8, record) >= record, "for good");
+        made
+    }
+
+    #[test]
+    fn pages_are_made_as_many_as_were_used_and_not_too_many() {
+        let kib: Vec<_> = made(72).iter().map(|end| end / 1024).collect();
+        assert_eq!(kib[..8], [4, 8, 16, 32, 64, 128, 256, 384]);
+        assert_eq!(kib.len(), 13);
+    }
+
+    #[test]
+    fn of_a_long_record_only_the_first_pages_are_made() {
+        assert_eq!(made(300_000)[..2], [128 << 10, (300_000_u64 + MOST).next_multiple_of(LEAST)]);
+        assert_eq!(made(1 << 20), [MOST, u64::MAX]);
+    }
+
+    #[test]
+    fn a_ring_that_went_round_is_left_alone() {
+        assert_eq!(Fresh::new(Position(64)).made, u64::MAX);
+    }
+}

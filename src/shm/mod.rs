@@ -1,0 +1,12 @@
+//! The shared memory of a channel: the words and bytes in it, and the mapping.
+
+pub(crate) mod layout;
+#[cfg(not(all(test, loom)))]
+#[allow(unsafe_code, reason = "raw pointers into the mapping live here and nowhere else")]
+pub(crate) mod region;
+#[cfg(all(test, loom))]
+#[allow(unsafe_code, reason = "what it cannot do is as unsafe to call as with the other")]
+pub(crate) mod region_model;
+
+#[cfg(all(test, loom))]
+pub(crate) use region_model as region;

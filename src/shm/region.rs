@@ -1,0 +1,472 @@
+//! The shared memory: a sealed memfd, its mapping, and checked copies in and out of the rings.
+//!
+//! The only module that touches the mapping through raw pointers. Three things make that sound
+//! whatever the peer does:
+//!
+//! - the memory stays: the file is sealed against shrinking before anybody else sees it, and the
+//!   joining side refuses a file that is not;
+//! - control words and record headers are only ever reached as atomics;
+//! - packets are only ever copied. No `&[u8]` to the mapping exists, because the peer may write
+//!   there at any moment; except where a caller of the library has promised, in an `unsafe` block of
+//!   its own, that this peer does not. What is handed out to be written in place is a
+//!   `&mut UninitSlice`, through which nothing can be read: see [`RingMemory::spare`].
+
+use std::fs::File;
+use std::io;
+use std::mem::MaybeUninit;
+use std::ops::Deref;
+use std::os::fd::{AsFd, BorrowedFd, OwnedFd};
+use std::ptr::NonNull;
+
+use bytes::buf::UninitSlice;
+use memmap2::{MmapOptions, MmapRaw};
+use rustix::fs::{MemfdFlags, SealFlags};
+use rustix::io::Errno;
+use rustix::mm::Advice;
+use rustix::process::{Resource, getrlimit};
+
+use crate::error::ShmError;
+use crate::shm::layout::{
+    Geometry, HEADER_BYTES, Header, MAGIC, RECORD_ALIGN, Side, SideWords, VERSION,
+};
+use crate::sync::{Arc, AtomicU64, Ordering};
+use crate::sys::cpu;
+
+/// `TMPFS_MAGIC` of `linux/magic.h`. A memfd of ordinary pages lives there; one of huge pages does
+/// not, and may raise SIGBUS for want of pages.
+const TMPFS_MAGIC: u64 = 0x0102_1994;
+
+/// Seals that every region carries: its size is fixed for good.
+const SEALS: SealFlags = SealFlags::SHRINK.union(SealFlags::GROW).union(SealFlags::SEAL);
+
+/// A mapped region.
+#[derive(Debug)]
+pub(crate) struct Region {
+    map: MmapRaw,
+    geometry: Geometry,
+    /// The file itself, on the side that joined. Nothing here needs it: the mapping keeps the
+    /// memory. But a tool finds the channels of its user among the descriptors of processes, and
+    /// may not open a mapping. The creator has passed its own on, so that an engine of many
+    /// channels has one descriptor less for each.
+    _file: Option<File>,
+}
+
+impl Region {
+    /// Whether this process may make a region of this size (`RLIMIT_FSIZE`), as things are.
+    pub(crate) fn check_limit(geometry: Geometry) -> Result<(), ShmError> {
+        check_file_limit(geometry.region_bytes() as u64)
+    }
+
+    /// Makes a region, writes its geometry and seals it. The file is for the other side.
+    pub(crate) fn create(geometry: Geometry, prefault: bool) -> Result<(Self, OwnedFd), ShmError> {
+        check_file_limit(geometry.region_bytes() as u64)?;
+        let file = memfd()?;
+        file.set_len(geometry.region_bytes() as u64).map_err(ShmError::io("sizing the memfd"))?;
+        let map = map(&file, geometry, prefault)?;
+        let region = Self { map, geometry, _file: None };
+        let words = &region.header().geometry.0;
+        // ORDERING: Relaxed; the file is handed over by a system call, which orders these.
+        words.magic.store(u64::from_ne_bytes(MAGIC), Ordering::Relaxed);
+        words.version.store(VERSION, Ordering::Relaxed);
+        words.header_bytes.store(HEADER_BYTES as u64, Ordering::Relaxed);
+        words.features.store(0, Ordering::Relaxed);
+        words.region_bytes.store(geometry.region_bytes() as u64, Ordering::Relaxed);
+        words.ring_bytes.store(geometry.ring_bytes() as u64, Ordering::Relaxed);
+        words.max_packet.store(geometry.max_packet() as u64, Ordering::Relaxed);
+        rustix::fs::fcntl_add_seals(&file, SEALS).map_err(ShmError::io("sealing the memfd"))?;
+        Ok((region, file.into()))
+    }
+
+    /// Whether a file that the peer made may be mapped, whatever it holds.
+    pub(crate) fn check_file(file: BorrowedFd<'_>) -> Result<(), ShmError> {
+        let seals = rustix::fs::fcntl_get_seals(file)
+            .map_err(ShmError::io("reading the region's seals"))?;
+        if !seals.contains(SEALS) {
+            return Err(refused("the region is not sealed against resizing"));
+        }
+        let statfs = rustix::fs::fstatfs(file).map_err(ShmError::io("looking at the region"))?;
+        if statfs.f_type as u64 != TMPFS_MAGIC {
+            return Err(refused("the region is not made of ordinary pages"));
+        }
+        Ok(())
+    }
+
+    /// Maps a region that the peer made, after everything about it was checked.
+    pub(crate) fn join(file: OwnedFd) -> Result<Self, ShmError> {
+        Self::check_file(file.as_fd())?;
+        let file = File::from(file);
+        // The size cannot change any more: the seals were there before we looked at it.
+        let size = file.metadata().map_err(ShmError::io("looking at the region"))?.len();
+        let smallest = Geometry::new(Some(crate::shm::layout::MIN_RING_BYTES), None)?;
+        if size < smallest.region_bytes() as u64 {
+            return Err(refused("the region is too small"));
+        }
+        let probe = MmapOptions::new()
+            .len(HEADER_BYTES)
+            .map_raw(&file)
+            .map_err(ShmError::io("mapping the region"))?;
+        let geometry = read_geometry(&probe, size)?;
+        let map = map(&file, geometry, false)?;
+        Ok(Self { map, geometry, _file: Some(file) })
+    }
+
+    #[inline]
+    pub(crate) fn geometry(&self) -> Geometry {
+        self.geometry
+    }
+
+    /// The control words of one side.
+    #[inline]
+    pub(crate) fn side(&self, side: Side) -> &SideWords {
+        &self.header().sides[side as usize]
+    }
+
+    /// As [`side`](Self::side), to be kept.
+    pub(crate) fn words(self: &Arc<Self>, side: Side) -> Words {
+        Words { words: NonNull::from(self.side(side)), _region: self.clone() }
+    }
+
+    /// The ring that `producer` writes into.
+    pub(crate) fn ring(self: &Arc<Self>, producer: Side) -> RingMemory {
+        let offset = self.geometry.ring_offset(producer);
+        // SAFETY: `ring_offset + ring_bytes <= region_bytes`, which is the length of the mapping,
+        // by the definition of both in `Geometry`.
+        let base = unsafe { self.map.as_mut_ptr().add(offset) };
+        let base = NonNull::new(base).expect("a mapping is never at address zero");
+        RingMemory { base, len: self.geometry.ring_bytes(), region: self.clone() }
+    }
+
+    #[inline]
+    fn header(&self) -> &Header {
+        header_of(&self.map)
+    }
+}
+
+/// The header at the start of a mapping of at least [`HEADER_BYTES`].
+#[inline]
+fn header_of(map: &MmapRaw) -> &Header {
+    assert!(map.len() >= size_of::<Header>(), "every mapping here is longer");
+    // SAFETY: the mapping starts at a page, is long enough (asserted above) and lives as long as
+    // the borrow of `map`. `Header` is made of atomics alone, for which every bit pattern is valid
+    // and which may change under a shared reference.
+    unsafe { &*map.as_ptr().cast::<Header>() }
+}
+
+/// A process that makes a file longer than its limit (`ulimit -f`) is sent a signal, which kills it.
+/// A memfd is a file like any other in this.
+fn check_file_limit(bytes: u64) -> Result<(), ShmError> {
+    match getrlimit(Resource::Fsize).current {
+        Some(limit) if bytes > limit => Err(ShmError::io("sizing the memfd")(Errno::FBIG)),
+        _ => Ok(()),
+    }
+}
+
+fn memfd() -> Result<File, ShmError> {
+    let flags = MemfdFlags::CLOEXEC | MemfdFlags::ALLOW_SEALING;
+    // MFD_NOEXEC_SEAL came with Linux 6.3; before that it is an invalid argument.
+    let fd = match rustix::fs::memfd_create("wakering", flags | MemfdFlags::NOEXEC_SEAL) {
+        Err(Errno::INVAL) => rustix::fs::memfd_create("wakering", flags),
+        made => made,
+    };
+    Ok(File::from(fd.map_err(ShmError::io("memfd_create"))?))
+}
+
+fn map(file: &File, geometry: Geometry, prefault: bool) -> Result<MmapRaw, ShmError> {
+    let mut options = MmapOptions::new();
+    options.len(geometry.region_bytes());
+    if prefault {
+        options.populate();
+    }
+    options.map_raw(file).map_err(ShmError::io("mapping the region"))
+}
+
+/// Copies the creator's numbers, each once, and judges them.
+fn read_geometry(map: &MmapRaw, size: u64) -> Result<Geometry, ShmError> {
+    let words = &header_of(map).geometry.0;
+    // PEER: all of these are claims; each is loaded once.
+    // ORDERING: Relaxed; written before the file was handed over.
+    let version = words.version.load(Ordering::Relaxed);
+    if words.magic.load(Ordering::Relaxed) != u64::from_ne_bytes(MAGIC) {
+        return Err(ShmError::VersionMismatch { ours: VERSION, theirs: 0 });
+    }
+    if version != VERSION {
+        return Err(ShmError::VersionMismatch { ours: VERSION, theirs: version });
+    }
+    // The length is the same in all regions of this version.
+    if words.header_bytes.load(Ordering::Relaxed) != HEADER_BYTES as u64 {
+        return Err(refused("the region's header has another length than in this version"));
+    }
+    if words.features.load(Ordering::Relaxed) != 0 {
+        return Err(ShmError::Unsupported {
+            reason: "the region uses features that this version does not know",
+        });
+    }
+    if words.region_bytes.load(Ordering::Relaxed) != size {
+        return Err(refused("the region has another size than it says"));
+    }
+    Geometry::judge(
+        words.ring_bytes.load(Ordering::Relaxed),
+        words.max_packet.load(Ordering::Relaxed),
+        size,
+    )
+}
+
+fn refused(why: &'static str) -> ShmError {
+    ShmError::Io {
+        step: "checking the region",
+        source: io::Error::new(io::ErrorKind::InvalidData, why),
+    }
+}
+
+/// The control words of one side, by one step from whoever keeps them.
+#[derive(Debug, Clone)]
+pub(crate) struct Words {
+    words: NonNull<SideWords>,
+    /// Keeps the mapping.
+    _region: Arc<Region>,
+}
+
+// SAFETY: `words` points into a mapping that the region keeps for as long as this lives, wherever it
+// is; they are atomics.
+unsafe impl Send for Words {}
+
+// SAFETY: as above.
+unsafe impl Sync for Words {}
+
+impl Deref for Words {
+    type Target = SideWords;
+
+    #[inline(always)]
+    fn deref(&self) -> &SideWords {
+        // SAFETY: made of a reference into the mapping, which lives as long as `self`.
+        unsafe { self.words.as_ref() }
+    }
+}
+
+/// The bytes of one ring. Every access is checked against the ring's length, or masked by it.
+#[derive(Debug)]
+pub(crate) struct RingMemory {
+    base: NonNull<u8>,
+    len: usize,
+    /// Keeps the mapping.
+    region: Arc<Region>,
+}
+
+// SAFETY: `base` points into a mapping that `region` keeps for as long as this lives, wherever it
+// is; all accesses through it are atomic or raw copies, which other threads may make as well.
+unsafe impl Send for RingMemory {}
+
+// SAFETY: as above. The methods that hand out references to bytes make it the caller's duty that nobody
+// else writes there, or reads, meanwhile.
+unsafe impl Sync for RingMemory {}
+
+impl RingMemory {
+    /// Length in bytes, a power of two.
+    #[inline]
+    pub(crate) fn len(&self) -> usize {
+        self.len
+    }
+
+    /// The record header at `position`, which lies in the ring at its remainder by the ring's length.
+    #[inline]
+    pub(crate) fn header(&self, position: u64) -> &AtomicU64 {
+        debug_assert!(position.is_multiple_of(RECORD_ALIGN as u64), "between two headers");
+        let word = self.place(position & !(RECORD_ALIGN as u64 - 1));
+        // SAFETY: `place` lies in the ring, here at a multiple of 8, as the ring begins at a page and is
+        // of a power of two of at least a page: so does the whole word. The mapping lives as long as
+        // `self`, and an atomic may change under a shared reference.
+        unsafe { word.cast::<AtomicU64>().as_ref() }
+    }
+
+    /// Where `position` lies.
+    #[inline(always)]
+    fn place(&self, position: u64) -> NonNull<u8> {
+        #[allow(clippy::cast_possible_truncation, reason = "masked to less than the ring's length")]
+        let offset = (position & (self.len as u64 - 1)) as usize;
+        // SAFETY: the length is a power of two, so the offset is less than it, within the ring.
+        unsafe { self.base.add(offset) }
+    }
+
+    /// Has this core fetch the cache line at `position`, to write to it soon.
+    #[inline(always)]
+    pub(crate) fn fetch_to_write(&self, position: u64) {
+        cpu::fetch_to_write(self.place(position).as_ptr());
+    }
+
+    /// Has this core fetch the cache line at `position`, to read it soon.
+    #[inline(always)]
+    pub(crate) fn fetch_to_read(&self, position: u64) {
+        cpu::fetch_to_read(self.place(position).as_ptr());
+    }
+
+    /// Has the kernel make the pages of the `len` bytes at `offset`, and map them here to be written
+    /// to (`MADV_POPULATE_WRITE`, Linux 5.14). Where it cannot, they are made as they are touched.
+    ///
+    /// # Panics
+    /// If the bytes do not lie between `offset` and the ring's end.
+    pub(crate) fn make_pages(&self, offset: usize, len: usize) {
+        let at = self.span(offset, len).as_ptr().cast();
+        // SAFETY: `span` checked that the bytes lie in the ring, and so in our own mapping, of which
+        // this changes no byte and no right.
+        let _ = unsafe { rustix::mm::madvise(at, len, Advice::LinuxPopulateWrite) };
+    }
+
+    /// Copies `packet` to `offset`.
+    ///
+    /// # Panics
+    /// If it does not fit between `offset` and the ring's end.
+    #[inline]
+    pub(crate) fn copy_in(&self, offset: usize, packet: &[u8]) {
+        let to = self.span(offset, packet.len());
+        // SAFETY: `span` checked that the bytes lie in the ring; `packet` is private memory, or one
+        // that is read in place and so is not in the room that we write to: the two do not overlap.
+        // The peer may write here meanwhile: only bytes are moved.
+        unsafe { to.copy_from_nonoverlapping(NonNull::from(packet).cast(), packet.len()) };
+    }
+
+    /// Appends the `len` bytes at `offset` to `copy`.
+    ///
+    /// # Panics
+    /// If they do not lie between `offset` and the ring's end.
+    #[inline]
+    pub(crate) fn copy_out(&self, offset: usize, len: usize, copy: &mut Vec<u8>) {
+        let from = self.span(offset, len);
+        copy.reserve(len);
+        let spare: &mut [MaybeUninit<u8>] = copy.spare_capacity_mut();
+        // SAFETY: `span` checked that the bytes lie in the ring, `spare` has room for at least
+        // `len`, and private memory does not overlap the mapping. The peer may write here
+        // meanwhile: we copy bytes out and never form a `&[u8]` to them.
+        unsafe { from.copy_to_nonoverlapping(NonNull::from(spare).cast(), len) };
+        // What the caller judges must be what the caller uses: without this the optimizer may read
+        // the ring once more in place of the copy.
+        std::sync::atomic::compiler_fence(Ordering::SeqCst);
+        // SAFETY: the first `len` bytes of the spare capacity were just written.
+        unsafe { copy.set_len(copy.len() + len) };
+    }
+
+    /// Copies the bytes from `offset` on to `copy`, as many as it has.
+    ///
+    /// # Panics
+    /// If they do not lie between `offset` and the ring's end.
+    #[inline]
+    pub(crate) fn copy_to(&self, offset: usize, copy: &mut [u8]) {
+        let from = self.span(offset, copy.len());
+        // SAFETY: as in `copy_out`; `copy` is private memory, because nobody has a `&mut [u8]` to
+        // the mapping.
+        unsafe { from.copy_to_nonoverlapping(NonNull::from(&mut *copy).cast(), copy.len()) };
+        // As in `copy_out`.
+        std::sync::atomic::compiler_fence(Ordering::SeqCst);
+    }
+
+    /// Copies `len` bytes at `from_offset` of the ring `from` to `offset`.
+    ///
+    /// # Panics
+    /// If they do not lie in both rings.
+    #[inline]
+    pub(crate) fn copy_across(&self, offset: usize, from: &Self, from_offset: usize, len: usize) {
+        let to = self.span(offset, len);
+        let from = from.span(from_offset, len);
+        // SAFETY: `span` checked both. They may overlap where one process maps both ends of a
+        // channel and the peer is hostile to itself; a copy that bears with that is used. The peers
+        // may write here and there meanwhile: only bytes are moved.
+        unsafe { to.copy_from(from, len) };
+    }
+
+    /// Sets `len` bytes at `offset` to `byte`.
+    ///
+    /// # Panics
+    /// If they do not lie between `offset` and the ring's end.
+    #[inline]
+    pub(crate) fn fill(&self, offset: usize, byte: u8, len: usize) {
+        let to = self.span(offset, len);
+        // SAFETY: `span` checked that the bytes lie in the ring. The peer may write here meanwhile:
+        // nothing is read.
+        unsafe { to.write_bytes(byte, len) };
+    }
+
+    /// The `len` bytes at `offset`, to be written in place.
+    ///
+    /// The peer may write there meanwhile, as with [`copy_in`](Self::copy_in), and that is as good
+    /// or bad: a `UninitSlice` has no safe way to read, and the contract of its only unsafe one
+    /// forbids that as well, so no decision of this process can come to rest on what stands there.
+    /// No private byte can get out through it either. What is never written is what the ring held
+    /// before, which is initialised, and which the peer knows.
+    ///
+    /// # Panics
+    /// If they do not lie between `offset` and the ring's end.
+    ///
+    /// # Safety
+    /// - The bytes are free: they belong to no record that was published and not given back.
+    /// - No other reference to them exists in this process for as long as this one does.
+    #[inline]
+    #[allow(clippy::mut_from_ref, reason = "the memory is the peer's as much as ours")]
+    pub(crate) unsafe fn spare(&self, offset: usize, len: usize) -> &mut UninitSlice {
+        let to = self.span(offset, len);
+        // SAFETY: `span` checked that the bytes lie in the ring, whose mapping lives as long as
+        // `self`; every one is initialised, as the kernel hands out zeroed pages. That the
+        // reference is the only one is the caller's duty.
+        unsafe { UninitSlice::from_raw_parts_mut(to.as_ptr(), len) }
+    }
+
+    /// The `len` bytes at `offset`, to be read in place.
+    ///
+    /// # Panics
+    /// If they do not lie between `offset` and the ring's end.
+    ///
+    /// # Safety
+    /// - Nobody writes there, in this process or in the peer's, for as long as the slice is used.
+    #[inline]
+    pub(crate) unsafe fn slice(&self, offset: usize, len: usize) -> &[u8] {
+        let from = self.span(offset, len);
+        // SAFETY: `span` checked that the bytes lie in the ring, whose mapping lives as long as
+        // `self`; every one is initialised. That none changes is the caller's duty.
+        unsafe { std::slice::from_raw_parts(from.as_ptr(), len) }
+    }
+
+    /// The `len` bytes at `offset`, to be read in place later; keeps the mapping.
+    ///
+    /// # Panics
+    /// If they do not lie between `offset` and the ring's end.
+    pub(crate) fn keep(&self, offset: usize, len: usize) -> Kept {
+        Kept { base: self.span(offset, len), len, _region: self.region.clone() }
+    }
+
+    /// Address of `offset`, once it is clear that `len` bytes from there lie in the ring.
+    #[inline]
+    fn span(&self, offset: usize, len: usize) -> NonNull<u8> {
+        assert!(offset <= self.len && len <= self.len - offset, "bytes outside of the ring");
+        // SAFETY: `offset <= len` was checked, so the address lies in the ring or at its end.
+        unsafe { self.base.add(offset) }
+    }
+}
+
+/// Some bytes of a ring, mapped for as long as this lives.
+#[derive(Debug)]
+pub(crate) struct Kept {
+    base: NonNull<u8>,
+    len: usize,
+    /// Keeps the mapping.
+    _region: Arc<Region>,
+}
+
+// SAFETY: as for `RingMemory`: `base` points into a mapping that `_region` keeps, wherever this is.
+unsafe impl Send for Kept {}
+
+// SAFETY: as above; the one method that reads makes it the caller's duty that nobody writes.
+unsafe impl Sync for Kept {}
+
+impl Kept {
+    /// The bytes.
+    ///
+    /// # Safety
+    /// - Nobody writes there, in this process or in the peer's, for as long as the slice is used.
+    #[inline]
+    pub(crate) unsafe fn as_slice(&self) -> &[u8] {
+        // SAFETY: `RingMemory::keep` checked that the bytes lie in the ring, and the mapping lives as
+        // long as `self`; every one is initialised. That none changes is the caller's duty.
+        unsafe { std::slice::from_raw_parts(self.base.as_ptr(), self.len) }
+    }
+}
+
+#[cfg(test)]
+mod tests;

@@ -1,0 +1,230 @@
+//! The region in the models: the same interface on ordinary memory that loom watches.
+//!
+//! Every word of a ring is an atomic of loom's, and packets are moved word by word with Relaxed
+//! accesses, so an ordering that is missing shows up as a stale or torn packet. (What the real
+//! region moves are plain bytes; a Relaxed word is the least that loom can track.)
+
+use std::ops::Deref;
+
+use bytes::buf::UninitSlice;
+
+use crate::shm::layout::{Apart, BellWords, Geometry, RECORD_ALIGN, Side, SideWords, Snapshot};
+use crate::sync::{Arc, AtomicU32, AtomicU64, Ordering};
+
+/// Two rings and the words of both sides.
+#[derive(Debug)]
+pub(crate) struct Region {
+    geometry: Geometry,
+    sides: [SideWords; 2],
+    /// By the side that produces into them.
+    rings: [Vec<AtomicU64>; 2],
+}
+
+impl Region {
+    /// A region of rings so small that they are soon full.
+    pub(crate) fn model(ring_bytes: usize, max_packet: usize) -> Arc<Self> {
+        Self::model_from(ring_bytes, max_packet, 0)
+    }
+
+    /// As [`model`](Self::model), with both consumers where `start` bytes have passed already.
+    pub(crate) fn model_from(ring_bytes: usize, max_packet: usize, start: u64) -> Arc<Self> {
+        assert!(ring_bytes.is_power_of_two() && ring_bytes >= 4 * (max_packet + RECORD_ALIGN));
+        let ring = || (0..ring_bytes / RECORD_ALIGN).map(|_| AtomicU64::new(0)).collect();
+        Arc::new(Self {
+            geometry: Geometry::model(ring_bytes, max_packet),
+            sides: [words(start), words(start)],
+            rings: [ring(), ring()],
+        })
+    }
+
+    pub(crate) fn geometry(&self) -> Geometry {
+        self.geometry
+    }
+
+    /// The control words of one side.
+    pub(crate) fn side(&self, side: Side) -> &SideWords {
+        &self.sides[side as usize]
+    }
+
+    /// As [`side`](Self::side), to be kept.
+    pub(crate) fn words(self: &Arc<Self>, side: Side) -> Words {
+        Words { region: self.clone(), side }
+    }
+
+    /// The ring that `producer` writes into.
+    pub(crate) fn ring(self: &Arc<Self>, producer: Side) -> RingMemory {
+        RingMemory { region: self.clone(), producer }
+    }
+}
+
+/// The words of a side whose consumer is at `start`.
+fn words(start: u64) -> SideWords {
+    let zero = || AtomicU64::new(0);
+    SideWords {
+        bell: Apart(BellWords { waiting: AtomicU32::new(0), bell: AtomicU32::new(0) }),
+        ends: Apart(AtomicU32::new(0)),
+        head: Apart(AtomicU64::new(start)),
+        taken: Apart(AtomicU64::new(start)),
+        wants: Apart(AtomicU64::new(start)),
+        snapshot: Apart(Snapshot {
+            tail: zero(),
+            head: zero(),
+            packets_sent: zero(),
+            bytes_sent: zero(),
+            packets_received: zero(),
+            bytes_received: zero(),
+            wakes_sent: zero(),
+            parks: zero(),
+            wakes_received: zero(),
+            full_stalls: zero(),
+            spins_paid: zero(),
+            spins_unpaid: zero(),
+        }),
+    }
+}
+
+/// The control words of one side.
+#[derive(Debug, Clone)]
+pub(crate) struct Words {
+    region: Arc<Region>,
+    side: Side,
+}
+
+impl Deref for Words {
+    type Target = SideWords;
+
+    fn deref(&self) -> &SideWords {
+        self.region.side(self.side)
+    }
+}
+
+/// The words of one ring. Every access is checked against the ring's length.
+#[derive(Debug)]
+pub(crate) struct RingMemory {
+    region: Arc<Region>,
+    producer: Side,
+}
+
+impl RingMemory {
+    /// Length in bytes, a power of two.
+    pub(crate) fn len(&self) -> usize {
+        self.region.geometry.ring_bytes()
+    }
+
+    /// The record header at `position`.
+    pub(crate) fn header(&self, position: u64) -> &AtomicU64 {
+        assert!(position.is_multiple_of(RECORD_ALIGN as u64), "header between two words");
+        let offset = usize::try_from(position % self.len() as u64).unwrap();
+        &self.words()[offset / RECORD_ALIGN]
+    }
+
+    /// Loom has no caches.
+    pub(crate) fn fetch_to_write(&self, _position: u64) {}
+
+    /// As [`fetch_to_write`](Self::fetch_to_write).
+    pub(crate) fn fetch_to_read(&self, _position: u64) {}
+
+    pub(crate) fn make_pages(&self, _offset: usize, _len: usize) {}
+
+    /// Copies `packet` to `offset`; what is left of the last word is zeroed.
+    pub(crate) fn copy_in(&self, offset: usize, packet: &[u8]) {
+        for (word, bytes) in self.span(offset, packet.len()).iter().zip(packet.chunks(RECORD_ALIGN))
+        {
+            let mut padded = [0; RECORD_ALIGN];
+            padded[..bytes.len()].copy_from_slice(bytes);
+            // ORDERING: Relaxed; the real region moves plain bytes.
+            word.store(u64::from_ne_bytes(padded), Ordering::Relaxed);
+        }
+    }
+
+    /// Copies the `len` bytes at `offset` into an allocation of their own.
+    pub(crate) fn copy_out(&self, offset: usize, len: usize, copy: &mut Vec<u8>) {
+        let end = copy.len() + len;
+        for word in self.span(offset, len) {
+            // ORDERING: as in `copy_in`.
+            copy.extend_from_slice(&word.load(Ordering::Relaxed).to_ne_bytes());
+        }
+        copy.truncate(end);
+    }
+
+    /// Copies the bytes at `offset` to `copy`.
+    pub(crate) fn copy_to(&self, offset: usize, copy: &mut [u8]) {
+        for (at, byte) in (offset..).zip(copy) {
+            // ORDERING: as in `copy_in`.
+            let word = self.words()[at / RECORD_ALIGN].load(Ordering::Relaxed);
+            *byte = word.to_ne_bytes()[at % RECORD_ALIGN];
+        }
+    }
+
+    /// Copies the `len` bytes at `from_offset` of another ring to `offset`.
+    pub(crate) fn copy_across(&self, offset: usize, from: &Self, from_offset: usize, len: usize) {
+        let mut copy = vec![0; len];
+        from.copy_to(from_offset, &mut copy);
+        self.put(offset, copy);
+    }
+
+    /// Writes `byte` to the `len` bytes at `offset`.
+    pub(crate) fn fill(&self, offset: usize, byte: u8, len: usize) {
+        self.put(offset, std::iter::repeat_n(byte, len));
+    }
+
+    fn put(&self, offset: usize, bytes: impl IntoIterator<Item = u8>) {
+        for (at, byte) in (offset..).zip(bytes) {
+            let word = &self.words()[at / RECORD_ALIGN];
+            // ORDERING: as in `copy_in`; nobody else writes to room that is being filled.
+            let mut padded = word.load(Ordering::Relaxed).to_ne_bytes();
+            padded[at % RECORD_ALIGN] = byte;
+            word.store(u64::from_ne_bytes(padded), Ordering::Relaxed);
+        }
+    }
+
+    /// No model borrows the ring's bytes: loom would not see what is done with them.
+    ///
+    /// # Safety
+    /// Whatever the real one asks for.
+    pub(crate) unsafe fn spare(&self, _offset: usize, _len: usize) -> &mut UninitSlice {
+        unimplemented!("bytes that loom does not see")
+    }
+
+    /// As with [`spare`](Self::spare).
+    ///
+    /// # Safety
+    /// Whatever the real one asks for.
+    pub(crate) unsafe fn slice(&self, _offset: usize, _len: usize) -> &[u8] {
+        unimplemented!("bytes that loom does not see")
+    }
+
+    /// The `len` bytes at `offset`, as they are now.
+    pub(crate) fn keep(&self, offset: usize, len: usize) -> Kept {
+        let mut copy = vec![0; len];
+        self.copy_to(offset, &mut copy);
+        Kept { copy }
+    }
+
+    /// The words that hold the `len` bytes from `offset`.
+    fn span(&self, offset: usize, len: usize) -> &[AtomicU64] {
+        assert!(offset.is_multiple_of(RECORD_ALIGN), "packet between two words");
+        let first = offset / RECORD_ALIGN;
+        &self.words()[first..first + len.div_ceil(RECORD_ALIGN)]
+    }
+
+    fn words(&self) -> &[AtomicU64] {
+        &self.region.rings[self.producer as usize]
+    }
+}
+
+/// Bytes of a ring that are read later; here, a copy.
+#[derive(Debug)]
+pub(crate) struct Kept {
+    copy: Vec<u8>,
+}
+
+impl Kept {
+    /// The bytes.
+    ///
+    /// # Safety
+    /// None here; the real one asks that nobody writes to them.
+    pub(crate) unsafe fn as_slice(&self) -> &[u8] {
+        &self.copy
+    }
+}

@@ -1,0 +1,117 @@
+//! What loom proves of the protocol, on the code that ships and memory that loom watches.
+//!
+//! Each model is one claim. Where all interleavings are too many, the model says how often it lets
+//! loom take a thread off the processor that could have gone on; nearly every fault of this kind
+//! shows with two such preemptions. `LOOM_MAX_PREEMPTIONS` sets another bound for all of them.
+//!
+//! ```text
+//! RUSTFLAGS="--cfg loom" cargo test --release --lib models
+//! ```
+//!
+//! From below: [`ring`] and [`bell`] are what is shared with the peer, [`ends`] how it says that it
+//! goes, [`waiters`] the queue of local tasks, [`notify_flag`] the waker of a future that is driven. They have halves of their own that do the bare
+//! protocol. [`block_on`], [`blocking`], [`endpoint`], [`requests`], [`sink`] and
+//! [`tasks`] are about the ends as they
+//! ship, on a driver that the model's own threads play.
+//!
+//! A wake that gets lost is a deadlock, which loom reports. What loom cannot see are stores that
+//! overtake earlier loads: the Release of `head` and `taken`, and the order of clear and count in
+//! the bell, have to be reviewed by hand.
+
+mod bell;
+mod block_on;
+mod blocking;
+mod endpoint;
+mod ends;
+mod halves;
+mod in_place;
+mod requests;
+mod ring;
+mod notify_flag;
+mod sink;
+mod tasks;
+mod waiters;
+
+use bytes::Bytes;
+
+use crate::api::endpoint::Endpoint;
+use crate::channel::Options;
+use crate::driver::model::Driver;
+use crate::shm::layout::Side;
+use crate::shm::region::Region;
+use crate::sync::Arc;
+use halves::{Rx, Tx};
+
+/// Every interleaving.
+const ALL: Option<usize> = None;
+
+/// Runs `model` in every interleaving with at most `preemptions` of them.
+fn explore(preemptions: Option<usize>, model: impl Fn() + Send + Sync + 'static) {
+    let mut builder = loom::model::Builder::new();
+    builder.preemption_bound = builder.preemption_bound.or(preemptions);
+    builder.max_branches = 10_000;
+    builder.check(model);
+}
+
+/// The `n`th packet, unlike all others: one word.
+fn word(n: u8) -> [u8; 8] {
+    [n + 1; 8]
+}
+
+/// The sender of one side and the receiver of the other.
+fn halves(region: &Arc<Region>, sender: Side) -> (Tx, Rx) {
+    (Tx::new(region, sender), Rx::new(region, sender.peer()))
+}
+
+/// The same packet as the endpoints have it.
+fn packet(n: u8) -> Bytes {
+    Bytes::copy_from_slice(&word(n))
+}
+
+/// So many packets fill a ring of 64 bytes.
+const FULL: u8 = 3;
+
+/// Both ends of a channel, of the code that ships, each with a driver of its own. Sends have no
+/// deadline.
+fn channel(ring_bytes: usize) -> [(Endpoint, Driver); 2] {
+    channel_on(ring_bytes, Driver::new)
+}
+
+/// As [`channel`], with drivers made in this way.
+fn channel_on(ring_bytes: usize, driver: fn() -> Driver) -> [(Endpoint, Driver); 2] {
+    unkept(ring_bytes, driver).map(|(end, driver)| {
+        // A model that does not run it need not keep it.
+        end.link().keep(Box::new(driver.clone()));
+        (end, driver)
+    })
+}
+
+/// As [`channel_on`], but an end whose driver is dropped ends.
+fn unkept(ring_bytes: usize, driver: fn() -> Driver) -> [(Endpoint, Driver); 2] {
+    let region = Region::model(ring_bytes, 8);
+    let options = Options { send_timeout: None, ..Options::default() };
+    [Side::Face, Side::Handle].map(|side| {
+        let driver = driver();
+        let end = Endpoint::open(region.clone(), side, options, driver.binding()).unwrap();
+        (end, driver)
+    })
+}
+
+/// A waker that notes that it was called.
+struct Flag(std::sync::atomic::AtomicBool);
+
+impl Flag {
+    fn new() -> Arc<Self> {
+        Arc::new(Self(false.into()))
+    }
+
+    fn is_set(&self) -> bool {
+        self.0.load(std::sync::atomic::Ordering::Relaxed)
+    }
+}
+
+impl std::task::Wake for Flag {
+    fn wake(self: Arc<Self>) {
+        self.0.store(true, std::sync::atomic::Ordering::Relaxed);
+    }
+}

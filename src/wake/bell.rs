@@ -1,0 +1,127 @@
+//! How one side wakes the other without a system call while nobody sleeps.
+//!
+//! Each side has two words in the region: `waiting`, whose bits say what its tasks wait for
+//! ([`RECV`](crate::shm::layout::RECV) packets, [`SEND`](crate::shm::layout::SEND) room), and `bell`, a
+//! futex word that is counted up.
+//!
+//! ```text
+//! to park:   register the waiter; announce (head, wants); waiting |= bit; fence; look again;
+//!            if nothing is there, sleep
+//! to wake:   publish; fence; if waiting & bit { waiting &= !bit; if it was set { bell += 1; wake } }
+//! to block:  read the bell; then as to park; sleep as long as the bell is what was read
+//! ```
+//!
+//! A task whose driver is parked in may ask it to spin first
+//! ([`Registration::ask_to_spin`](crate::driver::Registration::ask_to_spin)), and then has not armed
+//! the bell. Before the driver sleeps it wakes the task, which parks as above.
+//!
+//! This is the pattern of Dekker's algorithm: each writes its word, fences, and reads the other's,
+//! so at least one of the two sees the other's write. Either the publisher sees the bit and rings,
+//! or the parker's second look sees what was published.
+//!
+//! | word | writer | reader | publishes |
+//! |---|---|---|---|
+//! | `waiting` | owner sets, Release; peer clears, AcqRel | peer, Relaxed around the fence | `wants` |
+//! | `bell` | peer, Release; owner at an end | owner, Acquire; the kernel | that something was published or ended |
+//!
+//! Two things that loom does not see, for whoever reviews this for a weakly ordered machine: the
+//! clear is AcqRel and stands before the count, which is Release. A clear that came late would
+//! wipe out the bit of the sleeper's *next* park.
+
+use crate::shm::layout::{BellWords, MOST_WAITERS, Side};
+use crate::shm::region::{Region, Words};
+use crate::sync::{Arc, AtomicU32, Ordering, fence};
+use crate::sys::futex;
+use crate::sys::op_counts::{Step, step};
+
+/// The bell of one side: its owner parks by it, the other side rings it.
+#[derive(Debug)]
+pub(crate) struct Bell {
+    words: Words,
+}
+
+impl Bell {
+    /// The bell that wakes `side`.
+    pub(crate) fn new(region: &Arc<Region>, side: Side) -> Self {
+        Self { words: region.words(side) }
+    }
+
+    /// The futex word, for whoever waits on it.
+    pub(crate) fn word(&self) -> &AtomicU32 {
+        &self.words().bell
+    }
+
+    /// The count, to be read before [`arm`](Self::arm) by a caller that will block.
+    pub(crate) fn count(&self) -> u32 {
+        // ORDERING: Acquire pairs with the Release in `strike`.
+        self.word().load(Ordering::Acquire)
+    }
+
+    /// Says that this side is about to sleep; the caller then looks once more at what it waits
+    /// for. `true` if nobody had said so since the last wake.
+    pub(crate) fn arm(&self, bit: u32) -> bool {
+        // ORDERING: Release carries `wants` to the consumer that sees the bit and then fences.
+        let before = self.words().waiting.fetch_or(bit, Ordering::Release);
+        // ORDERING: the parker's fence; partner of the one in `ring`.
+        fence(Ordering::SeqCst);
+        step(Step::Fence);
+        before & bit == 0
+    }
+
+    /// Takes back what [`arm`](Self::arm) said, if it was the first to say so and its second look
+    /// found something. Without this the next publication would wake nobody at the price of a
+    /// system call.
+    pub(crate) fn disarm(&self, bit: u32) {
+        // ORDERING: Relaxed; the bit only ever asks for a wake that is no longer needed.
+        self.words().waiting.fetch_and(!bit, Ordering::Relaxed);
+    }
+
+    /// Whether this side still waits for `bit`: nobody rang for it since it was armed.
+    #[inline]
+    pub(crate) fn is_armed(&self, bit: u32) -> bool {
+        step(Step::Look);
+        // ORDERING: Relaxed; a stale answer costs a second look or a wake too many.
+        self.words().waiting.load(Ordering::Relaxed) & bit != 0
+    }
+
+    /// Wakes the side if it sleeps for `bit`, after something was published for it. `true` if it
+    /// did, at the price of a system call.
+    #[inline]
+    pub(crate) fn ring(&self, bit: u32) -> bool {
+        // ORDERING: the publisher's fence; partner of the one in `arm`.
+        fence(Ordering::SeqCst);
+        step(Step::Fence);
+        self.ring_fenced(bit)
+    }
+
+    /// As [`ring`](Self::ring), for a caller that has fenced since it published.
+    #[inline]
+    pub(crate) fn ring_fenced(&self, bit: u32) -> bool {
+        self.is_armed(bit) && self.claim_and_strike(bit)
+    }
+
+    #[cold]
+    fn claim_and_strike(&self, bit: u32) -> bool {
+        // ORDERING: AcqRel keeps the clear before the count in `strike`; of several that ring, one
+        // sees the bit.
+        if self.words().waiting.fetch_and(!bit, Ordering::AcqRel) & bit == 0 {
+            return false;
+        }
+        self.strike();
+        true
+    }
+
+    /// Rings whatever the bits say: for an end, after its flag was set.
+    pub(crate) fn strike(&self) {
+        // ORDERING: Release pairs with the Acquire in `count`: who sees the count sees the reason.
+        self.word().fetch_add(1, Ordering::Release);
+        // PEER: it may have a million waiters there, and a wake walks over all that it wakes, with
+        // their queue locked. A lawful side has fewer than this.
+        futex::wake_at_most(self.word(), MOST_WAITERS);
+    }
+
+    #[inline]
+    fn words(&self) -> &BellWords {
+        &self.words.bell.0
+    }
+}

@@ -1,0 +1,7 @@
+//! How a side sleeps, and how it is woken.
+
+pub(crate) mod bell;
+pub(crate) mod pace;
+pub(crate) mod spin;
+pub(crate) mod waiters;
+pub(crate) mod waker_slot;

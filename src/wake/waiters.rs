@@ -1,0 +1,185 @@
+//! Tasks and threads of this process that wait for the same thing.
+//!
+//! First come, first served; one that is dropped passes its turn on. Nearly always one waits, or
+//! none. So the [`first`] to come has a place that costs no allocation, and only those who come while
+//! it is taken wait in a [`queue`].
+//!
+//! Wakers are foreign code: they are cloned, called and dropped outside of every lock, each shielded
+//! from the others' panics.
+
+mod first;
+mod queue;
+
+use std::panic::{AssertUnwindSafe, catch_unwind};
+use std::task::{Context, Poll, Wake, Waker};
+use std::time::Instant;
+
+use first::First;
+use queue::{Queue, Queued};
+
+use crate::sync::{Arc, AtomicU32, Ordering};
+use crate::sys::fork::Origin;
+use crate::sys::futex;
+
+/// Those who wait.
+///
+/// They are of the process that made this. In a forked child nobody joins and nobody is woken: a
+/// thread of the parent's may have held one of the locks at the fork.
+#[derive(Debug, Default)]
+pub(crate) struct Waiters(Arc<Places>);
+
+#[derive(Debug)]
+struct Places {
+    first: First,
+    queue: Queue,
+    /// Looked at before any lock is taken.
+    origin: Origin,
+}
+
+impl Default for Places {
+    fn default() -> Self {
+        Self { first: First::default(), queue: Queue::default(), origin: Origin::here() }
+    }
+}
+
+impl Waiters {
+    /// Takes a place. What the caller waits for has to be looked at after this; in a forked child,
+    /// that is the fork.
+    pub(crate) fn join(&self) -> Waiting {
+        let place = if self.0.origin.has_left() {
+            Place::Nowhere
+        } else if self.0.first.take() {
+            Place::First
+        } else {
+            Place::Queued(self.0.queue.join())
+        };
+        Waiting { places: self.0.clone(), place }
+    }
+
+    /// Puts the task into the queue, or back into it if its place was used up.
+    pub(crate) fn register(&self, place: &mut Option<Waiting>, cx: &mut Context<'_>) {
+        while place.get_or_insert_with(|| self.join()).poll(cx).is_ready() {
+            *place = None;
+        }
+    }
+
+    /// Whether nobody waits. One that was woken does until it looks.
+    pub(crate) fn is_empty(&self) -> bool {
+        self.0.origin.has_left() || self.0.first.is_empty()
+    }
+
+    /// Wakes the first waiter, unless one was woken already and has not looked yet.
+    pub(crate) fn notify_one(&self) {
+        self.0.notify(1);
+    }
+
+    /// Wakes everyone.
+    pub(crate) fn notify_all(&self) {
+        self.0.notify(usize::MAX);
+    }
+}
+
+impl Places {
+    fn notify(&self, most: usize) {
+        if self.origin.has_left() {
+            return;
+        }
+        let (waker, others) = self.first.notify(most);
+        if let Some(waker) = waker {
+            wake(waker);
+        }
+        if others {
+            self.queue.notify(most);
+        }
+    }
+}
+
+/// A place among those who wait. Dropped after it was woken, it wakes the next one.
+#[derive(Debug)]
+pub(crate) struct Waiting {
+    places: Arc<Places>,
+    place: Place,
+}
+
+#[derive(Debug)]
+enum Place {
+    First,
+    Queued(Queued),
+    /// The first one, whose turn was taken.
+    Left,
+    /// In a forked child.
+    Nowhere,
+}
+
+impl Waiting {
+    /// Ready once this place was woken; to wait again, join again.
+    pub(crate) fn poll(&mut self, cx: &mut Context<'_>) -> Poll<()> {
+        match &mut self.place {
+            Place::Nowhere => Poll::Pending,
+            // A fork lies between: the caller is to look at it.
+            _ if self.places.origin.has_left() => Poll::Ready(()),
+            Place::First => {
+                let polled = self.places.first.poll(cx.waker());
+                if polled.is_ready() {
+                    self.place = Place::Left;
+                }
+                polled
+            }
+            Place::Queued(queued) => queued.poll(cx),
+            Place::Left => Poll::Ready(()),
+        }
+    }
+
+    /// Blocks the thread until this place is woken or the time has come. `true` if it was woken.
+    pub(crate) fn wait_until(&mut self, deadline: Option<Instant>) -> bool {
+        let sleeper = Arc::new(Sleeper(AtomicU32::new(0)));
+        let waker = Waker::from(sleeper.clone());
+        while self.poll(&mut Context::from_waker(&waker)).is_pending()
+            && !self.places.origin.has_left()
+        {
+            let left = deadline.map(|at| at.saturating_duration_since(Instant::now()));
+            if left.is_some_and(|left| left.is_zero()) {
+                return false;
+            }
+            // Once only: from then on the place was woken.
+            futex::wait(&sleeper.0, 0, left);
+        }
+        true
+    }
+}
+
+impl Drop for Waiting {
+    fn drop(&mut self) {
+        let places = &self.places;
+        let place = std::mem::replace(&mut self.place, Place::Left);
+        match place {
+            // To leave the queue takes its lock.
+            place if places.origin.has_left() => std::mem::forget(place),
+            Place::First if places.first.leave() => places.notify(1),
+            Place::First | Place::Left | Place::Nowhere => {}
+            Place::Queued(queued) => {
+                places.queue.leave(queued);
+                places.first.forget_queued();
+            }
+        }
+    }
+}
+
+/// A thread that blocks. (`std::thread::park` would take wakes that are meant for its executor.)
+struct Sleeper(AtomicU32);
+
+impl Wake for Sleeper {
+    fn wake(self: Arc<Self>) {
+        // ORDERING: Relaxed; what the place was woken for is published under its lock.
+        self.0.store(1, Ordering::Relaxed);
+        futex::wake(&self.0);
+    }
+}
+
+/// A panic in one executor's waker must not cost another its wake.
+fn wake(waker: Waker) {
+    let _ = catch_unwind(AssertUnwindSafe(|| waker.wake()));
+}
+
+#[cfg(all(test, not(loom)))]
+mod tests;
