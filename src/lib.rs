@@ -71,7 +71,8 @@
 //!
 //! - **Delivery.** Once `send` has returned `Ok` the packet is in shared memory. The peer receives
 //!   it, whole and once, even if this process is killed right away; unless either side cancels, the
-//!   peer stops receiving or dies. A packet that was not wholly written is never seen.
+//!   peer stops receiving or dies, or the driver of an end goes that was not closed before. A packet
+//!   that was not wholly written is never seen.
 //! - **Order.** Packets of one direction arrive in the order in which their sends were queued;
 //!   a batch is not interleaved with others.
 //! - **Cancellation.** A `send` that is dropped before it was ready has sent nothing, a `recv` has
@@ -87,8 +88,9 @@
 //!   that the peer closes or drops ends its own direction only.
 //! - **A part does not pass for the whole.** A `Sender`, or a whole end, that is dropped while its
 //!   thread panics cancels the channel. After [`cancel_on_drop(true)`](Sender::cancel_on_drop) so
-//!   does every drop without a close: a `?` in the middle of a stream, a future that is dropped. Any
-//!   other drop is an orderly end.
+//!   does every drop without a close: a `?` in the middle of a stream, a future that is dropped. So
+//!   does the drop of a `Sender` that still holds back a packet for which there is no room. Any other
+//!   drop is an orderly end.
 //! - **Nobody sleeps for nothing.** No wake is lost; a peer's death is noticed in about a
 //!   millisecond, by whoever waits, to send or to receive, also across PID namespaces.
 //!

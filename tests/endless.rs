@@ -15,11 +15,14 @@ use common::attacker::{self, Attacker, BOTH, Ours};
 use common::raw_peer::{CANCELLED, ENDS, JUMP, PACKET, TX_CLOSED};
 use common::{PATIENCE, SMALL, eventually, on_both_backends, packet, pair, wait};
 use futures::StreamExt;
-use wakering::{CloseReason, Driver, Endpoint, Receiver, ShmError, TryRecvError, Violation};
+use wakering::{
+    CloseReason, Driver, Endpoint, Receiver, ShmError, SpscFace, TryRecvError, Violation,
+};
 
 on_both_backends!(
     a_dead_peers_ring_ends,
     a_closed_peers_ring_ends,
+    blocking_calls_find_the_end_if_nobody_runs_the_driver,
     a_whole_end_receives_one_ring_after_the_end,
     a_batch_from_a_ring_without_end_returns_and_hears_of_a_cancel,
     a_cancel_ends_a_batch_that_is_under_way,
@@ -156,6 +159,41 @@ fn each_way_comes_to_the_end(driver: &Driver, last: Last) {
         let (taken, error) = last_of_stream(end.into_split().1);
         assert!((1..=MOST).contains(&taken), "stream, {circle}: {taken} packets");
         assert!(error.as_ref().is_some_and(is_endless), "{circle}: {error:?}");
+    }
+}
+
+/// The peer has died, and of that the driver alone tells.
+fn blocking_calls_find_the_end_if_nobody_runs_the_driver(driver: &Driver) {
+    const WAYS: [(&str, fn(&mut Receiver) -> bool); 4] = [
+        ("recv_blocking", |rx| rx.recv_blocking().is_some()),
+        ("recv_ref_blocking", |rx| rx.recv_ref_blocking().is_some()),
+        ("recv_batch_blocking", |rx| rx.recv_batch_blocking(&mut Vec::new(), 1 << 20) > 0),
+        ("recv_timeout", |rx| rx.recv_timeout(PATIENCE).is_ok()),
+    ];
+    for ((name, way), ours) in WAYS.into_iter().zip(BOTH.into_iter().cycle()) {
+        let idle = Driver::builder().backend(driver.backend()).build().unwrap();
+        let mut attacker = Attacker::start("child_that_goes_round");
+        let end = match ours {
+            Ours::Face => {
+                let face = attacker.next_name();
+                let builder = SpscFace::builder().ring_bytes(SMALL).driver(&idle);
+                let end = builder.create(&face).unwrap();
+                attacker.order(&format!("connect {face}"));
+                idle.block_on(end.connected()).unwrap();
+                attacker.done();
+                Endpoint::from(end)
+            }
+            Ours::Handle => attacker.meet(&idle, ours),
+        };
+        attacker.say(&circles()[0]);
+        let (_tx, mut rx) = end.into_split();
+        assert!(way(&mut rx));
+        attacker.kill();
+        let begin = Instant::now();
+        while way(&mut rx) {
+            assert!(begin.elapsed() < PATIENCE, "{name}: without end");
+        }
+        assert!(rx.finished().is_some_and(|finished| finished.is_err()), "{name}");
     }
 }
 

@@ -7,6 +7,7 @@ use std::sync::atomic::{AtomicBool, AtomicU64, Ordering};
 use std::sync::{Arc, Mutex};
 use std::task::{Context, Poll, Wake, Waker};
 use std::thread::{JoinHandle, ThreadId};
+use std::time::Duration;
 
 use common::{
     SMALL, both_roles, eventually, fill, join, number, on_both_backends, packet, pair_with_timeout,
@@ -14,8 +15,8 @@ use common::{
 };
 use futures::{FutureExt, SinkExt, StreamExt};
 use wakering::{
-    CloseReason, Driver, Endpoint, Receiver, RecvTimeoutError, Sender, ShmError, TryRecvError,
-    TrySendError,
+    CloseReason, Driver, Endpoint, Receiver, RecvTimeoutError, Sender, ShmError, SpscFace,
+    SpscHandle, TryRecvError, TrySendError,
 };
 
 on_both_backends!(
@@ -49,6 +50,8 @@ on_both_backends!(
     everything_sent_before_the_end_arrives_however_they_race,
     an_end_that_nobody_connected_to_can_be_ended,
     an_end_is_an_error_of_connected,
+    a_driver_that_goes_undoes_no_orderly_end,
+    a_packet_that_a_dropped_sink_lost_is_no_orderly_end,
 );
 
 fn assert_closed(result: Result<(), ShmError>, expected: CloseReason) {
@@ -813,7 +816,7 @@ fn a_sender_is_woken_for_room_after_its_own_receiver_was_dropped(driver: &Driver
         });
         // Parked, and for longer than until its second look.
         eventually("the sender parks", || there.stats().packets_received == 0 && before == 0);
-        std::thread::sleep(std::time::Duration::from_millis(20));
+        std::thread::sleep(Duration::from_millis(20));
         for n in 0..filled {
             assert_eq!(number(&there.try_recv().unwrap()), n);
         }
@@ -831,7 +834,7 @@ fn a_sender_is_woken_for_room_together_with_the_peers_half_close(driver: &Driver
             let thread =
                 std::thread::spawn(move || wait("send", sender.send(packet(filled, 8))).unwrap());
             eventually("the sender parks", || here.stats().full_stalls > 0);
-            std::thread::sleep(std::time::Duration::from_millis(2));
+            std::thread::sleep(Duration::from_millis(2));
             let (tx, mut rx) = there.into_split();
             let mut next = 0;
             let mut take_all = |rx: &mut Receiver| {
@@ -884,7 +887,7 @@ fn an_end_that_nobody_connected_to_can_be_ended(driver: &Driver) {
         (Endpoint::close as fn(&Endpoint), CloseReason::Local),
         (Endpoint::cancel, CloseReason::Cancelled),
     ] {
-        let builder = wakering::SpscFace::builder().ring_bytes(SMALL).driver(driver);
+        let builder = SpscFace::builder().ring_bytes(SMALL).driver(driver);
         let face = builder.create(&dir.name("alone")).unwrap();
         std::thread::scope(|scope| {
             let receiver = scope.spawn(|| wait("recv", face.recv()));
@@ -899,7 +902,7 @@ fn an_end_that_nobody_connected_to_can_be_ended(driver: &Driver) {
 
 fn an_end_is_an_error_of_connected(driver: &Driver) {
     let dir = common::Dir::new();
-    let builder = wakering::SpscFace::builder().ring_bytes(SMALL).driver(driver);
+    let builder = SpscFace::builder().ring_bytes(SMALL).driver(driver);
     let face = builder.create(&dir.name("alone")).unwrap();
     let mut connected = Box::pin(face.connected());
     assert!(poll_once(connected.as_mut()).is_pending());
@@ -911,4 +914,88 @@ fn an_end_is_an_error_of_connected(driver: &Driver) {
     drop(handle);
     assert_eq!(wait("recv", face.recv()), None);
     assert!(wait("connected", face.connected()).is_ok());
+}
+
+fn a_driver_that_goes_undoes_no_orderly_end(driver: &Driver) {
+    fn ends(driver: &Driver) -> (Driver, Endpoint, Endpoint) {
+        let own = Driver::builder().backend(driver.backend()).build().unwrap();
+        let (face, descriptor) = SpscFace::builder().driver(&own).pair().unwrap();
+        let handle = SpscHandle::builder().driver(driver).from_fd(descriptor).unwrap();
+        face.send_blocking(packet(1, 8)).unwrap();
+        (own, face.into(), handle.into())
+    }
+    let all_came = |end: Endpoint| {
+        assert_eq!(wait("recv", end.recv()), Some(packet(1, 8)));
+        assert_eq!(wait("recv", end.recv()), None);
+        assert_eq!(end.finished(), Some(Ok(())));
+    };
+    let (own, face, handle) = ends(driver);
+    face.close();
+    drop(own);
+    assert_eq!(face.close_reason(), Some(CloseReason::Local));
+    all_came(handle);
+    let (own, face, handle) = ends(driver);
+    let (mut tx, mut rx) = face.into_split();
+    wait("close", tx.close()).unwrap();
+    drop(own);
+    assert_eq!(wait("recv", rx.recv()), None);
+    assert_eq!(rx.close_reason(), Some(CloseReason::DriverGone));
+    assert!(handle.try_send(packet(2, 8)).is_err());
+    all_came(handle);
+    // An end that was not closed is cut off.
+    let (own, face, handle) = ends(driver);
+    drop(own);
+    assert_eq!(face.close_reason(), Some(CloseReason::DriverGone));
+    assert_eq!(wait("recv", handle.recv()), None);
+    assert_eq!(handle.finished(), Some(Err(CloseReason::Cancelled)));
+}
+
+fn a_packet_that_a_dropped_sink_lost_is_no_orderly_end(driver: &Driver) {
+    both_roles(driver, SMALL, None, |here, there| {
+        let filled = fill(&here);
+        let (mut tx, _rx) = here.into_split();
+        tx.feed(packet(filled, 8)).now_or_never().unwrap().unwrap();
+        drop(tx);
+        assert_eq!(wait("recv", there.recv()), None);
+        assert_eq!(there.finished(), Some(Err(CloseReason::Cancelled)));
+    });
+    both_roles(driver, SMALL, None, |here, there| {
+        let filled = fill(&here);
+        let (mut tx, mut rx) = here.into_split();
+        tx.feed(packet(filled, 8)).now_or_never().unwrap().unwrap();
+        let (mut back, mut forth) = there.into_split();
+        back.try_send(packet(7, 8)).unwrap();
+        // With room for it, the end is an orderly one.
+        assert_eq!(number(&forth.try_recv().unwrap()), 0);
+        drop(tx);
+        for n in 1..=filled {
+            assert_eq!(number(&wait("recv", forth.recv()).unwrap()), n);
+        }
+        assert_eq!(wait("recv", forth.recv()), None);
+        assert_eq!(forth.finished(), Some(Ok(())));
+        assert_eq!(wait("recv", rx.recv()), Some(packet(7, 8)));
+    });
+    both_roles(driver, SMALL, None, |here, there| {
+        let filled = fill(&here);
+        let (mut tx, mut rx) = here.into_split();
+        tx.feed(packet(filled, 8)).now_or_never().unwrap().unwrap();
+        let (mut back, forth) = there.into_split();
+        // The peer receives no more, so the packet has nowhere to go; the other direction goes on.
+        drop(forth);
+        drop(tx);
+        back.try_send(packet(7, 8)).unwrap();
+        assert_eq!(wait("recv", rx.recv()), Some(packet(7, 8)));
+    });
+}
+
+#[test]
+#[should_panic(expected = "polled after it had returned")]
+fn a_send_that_has_failed_is_not_polled_again() {
+    let (face, _descriptor) =
+        SpscFace::builder().ring_bytes(SMALL).send_timeout(Some(Duration::ZERO)).pair().unwrap();
+    fill(&face);
+    let mut send = std::pin::pin!(face.send(packet(1, 8)));
+    let sent = wait("send", send.as_mut());
+    assert!(matches!(sent, Err(ShmError::TimedOut { sent: 0 })), "{sent:?}");
+    let _ = poll_once(send);
 }

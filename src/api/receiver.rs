@@ -101,6 +101,7 @@ impl Receiver {
 
     /// As [`recv`](Self::recv), blocking the thread.
     pub fn recv_blocking(&mut self) -> Option<Bytes> {
+        self.link.watch_peer();
         match self.rx.take() {
             Ok(None) => Receiving::new(&self.link, &mut self.rx, Rx::take).block(None)?.ok(),
             taken => taken.ok().flatten(),
@@ -190,6 +191,7 @@ impl Receiver {
 
     /// As [`recv_ref`](Self::recv_ref), blocking the thread.
     pub fn recv_ref_blocking(&mut self) -> Option<Packet<'_>> {
+        self.link.watch_peer();
         let held = match self.rx.hold() {
             Ok(None) => Receiving::new(&self.link, &mut self.rx, Rx::hold).block(None)?.ok()?,
             taken => taken.ok().flatten()?,

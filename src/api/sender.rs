@@ -37,8 +37,8 @@ use crate::wake::waiters::Waiting;
 ///
 /// [`SinkExt::close`](futures::SinkExt::close), or dropping the half, ends this direction in
 /// order: the peer receives everything, then the end. Neither waits until the peer has read it. A
-/// half that is dropped while it holds a packet back tries once more and then loses that packet:
-/// `flush` or `close` first.
+/// half that is dropped while it holds a packet back tries once more to send it. If there is still no
+/// room, that packet is lost, and the drop cancels the channel: `flush` or `close` first.
 ///
 /// An orderly end says that the stream is complete. A sender that is dropped while its thread panics
 /// says the opposite: it [cancels](Self::cancel) the channel, unless it was closed before. Other
@@ -520,6 +520,7 @@ impl Sink<Bytes> for Sender {
     /// Waits for the packet that is held back, then marks the end. Does not wait for the peer.
     fn poll_close(mut self: Pin<&mut Self>, cx: &mut Context<'_>) -> Poll<Result<(), ShmError>> {
         self.tx.reset_turn();
+        self.publish_withheld()?;
         let held = self.poll_held(cx)?;
         if held.is_ready() {
             self.tx.finish();
@@ -530,11 +531,15 @@ impl Sink<Bytes> for Sender {
 
 impl Drop for Sender {
     fn drop(&mut self) {
-        // The last chance of a packet that was held back; without room there is none. Nor is there
-        // if the drop cancels the channel, which is left to `Tx`.
-        if !self.link.is_cut_off_by_drop() {
-            self.tx.reset_turn();
-            let _ = self.try_send_held();
+        // If the drop cancels the channel in any case, that is left to `Tx`.
+        if self.link.is_cut_off_by_drop() {
+            return;
+        }
+        // The last chance of a packet that was held back. Without room it is lost, and the peer must
+        // not take what it has for all.
+        self.tx.reset_turn();
+        if let Err(TrySendError::Full(_)) = self.try_send_held() {
+            self.link.cancel();
         }
     }
 }

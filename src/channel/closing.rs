@@ -185,6 +185,18 @@ impl Link {
         self.tell_everyone();
     }
 
+    /// Ends both directions for a reason of our own. If sending has ended in order before, the peer
+    /// still receives what was sent.
+    pub(super) fn end_unless_closed(&self, reason: CloseReason) {
+        if self.forked().is_some() {
+            return;
+        }
+        self.ends.end(Directions::BOTH, reason);
+        let was_closed = self.ends.tx() == Some(CloseReason::Local);
+        self.announce_end(if was_closed { RX_CLOSED } else { CANCELLED });
+        self.tell_everyone();
+    }
+
     /// An orderly end. The caller holds this end's producer, so that no send goes on behind it.
     /// What is left to do without it, because it calls wakers, is [`tell_everyone`].
     ///

@@ -8,7 +8,7 @@ use super::shared::Link;
 use crate::driver::{Backend, Binding, Source};
 use crate::error::{CloseReason, ShmError, Violation};
 use crate::rendezvous::lifeline::Lifeline;
-use crate::shm::layout::{CANCELLED, RING_BY_BYTE, SEND};
+use crate::shm::layout::{RING_BY_BYTE, SEND};
 use crate::sync::{Arc, AtomicU32, Ordering, fence};
 
 /// Under which the driver watches the lifeline, and the peer's process.
@@ -217,7 +217,8 @@ impl Source for Link {
     }
 
     fn abandoned(&self) {
-        self.end(CloseReason::DriverGone, CANCELLED);
+        // An orderly end stays one: the peer receives what was sent before it.
+        self.end_unless_closed(CloseReason::DriverGone);
     }
 
     fn hint(&self) -> bool {

@@ -136,4 +136,45 @@ impl Source for Standby {
         }
         link.hung_up();
     }
+
+    fn abandoned(&self) {
+        // ORDERING: Relaxed, as in `want`. Those who sleep look for themselves from now on.
+        self.is_watched.store(false, Ordering::Relaxed);
+        if let Some(link) = self.link.upgrade() {
+            link.bell.strike();
+        }
+    }
+}
+
+#[cfg(all(test, not(loom)))]
+mod tests {
+    use std::time::{Duration, Instant};
+
+    use super::*;
+    use crate::api::face::SpscFace;
+    use crate::api::handle::SpscHandle;
+    use crate::error::{CloseReason, RecvTimeoutError};
+
+    const DEADLINE: Duration = Duration::from_secs(20);
+
+    #[test]
+    fn threads_look_for_themselves_once_the_background_driver_has_failed() {
+        let idle = Driver::builder().build().unwrap();
+        let (face, descriptor) = SpscFace::builder().driver(&idle).pair().unwrap();
+        let handle = SpscHandle::builder().driver(&idle).from_fd(descriptor).unwrap();
+        let link = face.link().clone();
+        let receiver = std::thread::spawn(move || face.recv_timeout(DEADLINE));
+        let standby = link.standby.get().unwrap();
+        let begun = Instant::now();
+        while !standby.is_watched.load(Ordering::Relaxed) {
+            assert!(begun.elapsed() < DEADLINE);
+            std::thread::yield_now();
+        }
+        // The background driver is gone, and tells of nothing any more.
+        standby.leave(link.lifeline());
+        standby.abandoned();
+        handle.link().lifeline().unwrap().hang_up();
+        let received = receiver.join().unwrap();
+        assert_eq!(received, Err(RecvTimeoutError::Closed(CloseReason::PeerDied)));
+    }
 }

@@ -130,6 +130,7 @@ where
     /// Sleeps on the bell itself until something is taken. `None` if the deadline passed.
     pub(crate) fn block(mut self, deadline: Option<Instant>) -> Option<Result<T, CloseReason>> {
         let mut vain = VainWakes::new();
+        self.link.watch_peer();
         loop {
             // Read before the looks: whatever is published behind them changes it.
             let seen = self.link.before_looking();

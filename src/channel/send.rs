@@ -207,9 +207,10 @@ impl<'a, A: Access<Tx>, P: Cargo> Sending<'a, A, P> {
     /// One attempt with the turn; asleep by the bell if it fails.
     fn poll_room(&mut self, cx: &mut Context<'_>) -> Attempt {
         let Self { link, tx, cargo, sent, standing, .. } = self;
-        let Standing::Turn { room } = standing else {
-            // The channel ended while we queued.
-            return Attempt::Done(link.tx_end().map_or(Ok(()), Err));
+        let room = match standing {
+            Standing::Turn { room } => room,
+            Standing::New | Standing::Queued { .. } => return ended_in_queue(link),
+            Standing::Done => panic!("a send was polled after it had returned"),
         };
         if let Some(attempt) = attempt_for_a_while(link, tx, cargo, sent, Limit::Budget) {
             return attempt;
@@ -291,7 +292,7 @@ impl<'a, A: Access<Tx>, P: Cargo> Sending<'a, A, P> {
     fn attempt_or_park(&mut self) -> Attempt {
         let Self { link, tx, cargo, sent, standing, .. } = self;
         if let Standing::Queued { .. } = standing {
-            return Attempt::Done(link.tx_end().map_or(Ok(()), Err));
+            return ended_in_queue(link);
         }
         if let Some(attempt) = attempt_for_a_while(link, tx, cargo, sent, Limit::None) {
             return attempt;
@@ -342,6 +343,11 @@ impl<A: Access<Tx>, P> Drop for Sending<'_, A, P> {
     fn drop(&mut self) {
         self.leave();
     }
+}
+
+/// The channel ended while the caller queued. An end that was seen stays.
+fn ended_in_queue(link: &Link) -> Attempt {
+    Attempt::Done(Err(link.tx_end().unwrap_or(CloseReason::Local)))
 }
 
 /// A future that could go on lets others run: it is polled again as soon as they have.

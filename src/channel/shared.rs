@@ -18,7 +18,7 @@ use crate::driver::Registration;
 use crate::rendezvous::credentials::PeerCredentials;
 use crate::rendezvous::lifeline::Lifeline;
 use crate::ring::Peephole;
-use crate::shm::layout::{RING_BY_BYTE, SEND, Side, SideWords, Snapshot};
+use crate::shm::layout::{RECORD_HEADER, RING_BY_BYTE, SEND, Side, SideWords, Snapshot};
 use crate::shm::region::{Region, Words};
 use crate::sync::{Arc, Ordering, fence};
 use crate::sys::fork::{Origin, ProcessLock};
@@ -89,6 +89,8 @@ pub(crate) struct Link {
     pub(super) cancel_on_drop: AtomicBool,
     /// The ends when the tasks were last told.
     pub(super) told: StdAtomicU64,
+    /// What had been received when a blocking call last had the peer watched.
+    watched_at: StdAtomicU64,
     /// How often the driver has seen a record for a task.
     pub(super) hints: StdAtomicU64,
     /// The halves go their own ways: one task at a time receives, and one sends.
@@ -128,6 +130,7 @@ impl Link {
             tx_closed: AtomicBool::new(false),
             cancel_on_drop: AtomicBool::new(false),
             told: StdAtomicU64::new(0),
+            watched_at: StdAtomicU64::new(0),
             hints: StdAtomicU64::new(0),
             split: AtomicBool::new(false),
             kept: ProcessLock::default(),
@@ -178,6 +181,32 @@ impl Link {
             self.learn_of_peer(lifeline);
         }
         standby.want(self)
+    }
+
+    /// A blocking call is about to receive. It has the peer watched once for each ring's length of
+    /// records, also if it never sleeps: nobody may run the driver, and a peer that has left a cycle
+    /// of records behind would feed the receiver for ever.
+    #[inline]
+    pub(crate) fn watch_peer(&self) {
+        if self.standby.get().is_none() {
+            return;
+        }
+        let received = &self.counters.received;
+        let records = received.packets().wrapping_mul(RECORD_HEADER as u64 * 2);
+        let passed = records.wrapping_add(received.bytes());
+        // ORDERING: Relaxed, here and below; it says only when to look again.
+        let since = passed.wrapping_sub(self.watched_at.load(Ordering::Relaxed));
+        if since >= self.region.geometry().ring_bytes() as u64 {
+            self.watched_at.store(passed, Ordering::Relaxed);
+            self.watch_peer_now();
+        }
+    }
+
+    #[cold]
+    fn watch_peer_now(&self) {
+        if !self.prepare_to_block() && self.lifeline().is_some_and(Lifeline::is_hung_up) {
+            self.hung_up();
+        }
     }
 
     pub(crate) fn is_connected(&self) -> bool {

@@ -230,7 +230,14 @@ impl Tx {
             match self.producer.stage(packet) {
                 Ok(true) => {}
                 Ok(false) => break,
-                Err(violation) => return Err(self.link.violated_tx(violation)),
+                Err(violation) => {
+                    let reason = self.link.violated_tx(violation);
+                    if offered == 0 {
+                        return Err(reason);
+                    }
+                    // Those before it count as sent. The next attempt returns the end.
+                    break;
+                }
             }
             offered += 1;
             bytes += packet.len() as u64;
@@ -264,8 +271,17 @@ impl Tx {
         if next + offered == cargo.count() {
             return Ok(offered);
         }
-        self.producer.look_at_taken().map_err(|violation| self.link.violated_tx(violation))?;
-        Ok(offered + cargo.offer(self, next + offered, self.allowance(limit))?)
+        let looked = self.producer.look_at_taken();
+        let more = match looked.map_err(|violation| self.link.violated_tx(violation)) {
+            Ok(()) => cargo.offer(self, next + offered, self.allowance(limit)),
+            Err(reason) => Err(reason),
+        };
+        match more {
+            Ok(more) => Ok(offered + more),
+            // As in `offer`.
+            Err(_) if offered > 0 => Ok(offered),
+            Err(reason) => Err(reason),
+        }
     }
 
     /// How much may be sent under `limit`.
