@@ -164,7 +164,8 @@ fn each_way_comes_to_the_end(driver: &Driver, last: Last) {
 
 /// The peer has died, and of that the driver alone tells.
 fn blocking_calls_find_the_end_if_nobody_runs_the_driver(driver: &Driver) {
-    const WAYS: [(&str, fn(&mut Receiver) -> bool); 4] = [
+    type Way = (&'static str, fn(&mut Receiver) -> bool);
+    const WAYS: [Way; 4] = [
         ("recv_blocking", |rx| rx.recv_blocking().is_some()),
         ("recv_ref_blocking", |rx| rx.recv_ref_blocking().is_some()),
         ("recv_batch_blocking", |rx| rx.recv_batch_blocking(&mut Vec::new(), 1 << 20) > 0),
