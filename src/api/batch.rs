@@ -3,7 +3,7 @@
 use std::fmt;
 
 use crate::api::grant::Grant;
-use crate::api::sender::Sender;
+use crate::channel::SendHalf;
 use crate::error::{ShmError, TryReserveError};
 
 /// Packets that are written where they will lie, one after the other, and published together; from
@@ -49,12 +49,12 @@ use crate::error::{ShmError, TryReserveError};
 /// ```
 #[must_use = "a batch is what its packets are reserved from"]
 pub struct Batch<'a> {
-    sender: &'a mut Sender,
+    half: &'a mut SendHalf,
 }
 
 impl<'a> Batch<'a> {
-    pub(crate) fn new(sender: &'a mut Sender) -> Self {
-        Self { sender }
+    pub(crate) fn new(half: &'a mut SendHalf) -> Self {
+        Self { half }
     }
 
     /// Reserves room for the next packet, of up to `len` bytes; waits for room if there is none, after
@@ -71,8 +71,8 @@ impl<'a> Batch<'a> {
         len: usize,
     ) -> impl Future<Output = Result<Grant<'_>, ShmError>> + Send + '_ {
         async move {
-            let claim = self.sender.room(len).await?;
-            Ok(Grant::of_batch(self.sender.tx(), claim))
+            let claim = self.half.room(len).await?;
+            Ok(Grant::of_batch(self.half.tx(), claim))
         }
     }
 
@@ -83,8 +83,8 @@ impl<'a> Batch<'a> {
     /// As [`Sender::try_reserve`].
     #[inline]
     pub fn try_reserve(&mut self, len: usize) -> Result<Grant<'_>, TryReserveError> {
-        let claim = self.sender.try_room(len)?;
-        Ok(Grant::of_batch(self.sender.tx(), claim))
+        let claim = self.half.try_room(len)?;
+        Ok(Grant::of_batch(self.half.tx(), claim))
     }
 
     /// As [`reserve`](Self::reserve), blocking the thread.
@@ -92,8 +92,8 @@ impl<'a> Batch<'a> {
     /// # Errors
     /// As [`Sender::reserve`].
     pub fn reserve_blocking(&mut self, len: usize) -> Result<Grant<'_>, ShmError> {
-        let claim = self.sender.room_blocking(len)?;
-        Ok(Grant::of_batch(self.sender.tx(), claim))
+        let claim = self.half.room_blocking(len)?;
+        Ok(Grant::of_batch(self.half.tx(), claim))
     }
 
     /// Publishes what was withheld, all at once, and wakes the peer if it sleeps. The batch may go on.
@@ -104,7 +104,7 @@ impl<'a> Batch<'a> {
     /// [`Closed`](ShmError::Closed): the channel has ended, or the peer receives no more. What was
     /// withheld then is lost.
     pub fn publish(&mut self) -> Result<(), ShmError> {
-        self.sender.publish_withheld()
+        self.half.publish_withheld()
     }
 }
 
@@ -116,6 +116,6 @@ impl Drop for Batch<'_> {
 
 impl fmt::Debug for Batch<'_> {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
-        f.debug_struct("Batch").field("sender", &self.sender).finish_non_exhaustive()
+        f.debug_struct("Batch").finish_non_exhaustive()
     }
 }

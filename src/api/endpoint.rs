@@ -12,8 +12,8 @@ use super::canceller::Canceller;
 use super::receiver::Receiver;
 use super::sender::Sender;
 use crate::channel::{
-    Directions, Limit, Link, Options, Receiving, Rx, Sending, Stats, Tx, deadline_after,
-    from_taken, from_timed, take_at_once,
+    Directions, Limit, Link, Options, Receiving, Rx, SendFuture, SendHalf, SharedTx, Stats, Tx,
+    Whole, deadline_after, from_taken, from_timed, take_at_once,
 };
 use crate::driver::Binding;
 use crate::error::{CloseReason, RecvTimeoutError, ShmError, TryRecvError, TrySendError};
@@ -40,7 +40,7 @@ use crate::sync::{Arc, Mutex, lock};
 /// out of the middle of a stream.
 pub struct Endpoint {
     link: Arc<Link>,
-    tx: Mutex<Tx>,
+    tx: Mutex<SharedTx>,
     rx: Mutex<Rx>,
 }
 
@@ -53,10 +53,17 @@ impl Endpoint {
         driver: &Binding,
     ) -> Result<Self, ShmError> {
         let link = Arc::new(Link::new(region, side, options));
-        let endpoint =
-            Self { tx: Mutex::new(Tx::new(&link)), rx: Mutex::new(Rx::new(&link)), link };
+        let endpoint = Self {
+            tx: Mutex::new(SharedTx::new(Tx::new(&link))),
+            rx: Mutex::new(Rx::new(&link)),
+            link,
+        };
         endpoint.link.bind(driver)?;
         Ok(endpoint)
+    }
+
+    fn whole(&self) -> Whole<'_> {
+        Whole { link: &self.link, tx: &self.tx }
     }
 
     pub(crate) fn link(&self) -> &Arc<Link> {
@@ -77,7 +84,7 @@ impl Endpoint {
     /// # Cancel safety
     /// A future that is dropped before it was ready has sent nothing, and passes its turn on.
     pub fn send(&self, packet: Bytes) -> impl Future<Output = Result<(), ShmError>> + Send + '_ {
-        Sending::new(&self.link, &self.tx, [packet])
+        SendFuture::new(self.whole(), [packet])
     }
 
     /// Sends packets one after the other. No other sender's packets come in between.
@@ -96,7 +103,7 @@ impl Endpoint {
         &'a self,
         packets: &'a [Bytes],
     ) -> impl Future<Output = Result<(), ShmError>> + Send + 'a {
-        Sending::new(&self.link, &self.tx, packets)
+        SendFuture::new(self.whole(), packets)
     }
 
     /// Sends a packet if there is room for it now and nobody else waits for room.
@@ -116,7 +123,7 @@ impl Endpoint {
     /// # Errors
     /// As [`send`](Self::send).
     pub fn send_blocking(&self, packet: Bytes) -> Result<(), ShmError> {
-        Sending::new(&self.link, &self.tx, [packet]).block()
+        SendFuture::new(self.whole(), [packet]).block()
     }
 
     /// As [`send_batch`](Self::send_batch), blocking the thread.
@@ -124,7 +131,7 @@ impl Endpoint {
     /// # Errors
     /// As [`send_batch`](Self::send_batch).
     pub fn send_batch_blocking(&self, packets: &[Bytes]) -> Result<(), ShmError> {
-        Sending::new(&self.link, &self.tx, packets).block()
+        SendFuture::new(self.whole(), packets).block()
     }
 
     /// Receives the next packet; `None` is the end, and [`finished`](Self::finished) tells whether it
@@ -374,7 +381,7 @@ impl Endpoint {
     pub fn into_split(self) -> (Sender, Receiver) {
         let Self { link, tx, rx } = self;
         link.split();
-        let sender = Sender::new(&link, into_inner(tx));
+        let sender = Sender::new(SendHalf::new(&link, into_inner(tx).into_tx()));
         (sender, Receiver::new(&link, into_inner(rx)))
     }
 

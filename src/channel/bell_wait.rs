@@ -106,7 +106,7 @@ impl Link {
 
     /// Whether the driver need not wait on the bell any more, whose ring has ended its wait.
     pub(super) fn lets_bell_go(&self) -> bool {
-        let queues = [&self.data, &self.room, &self.turn, &self.news];
+        let queues = [&self.data, &self.room, &self.place, &self.news];
         self.reliance.lapse(|| queues.iter().any(|queue| !queue.is_empty()))
     }
 }

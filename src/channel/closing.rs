@@ -268,10 +268,10 @@ impl Link {
     pub(super) fn tell_tasks(&self) {
         self.data.notify_all();
         self.news.notify_all();
-        // Those who wait for their turn to send would take a wake for the turn itself.
+        // Those who wait for their place would take a wake for the place itself.
         if self.tx_end().is_some() {
             self.room.notify_all();
-            self.turn.notify_all();
+            self.place.notify_all();
         }
     }
 

@@ -7,6 +7,7 @@ mod closing;
 mod counters;
 mod ends;
 mod events;
+mod half;
 mod hangup;
 mod payload;
 mod recv;
@@ -16,16 +17,19 @@ mod send;
 mod shared;
 mod spurious_wakes;
 mod tx;
+mod wait;
 mod with_mut;
 
 pub(crate) use budget::Limit;
 pub use counters::Stats;
 pub(crate) use ends::Directions;
-pub(crate) use payload::{Cargo, Room};
+pub(crate) use half::SendHalf;
+#[cfg(all(test, not(loom)))]
+pub(crate) use payload::Payload;
 pub(crate) use recv::{Receiving, deadline_after, from_taken, from_timed, take_at_once};
 pub(crate) use returning::Returning;
 pub(crate) use rx::Rx;
-pub(crate) use send::{Deadline, Sending};
+pub(crate) use send::{SendFuture, SharedTx, Whole};
 pub(crate) use shared::{Link, Options};
 #[cfg(all(test, not(loom)))]
 pub(crate) use tx::Attempt;

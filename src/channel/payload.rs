@@ -2,53 +2,61 @@
 
 use bytes::Bytes;
 
-use super::budget::Allowance;
-use super::tx::Tx;
-use crate::error::CloseReason;
+/// What a sender waits for room with.
+#[derive(Debug, Clone, Copy)]
+pub(crate) enum Payload<'a> {
+    /// One packet after another.
+    Packets(&'a [Bytes]),
+    /// Room for a packet of this length, which is to be written in place. It counts as one packet
+    /// that is sent as soon as there is room, and nothing changes by that.
+    Room(usize),
+}
 
-/// What a sender waits for room with, one packet after the other.
-pub(crate) trait Cargo {
+impl<'a> Payload<'a> {
     /// How many packets.
-    fn count(&self) -> usize;
+    #[inline]
+    pub(super) fn count(self) -> usize {
+        match self {
+            Self::Packets(packets) => packets.len(),
+            Self::Room(_) => 1,
+        }
+    }
 
-    /// The length of one of them.
-    fn len_of(&self, packet: usize) -> usize;
+    /// The length of the packet with this number.
+    #[inline]
+    pub(super) fn len_of(self, packet: usize) -> usize {
+        match self {
+            Self::Packets(packets) => packets.get(packet).map_or(0, Bytes::len),
+            Self::Room(len) => len,
+        }
+    }
 
-    /// Offers as many as fit and are allowed, from the packet `next` on, and tells how many.
-    fn offer(&self, tx: &mut Tx, next: usize, most: Allowance) -> Result<usize, CloseReason>;
+    /// The length of the first packet that is longer than `max`.
+    #[inline]
+    pub(super) fn longer_than(self, max: usize) -> Option<usize> {
+        (0..self.count()).map(|packet| self.len_of(packet)).find(|len| *len > max)
+    }
 }
 
-impl<P: AsRef<[Bytes]>> Cargo for P {
-    #[inline]
-    fn count(&self) -> usize {
-        self.as_ref().len()
-    }
+/// What a future keeps of its payload.
+pub(crate) trait AsPayload {
+    fn as_payload(&self) -> Payload<'_>;
+}
 
-    fn len_of(&self, packet: usize) -> usize {
-        self.as_ref()[packet].len()
-    }
-
+impl<P: AsRef<[Bytes]>> AsPayload for P {
     #[inline]
-    fn offer(&self, tx: &mut Tx, next: usize, most: Allowance) -> Result<usize, CloseReason> {
-        tx.offer(&self.as_ref()[next..], most)
+    fn as_payload(&self) -> Payload<'_> {
+        Payload::Packets(self.as_ref())
     }
 }
 
-/// Room for a packet of this length, which is to be written in place: offered as soon as there is
-/// any, and nothing changes by it.
+/// Room for a packet of this length.
 #[derive(Debug)]
-pub(crate) struct Room(pub(crate) usize);
+pub(crate) struct Reserve(pub(crate) usize);
 
-impl Cargo for Room {
-    fn count(&self) -> usize {
-        1
-    }
-
-    fn len_of(&self, _packet: usize) -> usize {
-        self.0
-    }
-
-    fn offer(&self, tx: &mut Tx, _next: usize, _most: Allowance) -> Result<usize, CloseReason> {
-        tx.claim(self.0).map(|claim| usize::from(claim.is_some()))
+impl AsPayload for Reserve {
+    #[inline]
+    fn as_payload(&self) -> Payload<'_> {
+        Payload::Room(self.0)
     }
 }

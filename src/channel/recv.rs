@@ -1,7 +1,7 @@
 //! A receive under way: waiting for packets, as a task or as a thread.
 
 use std::pin::Pin;
-use std::task::{Context, Poll};
+use std::task::{Context, Poll, ready};
 use std::time::{Duration, Instant};
 
 use bytes::Bytes;
@@ -10,7 +10,7 @@ use super::budget::Limit;
 use super::ends::Directions;
 use super::rx::{Rx, Taken};
 use super::shared::Link;
-use super::spurious_wakes::VainWakes;
+use super::wait::{Task, Thread, Wait};
 use super::with_mut::Access;
 use crate::driver::Registration;
 use crate::error::{CloseReason, RecvTimeoutError, TryRecvError};
@@ -41,25 +41,27 @@ where
         Self { link, rx, take, place: None, has_yielded: false, vain: None }
     }
 
-    /// Takes, or looks again for a while if that is worth it, and for no longer than `most`. `Pending`
-    /// if `limit` is a budget that is used up; then nothing was taken.
-    #[inline]
-    fn look(&mut self, most: Duration, limit: Limit) -> Poll<Taken<T>> {
+    /// Takes, or looks again for a while if that is worth it. `Pending` if a budget is used up; then
+    /// nothing was taken.
+    #[inline(always)]
+    fn look<W: Wait>(&mut self) -> Poll<Taken<T>> {
         if let Some(reason) = self.link.forked_end(Directions::RX) {
             return Poll::Ready(Err(reason));
         }
-        let may_yield = limit == Limit::Budget && !self.has_yielded;
+        let may_yield = W::LIMIT == Limit::Budget && !self.has_yielded;
         let taken = self.rx.with(|rx| match may_yield && rx.ends_turn() {
             true => Poll::Pending,
             false => Poll::Ready((self.take)(rx)),
         });
         match taken {
-            Poll::Ready(Ok(None)) => Poll::Ready(self.spin(most)),
+            Poll::Ready(Ok(None)) => Poll::Ready(self.spin::<W>()),
             taken => taken,
         }
     }
 
-    fn spin(&mut self, most: Duration) -> Taken<T> {
+    #[inline(never)]
+    fn spin<W: Wait>(&mut self) -> Taken<T> {
+        let most = if self.spins_on::<W>() { IN_POLL } else { Duration::MAX };
         let Self { link, rx, take, .. } = self;
         if let Some(moment) = rx.with(Rx::pace) {
             let_pass(moment);
@@ -92,63 +94,92 @@ where
         place: &mut Option<Waiting>,
         cx: &mut Context<'_>,
     ) -> Poll<Result<T, CloseReason>> {
-        // A driver that is parked in spins on, where that keeps nobody waiting.
-        let is_parked_in = self.link.driver.get().is_some_and(Registration::is_parked_in);
-        let most = if is_parked_in { IN_POLL } else { Duration::MAX };
-        let Poll::Ready(mut taken) = self.look(most, Limit::Budget) else {
-            self.has_yielded = true;
-            // A place in the queue stays as it is, with its wake if it has one.
-            cx.waker().wake_by_ref();
-            return Poll::Pending;
-        };
-        if let Ok(None) = taken {
-            self.link.data.register(place, cx);
-            self.link.rely_on_driver();
-            let Self { rx, take, .. } = self;
-            let wish = if is_parked_in { self.link.park_spin.wish() } else { None };
-            let asked = wish.and_then(|spin| rx.with(|rx| rx.ask_driver_to_spin(spin, take)));
-            taken = match asked {
-                Some(taken) => {
-                    // The driver spins on: ours was the beginning of its own.
-                    self.vain = None;
-                    taken
-                }
-                None => {
-                    self.pay();
-                    self.rx.with(|rx| rx.park(&mut self.take))
-                }
-            };
+        match ready!(self.poll_with(place, None, &mut Task(cx))) {
+            Some(taken) => Poll::Ready(taken),
+            // Without a deadline none passes.
+            None => Poll::Pending,
         }
-        let Some(taken) = taken.transpose() else { return Poll::Pending };
-        if place.take().is_some() && self.link.forked().is_none() {
-            // We may have been the one of several that was woken, for more than one packet.
-            self.link.data.notify_one();
+    }
+
+    /// Takes, or waits. `None` if the deadline passed. The place in the queue is the caller's, who polls
+    /// again later.
+    #[inline]
+    pub(crate) fn poll_with<W: Wait>(
+        &mut self,
+        place: &mut Option<Waiting>,
+        deadline: Option<Instant>,
+        wait: &mut W,
+    ) -> Poll<Option<Result<T, CloseReason>>> {
+        // Whatever is published after the looks ends the sleep.
+        wait.before_looking(self.link);
+        match self.look::<W>() {
+            Poll::Ready(Ok(Some(taken))) if place.is_none() => Poll::Ready(Some(Ok(taken))),
+            looked => self.wait_with(looked, place, deadline, wait),
         }
-        Poll::Ready(taken)
+    }
+
+    /// Goes on after the first look.
+    #[inline(never)]
+    fn wait_with<W: Wait>(
+        &mut self,
+        mut looked: Poll<Taken<T>>,
+        place: &mut Option<Waiting>,
+        deadline: Option<Instant>,
+        wait: &mut W,
+    ) -> Poll<Option<Result<T, CloseReason>>> {
+        loop {
+            match looked {
+                Poll::Pending => {
+                    self.has_yielded = true;
+                    // A place in the queue stays as it is, with its wake if it has one.
+                    ready!(wait.yield_now());
+                }
+                Poll::Ready(mut taken) => {
+                    if let Ok(None) = taken {
+                        wait.register(self.link, &self.link.data, place);
+                        taken = self.look_at_last::<W>();
+                    }
+                    if let Some(taken) = taken.transpose() {
+                        if place.take().is_some() && self.link.forked().is_none() {
+                            // We may have been the one of several that was woken, for more than one
+                            // packet.
+                            self.link.data.notify_one();
+                        }
+                        return Poll::Ready(Some(taken));
+                    }
+                    if deadline.is_some_and(|deadline| Instant::now() >= deadline) {
+                        return Poll::Ready(None);
+                    }
+                    ready!(wait.sleep(self.link, deadline));
+                }
+            }
+            wait.before_looking(self.link);
+            looked = self.look::<W>();
+        }
+    }
+
+    /// Whether the driver spins on: it is parked in, where that keeps nobody waiting.
+    fn spins_on<W: Wait>(&self) -> bool {
+        W::LIMIT == Limit::Budget && self.link.driver.get().is_some_and(Registration::is_parked_in)
+    }
+
+    /// Parks, with a last look; or has the driver spin.
+    fn look_at_last<W: Wait>(&mut self) -> Taken<T> {
+        let wish = if self.spins_on::<W>() { self.link.park_spin.wish() } else { None };
+        let Self { rx, take, .. } = self;
+        if let Some(taken) = wish.and_then(|spin| rx.with(|rx| rx.ask_driver_to_spin(spin, take))) {
+            // The driver spins on: ours was the beginning of its own.
+            self.vain = None;
+            return taken;
+        }
+        self.pay();
+        self.rx.with(|rx| rx.park(&mut self.take))
     }
 
     /// Sleeps on the bell itself until something is taken. `None` if the deadline passed.
     pub(crate) fn block(mut self, deadline: Option<Instant>) -> Option<Result<T, CloseReason>> {
-        let mut vain = VainWakes::new();
         self.link.watch_peer();
-        loop {
-            // Read before the looks: whatever is published behind them changes it.
-            let seen = self.link.before_looking();
-            let Poll::Ready(mut taken) = self.look(Duration::MAX, Limit::None) else { continue };
-            self.pay();
-            if let Ok(None) = taken {
-                taken = self.rx.with(|rx| rx.park(&mut self.take));
-            }
-            if let Some(taken) = taken.transpose() {
-                return Some(taken);
-            }
-            let left = |deadline: Instant| deadline.saturating_duration_since(Instant::now());
-            let timeout = deadline.map(left);
-            if timeout.is_some_and(|timeout| timeout.is_zero()) {
-                return None;
-            }
-            self.link.sleep(seen, timeout, &mut vain);
-        }
+        Thread::block(|wait| self.poll_with(&mut None, deadline, wait))
     }
 }
 

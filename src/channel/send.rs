@@ -1,49 +1,131 @@
-//! A `send`, `send_batch` or `reserve` under way: queueing for the turn, waiting for room and for
+//! A `send`, `send_batch` or `reserve` under way: its place in the queue, the wait for room, and
 //! deadlines.
 //!
-//! Senders of one end wait for room one at a time: the one whose *turn* it is sleeps by the bell,
-//! the others queue for the turn. A batch keeps its turn until it is through.
+//! Senders of a whole end wait for room one at a time: the *front* one sleeps by the bell, the others
+//! queue for its place. A batch keeps its place until it is through. A half has one sender, and no
+//! queue.
 
+use std::marker::PhantomData;
 use std::pin::Pin;
-use std::task::{Context, Poll};
+use std::task::{Context, Poll, ready};
 use std::time::{Duration, Instant};
+
+use bytes::Bytes;
 
 use super::budget::Limit;
 use super::ends::Directions;
-use super::payload::Cargo;
+use super::payload::{AsPayload, Payload};
 use super::shared::Link;
-use super::spurious_wakes::VainWakes;
 use super::tx::{Attempt, Tx};
-use super::with_mut::Access;
-use crate::error::{CloseReason, ShmError};
+use super::wait::{Task, Thread, Wait};
+use crate::error::{CloseReason, ShmError, TrySendError};
+use crate::sync::{Mutex, lock};
 use crate::wake::waiters::Waiting;
 
-/// A `send`, `send_batch` or `reserve` under way.
-///
-/// Dropped before it is done, it gives its turn or its place in the queue on.
-#[must_use = "futures do nothing unless polled"]
-pub(crate) struct Sending<'a, A: Access<Tx>, P> {
-    link: &'a Link,
-    tx: A,
-    cargo: P,
-    sent: usize,
-    standing: Standing,
-    deadline: Deadline,
+/// What a send goes through.
+pub(crate) trait SendEnd<'a> {
+    fn link(&self) -> &'a Link;
+
+    /// Works with the half that sends and with the queue for it. The work must be short and must not
+    /// call foreign code.
+    fn with<R>(&mut self, work: impl FnOnce(&mut Tx, &mut Places) -> R) -> R;
+
+    /// Sends what has to go first.
+    #[inline]
+    fn poll_before<W: Wait>(
+        &mut self,
+        _deadline: &mut Deadline,
+        _wait: &mut W,
+    ) -> Poll<Result<(), ShmError>> {
+        Poll::Ready(Ok(()))
+    }
 }
 
-/// Where a send stands.
-enum Standing {
-    New,
-    /// Waits for the turn, and for its own deadline.
-    Queued {
-        turn: Waiting,
-        news: Option<Waiting>,
-    },
-    /// Has the turn and waits for room.
-    Turn {
-        room: Option<Waiting>,
-    },
-    Done,
+/// Who may wait for room.
+#[derive(Debug, Default)]
+pub(crate) struct Places {
+    /// Some sender is at the front.
+    is_taken: bool,
+    /// How many queue behind it.
+    queued: usize,
+}
+
+impl Places {
+    #[inline]
+    fn is_free(&self) -> bool {
+        !self.is_taken && self.queued == 0
+    }
+
+    fn leave_queue(&mut self) {
+        self.queued = self.queued.saturating_sub(1);
+    }
+}
+
+/// The sending half of a whole end, and the queue for it.
+#[derive(Debug)]
+pub(crate) struct SharedTx {
+    tx: Tx,
+    places: Places,
+}
+
+impl SharedTx {
+    pub(crate) fn new(tx: Tx) -> Self {
+        Self { tx, places: Places::default() }
+    }
+
+    /// Sends at once or not at all, and not before those who wait for room.
+    #[inline]
+    pub(crate) fn try_send(&mut self, packet: Bytes) -> Result<(), TrySendError> {
+        self.tx.try_send_unless(!self.places.is_free(), packet)
+    }
+
+    #[cfg(all(test, not(loom)))]
+    pub(crate) fn tx(&mut self) -> &mut Tx {
+        &mut self.tx
+    }
+
+    pub(crate) fn into_tx(self) -> Tx {
+        self.tx
+    }
+}
+
+/// A whole end, which many may send through.
+#[derive(Debug)]
+pub(crate) struct Whole<'a> {
+    pub(crate) link: &'a Link,
+    pub(crate) tx: &'a Mutex<SharedTx>,
+}
+
+impl<'a> SendEnd<'a> for Whole<'a> {
+    #[inline]
+    fn link(&self) -> &'a Link {
+        self.link
+    }
+
+    #[inline]
+    fn with<R>(&mut self, work: impl FnOnce(&mut Tx, &mut Places) -> R) -> R {
+        let SharedTx { tx, places } = &mut *lock(self.tx);
+        work(tx, places)
+    }
+}
+
+/// A half, which one sends through.
+#[derive(Debug)]
+pub(crate) struct Half<'a> {
+    pub(super) link: &'a Link,
+    pub(super) tx: &'a mut Tx,
+}
+
+impl<'a> SendEnd<'a> for Half<'a> {
+    #[inline]
+    fn link(&self) -> &'a Link {
+        self.link
+    }
+
+    #[inline]
+    fn with<R>(&mut self, work: impl FnOnce(&mut Tx, &mut Places) -> R) -> R {
+        work(self.tx, &mut Places::default())
+    }
 }
 
 /// When a send gives up: settled when it first has to wait, so that one that does not have to
@@ -56,6 +138,11 @@ pub(crate) enum Deadline {
 }
 
 impl Deadline {
+    /// A `Sink` waits for as long as it takes.
+    pub(super) fn never() -> Self {
+        Self::At(None)
+    }
+
     fn get(&mut self, link: &Link) -> Option<Instant> {
         if let Self::Unset = self {
             // A deadline that the clock cannot express is as good as none.
@@ -66,321 +153,342 @@ impl Deadline {
             Self::Unset => None,
         }
     }
+
+    fn has_passed(&mut self, link: &Link) -> bool {
+        self.get(link).is_some_and(|deadline| Instant::now() >= deadline)
+    }
+}
+
+/// Where a send stands. It outlives the polls of a `Sink`; a [`SendFuture`] owns one.
+#[derive(Debug, Default)]
+pub(crate) struct SendState {
+    sent: usize,
+    standing: Standing,
+}
+
+#[derive(Debug, Default)]
+enum Standing {
+    #[default]
+    New,
+    /// Waits for its place, and for its own deadline.
+    Queued {
+        place: Waiting,
+        news: Option<Waiting>,
+    },
+    /// Waits for room, before all others.
+    Front {
+        room: Option<Waiting>,
+    },
+    Done,
 }
 
 /// What the lock was held for.
 enum Entered {
     Done(Result<(), CloseReason>),
     Wait,
-    /// The budget is used up. It has the turn, so that those who come after it stay behind it.
+    /// The budget is used up. It has its place, so that those who come after it stay after it.
     Yields,
 }
 
-impl<'a, A: Access<Tx>, P: Cargo> Sending<'a, A, P> {
-    pub(crate) fn new(link: &'a Link, tx: A, cargo: P) -> Self {
-        Self::before(Deadline::Unset, link, tx, cargo)
+impl SendState {
+    /// Sends all of `payload`; waits for room if there is none.
+    #[inline(always)]
+    pub(super) fn poll<'a, E: SendEnd<'a>, W: Wait>(
+        &mut self,
+        end: &mut E,
+        payload: Payload<'_>,
+        deadline: &mut Deadline,
+        wait: &mut W,
+    ) -> Poll<Result<(), ShmError>> {
+        if let Standing::New = self.standing {
+            let max = end.link().region().geometry().max_packet();
+            if let Some(len) = payload.longer_than(max) {
+                return Poll::Ready(Err(ShmError::PacketTooLarge { len, max }));
+            }
+            match self.enter(end, payload, W::LIMIT) {
+                Entered::Done(done) => return Poll::Ready(self.finish(end, done)),
+                Entered::Yields => ready!(wait.yield_now()),
+                Entered::Wait => {}
+            }
+        }
+        self.poll_waiting(end, payload, deadline, wait)
     }
 
-    /// As [`new`](Self::new), as a part of something that has a deadline already.
-    pub(crate) fn before(deadline: Deadline, link: &'a Link, tx: A, cargo: P) -> Self {
-        Self { link, tx, cargo, sent: 0, standing: Standing::New, deadline }
+    /// Goes on after the first attempt.
+    #[inline(never)]
+    fn poll_waiting<'a, E: SendEnd<'a>, W: Wait>(
+        &mut self,
+        end: &mut E,
+        payload: Payload<'_>,
+        deadline: &mut Deadline,
+        wait: &mut W,
+    ) -> Poll<Result<(), ShmError>> {
+        if let Some(reason) = end.link().forked_end(Directions::TX) {
+            return Poll::Ready(self.finish(end, Err(reason)));
+        }
+        if let Some(done) = ready!(self.poll_place(end, deadline, wait)) {
+            return Poll::Ready(done);
+        }
+        self.poll_room(end, payload, deadline, wait)
     }
 
-    /// When it gives up, or gave up.
-    pub(crate) fn deadline(&self) -> Deadline {
-        self.deadline
-    }
-
-    fn too_large(&self) -> Option<ShmError> {
-        let max = self.link.region().geometry().max_packet();
-        let mut lengths = (0..self.cargo.count()).map(|packet| self.cargo.len_of(packet));
-        let len = lengths.find(|len| *len > max)?;
-        Some(ShmError::PacketTooLarge { len, max })
-    }
-
-    /// The first attempt; joins the queue or takes the turn if that is not enough.
-    fn enter(&mut self, limit: Limit) -> Entered {
-        if let Some(reason) = self.link.forked_end(Directions::TX) {
+    /// The first attempt; queues or goes to the front if that is not enough.
+    #[inline]
+    fn enter<'a, E: SendEnd<'a>>(
+        &mut self,
+        end: &mut E,
+        payload: Payload<'_>,
+        limit: Limit,
+    ) -> Entered {
+        if let Some(reason) = end.link().forked_end(Directions::TX) {
             return Entered::Done(Err(reason));
         }
-        let Self { link, tx, cargo, sent, standing, .. } = self;
-        tx.with(|tx| {
-            if !tx.turn.is_free() {
-                tx.turn.queued += 1;
-                *standing = Standing::Queued { turn: link.turn.join(), news: None };
+        let Self { sent, standing } = self;
+        let link = end.link();
+        end.with(|tx, places| {
+            if !places.is_free() {
+                places.queued += 1;
+                *standing = Standing::Queued { place: link.place.join(), news: None };
                 return Entered::Wait;
             }
             let entered = if tx.ends_turn(limit) {
                 Entered::Yields
             } else {
-                match tx.attempt(cargo, sent, limit) {
-                    Some(done) => return Entered::Done(done),
+                match tx.attempt(payload, sent, limit) {
+                    Some(done) => {
+                        // It was new, which has nothing to drop.
+                        std::mem::forget(std::mem::replace(standing, Standing::Done));
+                        return Entered::Done(done);
+                    }
                     None if tx.ends_turn(limit) => Entered::Yields,
                     None => Entered::Wait,
                 }
             };
-            tx.turn.taken = true;
-            *standing = Standing::Turn { room: None };
+            places.is_taken = true;
+            *standing = Standing::Front { room: None };
             entered
         })
     }
 
-    /// From the queue to the turn, after the queue's notification came. `false` if somebody who came
-    /// just before it has the turn, whose end notifies again.
-    fn take_turn(&mut self) -> bool {
-        let Self { link, tx, standing, .. } = self;
-        let again = tx.with(|tx| {
-            if tx.turn.taken {
-                return Some(link.turn.join());
+    /// Ready at the front with `None`, or with the end of it all.
+    fn poll_place<'a, E: SendEnd<'a>, W: Wait>(
+        &mut self,
+        end: &mut E,
+        deadline: &mut Deadline,
+        wait: &mut W,
+    ) -> Poll<Option<Result<(), ShmError>>> {
+        while let Standing::Queued { place, news } = &mut self.standing {
+            let link = end.link();
+            wait.register(link, &link.news, news);
+            // Also for threads: of an end that the peer makes, the driver tells those who queue.
+            link.rely_on_driver();
+            // Registered before this look, so that an end after it wakes the caller.
+            if let Some(reason) = link.tx_end() {
+                return Poll::Ready(Some(self.finish(end, Err(reason))));
             }
-            tx.turn.queued = tx.turn.queued.saturating_sub(1);
-            tx.turn.taken = true;
-            None
-        });
-        let is_ours = again.is_none();
-        // The former place is dropped here, outside of the lock.
-        match (again, standing) {
-            (Some(again), Standing::Queued { turn, .. }) => *turn = again,
-            (_, standing) => *standing = Standing::Turn { room: None },
+            match wait.wait_for_place(link, place, deadline.get(link)) {
+                Poll::Ready(true) => self.take_place(end),
+                Poll::Ready(false) => return Poll::Ready(Some(self.time_out(end))),
+                Poll::Pending if deadline.has_passed(link) => {
+                    return Poll::Ready(Some(self.time_out(end)));
+                }
+                Poll::Pending => {
+                    ready!(wait.sleep(link, deadline.get(link)));
+                }
+            }
         }
-        is_ours
+        Poll::Ready(None)
     }
 
-    fn finish(&mut self, done: Result<(), CloseReason>) -> Result<(), ShmError> {
-        self.leave();
+    /// From the queue to the front, after the notification came; or back into the queue, if somebody
+    /// who came just before is at the front, whose end notifies again.
+    fn take_place<'a, E: SendEnd<'a>>(&mut self, end: &mut E) {
+        let link = end.link();
+        let again = end.with(|_, places| {
+            if places.is_taken {
+                return Some(link.place.join());
+            }
+            places.leave_queue();
+            places.is_taken = true;
+            None
+        });
+        // The former place is dropped here, outside of the lock.
+        match (again, &mut self.standing) {
+            (Some(again), Standing::Queued { place, .. }) => *place = again,
+            (_, standing) => *standing = Standing::Front { room: None },
+        }
+    }
+
+    /// Attempts at the front, asleep by the bell in between.
+    fn poll_room<'a, E: SendEnd<'a>, W: Wait>(
+        &mut self,
+        end: &mut E,
+        payload: Payload<'_>,
+        deadline: &mut Deadline,
+        wait: &mut W,
+    ) -> Poll<Result<(), ShmError>> {
+        loop {
+            let Self { sent, standing: Standing::Front { room } } = self else {
+                panic!("a send was polled after it had returned");
+            };
+            // Whatever happens after the looks ends the sleep.
+            wait.before_looking(end.link());
+            let attempt = match attempt_for_a_while(end, payload, sent, W::LIMIT) {
+                Some(attempt) => attempt,
+                None => {
+                    wait.register(end.link(), &end.link().room, room);
+                    end.with(|tx, _| tx.park(payload, sent, W::LIMIT))
+                }
+            };
+            match attempt {
+                Attempt::Done(done) => return Poll::Ready(self.finish(end, done)),
+                // With its place among those who wait for room, if it has one, and the wake of that.
+                Attempt::Yields => ready!(wait.yield_now()),
+                Attempt::Parked { look_again } => {
+                    let link = end.link();
+                    if deadline.has_passed(link) {
+                        return Poll::Ready(self.time_out(end));
+                    }
+                    let look = look_again.map(|after| Instant::now() + after);
+                    ready!(wait.sleep(link, earlier(deadline.get(link), look)));
+                }
+            }
+        }
+    }
+
+    #[inline]
+    fn finish<'a, E: SendEnd<'a>>(
+        &mut self,
+        end: &mut E,
+        done: Result<(), CloseReason>,
+    ) -> Result<(), ShmError> {
+        self.leave(end);
         done.map_err(|reason| {
-            self.link.tell(Directions::TX, reason);
+            end.link().tell(Directions::TX, reason);
             ShmError::Closed { reason, sent: self.sent }
         })
     }
 
-    fn time_out(&mut self) -> Result<(), ShmError> {
-        self.leave();
+    fn time_out<'a, E: SendEnd<'a>>(&mut self, end: &mut E) -> Result<(), ShmError> {
+        self.leave(end);
         Err(ShmError::TimedOut { sent: self.sent })
     }
 
-    fn is_late(&mut self) -> bool {
-        self.deadline.get(self.link).is_some_and(|deadline| Instant::now() >= deadline)
-    }
-
-    fn poll_send(&mut self, cx: &mut Context<'_>) -> Poll<Result<(), ShmError>> {
-        if let Standing::New = self.standing {
-            if let Some(error) = self.too_large() {
-                return Poll::Ready(Err(error));
-            }
-            match self.enter(Limit::Budget) {
-                Entered::Done(done) => return Poll::Ready(self.finish(done)),
-                Entered::Yields => return wake_again(cx),
-                Entered::Wait => {}
-            }
-        }
-        if let Some(reason) = self.link.forked_end(Directions::TX) {
-            return Poll::Ready(self.finish(Err(reason)));
-        }
-        if self.poll_turn(cx).is_pending() {
-            return self.pend(None);
-        }
-        match self.poll_room(cx) {
-            Attempt::Done(done) => Poll::Ready(self.finish(done)),
-            Attempt::Parked { look_again } => self.pend(look_again),
-            // With its place among those who wait for room, if it has one, and the wake of that.
-            Attempt::Yields => wake_again(cx),
+    /// Gives the place at the front, or in the queue, to the next.
+    #[inline]
+    pub(super) fn leave<'a, E: SendEnd<'a>>(&mut self, end: &mut E) {
+        if !matches!(self.standing, Standing::New | Standing::Done) {
+            self.give_place(end);
         }
     }
 
-    /// Ready with the turn, or when the channel has ended.
-    fn poll_turn(&mut self, cx: &mut Context<'_>) -> Poll<()> {
-        let Standing::Queued { news, .. } = &mut self.standing else { return Poll::Ready(()) };
-        self.link.news.register(news, cx);
-        while let Standing::Queued { turn, .. } = &mut self.standing
-            && turn.poll(cx).is_ready()
-        {
-            if self.take_turn() {
-                return Poll::Ready(());
+    fn give_place<'a, E: SendEnd<'a>>(&mut self, end: &mut E) {
+        let standing = std::mem::replace(&mut self.standing, Standing::Done);
+        if end.link().forked().is_some() {
+            // The bit and the place are the parent's.
+            return;
+        }
+        match standing {
+            Standing::New | Standing::Done => {}
+            Standing::Queued { place, .. } => {
+                end.with(|_, places| places.leave_queue());
+                // Outside of the lock: if it was notified, the next one's waker is called.
+                drop(place);
+            }
+            Standing::Front { room } => {
+                end.with(|tx, places| {
+                    tx.stop_waiting();
+                    places.is_taken = false;
+                });
+                drop(room);
+                end.link().place.notify_one();
             }
         }
-        self.link.rely_on_driver();
-        // Joined before this look, so an end that comes behind it notifies us.
-        if self.link.tx_end().is_some() { Poll::Ready(()) } else { Poll::Pending }
+    }
+}
+
+/// A `send`, `send_batch` or `reserve` under way.
+///
+/// Dropped before it is done, it gives its place to the next.
+#[must_use = "futures do nothing unless polled"]
+#[derive(Debug)]
+pub(crate) struct SendFuture<'a, E: SendEnd<'a>, P> {
+    end: E,
+    payload: P,
+    state: SendState,
+    deadline: Deadline,
+    link: PhantomData<&'a Link>,
+}
+
+impl<'a, E: SendEnd<'a>, P: AsPayload> SendFuture<'a, E, P> {
+    pub(crate) fn new(end: E, payload: P) -> Self {
+        let (state, deadline) = (SendState::default(), Deadline::Unset);
+        Self { end, payload, state, deadline, link: PhantomData }
     }
 
-    /// One attempt with the turn; asleep by the bell if it fails.
-    fn poll_room(&mut self, cx: &mut Context<'_>) -> Attempt {
-        let Self { link, tx, cargo, sent, standing, .. } = self;
-        let room = match standing {
-            Standing::Turn { room } => room,
-            Standing::New | Standing::Queued { .. } => return ended_in_queue(link),
-            Standing::Done => panic!("a send was polled after it had returned"),
-        };
-        if let Some(attempt) = attempt_for_a_while(link, tx, cargo, sent, Limit::Budget) {
-            return attempt;
-        }
-        link.room.register(room, cx);
-        link.rely_on_driver();
-        tx.with(|tx| tx.park(cargo, sent, Limit::Budget))
+    #[inline(always)]
+    pub(super) fn poll_with<W: Wait>(&mut self, wait: &mut W) -> Poll<Result<(), ShmError>> {
+        let Self { end, payload, state, deadline, .. } = self;
+        ready!(end.poll_before(deadline, wait))?;
+        state.poll(end, payload.as_payload(), deadline, wait)
     }
 
-    /// Asks the driver for what this send has to be woken for besides the bell.
-    fn pend(&mut self, look_again: Option<Duration>) -> Poll<Result<(), ShmError>> {
-        if self.is_late() {
-            return Poll::Ready(self.time_out());
-        }
-        let deadline = self.deadline.get(self.link);
-        let look = look_again.map(|after| Instant::now() + after);
-        if let Some(at) = earlier(deadline, look) {
-            self.link.alarm(at);
-        }
-        Poll::Pending
+    /// What it goes through.
+    pub(super) fn end(&mut self) -> &mut E {
+        &mut self.end
+    }
+
+    /// It was ready. Sends the same once more, within the same deadline.
+    pub(super) fn begin_again(&mut self) {
+        self.state = SendState::default();
     }
 
     /// Sends on this thread, which sleeps on the bell itself.
     pub(crate) fn block(mut self) -> Result<(), ShmError> {
-        self.block_on()
-    }
-
-    /// As [`block`](Self::block), for a caller that has a question afterwards.
-    pub(crate) fn block_on(&mut self) -> Result<(), ShmError> {
-        if let Some(error) = self.too_large() {
-            return Err(error);
-        }
-        if let Entered::Done(done) = self.enter(Limit::None) {
-            return self.finish(done);
-        }
-        if !self.block_for_turn() {
-            return self.time_out();
-        }
-        let mut vain = VainWakes::new();
-        loop {
-            // Read before the looks: whatever happens behind them changes it.
-            let seen = self.link.before_looking();
-            let look_again = match self.attempt_or_park() {
-                Attempt::Done(done) => return self.finish(done),
-                Attempt::Parked { look_again } => look_again,
-                Attempt::Yields => continue,
-            };
-            if self.is_late() {
-                return self.time_out();
-            }
-            let now = Instant::now();
-            let look = look_again.map(|after| now + after);
-            let until = earlier(self.deadline.get(self.link), look);
-            let timeout = until.map(|until| until.saturating_duration_since(now));
-            self.link.sleep(seen, timeout, &mut vain);
-        }
-    }
-
-    /// `false` if the deadline passed.
-    fn block_for_turn(&mut self) -> bool {
-        let deadline = self.deadline.get(self.link);
-        while let Standing::Queued { turn, .. } = &mut self.standing {
-            // Of an end that the peer makes, the driver tells those who wait for their turn.
-            self.link.rely_on_driver();
-            if self.link.tx_end().is_some() {
-                return true;
-            }
-            self.link.prepare_to_block();
-            if !turn.wait_until(deadline) {
-                return false;
-            }
-            if self.take_turn() {
-                break;
-            }
-        }
-        true
-    }
-
-    fn attempt_or_park(&mut self) -> Attempt {
-        let Self { link, tx, cargo, sent, standing, .. } = self;
-        if let Standing::Queued { .. } = standing {
-            return ended_in_queue(link);
-        }
-        if let Some(attempt) = attempt_for_a_while(link, tx, cargo, sent, Limit::None) {
-            return attempt;
-        }
-        tx.with(|tx| tx.park(cargo, sent, Limit::None))
+        Thread::block(|wait| self.poll_with(wait))
     }
 }
 
-impl<A: Access<Tx> + Unpin, P: Cargo + Unpin> Future for Sending<'_, A, P> {
+impl<'a, E: SendEnd<'a> + Unpin, P: AsPayload + Unpin> Future for SendFuture<'a, E, P> {
     type Output = Result<(), ShmError>;
 
+    #[inline]
     fn poll(mut self: Pin<&mut Self>, cx: &mut Context<'_>) -> Poll<Self::Output> {
-        self.poll_send(cx)
+        self.poll_with(&mut Task(cx))
     }
 }
 
-impl<A: Access<Tx>, P> Sending<'_, A, P> {
-    /// Gives the turn, or the place in the queue, to the next.
-    fn leave(&mut self) {
-        if matches!(self.standing, Standing::New | Standing::Done) {
-            return;
-        }
-        if self.link.forked().is_some() {
-            // The bit and the turn are the parent's.
-            self.standing = Standing::Done;
-            return;
-        }
-        match std::mem::replace(&mut self.standing, Standing::Done) {
-            Standing::New | Standing::Done => {}
-            Standing::Queued { turn, .. } => {
-                self.tx.with(|tx| tx.turn.queued = tx.turn.queued.saturating_sub(1));
-                // Outside of the lock: if it was notified, the next one's waker is called.
-                drop(turn);
-            }
-            Standing::Turn { room } => {
-                self.tx.with(|tx| {
-                    tx.stop_waiting();
-                    tx.turn.taken = false;
-                });
-                drop(room);
-                self.link.turn.notify_one();
-            }
-        }
-    }
-}
-
-impl<A: Access<Tx>, P> Drop for Sending<'_, A, P> {
+impl<'a, E: SendEnd<'a>, P> Drop for SendFuture<'a, E, P> {
     fn drop(&mut self) {
-        self.leave();
+        self.state.leave(&mut self.end);
     }
-}
-
-/// The channel ended while the caller queued. An end that was seen stays.
-fn ended_in_queue(link: &Link) -> Attempt {
-    Attempt::Done(Err(link.tx_end().unwrap_or(CloseReason::Local)))
-}
-
-/// A future that could go on lets others run: it is polled again as soon as they have.
-fn wake_again<T>(cx: &Context<'_>) -> Poll<T> {
-    cx.waker().wake_by_ref();
-    Poll::Pending
 }
 
 /// Attempts to send what is left, and again as long as that makes headway or spinning is worth it, and
 /// `limit` allows it.
-fn attempt_for_a_while(
-    link: &Link,
-    tx: &mut impl Access<Tx>,
-    cargo: &impl Cargo,
+fn attempt_for_a_while<'a, E: SendEnd<'a>>(
+    end: &mut E,
+    payload: Payload<'_>,
     sent: &mut usize,
     limit: Limit,
 ) -> Option<Attempt> {
     // `Err` with what was sent so far if that is not all.
-    let attempt = |tx: &mut Tx, sent: &mut usize| match tx.attempt(cargo, sent, limit) {
+    let attempt = |tx: &mut Tx, sent: &mut usize| match tx.attempt(payload, sent, limit) {
         Some(done) => Ok(Attempt::Done(done)),
         None if tx.ends_turn(limit) => Ok(Attempt::Yields),
         None => Err(*sent),
     };
-    let mut before = match tx.with(|tx| attempt(tx, sent)) {
+    let mut before = match end.with(|tx, _| attempt(tx, sent)) {
         Ok(attempted) => return Some(attempted),
         Err(sent) => sent,
     };
+    let link = end.link();
     loop {
         let headway = |attempted: &Result<_, usize>| *attempted != Err(before);
-        let mut look = || Some(tx.with(|tx| attempt(tx, sent))).filter(headway);
+        let mut look = || Some(end.with(|tx, _| attempt(tx, sent))).filter(headway);
         match link.spin(&link.room_spin, Duration::MAX, &mut look) {
             Ok((attempted, time)) => {
-                tx.with(|tx| tx.spend(time));
+                end.with(|tx, _| tx.spend(time));
                 match attempted {
                     Ok(attempted) => return Some(attempted),
                     Err(sent) => before = sent,

@@ -65,8 +65,8 @@ pub(crate) struct Link {
     pub(super) data: Waiters,
     /// The one task that waits for room.
     pub(super) room: Waiters,
-    /// Tasks that wait until it is their turn to wait for room.
-    pub(super) turn: Waiters,
+    /// Tasks that wait for their place at the front, to wait for room.
+    pub(super) place: Waiters,
     /// Tasks that wait for a deadline, for the peer or for the end.
     pub(super) news: Waiters,
     pub(super) counters: Counters,
@@ -116,7 +116,7 @@ impl Link {
             reliance: Reliance::new(),
             data: Waiters::default(),
             room: Waiters::default(),
-            turn: Waiters::default(),
+            place: Waiters::default(),
             news: Waiters::default(),
             counters: Counters::default(),
             send_timeout: options.send_timeout,

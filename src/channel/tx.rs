@@ -1,47 +1,28 @@
 //! The half that sends: puts packets into the ring, wakes the peer, and parks for want of room.
 
-use std::task::{Context, Poll};
 use std::time::{Duration, Instant};
 
 use bytes::Bytes;
 
 use super::budget::{Allowance, Budget, Limit};
 use super::ends::Directions;
-use super::payload::{Cargo, Room};
+use super::payload::Payload;
 use super::shared::Link;
 use crate::error::{CloseReason, TryReserveError, TrySendError};
 use crate::ring::{Claim, LOOK_AGAIN_AFTER, Position, Producer};
 use crate::shm::layout::{RECV, SEND, TX_CLOSED};
 use crate::shm::region::RingMemory;
 use crate::sync::{Arc, Ordering};
-use crate::wake::waiters::Waiting;
 
 /// The sending half of an end. Dropped, it tells the peer that nothing more will come.
 #[derive(Debug)]
 pub(crate) struct Tx {
     link: Arc<Link>,
     producer: Producer,
-    pub(super) turn: Turn,
     /// When the parked sender looks by itself, whether or not it was woken. A wake that comes to
     /// nothing before that leaves it as it is.
     look_at: Option<Instant>,
     budget: Budget,
-}
-
-/// Who may wait for room.
-#[derive(Debug, Default)]
-pub(super) struct Turn {
-    /// Some sender has the turn.
-    pub(super) taken: bool,
-    /// So many queue for it.
-    pub(super) queued: usize,
-}
-
-impl Turn {
-    #[inline]
-    pub(super) fn is_free(&self) -> bool {
-        !self.taken && self.queued == 0
-    }
 }
 
 /// What became of an attempt to send.
@@ -59,24 +40,22 @@ pub(crate) enum Attempt {
 impl Tx {
     pub(crate) fn new(link: &Arc<Link>) -> Self {
         let producer = Producer::new(link.region(), link.side());
-        Self {
-            link: link.clone(),
-            producer,
-            turn: Turn::default(),
-            look_at: None,
-            budget: Budget::new(),
-        }
-    }
-
-    /// Forgets the turn of a send that was leaked. For a half, whose sends cannot overlap.
-    #[inline]
-    pub(crate) fn reset_turn(&mut self) {
-        self.turn = Turn::default();
+        Self { link: link.clone(), producer, look_at: None, budget: Budget::new() }
     }
 
     /// Sends at once or not at all.
     #[inline]
     pub(crate) fn try_send(&mut self, packet: Bytes) -> Result<(), TrySendError> {
+        self.try_send_unless(false, packet)
+    }
+
+    /// As [`try_send`](Self::try_send); what room there is, others wait for if it `is_taken`.
+    #[inline]
+    pub(super) fn try_send_unless(
+        &mut self,
+        is_taken: bool,
+        packet: Bytes,
+    ) -> Result<(), TrySendError> {
         let max = self.producer.max_packet();
         if packet.len() > max {
             return Err(TrySendError::TooLarge(packet, max));
@@ -84,10 +63,11 @@ impl Tx {
         if let Err(reason) = self.check_open() {
             return Err(TrySendError::Closed(packet, reason));
         }
-        if !self.turn.is_free() {
+        if is_taken {
             return Err(TrySendError::Full(packet));
         }
-        match self.offer_at_last(&std::slice::from_ref(&packet), 0, Limit::None) {
+        let payload = Payload::Packets(std::slice::from_ref(&packet));
+        match self.offer_at_last(payload, 0, Limit::None) {
             Ok(0) => Err(TrySendError::Full(packet)),
             Ok(_) => Ok(()),
             Err(reason) => Err(TrySendError::Closed(packet, reason)),
@@ -123,7 +103,7 @@ impl Tx {
 
     fn claim_at_last(&mut self, len: usize) -> Result<Claim, TryReserveError> {
         self.publish();
-        match self.offer_at_last(&Room(len), 0, Limit::None).and_then(|_| self.claim(len)) {
+        match self.offer_at_last(Payload::Room(len), 0, Limit::None).and_then(|_| self.claim(len)) {
             Ok(Some(claim)) => Ok(claim),
             Ok(None) => Err(TryReserveError::Full),
             Err(reason) => Err(TryReserveError::Closed(reason)),
@@ -263,17 +243,17 @@ impl Tx {
     /// As [`offer`](Self::offer), with the last word on how much room there is.
     fn offer_at_last(
         &mut self,
-        cargo: &impl Cargo,
+        payload: Payload<'_>,
         next: usize,
         limit: Limit,
     ) -> Result<usize, CloseReason> {
-        let offered = cargo.offer(self, next, self.allowance(limit))?;
-        if next + offered == cargo.count() {
+        let offered = self.offer_from(payload, next, limit)?;
+        if next + offered == payload.count() {
             return Ok(offered);
         }
         let looked = self.producer.look_at_taken();
         let more = match looked.map_err(|violation| self.link.violated_tx(violation)) {
-            Ok(()) => cargo.offer(self, next + offered, self.allowance(limit)),
+            Ok(()) => self.offer_from(payload, next + offered, limit),
             Err(reason) => Err(reason),
         };
         match more {
@@ -314,27 +294,43 @@ impl Tx {
         }
     }
 
-    /// Sends what is left of `cargo` if that goes at once, and `limit` allows it.
+    /// Offers as many as fit and are allowed, from the packet `next` on.
+    #[inline(always)]
+    fn offer_from(
+        &mut self,
+        payload: Payload<'_>,
+        next: usize,
+        limit: Limit,
+    ) -> Result<usize, CloseReason> {
+        match payload {
+            Payload::Packets(packets) => {
+                self.offer(packets.get(next..).unwrap_or_default(), self.allowance(limit))
+            }
+            Payload::Room(len) => self.claim(len).map(|claim| usize::from(claim.is_some())),
+        }
+    }
+
+    /// Sends what is left of `payload` if that goes at once, and `limit` allows it.
     #[inline(always)]
     pub(crate) fn attempt(
         &mut self,
-        cargo: &impl Cargo,
+        payload: Payload<'_>,
         sent: &mut usize,
         limit: Limit,
     ) -> Option<Result<(), CloseReason>> {
         if let Some(reason) = self.link.tx_end() {
             return Some(Err(reason));
         }
-        match cargo.offer(self, *sent, self.allowance(limit)) {
+        match self.offer_from(payload, *sent, limit) {
             Ok(offered) => *sent += offered,
             Err(reason) => return Some(Err(reason)),
         }
-        (*sent == cargo.count()).then_some(Ok(()))
+        (*sent == payload.count()).then_some(Ok(()))
     }
 
     /// Says that the caller sleeps until there is room, and looks a last time. The caller has
     /// registered and has the turn.
-    pub(crate) fn park(&mut self, cargo: &impl Cargo, sent: &mut usize, limit: Limit) -> Attempt {
+    pub(crate) fn park(&mut self, payload: Payload<'_>, sent: &mut usize, limit: Limit) -> Attempt {
         // Before anything is offered: an async sender registers without the lock, and `close` may
         // have returned meanwhile.
         if let Some(reason) = self.link.tx_end() {
@@ -347,7 +343,7 @@ impl Tx {
             self.look_at = None;
         }
         loop {
-            let mut look_after = self.producer.announce(cargo.len_of(*sent));
+            let mut look_after = self.producer.announce(payload.len_of(*sent));
             let newly = self.link.bell.arm(SEND);
             if newly {
                 self.link.parked(SEND);
@@ -358,12 +354,12 @@ impl Tx {
             }
             // All is published and rung for; but nobody sleeps over published data while we do.
             self.link.ring_fenced(RECV);
-            let offered = match self.offer_at_last(cargo, *sent, limit) {
+            let offered = match self.offer_at_last(payload, *sent, limit) {
                 Ok(offered) => offered,
                 Err(reason) => return Attempt::Done(Err(reason)),
             };
             *sent += offered;
-            if *sent == cargo.count() {
+            if *sent == payload.count() {
                 if newly {
                     self.link.bell.disarm(SEND);
                 }
@@ -406,41 +402,6 @@ impl Tx {
         snapshot.tail.store(self.producer.tail().get(), Ordering::Relaxed);
         snapshot.packets_sent.store(stats.packets_sent, Ordering::Relaxed);
         snapshot.bytes_sent.store(stats.bytes_sent, Ordering::Relaxed);
-    }
-
-    /// Sends `packets` without a deadline, for a half's `Sink`: its place is kept by the caller.
-    pub(crate) fn poll_send(
-        &mut self,
-        packets: &[Bytes],
-        place: &mut Option<Waiting>,
-        cx: &mut Context<'_>,
-    ) -> Poll<Result<(), CloseReason>> {
-        let mut sent = 0;
-        // One packet, for which `poll_ready` has asked the budget.
-        let done = match self.attempt(&packets, &mut sent, Limit::None) {
-            Some(done) => done,
-            None => {
-                self.link.room.register(place, cx);
-                self.link.rely_on_driver();
-                match self.park(&packets, &mut sent, Limit::None) {
-                    Attempt::Done(done) => done,
-                    Attempt::Yields => {
-                        cx.waker().wake_by_ref();
-                        return Poll::Pending;
-                    }
-                    Attempt::Parked { look_again } => {
-                        if let Some(after) = look_again {
-                            self.link.alarm(Instant::now() + after);
-                        }
-                        return Poll::Pending;
-                    }
-                }
-            }
-        };
-        if place.take().is_some() {
-            self.stop_waiting();
-        }
-        Poll::Ready(done)
     }
 }
 

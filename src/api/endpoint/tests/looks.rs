@@ -5,7 +5,7 @@ use std::time::{Duration, Instant};
 use bytes::Bytes;
 
 use super::{drivers, pair};
-use crate::channel::{Attempt, Limit};
+use crate::channel::{Attempt, Limit, Payload};
 use crate::ring::LOOK_AGAIN_AFTER;
 use crate::sync::lock;
 
@@ -17,8 +17,9 @@ fn a_wake_for_nothing_leaves_a_parked_sender_its_look() {
         let packet = Bytes::from_static(&[7; 1000]);
         while face.try_send(packet.clone()).is_ok() {}
         let mut tx = lock(&face.tx);
+        let payload = Payload::Packets(std::slice::from_ref(&packet));
         let mut park = || {
-            let parked = tx.park(&std::slice::from_ref(&packet), &mut 0, Limit::None);
+            let parked = tx.tx().park(payload, &mut 0, Limit::None);
             let Attempt::Parked { look_again } = parked else { panic!("the ring is full") };
             look_again
         };

@@ -1,0 +1,333 @@
+//! The sending half at work: its packets in their order, with the one that a `Sink` holds back.
+
+use std::pin::Pin;
+use std::task::{Context, Poll, ready};
+
+use bytes::Bytes;
+
+use super::budget::Limit;
+use super::ends::Directions;
+use super::payload::{AsPayload, Payload, Reserve};
+use super::send::{Deadline, Half, Places, SendEnd, SendFuture, SendState};
+use super::shared::Link;
+use super::tx::Tx;
+use super::wait::{Task, Thread, Wait};
+use crate::error::{CloseReason, ShmError, TryReserveError, TrySendError};
+use crate::ring::Claim;
+use crate::sync::Arc;
+
+/// The sending half of an end, for one sender.
+#[derive(Debug)]
+pub(crate) struct SendHalf {
+    link: Arc<Link>,
+    tx: Tx,
+    held: Held,
+}
+
+/// The packet that found no room, and how far its send is.
+#[derive(Debug, Default)]
+struct Held {
+    packet: Option<Bytes>,
+    state: SendState,
+}
+
+impl Held {
+    /// Ready when nothing is held back.
+    fn poll<W: Wait>(
+        &mut self,
+        link: &Link,
+        tx: &mut Tx,
+        deadline: &mut Deadline,
+        wait: &mut W,
+    ) -> Poll<Result<(), ShmError>> {
+        let Some(packet) = &self.packet else { return Poll::Ready(Ok(())) };
+        let packets = Payload::Packets(std::slice::from_ref(packet));
+        let sent = ready!(self.state.poll(&mut Half { link, tx }, packets, deadline, wait));
+        self.state = SendState::default();
+        if sent.is_ok() {
+            self.packet = None;
+        }
+        Poll::Ready(sent)
+    }
+
+    /// Sends what is held back at once or not at all.
+    fn try_send(&mut self, link: &Link, tx: &mut Tx) -> Result<(), TrySendError> {
+        let Some(packet) = self.packet.take() else { return Ok(()) };
+        let outcome = tx.try_send(packet.clone());
+        if outcome.is_ok() {
+            self.state.leave(&mut Half { link, tx });
+            self.state = SendState::default();
+        } else {
+            self.packet = Some(packet);
+        }
+        outcome
+    }
+}
+
+/// A half whose held packet goes first.
+#[derive(Debug)]
+pub(crate) struct AfterHeld<'a> {
+    half: Half<'a>,
+    held: &'a mut Held,
+}
+
+impl<'a> SendEnd<'a> for AfterHeld<'a> {
+    #[inline]
+    fn link(&self) -> &'a Link {
+        self.half.link()
+    }
+
+    #[inline]
+    fn with<R>(&mut self, work: impl FnOnce(&mut Tx, &mut Places) -> R) -> R {
+        self.half.with(work)
+    }
+
+    #[inline]
+    fn poll_before<W: Wait>(
+        &mut self,
+        deadline: &mut Deadline,
+        wait: &mut W,
+    ) -> Poll<Result<(), ShmError>> {
+        self.held.poll(self.half.link, self.half.tx, deadline, wait)
+    }
+}
+
+/// A reservation under way.
+#[must_use = "futures do nothing unless polled"]
+struct RoomFuture<'a> {
+    len: usize,
+    sending: SendFuture<'a, AfterHeld<'a>, Reserve>,
+}
+
+impl RoomFuture<'_> {
+    fn poll_with<W: Wait>(&mut self, wait: &mut W) -> Poll<Result<Claim, ShmError>> {
+        loop {
+            ready!(self.sending.poll_with(wait))?;
+            let AfterHeld { half, .. } = self.sending.end();
+            // Nobody else can have taken the room. Checks it again: a misbehaving peer may have.
+            if let Some(claim) =
+                half.tx.claim(self.len).map_err(|reason| closed(half.link, reason))?
+            {
+                return Poll::Ready(Ok(claim));
+            }
+            self.sending.begin_again();
+        }
+    }
+}
+
+impl Future for RoomFuture<'_> {
+    type Output = Result<Claim, ShmError>;
+
+    fn poll(mut self: Pin<&mut Self>, cx: &mut Context<'_>) -> Poll<Self::Output> {
+        self.poll_with(&mut Task(cx))
+    }
+}
+
+impl SendHalf {
+    pub(crate) fn new(link: &Arc<Link>, tx: Tx) -> Self {
+        Self { link: link.clone(), tx, held: Held::default() }
+    }
+
+    #[inline]
+    pub(crate) fn link(&self) -> &Arc<Link> {
+        &self.link
+    }
+
+    /// What writes a packet to the room that was just given.
+    #[inline]
+    pub(crate) fn tx(&mut self) -> &mut Tx {
+        &mut self.tx
+    }
+
+    #[inline]
+    fn after_held(&mut self) -> AfterHeld<'_> {
+        AfterHeld { half: Half { link: &self.link, tx: &mut self.tx }, held: &mut self.held }
+    }
+
+    /// Sends, where that goes without waiting. Otherwise the packet comes back.
+    #[inline]
+    pub(crate) fn send_within_budget(
+        &mut self,
+        packet: Bytes,
+    ) -> Result<Result<(), ShmError>, Bytes> {
+        if self.tx.has_budget() { self.send_at_once(packet) } else { Err(packet) }
+    }
+
+    /// The whole of a send.
+    pub(crate) fn wait_to_send<P: AsPayload>(
+        &mut self,
+        packets: P,
+    ) -> SendFuture<'_, AfterHeld<'_>, P> {
+        SendFuture::new(self.after_held(), packets)
+    }
+
+    pub(crate) fn send_blocking(&mut self, packet: Bytes) -> Result<(), ShmError> {
+        match self.send_at_once(packet) {
+            Ok(done) => done,
+            Err(packet) => self.wait_to_send([packet]).block(),
+        }
+    }
+
+    pub(crate) fn send_batch_blocking(&mut self, packets: &[Bytes]) -> Result<(), ShmError> {
+        self.wait_to_send(packets).block()
+    }
+
+    pub(crate) fn try_send(&mut self, packet: Bytes) -> Result<(), TrySendError> {
+        match self.try_send_held() {
+            Ok(()) => self.tx.try_send(packet),
+            Err(TrySendError::Closed(_, reason)) => Err(TrySendError::Closed(packet, reason)),
+            Err(_) => Err(TrySendError::Full(packet)),
+        }
+    }
+
+    pub(crate) fn try_send_held(&mut self) -> Result<(), TrySendError> {
+        self.held.try_send(&self.link, &mut self.tx)
+    }
+
+    /// The usual case, without a look at the clock: the packet finds room as far as is known, or
+    /// nothing can be sent any more. Otherwise it comes back.
+    #[inline]
+    fn send_at_once(&mut self, packet: Bytes) -> Result<Result<(), ShmError>, Bytes> {
+        if self.holds() || packet.len() > self.tx.max_packet() {
+            return Err(packet);
+        }
+        let payload = Payload::Packets(std::slice::from_ref(&packet));
+        match self.tx.attempt(payload, &mut 0, Limit::None) {
+            Some(done) => Ok(done.map_err(|reason| closed(&self.link, reason))),
+            None => Err(packet),
+        }
+    }
+
+    /// Room for a packet that is still to be written; waits for room if there is none.
+    #[inline]
+    pub(crate) async fn room(&mut self, len: usize) -> Result<Claim, ShmError> {
+        if self.tx.has_budget()
+            && let Some(claimed) = self.claim_at_once(len)
+        {
+            return claimed;
+        }
+        self.wait_for_room(len)?.await
+    }
+
+    /// As [`room`](Self::room), blocking the thread.
+    #[inline]
+    pub(crate) fn room_blocking(&mut self, len: usize) -> Result<Claim, ShmError> {
+        if let Some(claimed) = self.claim_at_once(len) {
+            return claimed;
+        }
+        let mut room = self.wait_for_room(len)?;
+        Thread::block(|wait| room.poll_with(wait))
+    }
+
+    /// The wait, for the peer or for other tasks, which the peer could not help without what is
+    /// withheld.
+    fn wait_for_room(&mut self, len: usize) -> Result<RoomFuture<'_>, ShmError> {
+        self.publish_withheld()?;
+        Ok(RoomFuture { len, sending: self.wait_to_send(Reserve(len)) })
+    }
+
+    /// As [`room`](Self::room), at once or not at all.
+    #[inline(always)]
+    pub(crate) fn try_room(&mut self, len: usize) -> Result<Claim, TryReserveError> {
+        match self.tx.claim_known(len) {
+            Some(claim) if !self.holds() => Ok(claim),
+            _ => self.try_room_at_last(len),
+        }
+    }
+
+    #[cold]
+    fn try_room_at_last(&mut self, len: usize) -> Result<Claim, TryReserveError> {
+        match self.try_send_held() {
+            Ok(()) => self.tx.try_reserve(len),
+            Err(TrySendError::Closed(_, reason)) => Err(TryReserveError::Closed(reason)),
+            Err(_) => Err(TryReserveError::Full),
+        }
+    }
+
+    /// The usual case of a reservation, as of a [`send`](Self::send_at_once). `None` if it is not.
+    #[inline]
+    fn claim_at_once(&mut self, len: usize) -> Option<Result<Claim, ShmError>> {
+        if self.holds() || len > self.tx.max_packet() {
+            return None;
+        }
+        if let Some(reason) = self.link.tx_end() {
+            return Some(Err(closed(&self.link, reason)));
+        }
+        self.tx.claim(len).map_err(|reason| closed(&self.link, reason)).transpose()
+    }
+
+    /// Publishes the packets of a batch.
+    pub(crate) fn publish_withheld(&mut self) -> Result<(), ShmError> {
+        self.tx.publish_withheld().map_err(|reason| ShmError::Closed { reason, sent: 0 })
+    }
+
+    /// Whether it holds a packet back.
+    #[inline]
+    pub(crate) fn holds(&self) -> bool {
+        self.held.packet.is_some()
+    }
+
+    /// For a `Sink`: whether a packet may be given to it.
+    pub(crate) fn poll_ready(&mut self, cx: &mut Context<'_>) -> Poll<Result<(), ShmError>> {
+        match self.link.tx_end() {
+            Some(reason) => Poll::Ready(Err(closed(&self.link, reason))),
+            None if self.tx.ends_turn(Limit::Budget) => {
+                cx.waker().wake_by_ref();
+                Poll::Pending
+            }
+            None => self.poll_held(cx),
+        }
+    }
+
+    /// For a `Sink`: sends a packet, or holds it back. None is held back.
+    pub(crate) fn start_send(&mut self, packet: Bytes) -> Result<(), ShmError> {
+        match self.tx.try_send(packet) {
+            Ok(()) => Ok(()),
+            Err(TrySendError::Full(packet)) => {
+                self.held.packet = Some(packet);
+                Ok(())
+            }
+            Err(TrySendError::Closed(_, reason)) => Err(ShmError::Closed { reason, sent: 0 }),
+            Err(TrySendError::TooLarge(packet, max)) => {
+                Err(ShmError::PacketTooLarge { len: packet.len(), max })
+            }
+        }
+    }
+
+    /// For a `Sink`: ready when all is out.
+    pub(crate) fn poll_flush(&mut self, cx: &mut Context<'_>) -> Poll<Result<(), ShmError>> {
+        // Of a batch that was leaked.
+        self.publish_withheld()?;
+        self.poll_held(cx)
+    }
+
+    /// For a `Sink`: ready when all is out and the end is announced.
+    pub(crate) fn poll_close(&mut self, cx: &mut Context<'_>) -> Poll<Result<(), ShmError>> {
+        ready!(self.poll_flush(cx))?;
+        self.tx.finish();
+        Poll::Ready(Ok(()))
+    }
+
+    fn poll_held(&mut self, cx: &mut Context<'_>) -> Poll<Result<(), ShmError>> {
+        self.held.poll(&self.link, &mut self.tx, &mut Deadline::never(), &mut Task(cx))
+    }
+}
+
+impl Drop for SendHalf {
+    fn drop(&mut self) {
+        // If the drop cancels the channel in any case, that is left to `Tx`.
+        if self.link.is_cut_off_by_drop() {
+            return;
+        }
+        // The last chance of a packet that was held back. Without room it is lost, and the peer must
+        // not take what it has for all.
+        if let Err(TrySendError::Full(_)) = self.try_send_held() {
+            self.link.cancel();
+        }
+    }
+}
+
+fn closed(link: &Link, reason: CloseReason) -> ShmError {
+    link.tell(Directions::TX, reason);
+    ShmError::Closed { reason, sent: 0 }
+}

@@ -1,0 +1,135 @@
+//! How a call waits: as a task, which returns `Pending`, or as a thread, which sleeps.
+//!
+//! Sending and receiving have one loop each, with this as its parameter.
+
+use std::task::{Context, Poll};
+use std::time::Instant;
+
+use super::block::Seen;
+use super::budget::Limit;
+use super::shared::Link;
+use super::spurious_wakes::VainWakes;
+use crate::wake::waiters::{Waiters, Waiting};
+
+/// A way to wait.
+pub(crate) trait Wait {
+    /// Whether the call has a budget.
+    const LIMIT: Limit;
+
+    /// The caller is about to look for what it waits for. Whatever comes after this ends
+    /// [`sleep`](Self::sleep).
+    fn before_looking(&mut self, link: &Link);
+
+    /// Joins those whom `waiters` wakes, before a last look.
+    fn register(&mut self, link: &Link, waiters: &Waiters, place: &mut Option<Waiting>);
+
+    /// Waits for the caller's place in the queue of senders; `false` if the deadline passed.
+    fn wait_for_place(
+        &mut self,
+        link: &Link,
+        place: &mut Waiting,
+        deadline: Option<Instant>,
+    ) -> Poll<bool>;
+
+    /// The budget is used up: lets others run.
+    fn yield_now(&mut self) -> Poll<()>;
+
+    /// Nothing was found. `Ready` means to look again. Without a wake it is time for that `at`.
+    fn sleep(&mut self, link: &Link, at: Option<Instant>) -> Poll<()>;
+}
+
+/// A task waits.
+#[derive(Debug)]
+pub(crate) struct Task<'a, 'b>(pub(crate) &'a mut Context<'b>);
+
+impl Wait for Task<'_, '_> {
+    const LIMIT: Limit = Limit::Budget;
+
+    #[inline]
+    fn before_looking(&mut self, _link: &Link) {}
+
+    fn register(&mut self, link: &Link, waiters: &Waiters, place: &mut Option<Waiting>) {
+        waiters.register(place, self.0);
+        link.rely_on_driver();
+    }
+
+    fn wait_for_place(
+        &mut self,
+        _link: &Link,
+        place: &mut Waiting,
+        _deadline: Option<Instant>,
+    ) -> Poll<bool> {
+        place.poll(self.0).map(|()| true)
+    }
+
+    fn yield_now(&mut self) -> Poll<()> {
+        self.0.waker().wake_by_ref();
+        Poll::Pending
+    }
+
+    fn sleep(&mut self, link: &Link, at: Option<Instant>) -> Poll<()> {
+        if let Some(at) = at {
+            link.alarm(at);
+        }
+        Poll::Pending
+    }
+}
+
+/// A thread waits. It sleeps on the bell itself.
+#[derive(Debug)]
+pub(crate) struct Thread {
+    seen: Option<Seen>,
+    vain: VainWakes,
+}
+
+impl Thread {
+    pub(crate) fn new() -> Self {
+        Self { seen: None, vain: VainWakes::new() }
+    }
+
+    /// The outcome of a call that waits by this: it is never pending.
+    #[inline(always)]
+    pub(crate) fn block<T>(mut call: impl FnMut(&mut Self) -> Poll<T>) -> T {
+        let mut wait = Self::new();
+        loop {
+            if let Poll::Ready(outcome) = call(&mut wait) {
+                return outcome;
+            }
+        }
+    }
+}
+
+impl Wait for Thread {
+    const LIMIT: Limit = Limit::None;
+
+    #[inline]
+    fn before_looking(&mut self, link: &Link) {
+        self.seen = Some(link.before_looking());
+    }
+
+    #[inline]
+    fn register(&mut self, _link: &Link, _waiters: &Waiters, _place: &mut Option<Waiting>) {}
+
+    fn wait_for_place(
+        &mut self,
+        link: &Link,
+        place: &mut Waiting,
+        deadline: Option<Instant>,
+    ) -> Poll<bool> {
+        link.prepare_to_block();
+        Poll::Ready(place.wait_until(deadline))
+    }
+
+    fn yield_now(&mut self) -> Poll<()> {
+        Poll::Ready(())
+    }
+
+    fn sleep(&mut self, link: &Link, at: Option<Instant>) -> Poll<()> {
+        // Without a look before it there is nothing to compare with.
+        if let Some(seen) = self.seen.take() {
+            let timeout = at.map(|at| at.saturating_duration_since(Instant::now()));
+            link.sleep(seen, timeout, &mut self.vain);
+        }
+        Poll::Ready(())
+    }
+}
