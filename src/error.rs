@@ -1,4 +1,5 @@
-//! The errors and the reasons that callers see, and the ways in which a peer can break the protocol.
+//! The errors and the reasons that callers see, and the ways in which a peer can break the
+//! protocol.
 
 use std::fmt;
 use std::io;
@@ -307,15 +308,15 @@ pub enum Violation {
     /// A record runs over the end of the ring.
     #[error("record of {0} bytes runs over the end of the ring")]
     RecordOverEnd(u32),
-    /// A marker leads to where no record can begin: over the ring's end, or to an offset that is not
-    /// a multiple of 8.
+    /// A marker leads to where no record can begin: over the ring's end, or to an offset that is
+    /// not a multiple of 8.
     #[error("jump to offset {0}, where no record can be")]
     JumpAstray(u32),
     /// A marker leads to where no packet is: to nothing, or to another marker.
     #[error("jump to offset {0}, where no packet is")]
     JumpToNoPacket(u32),
-    /// After the peer closed its sending direction, or died, its ring held more bytes of records and
-    /// markers than it is long: they lead round in a circle.
+    /// After the peer closed its sending direction, or died, its ring held more bytes of records
+    /// and markers than it is long: they lead round in a circle.
     #[error("more than {0} bytes of records after the end, in a ring of that length")]
     EndlessRing(u64),
     /// The consumer's head is not a multiple of 8.
@@ -419,8 +420,8 @@ pub enum RecvTimeoutError {
 }
 
 impl From<TrySendError> for ShmError {
-    /// Drops the packet that was not sent. Take it out by [`TrySendError::into_inner`] instead if it
-    /// is to be sent again.
+    /// Drops the packet that was not sent. Take it out by [`TrySendError::into_inner`] instead if
+    /// it is to be sent again.
     fn from(error: TrySendError) -> Self {
         match error {
             TrySendError::Full(_) => Self::WouldBlock,

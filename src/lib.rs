@@ -63,34 +63,34 @@
 //! | want no copy | [`reserve`](Sender::reserve): a [`Grant`] to write the packet where it will lie; many of them by a [`Batch`] | [`recv_ref`](Receiver::recv_ref): a [`Packet`] to read where it lies |
 //! | build a pipeline | [`Sender`] as a `Sink`, without a deadline | [`Receiver`] as a `Stream` of `Result`s |
 //!
-//! All can be mixed. The whole end takes `&self`, from any number of tasks, and costs a lock that is
-//! hardly ever contended; the halves take `&mut self` and cost none. `send` gives up after the
+//! All can be mixed. The whole end takes `&self`, from any number of tasks, and costs a lock that
+//! is hardly ever contended; the halves take `&mut self` and cost none. `send` gives up after the
 //! builder's `send_timeout` (5 s unless set); a `Sink` waits for as long as it takes.
 //!
 //! # What is promised
 //!
 //! - **Delivery.** Once `send` has returned `Ok` the packet is in shared memory. The peer receives
 //!   it, whole and once, even if this process is killed right away; unless either side cancels, the
-//!   peer stops receiving or dies, or the driver of an end goes that was not closed before. A packet
-//!   that was not wholly written is never seen.
-//! - **Order.** Packets of one direction arrive in the order in which their sends were queued;
-//!   a batch is not interleaved with others.
+//!   peer stops receiving or dies, or the driver of an end goes that was not closed before. A
+//!   packet that was not wholly written is never seen.
+//! - **Order.** Packets of one direction arrive in the order in which their sends were queued; a
+//!   batch is not interleaved with others.
 //! - **Cancellation.** A `send` that is dropped before it was ready has sent nothing, a `recv` has
-//!   taken nothing, a `send_batch` has sent the first so many.
-//!   [`cancel`](Endpoint::cancel), by either side, from any thread or through a [`Canceller`], ends
-//!   both directions on both sides at once: whatever waits returns.
-//! - **Ends are told apart.** Each direction ends for itself, with a [reason](CloseReason) that never
-//!   changes. After `recv` has returned `None`, [`finished`](Endpoint::finished) is `Ok` if the peer
-//!   ended its stream in order and all of it has come, else it tells what cut the stream off. As a
-//!   `Stream`, a receiver yields one `Err` before any end that may have lost packets. The channel is
-//!   over when both directions are, and its [`close_reason`](Endpoint::close_reason) is the worse
-//!   of the two, so an orderly end of one direction never hides that the other was cut off. A half
-//!   that the peer closes or drops ends its own direction only.
+//!   taken nothing, a `send_batch` has sent the first so many. [`cancel`](Endpoint::cancel), by
+//!   either side, from any thread or through a [`Canceller`], ends both directions on both sides at
+//!   once: whatever waits returns.
+//! - **Ends are told apart.** Each direction ends for itself, with a [reason](CloseReason) that
+//!   never changes. After `recv` has returned `None`, [`finished`](Endpoint::finished) is `Ok` if
+//!   the peer ended its stream in order and all of it has come, else it tells what cut the stream
+//!   off. As a `Stream`, a receiver yields one `Err` before any end that may have lost packets. The
+//!   channel is over when both directions are, and its [`close_reason`](Endpoint::close_reason) is
+//!   the worse of the two, so an orderly end of one direction never hides that the other was cut
+//!   off. A half that the peer closes or drops ends its own direction only.
 //! - **A part does not pass for the whole.** A `Sender`, or a whole end, that is dropped while its
 //!   thread panics cancels the channel. After [`cancel_on_drop(true)`](Sender::cancel_on_drop) so
 //!   does every drop without a close: a `?` in the middle of a stream, a future that is dropped. So
-//!   does the drop of a `Sender` that still holds back a packet for which there is no room. Any other
-//!   drop is an orderly end.
+//!   does the drop of a `Sender` that still holds back a packet for which there is no room. Any
+//!   other drop is an orderly end.
 //! - **Nobody sleeps for nothing.** No wake is lost; a peer's death is noticed in about a
 //!   millisecond, by whoever waits, to send or to receive, also across PID namespaces.
 //!
@@ -98,44 +98,44 @@
 //!
 //! A channel in full flight always has a packet to receive, or room to send one. A future that is
 //! ready as long as that holds never returns to its executor, and the other tasks of the thread
-//! starve. So each direction of an end has a budget: 256 packets of up to 64 bytes, fewer if they are
-//! longer, about 272 KiB in all. It counts since a future of this direction was last `Pending`. When
-//! it is used up, the next future wakes its own task and is `Pending` once. It has taken and sent
-//! nothing by that, and it may be dropped.
+//! starve. So each direction of an end has a budget: 256 packets of up to 64 bytes, fewer if they
+//! are longer, about 272 KiB in all. It counts since a future of this direction was last `Pending`.
+//! When it is used up, the next future wakes its own task and is `Pending` once. It has taken and
+//! sent nothing by that, and it may be dropped.
 //!
-//! This holds for all futures: `send`, `recv`, both batches, `reserve`, `recv_ref`, the `Sink` and the
-//! `Stream`. The `try_` and the blocking calls count too, but nothing stops them.
+//! This holds for all futures: `send`, `recv`, both batches, `reserve`, `recv_ref`, the `Sink` and
+//! the `Stream`. The `try_` and the blocking calls count too, but nothing stops them.
 //!
 //! **`Pending` does not mean empty, or full.** A program that polls by hand, as `select!` and
-//! `now_or_never` do, may see `Pending` while packets are there; it is woken at once. To ask what is
-//! there now, use [`try_recv`](Endpoint::try_recv), [`try_send`](Endpoint::try_send) or
+//! `now_or_never` do, may see `Pending` while packets are there; it is woken at once. To ask what
+//! is there now, use [`try_recv`](Endpoint::try_recv), [`try_send`](Endpoint::try_send) or
 //! [`readable`](Receiver::readable).
 //!
 //! # What a peer can do
 //!
-//! A peer that **dies** ends the channel with [`CloseReason::PeerDied`], whatever it had half-closed
-//! before; what it had wholly published is received first. (Also, from Linux 6.5 on, if a child that it forked lives on with
-//! copies of its descriptors.) Nothing outlives both processes but an empty socket file, which the
-//! next engine takes over.
+//! A peer that **dies** ends the channel with [`CloseReason::PeerDied`], whatever it had
+//! half-closed before; what it had wholly published is received first. (Also, from Linux 6.5 on, if
+//! a child that it forked lives on with copies of its descriptors.) Nothing outlives both processes
+//! but an empty socket file, which the next engine takes over.
 //!
 //! A **hostile** peer can send any packets, stop talking, fill its own ring, ring in vain until it
 //! is closed for it, and end the channel. It cannot cause undefined behaviour, a panic or a hang,
 //! because nothing that it writes is believed: the memory is sealed against resizing, every number
-//! is judged before use, packets are copied out (to read one in place as a slice is `unsafe`, because
-//! that rests on the peer's good conduct). After its end, by whatever way, at most one ring of
-//! packets follows. What it breaks is a [`Violation`], and ends this
+//! is judged before use, packets are copied out (to read one in place as a slice is `unsafe`,
+//! because that rests on the peer's good conduct). After its end, by whatever way, at most one ring
+//! of packets follows. What it breaks is a [`Violation`], and ends this
 //! channel and no other. Who may connect is decided by the socket's mode and the peer's user: our
 //! own and root, unless a builder's `allow` says otherwise.
 //!
 //! # Kernels
 //!
 //! Linux, on machines with 64-bit atomics. On Linux 6.7 or later, where io_uring is permitted, the
-//! driver keeps one futex wait armed for each channel in an io_uring: [`Backend::IoUring`]. Elsewhere
-//! it uses epoll alone, and the peer rings it by a byte on the channel's socket:
+//! driver keeps one futex wait armed for each channel in an io_uring: [`Backend::IoUring`].
+//! Elsewhere it uses epoll alone, and the peer rings it by a byte on the channel's socket:
 //! [`Backend::Epoll`]. The choice is made silently, is shown by [`Driver::backend`], and is each
 //! side's own. A program that puts itself into a sandbox without io_uring does so before it makes a
-//! driver: one that was promised a ring, and is refused it later, ends. `/proc` must be mounted. The
-//! library installs no signal handler.
+//! driver: one that was promised a ring, and is refused it later, ends. `/proc` must be mounted.
+//! The library installs no signal handler.
 //!
 //! # Targets
 //!
@@ -145,8 +145,9 @@
 //! | any other with 64-bit atomics: x86, Armv7, s390x and more | epoll |
 //!
 //! The feature `io-uring` is on by default. Without it, all drivers wait by epoll, and the crate of
-//! that name is not built. Asking for [`Backend::IoUring`] is [`Unsupported`](ShmError::Unsupported)
-//! then. On 32-bit targets a ring is of at most 512 MiB, and an engine's larger one is refused.
+//! that name is not built. Asking for [`Backend::IoUring`] is
+//! [`Unsupported`](ShmError::Unsupported) then. On 32-bit targets a ring is of at most 512 MiB, and
+//! an engine's larger one is refused.
 //!
 //! # Recipes
 //!
@@ -170,8 +171,8 @@
 //!
 //! ## Bodies larger than a packet
 //!
-//! Say first how long the body is, then send it in pieces. [`send_batch`](Endpoint::send_batch) keeps
-//! other senders out of the middle:
+//! Say first how long the body is, then send it in pieces. [`send_batch`](Endpoint::send_batch)
+//! keeps other senders out of the middle:
 //!
 //! ```
 //! # use wakering::{SpscFace, SpscHandle};

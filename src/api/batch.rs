@@ -7,13 +7,14 @@ use crate::channel::SendHalf;
 use crate::error::{ShmError, TryReserveError};
 
 /// Packets that are written where they will lie, one after the other, and published together; from
-/// [`Sender::batch`].
+/// [`Sender::batch`](crate::Sender::batch).
 ///
-/// A packet costs a publication, a fence and a look at the peer's bell; a batch costs one of each, and
-/// the peer, who sees all of it at once, keeps off the lines that are still being written. In streams of
-/// async calls and of packets from 8 KiB on that was a fifth to a half more packets a second
-/// (`benches/peers`, two cores); for `try_` calls and 64 bytes it was none. [`Sender::send_batch`] does
-/// the same for packets that are `Bytes` already.
+/// A packet costs a publication, a fence and a look at the peer's bell; a batch costs one of each,
+/// and the peer, who sees all of it at once, keeps off the lines that are still being written. In
+/// streams of async calls and of packets from 8 KiB on that was a fifth to a half more packets a
+/// second (`benches/peers`, two cores); for `try_` calls and 64 bytes it was none.
+/// [`Sender::send_batch`](crate::Sender::send_batch) does the same for packets that are `Bytes`
+/// already.
 ///
 /// A [`Grant`] of a batch that is committed is withheld until
 /// - [`publish`](Self::publish), or the batch is dropped;
@@ -22,10 +23,10 @@ use crate::error::{ShmError, TryReserveError};
 ///
 /// The packets come in order, none before those withheld earlier. A batch that was leaked
 /// (`std::mem::forget`) is published with whatever is sent next, or by a `flush` or the end of the
-/// [`Sender`].
+/// [`Sender`](crate::Sender).
 ///
-/// The peer cannot know of what is withheld. So do not wait for its answer, nor for anything else, with
-/// a batch that is not published.
+/// The peer cannot know of what is withheld. So do not wait for its answer, nor for anything else,
+/// with a batch that is not published.
 ///
 /// # Examples
 /// ```
@@ -57,15 +58,15 @@ impl<'a> Batch<'a> {
         Self { half }
     }
 
-    /// Reserves room for the next packet, of up to `len` bytes; waits for room if there is none, after
-    /// it has published what was withheld.
+    /// Reserves room for the next packet, of up to `len` bytes; waits for room if there is none,
+    /// after it has published what was withheld.
     ///
     /// # Errors
-    /// As [`Sender::reserve`].
+    /// As [`Sender::reserve`](crate::Sender::reserve).
     ///
     /// # Cancel safety
-    /// A future that is dropped before it was ready has reserved nothing. (What was withheld may be out
-    /// by then.)
+    /// A future that is dropped before it was ready has reserved nothing. (What was withheld may be
+    /// out by then.)
     pub fn reserve(
         &mut self,
         len: usize,
@@ -76,11 +77,11 @@ impl<'a> Batch<'a> {
         }
     }
 
-    /// Reserves room for the next packet, of up to `len` bytes, if there is room now. If there is none,
-    /// what was withheld is published.
+    /// Reserves room for the next packet, of up to `len` bytes, if there is room now. If there is
+    /// none, what was withheld is published.
     ///
     /// # Errors
-    /// As [`Sender::try_reserve`].
+    /// As [`Sender::try_reserve`](crate::Sender::try_reserve).
     #[inline]
     pub fn try_reserve(&mut self, len: usize) -> Result<Grant<'_>, TryReserveError> {
         let claim = self.half.try_room(len)?;
@@ -90,13 +91,14 @@ impl<'a> Batch<'a> {
     /// As [`reserve`](Self::reserve), blocking the thread.
     ///
     /// # Errors
-    /// As [`Sender::reserve`].
+    /// As [`Sender::reserve`](crate::Sender::reserve).
     pub fn reserve_blocking(&mut self, len: usize) -> Result<Grant<'_>, ShmError> {
         let claim = self.half.room_blocking(len)?;
         Ok(Grant::of_batch(self.half.tx(), claim))
     }
 
-    /// Publishes what was withheld, all at once, and wakes the peer if it sleeps. The batch may go on.
+    /// Publishes what was withheld, all at once, and wakes the peer if it sleeps. The batch may go
+    /// on.
     ///
     /// Dropping the batch does the same, and tells of no error.
     ///

@@ -4,7 +4,7 @@ use std::fmt;
 use std::sync::atomic::{AtomicBool, Ordering};
 use std::sync::{Arc, Mutex, PoisonError, Weak};
 
-use crate::channel::Link;
+use crate::channel::Channel;
 use crate::sys::fork::PerProcess;
 
 /// Cancels the ends that it was given to, all at once, from any thread.
@@ -31,7 +31,7 @@ pub struct Canceller {
 #[derive(Default)]
 struct Inner {
     cancelled: AtomicBool,
-    ends: PerProcess<Mutex<Vec<Weak<Link>>>>,
+    ends: PerProcess<Mutex<Vec<Weak<Channel>>>>,
 }
 
 impl Canceller {
@@ -74,7 +74,7 @@ impl Canceller {
         }
     }
 
-    pub(crate) fn add(&self, end: &Arc<Link>) {
+    pub(crate) fn add(&self, end: &Arc<Channel>) {
         let is_too_late = {
             let mut ends = self.lock();
             // Ends that are gone make room here, so that a canceller for life does not grow.
@@ -89,7 +89,7 @@ impl Canceller {
         }
     }
 
-    fn lock(&self) -> std::sync::MutexGuard<'_, Vec<Weak<Link>>> {
+    fn lock(&self) -> std::sync::MutexGuard<'_, Vec<Weak<Channel>>> {
         self.inner.ends.get().lock().unwrap_or_else(PoisonError::into_inner)
     }
 }

@@ -12,7 +12,7 @@ use super::canceller::Canceller;
 use super::receiver::Receiver;
 use super::sender::Sender;
 use crate::channel::{
-    Directions, Limit, Link, Options, Receiving, Rx, SendFuture, SendHalf, SharedTx, Stats, Tx,
+    Channel, Directions, Limit, Options, RecvFuture, Rx, SendFuture, SendHalf, SharedTx, Stats, Tx,
     Whole, deadline_after, from_taken, from_timed, take_at_once,
 };
 use crate::driver::Binding;
@@ -36,10 +36,10 @@ use crate::sync::{Arc, Mutex, lock};
 /// that is dropped while its thread panics is cancelled instead, unless it was closed before, so
 /// that the other side does not take a part for the whole. What counts is the thread that drops it.
 /// An end in an `Arc` is dropped by whoever has the last clone: if the thread that panics is not
-/// that one, the drop is an orderly one. See [`cancel_on_drop`](Self::cancel_on_drop) for other ways
-/// out of the middle of a stream.
+/// that one, the drop is an orderly one. See [`cancel_on_drop`](Self::cancel_on_drop) for other
+/// ways out of the middle of a stream.
 pub struct Endpoint {
-    link: Arc<Link>,
+    channel: Arc<Channel>,
     tx: Mutex<SharedTx>,
     rx: Mutex<Rx>,
 }
@@ -52,22 +52,22 @@ impl Endpoint {
         options: Options,
         driver: &Binding,
     ) -> Result<Self, ShmError> {
-        let link = Arc::new(Link::new(region, side, options));
+        let channel = Arc::new(Channel::new(region, side, options));
         let endpoint = Self {
-            tx: Mutex::new(SharedTx::new(Tx::new(&link))),
-            rx: Mutex::new(Rx::new(&link)),
-            link,
+            tx: Mutex::new(SharedTx::new(Tx::new(&channel))),
+            rx: Mutex::new(Rx::new(&channel)),
+            channel,
         };
-        endpoint.link.bind(driver)?;
+        endpoint.channel.bind(driver)?;
         Ok(endpoint)
     }
 
     fn whole(&self) -> Whole<'_> {
-        Whole { link: &self.link, tx: &self.tx }
+        Whole { channel: &self.channel, tx: &self.tx }
     }
 
-    pub(crate) fn link(&self) -> &Arc<Link> {
-        &self.link
+    pub(crate) fn channel(&self) -> &Arc<Channel> {
+        &self.channel
     }
 
     /// Sends a packet, waiting for room if there is none.
@@ -76,7 +76,8 @@ impl Endpoint {
     /// ends right away, unless either side cancels or the peer stops receiving.
     ///
     /// # Errors
-    /// - [`PacketTooLarge`](ShmError::PacketTooLarge): longer than [`max_packet`](Self::max_packet).
+    /// - [`PacketTooLarge`](ShmError::PacketTooLarge): longer than
+    ///   [`max_packet`](Self::max_packet).
     /// - [`TimedOut`](ShmError::TimedOut): no room for the builder's `send_timeout` (5 s unless
     ///   set), counted from when the send first had to wait, whether or not anybody is connected.
     /// - [`Closed`](ShmError::Closed): the channel has ended, or the peer receives no more.
@@ -89,9 +90,9 @@ impl Endpoint {
 
     /// Sends packets one after the other. No other sender's packets come in between.
     ///
-    /// They are published together, with one fence and one look at the peer's bell, so that the peer
-    /// sees none before all are written: as many as fit, and at most an eighth of the ring at a time, or
-    /// 128 KiB if that is less, so that it has something to go on with.
+    /// They are published together, with one fence and one look at the peer's bell, so that the
+    /// peer sees none before all are written: as many as fit, and at most an eighth of the ring
+    /// at a time, or 128 KiB if that is less, so that it has something to go on with.
     ///
     /// # Errors
     /// As [`send`](Self::send). `PacketTooLarge` means that none was sent; the others tell in
@@ -111,7 +112,7 @@ impl Endpoint {
     /// # Errors
     /// The packet comes back in the error: see [`TrySendError`].
     pub fn try_send(&self, packet: Bytes) -> Result<(), TrySendError> {
-        if let Some(reason) = self.link.forked_end(Directions::TX) {
+        if let Some(reason) = self.channel.forked_end(Directions::TX) {
             return Err(TrySendError::Closed(packet, reason));
         }
         lock(&self.tx).try_send(packet)
@@ -134,8 +135,8 @@ impl Endpoint {
         SendFuture::new(self.whole(), packets).block()
     }
 
-    /// Receives the next packet; `None` is the end, and [`finished`](Self::finished) tells whether it
-    /// is an orderly one.
+    /// Receives the next packet; `None` is the end, and [`finished`](Self::finished) tells whether
+    /// it is an orderly one.
     ///
     /// # Cancel safety
     /// A future that is dropped before it was ready has taken nothing.
@@ -144,17 +145,18 @@ impl Endpoint {
     /// passes the wake on; but one that is woken and then neither polled nor dropped keeps it, and
     /// the others may sleep although a packet is there, until the next one comes.
     pub fn recv(&self) -> impl Future<Output = Option<Bytes>> + Send + '_ {
-        let receiving = Receiving::new(&self.link, &self.rx, Rx::take);
+        let receiving = RecvFuture::new(&self.channel, &self.rx, Rx::take);
         async move { receiving.await.ok() }
     }
 
     /// Receives at least one and at most `max` packets, appends them to `packets` and tells how
     /// many; 0 is the end (or a `max` of 0).
     ///
-    /// Their room goes back to the sender together, and once for each eighth of the ring, or 128 KiB if
-    /// that is less, with one look at whether it waits. It takes what is there and sleeps only if that is nothing. Packets
-    /// under 2 KiB of one batch lie side by side in up to 16 KiB, which live as long as one of them.
-    /// One call takes at most one ring's length of records, however large `max` is.
+    /// Their room goes back to the sender together, and once for each eighth of the ring, or 128
+    /// KiB if that is less, with one look at whether it waits. It takes what is there and
+    /// sleeps only if that is nothing. Packets under 2 KiB of one batch lie side by side in up
+    /// to 16 KiB, which live as long as one of them. One call takes at most one ring's length
+    /// of records, however large `max` is.
     ///
     /// # Cancel safety
     /// A future that is dropped before it was ready has taken nothing and leaves `packets` as it
@@ -164,7 +166,7 @@ impl Endpoint {
         packets: &'a mut Vec<Bytes>,
         max: usize,
     ) -> impl Future<Output = usize> + Send + 'a {
-        let receiving = Receiving::new(&self.link, &self.rx, move |rx: &mut Rx| {
+        let receiving = RecvFuture::new(&self.channel, &self.rx, move |rx: &mut Rx| {
             rx.take_batch(packets, max, Limit::Budget)
         });
         async move { receiving.await.unwrap_or(0) }
@@ -172,13 +174,13 @@ impl Endpoint {
 
     /// Takes the next packet if one is there.
     ///
-    /// Where a stream in full flight has just run dry, it looks once more 4 us later, so that a caller
-    /// who asks again and again does not go at the pace of the sender's cache misses.
+    /// Where a stream in full flight has just run dry, it looks once more 4 us later, so that a
+    /// caller who asks again and again does not go at the pace of the sender's cache misses.
     ///
     /// # Errors
     /// [`TryRecvError::Empty`] if there is none now, [`TryRecvError::Closed`] if none will come.
     pub fn try_recv(&self) -> Result<Bytes, TryRecvError> {
-        if let Some(reason) = self.link.forked_end(Directions::RX) {
+        if let Some(reason) = self.channel.forked_end(Directions::RX) {
             return Err(TryRecvError::Closed(reason));
         }
         from_taken(take_at_once(&self.rx, Rx::take))
@@ -186,13 +188,15 @@ impl Endpoint {
 
     /// As [`recv`](Self::recv), blocking the thread.
     pub fn recv_blocking(&self) -> Option<Bytes> {
-        Receiving::new(&self.link, &self.rx, Rx::take).block(None)?.ok()
+        RecvFuture::new(&self.channel, &self.rx, Rx::take).block(None)?.ok()
     }
 
     /// As [`recv_batch`](Self::recv_batch), blocking the thread.
     pub fn recv_batch_blocking(&self, packets: &mut Vec<Bytes>, max: usize) -> usize {
         let take = |rx: &mut Rx| rx.take_batch(packets, max, Limit::None);
-        Receiving::new(&self.link, &self.rx, take).block(None).map_or(0, |taken| taken.unwrap_or(0))
+        RecvFuture::new(&self.channel, &self.rx, take)
+            .block(None)
+            .map_or(0, |taken| taken.unwrap_or(0))
     }
 
     /// As [`recv_blocking`](Self::recv_blocking), for no longer than `timeout`.
@@ -201,7 +205,9 @@ impl Endpoint {
     /// [`RecvTimeoutError::Timeout`] if no packet came in time, [`RecvTimeoutError::Closed`] if
     /// none will come.
     pub fn recv_timeout(&self, timeout: Duration) -> Result<Bytes, RecvTimeoutError> {
-        from_timed(Receiving::new(&self.link, &self.rx, Rx::take).block(deadline_after(timeout)))
+        from_timed(
+            RecvFuture::new(&self.channel, &self.rx, Rx::take).block(deadline_after(timeout)),
+        )
     }
 
     /// Ends both directions in order: the peer receives all that was sent, then the end; its sends
@@ -209,23 +215,23 @@ impl Endpoint {
     ///
     /// No `send` returns `Ok` once this has returned.
     pub fn close(&self) {
-        if self.link.forked().is_some() {
+        if self.channel.forked().is_some() {
             return;
         }
         {
             let _no_send_goes_on_behind_it = lock(&self.tx);
-            self.link.close();
+            self.channel.close();
         }
-        self.link.tell_everyone();
+        self.channel.tell_everyone();
     }
 
     /// Cuts the channel off for both sides: what was sent and not received is lost, and every
     /// waiting call returns.
     ///
-    /// After [`close`](Self::close) it still cuts off what the peer has not received. Our own reason
-    /// stays [`Local`](CloseReason::Local).
+    /// After [`close`](Self::close) it still cuts off what the peer has not received. Our own
+    /// reason stays [`Local`](CloseReason::Local).
     pub fn cancel(&self) {
-        self.link.cancel();
+        self.channel.cancel();
     }
 
     /// A new [`Canceller`] that cancels this end, from any thread and after the end has moved.
@@ -238,16 +244,16 @@ impl Endpoint {
     /// Lets `canceller` cancel this end too; if it has been used already, that happens now. An end
     /// may have any number of cancellers.
     pub fn set_cancel(&self, canceller: &Canceller) {
-        canceller.add(&self.link);
+        canceller.add(&self.channel);
     }
 
-    /// Whether dropping this end without [`close`](Self::close) cancels the channel instead of ending
-    /// it in order. `false` unless set.
+    /// Whether dropping this end without [`close`](Self::close) cancels the channel instead of
+    /// ending it in order. `false` unless set.
     ///
-    /// For code that may leave a stream in the middle, by a `?` or because its future is dropped, and
-    /// that closes the end when all is sent. After [`into_split`](Self::into_split) the setting is the
-    /// [`Sender`]'s, who closes by [`SinkExt::close`](futures::SinkExt::close); a [`Receiver`] may be
-    /// dropped at any time.
+    /// For code that may leave a stream in the middle, by a `?` or because its future is dropped,
+    /// and that closes the end when all is sent. After [`into_split`](Self::into_split) the
+    /// setting is the [`Sender`]'s, who closes by [`SinkExt::close`](futures::SinkExt::close);
+    /// a [`Receiver`] may be dropped at any time.
     ///
     /// # Examples
     /// ```
@@ -264,31 +270,32 @@ impl Endpoint {
     /// # Ok::<(), wakering::ShmError>(())
     /// ```
     pub fn cancel_on_drop(&self, cancel: bool) {
-        self.link.cancel_on_drop(cancel);
+        self.channel.cancel_on_drop(cancel);
     }
 
     /// Whether the channel is over: nothing can be sent and nothing more will come.
     ///
-    /// Packets that were sent before an orderly close by the peer, or before its death, can still be
-    /// received. A half that the peer closed or dropped ends its own direction and not the channel.
+    /// Packets that were sent before an orderly close by the peer, or before its death, can still
+    /// be received. A half that the peer closed or dropped ends its own direction and not the
+    /// channel.
     pub fn is_closed(&self) -> bool {
-        self.link.close_reason_so_far().is_some()
+        self.channel.close_reason_so_far().is_some()
     }
 
     /// Why the channel is over, or `None` while it is not.
     ///
-    /// Each direction has a reason of its own, and this is the worse of the two. From the worst to the
-    /// best: [`Violation`](CloseReason::Violation), [`PeerDied`](CloseReason::PeerDied),
+    /// Each direction has a reason of its own, and this is the worse of the two. From the worst to
+    /// the best: [`Violation`](CloseReason::Violation), [`PeerDied`](CloseReason::PeerDied),
     /// [`DriverGone`](CloseReason::DriverGone), [`Forked`](CloseReason::Forked),
     /// [`Cancelled`](CloseReason::Cancelled), [`Peer`](CloseReason::Peer),
     /// [`Local`](CloseReason::Local). So an orderly end of one direction never hides that the other
     /// was cut off.
     ///
-    /// Once `Some`, it never changes. If packets are still in the ring when it is first asked for, and
-    /// are cut off later, [`finished`](Self::finished) tells that. To learn whether everything that
-    /// the peer sent has come, ask `finished`.
+    /// Once `Some`, it never changes. If packets are still in the ring when it is first asked for,
+    /// and are cut off later, [`finished`](Self::finished) tells that. To learn whether
+    /// everything that the peer sent has come, ask `finished`.
     pub fn close_reason(&self) -> Option<CloseReason> {
-        self.link.close_reason()
+        self.channel.close_reason()
     }
 
     /// Whether everything that the peer sent has been received.
@@ -324,7 +331,7 @@ impl Endpoint {
     /// # Ok::<(), wakering::ShmError>(())
     /// ```
     pub fn finished(&self) -> Option<Result<(), CloseReason>> {
-        self.link.finished()
+        self.channel.finished()
     }
 
     /// Waits until the channel is over, as [`is_closed`](Self::is_closed) has it, and tells why.
@@ -332,7 +339,7 @@ impl Endpoint {
     /// # Cancel safety
     /// Changes nothing.
     pub fn closed(&self) -> impl Future<Output = CloseReason> + Send + '_ {
-        self.link.wait_for(|link| link.close_reason())
+        self.channel.wait_for(|channel| channel.close_reason())
     }
 
     /// Waits until the peer has connected, and tells who it is.
@@ -343,35 +350,36 @@ impl Endpoint {
     /// # Cancel safety
     /// Changes nothing.
     pub fn connected(&self) -> impl Future<Output = Result<PeerCredentials, ShmError>> + Send + '_ {
-        self.link.wait_for(|link| {
-            let ended = || link.close_reason().map(|reason| ShmError::Closed { reason, sent: 0 });
-            link.peer().map(Ok).or_else(|| ended().map(Err))
+        self.channel.wait_for(|channel| {
+            let ended =
+                || channel.close_reason().map(|reason| ShmError::Closed { reason, sent: 0 });
+            channel.peer().map(Ok).or_else(|| ended().map(Err))
         })
     }
 
     /// Whether the peer has connected and is still there.
     pub fn is_connected(&self) -> bool {
-        self.link.is_connected()
+        self.channel.is_connected()
     }
 
     /// Who the peer is, once it has connected.
     pub fn peer_credentials(&self) -> Option<PeerCredentials> {
-        self.link.peer()
+        self.channel.peer()
     }
 
     /// Longest packet in bytes.
     pub fn max_packet(&self) -> usize {
-        self.link.region().geometry().max_packet()
+        self.channel.region().geometry().max_packet()
     }
 
     /// Size of the ring of each direction in bytes.
     pub fn ring_bytes(&self) -> usize {
-        self.link.region().geometry().ring_bytes()
+        self.channel.region().geometry().ring_bytes()
     }
 
     /// What this end has done so far.
     pub fn stats(&self) -> Stats {
-        self.link.counters().read()
+        self.channel.counters().read()
     }
 
     /// Splits the end into its two halves: a `Sink<Bytes>` and a `Stream`.
@@ -379,26 +387,26 @@ impl Endpoint {
     /// Each half ends its own direction when it is dropped, and has its own
     /// [`close_reason`](Sender::close_reason).
     pub fn into_split(self) -> (Sender, Receiver) {
-        let Self { link, tx, rx } = self;
-        link.split();
-        let sender = Sender::new(SendHalf::new(&link, into_inner(tx).into_tx()));
-        (sender, Receiver::new(&link, into_inner(rx)))
+        let Self { channel, tx, rx } = self;
+        channel.split();
+        let sender = Sender::new(SendHalf::new(&channel, into_inner(tx).into_tx()));
+        (sender, Receiver::new(&channel, into_inner(rx)))
     }
 
     /// The line of a handshake that is through: the peer is there.
     pub(crate) fn attach(&self, lifeline: Lifeline) -> Result<(), ShmError> {
-        self.link.attach(lifeline)
+        self.channel.attach(lifeline)
     }
 
     /// Says who we are to an engine that was not told in the handshake.
     pub(crate) fn introduce(&self) {
-        self.link.introduce();
+        self.channel.introduce();
     }
 }
 
 impl fmt::Debug for Endpoint {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
-        self.link.describe("Endpoint", f)
+        self.channel.describe("Endpoint", f)
     }
 }
 

@@ -10,7 +10,7 @@ use super::endpoint::Endpoint;
 use crate::api::listener::SpscListener;
 use crate::api::receiver::Receiver;
 use crate::api::sender::Sender;
-use crate::channel::{Link, Options};
+use crate::channel::{Channel, Options};
 use crate::driver::{Binding, Driver, Registration, Source};
 use crate::error::ShmError;
 use crate::rendezvous::credentials::{Allow, PeerCredentials};
@@ -155,22 +155,22 @@ impl FaceBuilder {
         self
     }
 
-    /// Size of the ring of each direction in bytes: a power of two from 4 KiB to 1 GiB, or to 512 MiB
-    /// on a 32-bit target. Set alone, it makes `max_packet` as large as the ring allows.
+    /// Size of the ring of each direction in bytes: a power of two from 4 KiB to 1 GiB, or to 512
+    /// MiB on a 32-bit target. Set alone, it makes `max_packet` as large as the ring allows.
     ///
-    /// A longer one lets a sender get further ahead of a receiver that is late. It is no slower for that:
-    /// as long as the receiver keeps up, the two go round in the first MiB, which a core's own cache has
-    /// room for.
+    /// A longer one lets a sender get further ahead of a receiver that is late. It is no slower for
+    /// that: as long as the receiver keeps up, the two go round in the first MiB, which a
+    /// core's own cache has room for.
     ///
-    /// Memory is taken as it is first used, and at most as much again beforehand, or 128 KiB; an idle
-    /// channel takes a few pages whatever its size.
+    /// Memory is taken as it is first used, and at most as much again beforehand, or 128 KiB; an
+    /// idle channel takes a few pages whatever its size.
     pub fn ring_bytes(mut self, bytes: usize) -> Self {
         self.ring_bytes = Some(bytes);
         self
     }
 
-    /// Takes all memory at creation (`false` unless set). Otherwise a packet has to wait for some now
-    /// and then, while its ring is gone round for the first time.
+    /// Takes all memory at creation (`false` unless set). Otherwise a packet has to wait for some
+    /// now and then, while its ring is gone round for the first time.
     pub fn prefault(mut self, prefault: bool) -> Self {
         self.prefault = prefault;
         self
@@ -313,8 +313,8 @@ impl Mould {
 #[derive(Debug)]
 struct Reception {
     desk: Desk,
-    /// Weak, because the link keeps the reception.
-    link: Weak<Link>,
+    /// Weak, because the channel keeps the reception.
+    channel: Weak<Channel>,
     /// The region's, until some handle has it.
     file: ProcessLock<Option<OwnedFd>>,
     driver: OnceLock<Registration>,
@@ -327,34 +327,34 @@ impl Reception {
         desk: Desk,
         driver: &Binding,
     ) -> Result<(), ShmError> {
-        let link = endpoint.link();
+        let channel = endpoint.channel();
         let reception = Arc::new(Self {
             desk,
-            link: Arc::downgrade(link),
+            channel: Arc::downgrade(channel),
             file: ProcessLock::new(Some(file)),
             driver: OnceLock::new(),
         });
         let registration = driver.register(reception.clone())?;
         let registration = reception.driver.get_or_init(|| registration);
-        link.keep(Box::new(Closing(reception.clone())));
+        channel.keep(Box::new(Closing(reception.clone())));
         reception.desk.open(registration)
     }
 }
 
 impl Source for Reception {
-    fn ready(&self, token: u16) {
+    fn on_ready(&self, token: u16) {
         if let Some(driver) = self.driver.get() {
-            self.desk.ready(token, driver, self);
+            self.desk.on_ready(token, driver, self);
         }
     }
 
-    fn alarm(&self) {
+    fn on_timer(&self) {
         if let Some(driver) = self.driver.get() {
-            self.desk.alarm(driver, self);
+            self.desk.on_timer(driver, self);
         }
     }
 
-    fn abandoned(&self) {
+    fn on_abandoned(&self) {
         // Nobody will ever answer: better that applications are told so.
         if let Some(driver) = self.driver.get() {
             self.desk.close(driver);
@@ -365,15 +365,15 @@ impl Source for Reception {
 impl Host for Reception {
     fn admit(&self, _peer: PeerCredentials) -> Result<OwnedFd, Refusal> {
         // Who let go of the face wants nobody any more.
-        let file = self.link.upgrade().and_then(|_there| self.file.lock()?.take());
+        let file = self.channel.upgrade().and_then(|_there| self.file.lock()?.take());
         file.ok_or(Refusal::Busy)
     }
 
     fn connected(&self, lifeline: Lifeline) {
-        let Some(link) = self.link.upgrade() else { return };
-        if link.attach(lifeline).is_err() {
+        let Some(channel) = self.channel.upgrade() else { return };
+        if channel.attach(lifeline).is_err() {
             // Nobody would notice the peer's death.
-            link.abandoned();
+            channel.on_abandoned();
         }
     }
 

@@ -13,11 +13,11 @@ use crate::ring::Claim;
 /// Room in the ring for a packet that is still to be written, from [`Sender::reserve`] and its kin.
 ///
 /// It is a [`BufMut`]: bytes are put into it one behind the other, straight into shared memory, as
-/// far as [`remaining_mut`](BufMut::remaining_mut) goes. [`commit`](Self::commit) publishes what was
-/// put, which may be less than was reserved: the packet is that long, and the rest stays free.
+/// far as [`remaining_mut`](BufMut::remaining_mut) goes. [`commit`](Self::commit) publishes what
+/// was put, which may be less than was reserved: the packet is that long, and the rest stays free.
 ///
-/// Dropped or forgotten, it is given up: nothing was sent, the peer sees nothing, and the next packet
-/// begins at the same place. While it lives, nothing else can be sent on this half.
+/// Dropped or forgotten, it is given up: nothing was sent, the peer sees nothing, and the next
+/// packet begins at the same place. While it lives, nothing else can be sent on this half.
 ///
 /// ```
 /// # use wakering::{SpscFace, SpscHandle};
@@ -39,12 +39,12 @@ use crate::ring::Claim;
 ///
 /// # Write only
 ///
-/// The memory is shared, and a hostile peer can write to it at any moment. No safe call reads it. Who
-/// takes the [`UninitSlice`] of [`chunk_mut`](BufMut::chunk_mut) apart, to let a system call or a
-/// codec write there, must not read back what was written, as the contract of
-/// [`as_uninit_slice_mut`](UninitSlice::as_uninit_slice_mut) has it: it may be something else by then.
-/// What is skipped by [`advance_mut`](BufMut::advance_mut) without having been written is what the ring
-/// held before, never memory of this process.
+/// The memory is shared, and a hostile peer can write to it at any moment. No safe call reads it.
+/// Who takes the [`UninitSlice`] of [`chunk_mut`](BufMut::chunk_mut) apart, to let a system call or
+/// a codec write there, must not read back what was written, as the contract of
+/// [`as_uninit_slice_mut`](UninitSlice::as_uninit_slice_mut) has it: it may be something else by
+/// then. What is skipped by [`advance_mut`](BufMut::advance_mut) without having been written is
+/// what the ring held before, never memory of this process.
 ///
 /// [`Sender::reserve`]: crate::Sender::reserve
 #[must_use = "a grant that is dropped publishes nothing: commit it"]
@@ -115,8 +115,8 @@ impl<'a> Grant<'a> {
 
     /// Publishes what was written as one packet, and wakes the peer if it sleeps.
     ///
-    /// `Ok` means what it does for [`send`](crate::Sender::send): the packet is in shared memory. One
-    /// of a [`Batch`](crate::Batch) is not seen there before the batch is published.
+    /// `Ok` means what it does for [`send`](crate::Sender::send): the packet is in shared memory.
+    /// One of a [`Batch`](crate::Batch) is not seen there before the batch is published.
     ///
     /// # Errors
     /// [`Closed`](ShmError::Closed): the channel has ended since the room was reserved, or the peer
@@ -157,9 +157,9 @@ unsafe impl BufMut for Grant<'_> {
     fn chunk_mut(&mut self) -> &mut UninitSlice {
         let (at, len) = (self.claim.offset() + self.written, self.remaining_mut());
         // SAFETY: the bytes are free: they were claimed, and nothing has been staged since, as this
-        // grant has the producer to itself. Nobody else has a reference to them: there is one producer
-        // for a ring, this borrows the grant that borrows it, and a packet of the same ring that is
-        // held, should this process have that end as well, is not free.
+        // grant has the producer to itself. Nobody else has a reference to them: there is one
+        // producer for a ring, this borrows the grant that borrows it, and a packet of the
+        // same ring that is held, should this process have that end as well, is not free.
         unsafe { self.tx.memory().spare(at, len) }
     }
 

@@ -167,8 +167,8 @@ impl HandleBuilder {
     /// # Errors
     /// - [`InvalidName`](ShmError::InvalidName): the name has a form that is not allowed.
     /// - [`NotFound`](ShmError::NotFound): no engine serves it; tells the path.
-    /// - [`PermissionDenied`](ShmError::PermissionDenied): the engine, or its directory, belongs
-    ///   to somebody whom we do not trust; or it does not let us in. Tells which of these it is
+    /// - [`PermissionDenied`](ShmError::PermissionDenied): the engine, or its directory, belongs to
+    ///   somebody whom we do not trust; or it does not let us in. Tells which of these it is
     ///   ([`DenialCause`](crate::DenialCause)), and the path.
     /// - [`Busy`](ShmError::Busy): the face serves another handle, or has served one; or a listener
     ///   cannot serve one more now.
@@ -191,7 +191,8 @@ impl HandleBuilder {
     /// As [`connect`](Self::connect), without blocking.
     ///
     /// # Errors
-    /// As [`connect`](Self::connect), and [`Closed`](ShmError::Closed) if the driver goes meanwhile.
+    /// As [`connect`](Self::connect), and [`Closed`](ShmError::Closed) if the driver goes
+    /// meanwhile.
     ///
     /// # Cancel safety
     /// As [`SpscHandle::connect_async`].
@@ -290,10 +291,10 @@ impl Dialling {
             Err(error) => Err(error),
             Ok(Progress::RetryAt(at)) => {
                 dial.as_fd().into_iter().for_each(|socket| driver.unwatch(socket));
-                return driver.alarm(at);
+                return driver.wake_at(at);
             }
             Ok(Progress::WaitReadable) => {
-                driver.alarm(dial.deadline());
+                driver.wake_at(dial.deadline());
                 match dial.as_fd().filter(|_| !was_connected) {
                     Some(socket) => match driver.watch(socket, SOCKET) {
                         Ok(()) => return,
@@ -327,15 +328,15 @@ impl Dialling {
 }
 
 impl Source for Dialling {
-    fn ready(&self, _token: u16) {
+    fn on_ready(&self, _token: u16) {
         self.go_on();
     }
 
-    fn alarm(&self) {
+    fn on_timer(&self) {
         self.go_on();
     }
 
-    fn abandoned(&self) {
+    fn on_abandoned(&self) {
         let mut step = self.step.lock().unwrap_or_else(PoisonError::into_inner);
         if let Step::Under(_) = &*step {
             let gone = ShmError::Closed { reason: CloseReason::DriverGone, sent: 0 };

@@ -261,19 +261,19 @@ impl Reception {
 }
 
 impl Source for Reception {
-    fn ready(&self, token: u16) {
+    fn on_ready(&self, token: u16) {
         if let Some(driver) = self.driver.get() {
-            self.desk.ready(token, driver, self);
+            self.desk.on_ready(token, driver, self);
         }
     }
 
-    fn alarm(&self) {
+    fn on_timer(&self) {
         if let Some(driver) = self.driver.get() {
-            self.desk.alarm(driver, self);
+            self.desk.on_timer(driver, self);
         }
     }
 
-    fn abandoned(&self) {
+    fn on_abandoned(&self) {
         self.close(CloseReason::DriverGone);
     }
 }

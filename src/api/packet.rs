@@ -11,25 +11,25 @@ use crate::shm::region::{Kept, RingMemory};
 
 /// A packet that lies in the ring still, from [`Receiver::recv_ref`] and its kin.
 ///
-/// It has been taken: the next receive gives the next packet. What has not happened is the copy. Parts
-/// of it can be copied out, or [put](crate::Grant::put_packet) into another ring, and those who trust
-/// the peer can read it in place, by [`as_slice`](Self::as_slice), or make it a `Bytes` that points into
-/// the ring, by [`into_lent_bytes`](Self::into_lent_bytes).
+/// It has been taken: the next receive gives the next packet. What has not happened is the copy.
+/// Parts of it can be copied out, or [put](crate::Grant::put_packet) into another ring, and those
+/// who trust the peer can read it in place, by [`as_slice`](Self::as_slice), or make it a `Bytes`
+/// that points into the ring, by [`into_lent_bytes`](Self::into_lent_bytes).
 ///
 /// # What holding one does to the sender
 ///
 /// The room of this record, and of all that the peer sends behind it, is not given back while this
-/// value lives: the peer goes on until the ring is full, and then waits, until its `send_timeout` if
-/// it has one. So drop it before anything that may take long. Dropped, it gives its room back and
-/// wakes a sender that waits for that. Forgotten (`std::mem::forget`), it does so with the next
+/// value lives: the peer goes on until the ring is full, and then waits, until its `send_timeout`
+/// if it has one. So drop it before anything that may take long. Dropped, it gives its room back
+/// and wakes a sender that waits for that. Forgotten (`std::mem::forget`), it does so with the next
 /// receive, of whatever kind.
 ///
 /// # What the peer can do
 ///
-/// The length was judged once and is kept in private memory. The bytes are in shared memory: a lawful
-/// peer does not touch them as long as they are held, but a hostile one can change them at any moment.
-/// So this is not a [`Buf`](bytes::Buf), whose readers may rely on what they read before. What was
-/// copied out by a single call stays what it is.
+/// The length was judged once and is kept in private memory. The bytes are in shared memory: a
+/// lawful peer does not touch them as long as they are held, but a hostile one can change them at
+/// any moment. So this is not a [`Buf`](bytes::Buf), whose readers may rely on what they read
+/// before. What was copied out by a single call stays what it is.
 ///
 /// ```
 /// # use wakering::{SpscFace, SpscHandle};
@@ -116,12 +116,12 @@ impl<'a> Packet<'a> {
     /// The packet where it lies, without a copy.
     ///
     /// # Safety
-    /// - The peer does not write to the packet for as long as the slice is used. A peer that follows
-    ///   the protocol never does; one that has been taken over, or whose own memory is corrupted, may.
-    ///   A change under a shared slice is undefined behaviour in *this* process. So the caller vouches
-    ///   for the other process as it would for a thread of its own.
-    /// - In a child that was forked while the packet was held, the parent still holds it as well. The
-    ///   room is the parent's to give back, and the peer writes there after that.
+    /// - The peer does not write to the packet for as long as the slice is used. A peer that
+    ///   follows the protocol never does; one that has been taken over, or whose own memory is
+    ///   corrupted, may. A change under a shared slice is undefined behaviour in *this* process. So
+    ///   the caller vouches for the other process as it would for a thread of its own.
+    /// - In a child that was forked while the packet was held, the parent still holds it as well.
+    ///   The room is the parent's to give back, and the peer writes there after that.
     ///
     /// # Examples
     /// ```
@@ -137,29 +137,29 @@ impl<'a> Packet<'a> {
     /// ```
     #[inline]
     pub unsafe fn as_slice(&self) -> &[u8] {
-        // SAFETY: nobody writes to these bytes: in this process, a producer writes only to room that
-        // was given back, and this record is held for as long as `self` is borrowed; that the peer does
-        // not either is the duty of our caller.
+        // SAFETY: nobody writes to these bytes: in this process, a producer writes only to room
+        // that was given back, and this record is held for as long as `self` is borrowed;
+        // that the peer does not either is the duty of our caller.
         unsafe { self.memory().slice(self.held.offset(), self.len()) }
     }
 
     /// Makes it a `Bytes` that points into the ring, without a copy.
     ///
     /// It may be kept, cloned, sliced and sent on, and dropped on any thread, after the
-    /// [`Receiver`](crate::Receiver) and the whole channel too: it keeps the memory mapped. Receiving
-    /// goes on meanwhile, and any number may be out.
+    /// [`Receiver`](crate::Receiver) and the whole channel too: it keeps the memory mapped.
+    /// Receiving goes on meanwhile, and any number may be out.
     ///
     /// Room comes back in the order of the ring: that of this packet, and of all that was received
-    /// behind it in whatever way, when this `Bytes` and all that were lent before it are dropped. So
-    /// one that somebody keeps stops the peer once the ring has filled up behind it; copy what is to
-    /// be kept. Each costs an allocation and a lock, more than a small packet's copy: this is for large
-    /// ones.
+    /// behind it in whatever way, when this `Bytes` and all that were lent before it are dropped.
+    /// So one that somebody keeps stops the peer once the ring has filled up behind it; copy
+    /// what is to be kept. Each costs an allocation and a lock, more than a small packet's
+    /// copy: this is for large ones.
     ///
     /// # Safety
-    /// - The peer does not write to the packet for as long as the `Bytes` or any part or clone of it
-    ///   lives, also after the channel has ended. As for [`as_slice`](Self::as_slice), the caller
-    ///   vouches for the other process; and for all the code that the `Bytes` is given to. In a child
-    ///   that is forked meanwhile it is valid only as long as the parent has its own.
+    /// - The peer does not write to the packet for as long as the `Bytes` or any part or clone of
+    ///   it lives, also after the channel has ended. As for [`as_slice`](Self::as_slice), the
+    ///   caller vouches for the other process; and for all the code that the `Bytes` is given to.
+    ///   In a child that is forked meanwhile it is valid only as long as the parent has its own.
     ///
     /// # Examples
     /// ```
@@ -220,9 +220,9 @@ struct Lent {
 
 impl AsRef<[u8]> for Lent {
     fn as_ref(&self) -> &[u8] {
-        // SAFETY: nobody writes to these bytes: in this process, a producer writes only to room that
-        // was given back, and this record is lent for as long as `self` lives; that the peer does not
-        // either is what the caller of `into_lent_bytes` has vouched for.
+        // SAFETY: nobody writes to these bytes: in this process, a producer writes only to room
+        // that was given back, and this record is lent for as long as `self` lives; that
+        // the peer does not either is what the caller of `into_lent_bytes` has vouched for.
         unsafe { self.kept.as_slice() }
     }
 }

@@ -11,7 +11,7 @@ use futures::stream::{FusedStream, Stream};
 use crate::api::canceller::Canceller;
 use crate::api::packet::Packet;
 use crate::channel::{
-    Directions, Limit, Link, Receiving, Rx, Stats, deadline_after, from_taken, from_timed,
+    Channel, Directions, Limit, RecvFuture, Rx, Stats, deadline_after, from_taken, from_timed,
     take_at_once,
 };
 use crate::error::{CloseReason, RecvTimeoutError, ShmError, TryRecvError};
@@ -41,7 +41,7 @@ use crate::wake::waiters::Waiting;
 /// [`recv`](Self::recv) and its kin return the end as `None` or 0, whatever the reason.
 /// [`finished`](Self::finished) then tells whether everything that the peer sent has come.
 pub struct Receiver {
-    link: Arc<Link>,
+    channel: Arc<Channel>,
     rx: Rx,
     place: Option<Waiting>,
     /// The stream has yielded its end.
@@ -49,12 +49,12 @@ pub struct Receiver {
 }
 
 impl Receiver {
-    pub(crate) fn new(link: &Arc<Link>, rx: Rx) -> Self {
-        Self { link: link.clone(), rx, place: None, is_over: false }
+    pub(crate) fn new(channel: &Arc<Channel>, rx: Rx) -> Self {
+        Self { channel: channel.clone(), rx, place: None, is_over: false }
     }
 
-    /// Receives the next packet; `None` is the end, and [`finished`](Self::finished) tells whether it
-    /// is an orderly one.
+    /// Receives the next packet; `None` is the end, and [`finished`](Self::finished) tells whether
+    /// it is an orderly one.
     ///
     /// # Cancel safety
     /// A future that is dropped before it was ready has taken nothing.
@@ -66,17 +66,18 @@ impl Receiver {
                     taken => return taken.ok().flatten(),
                 }
             }
-            Receiving::new(&self.link, &mut self.rx, Rx::take).await.ok()
+            RecvFuture::new(&self.channel, &mut self.rx, Rx::take).await.ok()
         }
     }
 
     /// Receives at least one and at most `max` packets, appends them to `packets` and tells how
     /// many; 0 is the end (or a `max` of 0).
     ///
-    /// Their room goes back to the sender together, and once for each eighth of the ring, or 128 KiB if
-    /// that is less, with one look at whether it waits. It takes what is there and sleeps only if that is nothing. Packets
-    /// under 2 KiB of one batch lie side by side in up to 16 KiB, which live as long as one of them.
-    /// One call takes at most one ring's length of records, however large `max` is.
+    /// Their room goes back to the sender together, and once for each eighth of the ring, or 128
+    /// KiB if that is less, with one look at whether it waits. It takes what is there and
+    /// sleeps only if that is nothing. Packets under 2 KiB of one batch lie side by side in up
+    /// to 16 KiB, which live as long as one of them. One call takes at most one ring's length
+    /// of records, however large `max` is.
     ///
     /// # Cancel safety
     /// A future that is dropped before it was ready has taken nothing and leaves `packets` as it
@@ -87,11 +88,12 @@ impl Receiver {
         max: usize,
     ) -> impl Future<Output = usize> + Send + 'a {
         let take = move |rx: &mut Rx| rx.take_batch(packets, max, Limit::Budget);
-        let receiving = Receiving::new(&self.link, &mut self.rx, take);
+        let receiving = RecvFuture::new(&self.channel, &mut self.rx, take);
         async move { receiving.await.unwrap_or(0) }
     }
 
-    /// Takes the next packet if one is there; see [`Endpoint::try_recv`](crate::Endpoint::try_recv).
+    /// Takes the next packet if one is there; see
+    /// [`Endpoint::try_recv`](crate::Endpoint::try_recv).
     ///
     /// # Errors
     /// [`TryRecvError::Empty`] if there is none now, [`TryRecvError::Closed`] if none will come.
@@ -101,9 +103,9 @@ impl Receiver {
 
     /// As [`recv`](Self::recv), blocking the thread.
     pub fn recv_blocking(&mut self) -> Option<Bytes> {
-        self.link.watch_peer();
+        self.channel.watch_peer();
         match self.rx.take() {
-            Ok(None) => Receiving::new(&self.link, &mut self.rx, Rx::take).block(None)?.ok(),
+            Ok(None) => RecvFuture::new(&self.channel, &mut self.rx, Rx::take).block(None)?.ok(),
             taken => taken.ok().flatten(),
         }
     }
@@ -111,7 +113,7 @@ impl Receiver {
     /// As [`recv_batch`](Self::recv_batch), blocking the thread.
     pub fn recv_batch_blocking(&mut self, packets: &mut Vec<Bytes>, max: usize) -> usize {
         let take = |rx: &mut Rx| rx.take_batch(packets, max, Limit::None);
-        let taken = Receiving::new(&self.link, &mut self.rx, take).block(None);
+        let taken = RecvFuture::new(&self.channel, &mut self.rx, take).block(None);
         taken.map_or(0, |taken| taken.unwrap_or(0))
     }
 
@@ -121,7 +123,7 @@ impl Receiver {
     /// [`RecvTimeoutError::Timeout`] if no packet came in time, [`RecvTimeoutError::Closed`] if
     /// none will come.
     pub fn recv_timeout(&mut self, timeout: Duration) -> Result<Bytes, RecvTimeoutError> {
-        let receiving = Receiving::new(&self.link, &mut self.rx, Rx::take);
+        let receiving = RecvFuture::new(&self.channel, &mut self.rx, Rx::take);
         from_timed(receiving.block(deadline_after(timeout)))
     }
 
@@ -156,7 +158,7 @@ impl Receiver {
             let held = if self.rx.has_budget() { self.rx.hold().ok()? } else { None };
             let held = match held {
                 Some(held) => held,
-                None => Receiving::new(&self.link, &mut self.rx, Rx::hold).await.ok()?,
+                None => RecvFuture::new(&self.channel, &mut self.rx, Rx::hold).await.ok()?,
             };
             Some(Packet::new(&mut self.rx, held))
         }
@@ -181,8 +183,8 @@ impl Receiver {
     /// assert!(rx.is_empty());
     /// # Ok::<(), Box<dyn std::error::Error>>(())
     /// ```
-    // Always: the result's parts go on in registers. Stored and loaded again, as one, they cost more
-    // than all the rest.
+    // Always: the result's parts go on in registers. Stored and loaded again, as one, they cost
+    // more than all the rest.
     #[inline(always)]
     pub fn try_recv_ref(&mut self) -> Result<Packet<'_>, TryRecvError> {
         let held = from_taken(take_at_once(&mut self.rx, Rx::hold))?;
@@ -191,9 +193,9 @@ impl Receiver {
 
     /// As [`recv_ref`](Self::recv_ref), blocking the thread.
     pub fn recv_ref_blocking(&mut self) -> Option<Packet<'_>> {
-        self.link.watch_peer();
+        self.channel.watch_peer();
         let held = match self.rx.hold() {
-            Ok(None) => Receiving::new(&self.link, &mut self.rx, Rx::hold).block(None)?.ok()?,
+            Ok(None) => RecvFuture::new(&self.channel, &mut self.rx, Rx::hold).block(None)?.ok()?,
             taken => taken.ok().flatten()?,
         };
         Some(Packet::new(&mut self.rx, held))
@@ -225,22 +227,23 @@ impl Receiver {
 
     /// Cuts the channel off: see [`Endpoint::cancel`](crate::Endpoint::cancel).
     pub fn cancel(&self) {
-        self.link.cancel();
+        self.channel.cancel();
     }
 
     /// A new [`Canceller`] for this end.
     pub fn canceller(&self) -> Canceller {
         let canceller = Canceller::new();
-        canceller.add(&self.link);
+        canceller.add(&self.channel);
         canceller
     }
 
     /// Whether the peer sends no more. What it sent before that may still be there.
     pub fn is_closed(&self) -> bool {
-        self.link.direction_end(Directions::RX).is_some()
+        self.channel.direction_end(Directions::RX).is_some()
     }
 
-    /// Waits until the peer sends no more, and tells why. What it sent before that may still be there.
+    /// Waits until the peer sends no more, and tells why. What it sent before that may still be
+    /// there.
     ///
     /// If what is still there is cut off later, by a cancel for example,
     /// [`close_reason`](Self::close_reason) tells that.
@@ -248,7 +251,7 @@ impl Receiver {
     /// # Cancel safety
     /// Changes nothing.
     pub fn closed(&self) -> impl Future<Output = CloseReason> + Send + '_ {
-        self.link.wait_for(|link| link.direction_end(Directions::RX))
+        self.channel.wait_for(|channel| channel.direction_end(Directions::RX))
     }
 
     /// Why nothing more will be received, or `None` while something may. Once `Some`, it never
@@ -259,28 +262,28 @@ impl Receiver {
     /// then there may be packets, and they may still be cut off. What cuts them off (a cancel, a
     /// violation) is told at once.
     pub fn close_reason(&self) -> Option<CloseReason> {
-        self.link.rx_end()
+        self.channel.rx_end()
     }
 
     /// Whether everything that the peer sent has been received: see
     /// [`Endpoint::finished`](crate::Endpoint::finished).
     pub fn finished(&self) -> Option<Result<(), CloseReason>> {
-        self.link.finished()
+        self.channel.finished()
     }
 
     /// Longest packet in bytes.
     pub fn max_packet(&self) -> usize {
-        self.link.region().geometry().max_packet()
+        self.channel.region().geometry().max_packet()
     }
 
     /// What this end, with both its halves, has done so far.
     pub fn stats(&self) -> Stats {
-        self.link.counters().read()
+        self.channel.counters().read()
     }
 
     /// Who the peer is, once it has connected.
     pub fn peer_credentials(&self) -> Option<PeerCredentials> {
-        self.link.peer()
+        self.channel.peer()
     }
 }
 
@@ -291,8 +294,8 @@ impl Stream for Receiver {
         if self.is_over {
             return Poll::Ready(None);
         }
-        let Self { link, rx, place, is_over } = &mut *self;
-        let Poll::Ready(taken) = Receiving::new(link, rx, Rx::take).poll_in(place, cx) else {
+        let Self { channel, rx, place, is_over } = &mut *self;
+        let Poll::Ready(taken) = RecvFuture::new(channel, rx, Rx::take).poll_in(place, cx) else {
             return Poll::Pending;
         };
         Poll::Ready(match taken {
@@ -313,6 +316,6 @@ impl FusedStream for Receiver {
 
 impl fmt::Debug for Receiver {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
-        self.link.describe("Receiver", f)
+        self.channel.describe("Receiver", f)
     }
 }

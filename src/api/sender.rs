@@ -10,7 +10,7 @@ use futures::sink::Sink;
 use crate::api::batch::Batch;
 use crate::api::canceller::Canceller;
 use crate::api::grant::Grant;
-use crate::channel::{Directions, Link, SendHalf, Stats};
+use crate::channel::{Channel, Directions, SendHalf, Stats};
 use crate::error::{CloseReason, ShmError, TryReserveError, TrySendError};
 use crate::rendezvous::credentials::PeerCredentials;
 use crate::sync::Arc;
@@ -26,22 +26,23 @@ use crate::sync::Arc;
 /// backpressure is not an error.
 ///
 /// So `feed` costs what `send` costs, a publication, a fence and a look at the peer's bell for each
-/// packet, and the `flush` behind it has nothing left to do. It has to be so: `forward` flushes only
-/// when its source is pending, and `send_all` not at all when its source fails, and the peer would
-/// sleep over what was written. Those who have many packets at once, and want one publication and one
-/// look for all, use [`send_batch`](Self::send_batch), or [`batch`](Self::batch) to write them in place.
+/// packet, and the `flush` behind it has nothing left to do. It has to be so: `forward` flushes
+/// only when its source is pending, and `send_all` not at all when its source fails, and the peer
+/// would sleep over what was written. Those who have many packets at once, and want one publication
+/// and one look for all, use [`send_batch`](Self::send_batch), or [`batch`](Self::batch) to write
+/// them in place.
 ///
 /// # How it ends
 ///
 /// [`SinkExt::close`](futures::SinkExt::close), or dropping the half, ends this direction in
 /// order: the peer receives everything, then the end. Neither waits until the peer has read it. A
-/// half that is dropped while it holds a packet back tries once more to send it. If there is still no
-/// room, that packet is lost, and the drop cancels the channel: `flush` or `close` first.
+/// half that is dropped while it holds a packet back tries once more to send it. If there is still
+/// no room, that packet is lost, and the drop cancels the channel: `flush` or `close` first.
 ///
-/// An orderly end says that the stream is complete. A sender that is dropped while its thread panics
-/// says the opposite: it [cancels](Self::cancel) the channel, unless it was closed before. Other
-/// ways out of the middle of a stream look like an orderly drop: a `?`, an early `return`, a future
-/// that is dropped, a panic that is caught before the sender is dropped. Call
+/// An orderly end says that the stream is complete. A sender that is dropped while its thread
+/// panics says the opposite: it [cancels](Self::cancel) the channel, unless it was closed before.
+/// Other ways out of the middle of a stream look like an orderly drop: a `?`, an early `return`, a
+/// future that is dropped, a panic that is caught before the sender is dropped. Call
 /// [`cancel_on_drop(true)`](Self::cancel_on_drop) and close the sender when all is sent; then each
 /// of them cancels the channel.
 pub struct Sender {
@@ -53,8 +54,8 @@ impl Sender {
         Self { half }
     }
 
-    fn link(&self) -> &Arc<Link> {
-        self.half.link()
+    fn channel(&self) -> &Arc<Channel> {
+        self.half.channel()
     }
 
     /// Sends a packet, waiting for room if there is none.
@@ -78,9 +79,9 @@ impl Sender {
         }
     }
 
-    /// Sends packets one after the other, with one publication, one fence and one look at the peer's
-    /// bell for as many as fit, and at most an eighth of the ring, or 128 KiB if that is less: see
-    /// [`Endpoint::send_batch`](crate::Endpoint::send_batch).
+    /// Sends packets one after the other, with one publication, one fence and one look at the
+    /// peer's bell for as many as fit, and at most an eighth of the ring, or 128 KiB if that is
+    /// less: see [`Endpoint::send_batch`](crate::Endpoint::send_batch).
     ///
     /// # Errors
     /// As [`Endpoint::send_batch`](crate::Endpoint::send_batch).
@@ -122,13 +123,14 @@ impl Sender {
     /// Reserves room for a packet of up to `len` bytes, to be written in place; waits for room if
     /// there is none.
     ///
-    /// Saves the copy from a buffer of one's own. The packet's length is what is written in the end:
-    /// see [`Grant`].
+    /// Saves the copy from a buffer of one's own. The packet's length is what is written in the
+    /// end: see [`Grant`].
     ///
     /// # Errors
-    /// - [`PacketTooLarge`](ShmError::PacketTooLarge): longer than [`max_packet`](Self::max_packet).
-    /// - [`TimedOut`](ShmError::TimedOut): no room for the builder's `send_timeout` (5 s unless set),
-    ///   counted from when the call first had to wait.
+    /// - [`PacketTooLarge`](ShmError::PacketTooLarge): longer than
+    ///   [`max_packet`](Self::max_packet).
+    /// - [`TimedOut`](ShmError::TimedOut): no room for the builder's `send_timeout` (5 s unless
+    ///   set), counted from when the call first had to wait.
     /// - [`Closed`](ShmError::Closed): the channel has ended, or the peer receives no more.
     ///
     /// # Cancel safety
@@ -165,8 +167,8 @@ impl Sender {
     /// Reserves room for a packet of up to `len` bytes if there is room now.
     ///
     /// # Errors
-    /// See [`TryReserveError`]. It is `Full` also while a packet that the half holds back as a `Sink`
-    /// finds no room.
+    /// See [`TryReserveError`]. It is `Full` also while a packet that the half holds back as a
+    /// `Sink` finds no room.
     ///
     /// # Examples
     /// ```
@@ -209,8 +211,9 @@ impl Sender {
     /// Whether dropping this sender without [`SinkExt::close`](futures::SinkExt::close) cancels the
     /// channel, both directions, instead of ending this one in order. `false` unless set.
     ///
-    /// A sender that is dropped while its thread panics cancels the channel in any case. The setting
-    /// is the end's: [`Endpoint::cancel_on_drop`](crate::Endpoint::cancel_on_drop) sets the same.
+    /// A sender that is dropped while its thread panics cancels the channel in any case. The
+    /// setting is the end's: [`Endpoint::cancel_on_drop`](crate::Endpoint::cancel_on_drop) sets
+    /// the same.
     ///
     /// # Examples
     /// ```
@@ -238,24 +241,24 @@ impl Sender {
     /// # Ok::<(), ShmError>(())
     /// ```
     pub fn cancel_on_drop(&self, cancel: bool) {
-        self.link().cancel_on_drop(cancel);
+        self.channel().cancel_on_drop(cancel);
     }
 
     /// Cuts the channel off: see [`Endpoint::cancel`](crate::Endpoint::cancel).
     pub fn cancel(&self) {
-        self.link().cancel();
+        self.channel().cancel();
     }
 
     /// A new [`Canceller`] for this end.
     pub fn canceller(&self) -> Canceller {
         let canceller = Canceller::new();
-        canceller.add(self.link());
+        canceller.add(self.channel());
         canceller
     }
 
     /// Whether nothing can be sent any more.
     pub fn is_closed(&self) -> bool {
-        self.link().direction_end(Directions::TX).is_some()
+        self.channel().direction_end(Directions::TX).is_some()
     }
 
     /// Waits until nothing can be sent any more: the peer receives no longer, or the channel is
@@ -264,7 +267,7 @@ impl Sender {
     /// # Cancel safety
     /// Changes nothing.
     pub fn closed(&self) -> impl Future<Output = CloseReason> + Send + '_ {
-        self.link().wait_for(|link| link.direction_end(Directions::TX))
+        self.channel().wait_for(|channel| channel.direction_end(Directions::TX))
     }
 
     /// Why nothing can be sent any more, or `None` while something can. Once `Some`, it never
@@ -273,29 +276,30 @@ impl Sender {
     /// It is the reason of this direction alone, and the one that failed sends have in
     /// [`ShmError::Closed`].
     pub fn close_reason(&self) -> Option<CloseReason> {
-        self.link().tx_end()
+        self.channel().tx_end()
     }
 
     /// Longest packet in bytes.
     pub fn max_packet(&self) -> usize {
-        self.link().region().geometry().max_packet()
+        self.channel().region().geometry().max_packet()
     }
 
     /// Bytes that are free in the ring now, less what the next record takes for its header. Room
-    /// for one packet of that size is not promised: they may lie in a few pieces, and a record does not
-    /// go around the ring's end. Once all was read, any packet finds room. 0 in a forked child.
+    /// for one packet of that size is not promised: they may lie in a few pieces, and a record does
+    /// not go around the ring's end. Once all was read, any packet finds room. 0 in a forked
+    /// child.
     pub fn free_bytes(&mut self) -> usize {
         self.half.tx().free_bytes()
     }
 
     /// What this end, with both its halves, has done so far.
     pub fn stats(&self) -> Stats {
-        self.link().counters().read()
+        self.channel().counters().read()
     }
 
     /// Who the peer is, once it has connected.
     pub fn peer_credentials(&self) -> Option<PeerCredentials> {
-        self.link().peer()
+        self.channel().peer()
     }
 }
 
@@ -325,6 +329,6 @@ impl Sink<Bytes> for Sender {
 
 impl fmt::Debug for Sender {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
-        self.link().describe("Sender", f)
+        self.channel().describe("Sender", f)
     }
 }

@@ -18,13 +18,13 @@
 //!   fences, and looks for `LAPSED`. So either the driver finds the task, and keeps its wait, or
 //!   the task finds the lapse.
 //! - A task that finds the lapse reads the bell before it says `TASKS`, and before it arms the bell
-//!   and looks for what it waits for. Its command carries that count, and the driver's wait compares
-//!   with it. A ring before the read: what was published for it is found by the look. A ring behind
-//!   the read: the compare fails, or the wait is woken.
+//!   and looks for what it waits for. Its command carries that count, and the driver's wait
+//!   compares with it. A ring before the read: what was published for it is found by the look. A
+//!   ring behind the read: the compare fails, or the wait is woken.
 //! - Another task that finds `TASKS`, or the `THREADS` that a thread made of it, has what the first
 //!   one read before it: a ring for it that the first one's count includes is found by its look.
 
-use super::shared::Link;
+use super::shared::Channel;
 use crate::sync::{AtomicU32, Ordering, fence};
 
 const TASKS: u32 = 0;
@@ -33,11 +33,11 @@ const LAPSED: u32 = 2;
 
 /// Who relies on the driver's wait.
 #[derive(Debug)]
-pub(super) struct Reliance {
+pub(super) struct BellWait {
     state: AtomicU32,
 }
 
-impl Reliance {
+impl BellWait {
     /// The driver waits on the bell from the start.
     pub(super) fn new() -> Self {
         Self { state: AtomicU32::new(TASKS) }
@@ -88,11 +88,11 @@ impl Reliance {
     }
 }
 
-impl Link {
+impl Channel {
     /// The caller has joined a queue of tasks (or of threads that their turn wakes, not the bell),
     /// and looks for what it waits for after this.
     pub(super) fn rely_on_driver(&self) {
-        if let Some(seen) = self.reliance.task_waits(|| self.bell.count())
+        if let Some(seen) = self.bell_wait.task_waits(|| self.bell.count())
             && let Some(driver) = self.driver.get()
         {
             driver.wait_again(seen);
@@ -101,12 +101,12 @@ impl Link {
 
     /// The caller is about to sleep on the bell.
     pub(super) fn rely_on_bell(&self) {
-        self.reliance.thread_sleeps();
+        self.bell_wait.thread_sleeps();
     }
 
     /// Whether the driver need not wait on the bell any more, whose ring has ended its wait.
     pub(super) fn lets_bell_go(&self) -> bool {
         let queues = [&self.data, &self.room, &self.place, &self.news];
-        self.reliance.lapse(|| queues.iter().any(|queue| !queue.is_empty()))
+        self.bell_wait.lapse(|| queues.iter().any(|queue| !queue.is_empty()))
     }
 }

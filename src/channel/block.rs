@@ -76,7 +76,7 @@ impl Blocked {
         // ORDERING: Release pairs with the Acquire in `before_looking`.
         self.ends.fetch_add(1, Ordering::Release);
         futex::wake(&self.ends);
-        bell.strike();
+        bell.wake();
     }
 }
 

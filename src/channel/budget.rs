@@ -1,13 +1,13 @@
 //! How much the futures of one direction do before they let other tasks run.
 //!
-//! A channel in full flight always has a packet, or room for one. Futures that are `Ready` as long as
-//! that is so never return to their executor, and the other tasks of the thread starve. So each
-//! direction of an end has a budget, as runtimes give one to their tasks. It counts packets and bytes
-//! since the direction was last `Pending`. When it is used up, the next future wakes itself and is
-//! `Pending` once. It has taken and sent nothing by that.
+//! A channel in full flight always has a packet, or room for one. Futures that are `Ready` as long
+//! as that is so never return to their executor, and the other tasks of the thread starve. So each
+//! direction of an end has a budget, as runtimes give one to their tasks. It counts packets and
+//! bytes since the direction was last `Pending`. When it is used up, the next future wakes itself
+//! and is `Pending` once. It has taken and sent nothing by that.
 //!
-//! There is no look at the clock: the counters that an end keeps anyway say how much has passed. Time
-//! that a call has spun, and has measured, counts as well.
+//! There is no look at the clock: the counters that an end keeps anyway say how much has passed.
+//! Time that a call has spun, and has measured, counts as well.
 //!
 //! `try_` and blocking calls count and are never stopped.
 
@@ -15,8 +15,8 @@ use std::time::Duration;
 
 use super::counters::Passed;
 
-/// What a packet counts, in bytes: its copy aside, a packet of a stream costs about what 1 KiB costs
-/// to copy, 50 to 100 ns.
+/// What a packet counts, in bytes: its copy aside, a packet of a stream costs about what 1 KiB
+/// costs to copy, 50 to 100 ns.
 const PACKET: u64 = 1 << 10;
 
 /// What a nanosecond of spinning counts.
@@ -25,9 +25,9 @@ const NANOSECOND: u64 = 8;
 /// When a future lets others run: 256 packets of up to 64 bytes, or 272 KiB less 1 KiB for each
 /// packet, or 34 us of spinning.
 ///
-/// An executor may run a few hundred tasks between two looks at its timers (smol's runs 200), and each
-/// of them may use up a budget. With this one such a round is over in 5 to 10 ms. To be polled anew
-/// costs 30 to 300 ns, once for each budget.
+/// An executor may run a few hundred tasks between two looks at its timers (smol's runs 200), and
+/// each of them may use up a budget. With this one such a round is over in 5 to 10 ms. To be polled
+/// anew costs 30 to 300 ns, once for each budget.
 const BUDGET: u64 = 256 * (PACKET + 64);
 
 /// Whether a call may be stopped by its budget.
@@ -66,7 +66,8 @@ impl Budget {
         self.used(passed) < BUDGET
     }
 
-    /// Whether it is used up, and the caller has to wake itself and be `Pending`: it is renewed then.
+    /// Whether it is used up, and the caller has to wake itself and be `Pending`: it is renewed
+    /// then.
     #[inline]
     pub(super) fn ends_turn(&mut self, passed: &Passed) -> bool {
         let is_over = !self.is_left(passed);

@@ -2,12 +2,12 @@
 //! has to be told.
 
 use super::ends::Directions;
-use super::shared::Link;
+use super::shared::Channel;
 use crate::error::{CloseReason, Violation};
 use crate::shm::layout::{CANCELLED, ENDS, RING_BY_BYTE, RX_CLOSED, TX_CLOSED};
 use crate::sync::Ordering;
 
-impl Link {
+impl Channel {
     /// Why nothing can be done here, if this process is a child of the one that the end belongs to:
     /// then the region, the lifeline and the driver are the parent's, and a lock may be held by a
     /// thread that does not exist here.
@@ -61,8 +61,8 @@ impl Link {
     /// Tells the peer of an end, whether or not it sleeps. The flag comes before the ring.
     pub(super) fn announce_end(&self, bits: u32) {
         if self.announce(bits) {
-            self.peer_bell.strike();
-            self.rang();
+            self.peer_bell.wake();
+            self.woke_peer();
         }
     }
 
@@ -171,7 +171,7 @@ impl Link {
         // Found in the peer's word, which may have to ring yet. The others have told everybody.
         let is_news = matches!(reason, CloseReason::Peer | CloseReason::Cancelled);
         if let (true, Some(driver)) = (is_news, self.driver.get()) {
-            driver.nudge();
+            driver.notify();
         }
     }
 
@@ -237,7 +237,7 @@ impl Link {
         self.announce_end(CANCELLED);
         self.blocked.end(&self.bell);
         if let Some(driver) = self.driver.get() {
-            driver.nudge();
+            driver.notify();
         }
     }
 

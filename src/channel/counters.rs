@@ -17,9 +17,9 @@ pub struct Stats {
     /// How often this side woke the other, each time at the price of a system call.
     pub wakes_sent: u64,
     /// How often this side's driver looked after this channel because somebody asked: the peer's
-    /// wakes, ends, and our own nudges. Two wakes may be one look, and one wake two. Those that end
-    /// the sleep of a thread in a blocking call do not count where no task waits as well: they pass
-    /// the driver by.
+    /// wakes, ends, and our own notifications. Two wakes may be one look, and one wake two. Those
+    /// that end the sleep of a thread in a blocking call do not count where no task waits as
+    /// well: they pass the driver by.
     pub wakes_received: u64,
     /// How often this side announced that it was about to sleep. A lawful peer wakes it that often
     /// at most, and a few times more for ends.

@@ -3,8 +3,8 @@
 use std::os::fd::AsFd;
 
 use super::counters::count;
-use super::hangup::Standby;
-use super::shared::Link;
+use super::hangup::Hangup;
+use super::shared::Channel;
 use crate::driver::{Backend, Binding, Source};
 use crate::error::{CloseReason, ShmError, Violation};
 use crate::rendezvous::lifeline::Lifeline;
@@ -21,17 +21,17 @@ const PROCESS: u16 = 2;
 /// that is armed next, and its wake then ends the one after that.
 const SPARE_WAKES: u64 = 64;
 
-impl Link {
-    /// Puts the link into the driver's care, before anybody waits on it.
+impl Channel {
+    /// Puts the channel into the driver's care, before anybody waits on it.
     pub(crate) fn bind(self: &Arc<Self>, driver: &Binding) -> Result<(), ShmError> {
         let registration = driver.register(self.clone())?;
         if registration.backend() == Backend::Epoll {
             self.announce(RING_BY_BYTE);
         }
-        // Set once, here; the link is new.
+        // Set once, here; the channel is new.
         let _ = self.driver.set(registration);
         if !driver.is_background() {
-            let _ = self.standby.set(Standby::new(self));
+            let _ = self.hangup.set(Hangup::new(self));
         }
         Ok(())
     }
@@ -46,19 +46,20 @@ impl Link {
             match driver.watch(lifeline.as_fd(), LIFELINE) {
                 Ok(()) => lifeline.watch_process(driver, PROCESS),
                 Err(error) if !driver.is_cancelled() => return Err(error),
-                // The end was dropped while its peer came in: that is an orderly end, not a failure.
+                // The end was dropped while its peer came in: that is an orderly end, not a
+                // failure.
                 Err(_) => lifeline.hang_up(),
             }
         }
         // A ring that came before the line was there went without its byte.
-        // ORDERING: this fence, behind the store of the lifeline, and the one in `ring_by_byte`:
+        // ORDERING: this fence, behind the store of the lifeline, and the one in `wake_by_byte`:
         // either that one finds the line, or the announcement that it saw is seen here.
         fence(Ordering::SeqCst);
         if self.wants_bytes() {
-            lifeline.ring();
+            lifeline.wake();
         }
-        if let Some(standby) = self.standby.get() {
-            standby.connected(self);
+        if let Some(hangup) = self.hangup.get() {
+            hangup.connected(self);
         }
         self.news.notify_all();
         Ok(())
@@ -68,10 +69,10 @@ impl Link {
     pub(crate) fn introduce(&self) {
         count(&self.counters.wakes_sent);
         if let Some(lifeline) = self.lifeline.get() {
-            lifeline.ring();
+            lifeline.wake();
         }
         // The call that blocks there wakes, and finds the line's.
-        self.peer_bell.strike();
+        self.peer_bell.wake();
     }
 
     /// Has the peer's process watched, once it has introduced itself.
@@ -82,11 +83,11 @@ impl Link {
         if let Some(driver) = self.driver.get() {
             lifeline.watch_process(driver, PROCESS);
         }
-        // ORDERING: the partner of the fence in `Standby::watch`: either the process is found there,
+        // ORDERING: the partner of the fence in `Hangup::watch`: either the process is found there,
         // or its driver is found here.
         fence(Ordering::SeqCst);
-        if let Some(standby) = self.standby.get() {
-            standby.learned(lifeline);
+        if let Some(hangup) = self.hangup.get() {
+            hangup.learned(lifeline);
         }
     }
 
@@ -150,8 +151,8 @@ impl Link {
     }
 
     pub(super) fn leave_driver(&self) {
-        if let Some(standby) = self.standby.get() {
-            standby.leave(self.lifeline());
+        if let Some(hangup) = self.hangup.get() {
+            hangup.leave(self.lifeline());
         }
         let Some(driver) = self.driver.get() else { return };
         driver.cancel();
@@ -162,7 +163,7 @@ impl Link {
     }
 }
 
-impl Source for Link {
+impl Source for Channel {
     fn bell(&self) -> Option<&AtomicU32> {
         Some(self.bell.word())
     }
@@ -171,7 +172,7 @@ impl Source for Link {
         Self::lets_bell_go(self)
     }
 
-    fn rung(&self) {
+    fn on_wake(&self) {
         count(&self.counters.wakes_received);
         self.check_flood();
         // Always the receivers: one of them may have taken the bit that another slept by, and a
@@ -185,7 +186,7 @@ impl Source for Link {
         }
     }
 
-    fn ready(&self, token: u16) {
+    fn on_ready(&self, token: u16) {
         let Some(lifeline) = self.lifeline.get() else { return };
         let is_over = if token == PROCESS {
             lifeline.is_orphaned()
@@ -197,7 +198,7 @@ impl Source for Link {
                 for _ in 1..drained.rings {
                     count(&self.counters.wakes_received);
                 }
-                self.rung();
+                self.on_wake();
             }
             drained.hung_up
         };
@@ -211,21 +212,21 @@ impl Source for Link {
         }
     }
 
-    fn alarm(&self) {
+    fn on_timer(&self) {
         self.room.notify_all();
         self.news.notify_all();
     }
 
-    fn abandoned(&self) {
+    fn on_abandoned(&self) {
         // An orderly end stays one: the peer receives what was sent before it.
         self.end_unless_closed(CloseReason::DriverGone);
     }
 
     fn hint(&self) -> bool {
-        self.peephole.has_record() || self.will_have_news()
+        self.probe.has_record() || self.will_have_news()
     }
 
-    fn hinted(&self) {
+    fn on_hint(&self) {
         if self.will_have_news() {
             // An end, or what looks like one: as if it had been rung for.
             count(&self.counters.wakes_received);
@@ -237,7 +238,7 @@ impl Source for Link {
         self.tell_news_or_receivers();
     }
 
-    fn look_yourselves(&self, spun: bool) {
+    fn look_again(&self, spun: bool) {
         if spun {
             self.note_spin(&self.park_spin, false);
         }

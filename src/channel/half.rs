@@ -9,7 +9,7 @@ use super::budget::Limit;
 use super::ends::Directions;
 use super::payload::{AsPayload, Payload, Reserve};
 use super::send::{Deadline, Half, Places, SendEnd, SendFuture, SendState};
-use super::shared::Link;
+use super::shared::Channel;
 use super::tx::Tx;
 use super::wait::{Task, Thread, Wait};
 use crate::error::{CloseReason, ShmError, TryReserveError, TrySendError};
@@ -19,7 +19,7 @@ use crate::sync::Arc;
 /// The sending half of an end, for one sender.
 #[derive(Debug)]
 pub(crate) struct SendHalf {
-    link: Arc<Link>,
+    channel: Arc<Channel>,
     tx: Tx,
     held: Held,
 }
@@ -35,14 +35,14 @@ impl Held {
     /// Ready when nothing is held back.
     fn poll<W: Wait>(
         &mut self,
-        link: &Link,
+        channel: &Channel,
         tx: &mut Tx,
         deadline: &mut Deadline,
         wait: &mut W,
     ) -> Poll<Result<(), ShmError>> {
         let Some(packet) = &self.packet else { return Poll::Ready(Ok(())) };
         let packets = Payload::Packets(std::slice::from_ref(packet));
-        let sent = ready!(self.state.poll(&mut Half { link, tx }, packets, deadline, wait));
+        let sent = ready!(self.state.poll(&mut Half { channel, tx }, packets, deadline, wait));
         self.state = SendState::default();
         if sent.is_ok() {
             self.packet = None;
@@ -51,11 +51,11 @@ impl Held {
     }
 
     /// Sends what is held back at once or not at all.
-    fn try_send(&mut self, link: &Link, tx: &mut Tx) -> Result<(), TrySendError> {
+    fn try_send(&mut self, channel: &Channel, tx: &mut Tx) -> Result<(), TrySendError> {
         let Some(packet) = self.packet.take() else { return Ok(()) };
         let outcome = tx.try_send(packet.clone());
         if outcome.is_ok() {
-            self.state.leave(&mut Half { link, tx });
+            self.state.leave(&mut Half { channel, tx });
             self.state = SendState::default();
         } else {
             self.packet = Some(packet);
@@ -73,8 +73,8 @@ pub(crate) struct AfterHeld<'a> {
 
 impl<'a> SendEnd<'a> for AfterHeld<'a> {
     #[inline]
-    fn link(&self) -> &'a Link {
-        self.half.link()
+    fn channel(&self) -> &'a Channel {
+        self.half.channel()
     }
 
     #[inline]
@@ -88,7 +88,7 @@ impl<'a> SendEnd<'a> for AfterHeld<'a> {
         deadline: &mut Deadline,
         wait: &mut W,
     ) -> Poll<Result<(), ShmError>> {
-        self.held.poll(self.half.link, self.half.tx, deadline, wait)
+        self.held.poll(self.half.channel, self.half.tx, deadline, wait)
     }
 }
 
@@ -106,7 +106,7 @@ impl RoomFuture<'_> {
             let AfterHeld { half, .. } = self.sending.end();
             // Nobody else can have taken the room. Checks it again: a misbehaving peer may have.
             if let Some(claim) =
-                half.tx.claim(self.len).map_err(|reason| closed(half.link, reason))?
+                half.tx.claim(self.len).map_err(|reason| closed(half.channel, reason))?
             {
                 return Poll::Ready(Ok(claim));
             }
@@ -124,13 +124,13 @@ impl Future for RoomFuture<'_> {
 }
 
 impl SendHalf {
-    pub(crate) fn new(link: &Arc<Link>, tx: Tx) -> Self {
-        Self { link: link.clone(), tx, held: Held::default() }
+    pub(crate) fn new(channel: &Arc<Channel>, tx: Tx) -> Self {
+        Self { channel: channel.clone(), tx, held: Held::default() }
     }
 
     #[inline]
-    pub(crate) fn link(&self) -> &Arc<Link> {
-        &self.link
+    pub(crate) fn channel(&self) -> &Arc<Channel> {
+        &self.channel
     }
 
     /// What writes a packet to the room that was just given.
@@ -141,7 +141,7 @@ impl SendHalf {
 
     #[inline]
     fn after_held(&mut self) -> AfterHeld<'_> {
-        AfterHeld { half: Half { link: &self.link, tx: &mut self.tx }, held: &mut self.held }
+        AfterHeld { half: Half { channel: &self.channel, tx: &mut self.tx }, held: &mut self.held }
     }
 
     /// Sends, where that goes without waiting. Otherwise the packet comes back.
@@ -181,7 +181,7 @@ impl SendHalf {
     }
 
     pub(crate) fn try_send_held(&mut self) -> Result<(), TrySendError> {
-        self.held.try_send(&self.link, &mut self.tx)
+        self.held.try_send(&self.channel, &mut self.tx)
     }
 
     /// The usual case, without a look at the clock: the packet finds room as far as is known, or
@@ -193,7 +193,7 @@ impl SendHalf {
         }
         let payload = Payload::Packets(std::slice::from_ref(&packet));
         match self.tx.attempt(payload, &mut 0, Limit::None) {
-            Some(done) => Ok(done.map_err(|reason| closed(&self.link, reason))),
+            Some(done) => Ok(done.map_err(|reason| closed(&self.channel, reason))),
             None => Err(packet),
         }
     }
@@ -250,10 +250,10 @@ impl SendHalf {
         if self.holds() || len > self.tx.max_packet() {
             return None;
         }
-        if let Some(reason) = self.link.tx_end() {
-            return Some(Err(closed(&self.link, reason)));
+        if let Some(reason) = self.channel.tx_end() {
+            return Some(Err(closed(&self.channel, reason)));
         }
-        self.tx.claim(len).map_err(|reason| closed(&self.link, reason)).transpose()
+        self.tx.claim(len).map_err(|reason| closed(&self.channel, reason)).transpose()
     }
 
     /// Publishes the packets of a batch.
@@ -269,8 +269,8 @@ impl SendHalf {
 
     /// For a `Sink`: whether a packet may be given to it.
     pub(crate) fn poll_ready(&mut self, cx: &mut Context<'_>) -> Poll<Result<(), ShmError>> {
-        match self.link.tx_end() {
-            Some(reason) => Poll::Ready(Err(closed(&self.link, reason))),
+        match self.channel.tx_end() {
+            Some(reason) => Poll::Ready(Err(closed(&self.channel, reason))),
             None if self.tx.ends_turn(Limit::Budget) => {
                 cx.waker().wake_by_ref();
                 Poll::Pending
@@ -309,25 +309,25 @@ impl SendHalf {
     }
 
     fn poll_held(&mut self, cx: &mut Context<'_>) -> Poll<Result<(), ShmError>> {
-        self.held.poll(&self.link, &mut self.tx, &mut Deadline::never(), &mut Task(cx))
+        self.held.poll(&self.channel, &mut self.tx, &mut Deadline::never(), &mut Task(cx))
     }
 }
 
 impl Drop for SendHalf {
     fn drop(&mut self) {
         // If the drop cancels the channel in any case, that is left to `Tx`.
-        if self.link.is_cut_off_by_drop() {
+        if self.channel.is_cut_off_by_drop() {
             return;
         }
-        // The last chance of a packet that was held back. Without room it is lost, and the peer must
-        // not take what it has for all.
+        // The last chance of a packet that was held back. Without room it is lost, and the peer
+        // must not take what it has for all.
         if let Err(TrySendError::Full(_)) = self.try_send_held() {
-            self.link.cancel();
+            self.channel.cancel();
         }
     }
 }
 
-fn closed(link: &Link, reason: CloseReason) -> ShmError {
-    link.tell(Directions::TX, reason);
+fn closed(channel: &Channel, reason: CloseReason) -> ShmError {
+    channel.tell(Directions::TX, reason);
     ShmError::Closed { reason, sent: 0 }
 }

@@ -8,7 +8,7 @@ use std::os::fd::AsFd;
 use std::sync::atomic::{AtomicBool, Ordering, fence};
 use std::sync::{Arc, OnceLock, Weak};
 
-use super::shared::Link;
+use super::shared::Channel;
 use crate::driver::{Driver, Registration, Source};
 use crate::error::ShmError;
 use crate::rendezvous::lifeline::Lifeline;
@@ -19,23 +19,23 @@ const PROCESS: u16 = 1;
 
 /// One end, as the background driver sees it that does not look after its bell.
 #[derive(Debug)]
-pub(super) struct Standby {
-    /// Weak, because the link keeps this.
-    link: Weak<Link>,
+pub(super) struct Hangup {
+    /// Weak, because the channel keeps this.
+    channel: Weak<Channel>,
     /// Somebody has blocked.
     is_wanted: AtomicBool,
     /// Somebody has seen to it.
     has_begun: AtomicBool,
     /// And the driver watches.
     is_watched: AtomicBool,
-    /// Cancelled when the link leaves, or is dropped.
+    /// Cancelled when the channel leaves, or is dropped.
     driver: OnceLock<Registration>,
 }
 
-impl Standby {
-    pub(super) fn new(link: &Arc<Link>) -> Arc<Self> {
+impl Hangup {
+    pub(super) fn new(channel: &Arc<Channel>) -> Arc<Self> {
         Arc::new(Self {
-            link: Arc::downgrade(link),
+            channel: Arc::downgrade(channel),
             is_wanted: AtomicBool::new(false),
             has_begun: AtomicBool::new(false),
             is_watched: AtomicBool::new(false),
@@ -44,34 +44,34 @@ impl Standby {
     }
 
     /// Somebody is about to block. `false` if the peer is there and nobody would tell of its end.
-    pub(super) fn want(self: &Arc<Self>, link: &Link) -> bool {
+    pub(super) fn want(self: &Arc<Self>, channel: &Channel) -> bool {
         // ORDERING: Relaxed; whoever sees it set by another thread leaves the rest to that one.
         let is_first = || !self.is_wanted.swap(true, Ordering::Relaxed);
         if !self.is_wanted.load(Ordering::Relaxed) && is_first() {
             // ORDERING: the partner of the fence in `connected`: at least one of the two sees both
             // the wish and the lifeline.
             fence(Ordering::SeqCst);
-            self.begin(link);
+            self.begin(channel);
         }
         // ORDERING: Relaxed; who misses it looks for itself for a while.
-        self.is_watched.load(Ordering::Relaxed) || link.lifeline().is_none()
+        self.is_watched.load(Ordering::Relaxed) || channel.lifeline().is_none()
     }
 
     /// The lifeline is there.
-    pub(super) fn connected(self: &Arc<Self>, link: &Link) {
+    pub(super) fn connected(self: &Arc<Self>, channel: &Channel) {
         // ORDERING: see `want`.
         fence(Ordering::SeqCst);
         if self.is_wanted.load(Ordering::Relaxed) {
-            self.begin(link);
+            self.begin(channel);
             if !self.is_watched.load(Ordering::Relaxed) {
                 // Those who have blocked have to look for themselves.
-                link.bell.strike();
+                channel.bell.wake();
             }
         }
     }
 
-    fn begin(self: &Arc<Self>, link: &Link) {
-        let Some(lifeline) = link.lifeline() else { return };
+    fn begin(self: &Arc<Self>, channel: &Channel) {
+        let Some(lifeline) = channel.lifeline() else { return };
         // ORDERING: Relaxed; it only elects one.
         if self.has_begun.swap(true, Ordering::Relaxed) {
             return;
@@ -126,22 +126,22 @@ impl Standby {
     }
 }
 
-impl Source for Standby {
-    fn ready(&self, _token: u16) {
-        let Some(link) = self.link.upgrade() else { return };
-        if let Some(lifeline) = link.lifeline() {
+impl Source for Hangup {
+    fn on_ready(&self, _token: u16) {
+        let Some(channel) = self.channel.upgrade() else { return };
+        if let Some(lifeline) = channel.lifeline() {
             self.dismiss(lifeline);
             // The other driver, whenever somebody runs it, hears of the end by this.
             lifeline.hang_up();
         }
-        link.hung_up();
+        channel.hung_up();
     }
 
-    fn abandoned(&self) {
+    fn on_abandoned(&self) {
         // ORDERING: Relaxed, as in `want`. Those who sleep look for themselves from now on.
         self.is_watched.store(false, Ordering::Relaxed);
-        if let Some(link) = self.link.upgrade() {
-            link.bell.strike();
+        if let Some(channel) = self.channel.upgrade() {
+            channel.bell.wake();
         }
     }
 }
@@ -162,18 +162,18 @@ mod tests {
         let idle = Driver::builder().build().unwrap();
         let (face, descriptor) = SpscFace::builder().driver(&idle).pair().unwrap();
         let handle = SpscHandle::builder().driver(&idle).from_fd(descriptor).unwrap();
-        let link = face.link().clone();
+        let channel = face.channel().clone();
         let receiver = std::thread::spawn(move || face.recv_timeout(DEADLINE));
-        let standby = link.standby.get().unwrap();
+        let hangup = channel.hangup.get().unwrap();
         let begun = Instant::now();
-        while !standby.is_watched.load(Ordering::Relaxed) {
+        while !hangup.is_watched.load(Ordering::Relaxed) {
             assert!(begun.elapsed() < DEADLINE);
             std::thread::yield_now();
         }
         // The background driver is gone, and tells of nothing any more.
-        standby.leave(link.lifeline());
-        standby.abandoned();
-        handle.link().lifeline().unwrap().hang_up();
+        hangup.leave(channel.lifeline());
+        hangup.on_abandoned();
+        handle.channel().lifeline().unwrap().hang_up();
         let received = receiver.join().unwrap();
         assert_eq!(received, Err(RecvTimeoutError::Closed(CloseReason::PeerDied)));
     }

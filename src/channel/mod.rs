@@ -26,11 +26,11 @@ pub(crate) use ends::Directions;
 pub(crate) use half::SendHalf;
 #[cfg(all(test, not(loom)))]
 pub(crate) use payload::Payload;
-pub(crate) use recv::{Receiving, deadline_after, from_taken, from_timed, take_at_once};
+pub(crate) use recv::{RecvFuture, deadline_after, from_taken, from_timed, take_at_once};
 pub(crate) use returning::Returning;
 pub(crate) use rx::Rx;
 pub(crate) use send::{SendFuture, SharedTx, Whole};
-pub(crate) use shared::{Link, Options};
+pub(crate) use shared::{Channel, Options};
 #[cfg(all(test, not(loom)))]
 pub(crate) use tx::Attempt;
 pub(crate) use tx::Tx;

@@ -9,9 +9,9 @@ use bytes::Bytes;
 use super::budget::Limit;
 use super::ends::Directions;
 use super::rx::{Rx, Taken};
-use super::shared::Link;
+use super::shared::Channel;
 use super::wait::{Task, Thread, Wait};
-use super::with_mut::Access;
+use super::with_mut::WithMut;
 use crate::driver::Registration;
 use crate::error::{CloseReason, RecvTimeoutError, TryRecvError};
 use crate::wake::pace::let_pass;
@@ -20,8 +20,8 @@ use crate::wake::waiters::Waiting;
 
 /// A receive under way: takes by `take`, and sleeps while that finds nothing.
 #[must_use = "futures do nothing unless polled"]
-pub(crate) struct Receiving<'a, A, F> {
-    link: &'a Link,
+pub(crate) struct RecvFuture<'a, A, F> {
+    channel: &'a Channel,
     rx: A,
     take: F,
     place: Option<Waiting>,
@@ -32,20 +32,20 @@ pub(crate) struct Receiving<'a, A, F> {
     vain: Option<Spinning>,
 }
 
-impl<'a, A, F, T> Receiving<'a, A, F>
+impl<'a, A, F, T> RecvFuture<'a, A, F>
 where
-    A: Access<Rx>,
+    A: WithMut<Rx>,
     F: FnMut(&mut Rx) -> Taken<T>,
 {
-    pub(crate) fn new(link: &'a Link, rx: A, take: F) -> Self {
-        Self { link, rx, take, place: None, has_yielded: false, vain: None }
+    pub(crate) fn new(channel: &'a Channel, rx: A, take: F) -> Self {
+        Self { channel, rx, take, place: None, has_yielded: false, vain: None }
     }
 
-    /// Takes, or looks again for a while if that is worth it. `Pending` if a budget is used up; then
-    /// nothing was taken.
+    /// Takes, or looks again for a while if that is worth it. `Pending` if a budget is used up;
+    /// then nothing was taken.
     #[inline(always)]
     fn look<W: Wait>(&mut self) -> Poll<Taken<T>> {
-        if let Some(reason) = self.link.forked_end(Directions::RX) {
+        if let Some(reason) = self.channel.forked_end(Directions::RX) {
             return Poll::Ready(Err(reason));
         }
         let may_yield = W::LIMIT == Limit::Budget && !self.has_yielded;
@@ -62,12 +62,12 @@ where
     #[inline(never)]
     fn spin<W: Wait>(&mut self) -> Taken<T> {
         let most = if self.spins_on::<W>() { IN_POLL } else { Duration::MAX };
-        let Self { link, rx, take, .. } = self;
+        let Self { channel, rx, take, .. } = self;
         if let Some(moment) = rx.with(Rx::pace) {
             let_pass(moment);
         }
         let look = || rx.with(|rx| take(rx)).transpose();
-        match link.spin(&link.data_spin, most, look) {
+        match channel.spin(&channel.data_spin, most, look) {
             Ok((taken, time)) => {
                 if !time.is_zero() {
                     rx.with(|rx| rx.spend(time));
@@ -101,8 +101,8 @@ where
         }
     }
 
-    /// Takes, or waits. `None` if the deadline passed. The place in the queue is the caller's, who polls
-    /// again later.
+    /// Takes, or waits. `None` if the deadline passed. The place in the queue is the caller's, who
+    /// polls again later.
     #[inline]
     pub(crate) fn poll_with<W: Wait>(
         &mut self,
@@ -111,7 +111,7 @@ where
         wait: &mut W,
     ) -> Poll<Option<Result<T, CloseReason>>> {
         // Whatever is published after the looks ends the sleep.
-        wait.before_looking(self.link);
+        wait.before_looking(self.channel);
         match self.look::<W>() {
             Poll::Ready(Ok(Some(taken))) if place.is_none() => Poll::Ready(Some(Ok(taken))),
             looked => self.wait_with(looked, place, deadline, wait),
@@ -136,36 +136,37 @@ where
                 }
                 Poll::Ready(mut taken) => {
                     if let Ok(None) = taken {
-                        wait.register(self.link, &self.link.data, place);
+                        wait.register(self.channel, &self.channel.data, place);
                         taken = self.look_at_last::<W>();
                     }
                     if let Some(taken) = taken.transpose() {
-                        if place.take().is_some() && self.link.forked().is_none() {
+                        if place.take().is_some() && self.channel.forked().is_none() {
                             // We may have been the one of several that was woken, for more than one
                             // packet.
-                            self.link.data.notify_one();
+                            self.channel.data.notify_one();
                         }
                         return Poll::Ready(Some(taken));
                     }
                     if deadline.is_some_and(|deadline| Instant::now() >= deadline) {
                         return Poll::Ready(None);
                     }
-                    ready!(wait.sleep(self.link, deadline));
+                    ready!(wait.sleep(self.channel, deadline));
                 }
             }
-            wait.before_looking(self.link);
+            wait.before_looking(self.channel);
             looked = self.look::<W>();
         }
     }
 
     /// Whether the driver spins on: it is parked in, where that keeps nobody waiting.
     fn spins_on<W: Wait>(&self) -> bool {
-        W::LIMIT == Limit::Budget && self.link.driver.get().is_some_and(Registration::is_parked_in)
+        W::LIMIT == Limit::Budget
+            && self.channel.driver.get().is_some_and(Registration::is_parked_in)
     }
 
     /// Parks, with a last look; or has the driver spin.
     fn look_at_last<W: Wait>(&mut self) -> Taken<T> {
-        let wish = if self.spins_on::<W>() { self.link.park_spin.wish() } else { None };
+        let wish = if self.spins_on::<W>() { self.channel.park_spin.wish() } else { None };
         let Self { rx, take, .. } = self;
         if let Some(taken) = wish.and_then(|spin| rx.with(|rx| rx.ask_driver_to_spin(spin, take))) {
             // The driver spins on: ours was the beginning of its own.
@@ -178,14 +179,14 @@ where
 
     /// Sleeps on the bell itself until something is taken. `None` if the deadline passed.
     pub(crate) fn block(mut self, deadline: Option<Instant>) -> Option<Result<T, CloseReason>> {
-        self.link.watch_peer();
+        self.channel.watch_peer();
         Thread::block(|wait| self.poll_with(&mut None, deadline, wait))
     }
 }
 
-impl<A, F, T> Future for Receiving<'_, A, F>
+impl<A, F, T> Future for RecvFuture<'_, A, F>
 where
-    A: Access<Rx> + Unpin,
+    A: WithMut<Rx> + Unpin,
     F: FnMut(&mut Rx) -> Taken<T> + Unpin,
 {
     type Output = Result<T, CloseReason>;
@@ -198,10 +199,11 @@ where
     }
 }
 
-/// Takes what is there. Where a stream has just run dry, that is looked at once more a moment later.
+/// Takes what is there. Where a stream has just run dry, that is looked at once more a moment
+/// later.
 #[inline(always)]
 pub(crate) fn take_at_once<T>(
-    mut rx: impl Access<Rx>,
+    mut rx: impl WithMut<Rx>,
     mut take: impl FnMut(&mut Rx) -> Taken<T>,
 ) -> Taken<T> {
     let taken = rx.with(&mut take)?;
@@ -212,7 +214,10 @@ pub(crate) fn take_at_once<T>(
 }
 
 #[cold]
-fn take_in_a_moment<T>(mut rx: impl Access<Rx>, take: impl FnMut(&mut Rx) -> Taken<T>) -> Taken<T> {
+fn take_in_a_moment<T>(
+    mut rx: impl WithMut<Rx>,
+    take: impl FnMut(&mut Rx) -> Taken<T>,
+) -> Taken<T> {
     let Some(moment) = rx.with(Rx::pace) else { return Ok(None) };
     let_pass(moment);
     rx.with(take)

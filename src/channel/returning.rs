@@ -2,7 +2,7 @@
 
 use std::sync::Weak;
 
-use super::shared::Link;
+use super::shared::Channel;
 use crate::ring::Loan;
 use crate::shm::layout::SEND;
 use crate::sync::{Ordering, fence};
@@ -13,19 +13,19 @@ use crate::sync::{Ordering, fence};
 pub(crate) struct Returning {
     loan: Loan,
     /// Gone once the end is; then nobody waits for room any more.
-    link: Weak<Link>,
+    channel: Weak<Channel>,
 }
 
 impl Returning {
-    pub(super) fn new(loan: Loan, link: Weak<Link>) -> Self {
-        Self { loan, link }
+    pub(super) fn new(loan: Loan, channel: Weak<Channel>) -> Self {
+        Self { loan, channel }
     }
 }
 
 impl Drop for Returning {
     fn drop(&mut self) {
-        let Some(link) = self.link.upgrade() else { return };
-        if link.forked().is_some() {
+        let Some(channel) = self.channel.upgrade() else { return };
+        if channel.forked().is_some() {
             // The ring is the parent's, and a thread that does not exist here may have the book.
             return;
         }
@@ -34,8 +34,8 @@ impl Drop for Returning {
         // `Bell::arm`. Rarer than a take, so it can afford what that leaves to the sender's second
         // look.
         fence(Ordering::SeqCst);
-        if link.peer_bell.is_armed(SEND) && self.loan.gives_what_it_wants() {
-            link.ring(SEND);
+        if channel.peer_bell.is_armed(SEND) && self.loan.gives_what_it_wants() {
+            channel.wake_if_waiting(SEND);
         }
     }
 }

@@ -7,7 +7,7 @@ use bytes::Bytes;
 use super::budget::{Budget, Limit};
 use super::ends::Directions;
 use super::returning::Returning;
-use super::shared::Link;
+use super::shared::Channel;
 use crate::error::CloseReason;
 use crate::ring::{Consumer, Held};
 use crate::shm::layout::{RECV, RX_CLOSED, SEND, record_bytes};
@@ -24,17 +24,17 @@ const LOOK_AT_ENDS: usize = 128;
 /// The receiving half of an end. Dropped, it tells the peer that nobody receives any more.
 #[derive(Debug)]
 pub(crate) struct Rx {
-    link: Arc<Link>,
+    channel: Arc<Channel>,
     consumer: Consumer,
     pace: Pace,
     budget: Budget,
 }
 
 impl Rx {
-    pub(crate) fn new(link: &Arc<Link>) -> Self {
+    pub(crate) fn new(channel: &Arc<Channel>) -> Self {
         Self {
-            link: link.clone(),
-            consumer: Consumer::new(link.region(), link.side()),
+            channel: channel.clone(),
+            consumer: Consumer::new(channel.region(), channel.side()),
             pace: Pace::new(),
             budget: Budget::new(),
         }
@@ -43,7 +43,7 @@ impl Rx {
     /// The length of the next packet, if one could be taken now.
     #[inline]
     pub(crate) fn readable(&mut self) -> Option<usize> {
-        if self.link.rx_cut().is_some() {
+        if self.channel.rx_cut().is_some() {
             return None;
         }
         // A violation is for the call that takes.
@@ -63,7 +63,7 @@ impl Rx {
     /// next take. At the end, the reason is settled.
     #[inline(always)]
     pub(crate) fn hold(&mut self) -> Taken<Held> {
-        let held = match self.link.rx_standing() {
+        let held = match self.channel.rx_standing() {
             Ok(is_over) => {
                 if is_over {
                     self.consumer.expect_no_more();
@@ -81,15 +81,15 @@ impl Rx {
     /// A call is about to return the end.
     #[cold]
     fn told(&self, reason: CloseReason) -> CloseReason {
-        self.link.tell(Directions::RX, reason);
+        self.channel.tell(Directions::RX, reason);
         reason
     }
 
     /// The ring was empty: takes what came before the end, if there is one.
     #[cold]
     fn hold_last(&mut self) -> Taken<Held> {
-        let Some(reason) = self.link.rx_over() else { return Ok(None) };
-        if let Some(reason) = self.link.ends.rx() {
+        let Some(reason) = self.channel.rx_over() else { return Ok(None) };
+        if let Some(reason) = self.channel.ends.rx() {
             // Cut off a moment ago.
             return Err(reason);
         }
@@ -98,8 +98,8 @@ impl Rx {
         if let Some(held) = self.hold_published()? {
             return Ok(Some(held));
         }
-        self.link.ends.end(Directions::RX, reason);
-        Err(self.link.ends.rx().unwrap_or(reason))
+        self.channel.ends.end(Directions::RX, reason);
+        Err(self.channel.ends.rx().unwrap_or(reason))
     }
 
     #[inline(always)]
@@ -108,9 +108,9 @@ impl Rx {
             // One that was forgotten.
             self.give_back();
         }
-        let held = self.consumer.hold().map_err(|violation| self.link.violated_rx(violation))?;
+        let held = self.consumer.hold().map_err(|violation| self.channel.violated_rx(violation))?;
         if let Some(held) = &held {
-            self.link.counters.received.add(1, held.len() as u64);
+            self.channel.counters.received.add(1, held.len() as u64);
         } else {
             self.heed_parked_sender();
         }
@@ -120,7 +120,7 @@ impl Rx {
     /// Gives back the room of what is held.
     #[inline(always)]
     pub(crate) fn give_back(&mut self) {
-        if self.link.forked().is_some() {
+        if self.channel.forked().is_some() {
             // The ring is the parent's, and so is what it holds there.
             return;
         }
@@ -131,15 +131,15 @@ impl Rx {
         }
     }
 
-    /// For how long not to look again, after a look that found nothing. Never where the end does not
-    /// spin.
+    /// For how long not to look again, after a look that found nothing. Never where the end does
+    /// not spin.
     #[inline]
     pub(super) fn pace(&mut self) -> Option<Duration> {
-        let cap = self.link.data_spin.cap();
+        let cap = self.channel.data_spin.cap();
         if cap.is_zero() {
             return None;
         }
-        let taken = self.link.counters.received.packets();
+        let taken = self.channel.counters.received.packets();
         let moment = self.pace.at_empty(taken, Instant::now)?.min(cap);
         self.spend(moment);
         Some(moment)
@@ -148,13 +148,13 @@ impl Rx {
     /// Whether a future may take another packet before it is `Pending`.
     #[inline]
     pub(crate) fn has_budget(&self) -> bool {
-        self.budget.is_left(&self.link.counters.received)
+        self.budget.is_left(&self.channel.counters.received)
     }
 
     /// Whether a future has to wake itself and be `Pending` now, before it takes anything.
     #[inline]
     pub(super) fn ends_turn(&mut self) -> bool {
-        self.budget.ends_turn(&self.link.counters.received)
+        self.budget.ends_turn(&self.channel.counters.received)
     }
 
     /// A call has spun for so long.
@@ -178,7 +178,7 @@ impl Rx {
     /// itself after `LOOK_AGAIN_AFTER`.
     #[inline]
     fn heed_parked_sender(&mut self) {
-        if self.link.peer_bell.is_armed(SEND) {
+        if self.channel.peer_bell.is_armed(SEND) {
             self.give_room();
         }
     }
@@ -188,28 +188,28 @@ impl Rx {
     fn give_room(&mut self) {
         self.consumer.release();
         if self.consumer.has_what_it_wants() {
-            self.link.ring(SEND);
+            self.channel.wake_if_waiting(SEND);
         }
     }
 
-    /// The ring is empty as far as we saw, so whatever a parked sender wants, it can have; unless some
-    /// of it is lent, whose return wakes it then. (Woken for nothing it would park again, and wake us
-    /// for that, and so on.) All was released, and the caller has fenced since.
+    /// The ring is empty as far as we saw, so whatever a parked sender wants, it can have; unless
+    /// some of it is lent, whose return wakes it then. (Woken for nothing it would park again,
+    /// and wake us for that, and so on.) All was released, and the caller has fenced since.
     fn serve_parked_sender(&self) {
-        let has_it = || self.link.peer_bell.is_armed(SEND) && self.consumer.has_what_it_wants();
+        let has_it = || self.channel.peer_bell.is_armed(SEND) && self.consumer.has_what_it_wants();
         if !self.consumer.lends() || has_it() {
-            self.link.ring_fenced(SEND);
+            self.channel.wake_if_waiting_fenced(SEND);
         }
     }
 
     /// Whether this process is a child of the one that receives.
     pub(crate) fn is_forked(&self) -> bool {
-        self.link.forked().is_some()
+        self.channel.forked().is_some()
     }
 
     /// Lends what is held, until the answer is dropped.
     pub(crate) fn lend(&mut self, held: Held) -> Returning {
-        Returning::new(self.consumer.lend(held), Arc::downgrade(&self.link))
+        Returning::new(self.consumer.lend(held), Arc::downgrade(&self.channel))
     }
 
     /// Takes up to `max` packets into `packets` and tells how many. What was unread when it began
@@ -223,12 +223,12 @@ impl Rx {
         if max == 0 {
             return Ok(Some(0));
         }
-        let mut allowance = self.budget.allowance(&self.link.counters.received, limit);
+        let mut allowance = self.budget.allowance(&self.channel.counters.received, limit);
         let Some(first) = self.hold()? else { return Ok(None) };
         allowance.spend(first.len());
         self.consumer.gather(first, packets);
-        // The others are published as well, whatever ends there are by now; and their room goes back
-        // together.
+        // The others are published as well, whatever ends there are by now; and their room goes
+        // back together.
         let (mut taken, mut bytes) = (1, 0);
         let mut records = record_bytes(first.len());
         while taken < max && records < self.consumer.ring_bytes() && allowance.is_left() {
@@ -237,7 +237,7 @@ impl Rx {
             }
             // What was taken comes first; the next call meets an end or a violation again.
             if taken.is_multiple_of(LOOK_AT_ENDS) {
-                match self.link.rx_standing() {
+                match self.channel.rx_standing() {
                     Ok(true) => self.consumer.expect_no_more(),
                     Ok(false) => {}
                     Err(_) => break,
@@ -252,7 +252,7 @@ impl Rx {
         }
         self.consumer.hand_over(packets);
         // Before the last of them goes back, which may leave a snapshot.
-        self.link.counters.received.add(taken as u64 - 1, bytes);
+        self.channel.counters.received.add(taken as u64 - 1, bytes);
         self.give_back();
         Ok(Some(taken))
     }
@@ -261,21 +261,21 @@ impl Rx {
     /// registered whoever it is.
     pub(super) fn park<T>(&mut self, take: &mut impl FnMut(&mut Self) -> Taken<T>) -> Taken<T> {
         self.consumer.release();
-        let newly = self.link.bell.arm(RECV);
+        let newly = self.channel.bell.arm(RECV);
         if newly {
-            self.link.parked(RECV);
+            self.channel.parked(RECV);
         }
         let taken = self.look_at_last(take);
         if newly && !matches!(taken, Ok(None)) {
             // Whoever has armed the bell since and sleeps would have held the consumer meanwhile,
             // which the caller holds.
-            self.link.bell.disarm(RECV);
+            self.channel.bell.disarm(RECV);
         }
         taken
     }
 
-    /// Asks the driver to spin for up to `spin`, and looks a last time; `None` if the driver cannot.
-    /// The caller has registered a task. Before it sleeps, the driver wakes it to call
+    /// Asks the driver to spin for up to `spin`, and looks a last time; `None` if the driver
+    /// cannot. The caller has registered a task. Before it sleeps, the driver wakes it to call
     /// [`park`](Self::park).
     pub(super) fn ask_driver_to_spin<T>(
         &mut self,
@@ -283,8 +283,8 @@ impl Rx {
         take: &mut impl FnMut(&mut Self) -> Taken<T>,
     ) -> Option<Taken<T>> {
         self.consumer.release();
-        self.link.peephole.point_at(&self.consumer);
-        if !self.link.driver.get().is_some_and(|driver| driver.ask_to_spin(spin)) {
+        self.channel.probe.point_at(&self.consumer);
+        if !self.channel.driver.get().is_some_and(|driver| driver.ask_to_spin(spin)) {
             return None;
         }
         // ORDERING: in place of the fence in `Bell::arm`, between the store of `head` and the look
@@ -299,7 +299,7 @@ impl Rx {
         let taken = take(self);
         if let Ok(None) = taken {
             self.note();
-            self.budget.renew(&self.link.counters.received);
+            self.budget.renew(&self.channel.counters.received);
         }
         taken
     }
@@ -309,7 +309,7 @@ impl Rx {
         if cfg!(all(test, loom)) {
             return;
         }
-        let (snapshot, stats) = self.link.note();
+        let (snapshot, stats) = self.channel.note();
         // ORDERING: Relaxed, all; nobody acts on a snapshot.
         snapshot.head.store(self.consumer.position().get(), Ordering::Relaxed);
         snapshot.packets_received.store(stats.packets_received, Ordering::Relaxed);
@@ -319,6 +319,6 @@ impl Rx {
 
 impl Drop for Rx {
     fn drop(&mut self) {
-        self.link.leave(RX_CLOSED);
+        self.channel.leave(RX_CLOSED);
     }
 }

@@ -1,9 +1,9 @@
 //! A `send`, `send_batch` or `reserve` under way: its place in the queue, the wait for room, and
 //! deadlines.
 //!
-//! Senders of a whole end wait for room one at a time: the *front* one sleeps by the bell, the others
-//! queue for its place. A batch keeps its place until it is through. A half has one sender, and no
-//! queue.
+//! Senders of a whole end wait for room one at a time: the *front* one sleeps by the bell, the
+//! others queue for its place. A batch keeps its place until it is through. A half has one sender,
+//! and no queue.
 
 use std::marker::PhantomData;
 use std::pin::Pin;
@@ -15,7 +15,7 @@ use bytes::Bytes;
 use super::budget::Limit;
 use super::ends::Directions;
 use super::payload::{AsPayload, Payload};
-use super::shared::Link;
+use super::shared::Channel;
 use super::tx::{Attempt, Tx};
 use super::wait::{Task, Thread, Wait};
 use crate::error::{CloseReason, ShmError, TrySendError};
@@ -24,10 +24,10 @@ use crate::wake::waiters::Waiting;
 
 /// What a send goes through.
 pub(crate) trait SendEnd<'a> {
-    fn link(&self) -> &'a Link;
+    fn channel(&self) -> &'a Channel;
 
-    /// Works with the half that sends and with the queue for it. The work must be short and must not
-    /// call foreign code.
+    /// Works with the half that sends and with the queue for it. The work must be short and must
+    /// not call foreign code.
     fn with<R>(&mut self, work: impl FnOnce(&mut Tx, &mut Places) -> R) -> R;
 
     /// Sends what has to go first.
@@ -92,14 +92,14 @@ impl SharedTx {
 /// A whole end, which many may send through.
 #[derive(Debug)]
 pub(crate) struct Whole<'a> {
-    pub(crate) link: &'a Link,
+    pub(crate) channel: &'a Channel,
     pub(crate) tx: &'a Mutex<SharedTx>,
 }
 
 impl<'a> SendEnd<'a> for Whole<'a> {
     #[inline]
-    fn link(&self) -> &'a Link {
-        self.link
+    fn channel(&self) -> &'a Channel {
+        self.channel
     }
 
     #[inline]
@@ -112,14 +112,14 @@ impl<'a> SendEnd<'a> for Whole<'a> {
 /// A half, which one sends through.
 #[derive(Debug)]
 pub(crate) struct Half<'a> {
-    pub(super) link: &'a Link,
+    pub(super) channel: &'a Channel,
     pub(super) tx: &'a mut Tx,
 }
 
 impl<'a> SendEnd<'a> for Half<'a> {
     #[inline]
-    fn link(&self) -> &'a Link {
-        self.link
+    fn channel(&self) -> &'a Channel {
+        self.channel
     }
 
     #[inline]
@@ -143,10 +143,11 @@ impl Deadline {
         Self::At(None)
     }
 
-    fn get(&mut self, link: &Link) -> Option<Instant> {
+    fn get(&mut self, channel: &Channel) -> Option<Instant> {
         if let Self::Unset = self {
             // A deadline that the clock cannot express is as good as none.
-            *self = Self::At(link.send_timeout.and_then(|after| Instant::now().checked_add(after)));
+            *self =
+                Self::At(channel.send_timeout.and_then(|after| Instant::now().checked_add(after)));
         }
         match self {
             Self::At(at) => *at,
@@ -154,8 +155,8 @@ impl Deadline {
         }
     }
 
-    fn has_passed(&mut self, link: &Link) -> bool {
-        self.get(link).is_some_and(|deadline| Instant::now() >= deadline)
+    fn has_passed(&mut self, channel: &Channel) -> bool {
+        self.get(channel).is_some_and(|deadline| Instant::now() >= deadline)
     }
 }
 
@@ -201,7 +202,7 @@ impl SendState {
         wait: &mut W,
     ) -> Poll<Result<(), ShmError>> {
         if let Standing::New = self.standing {
-            let max = end.link().region().geometry().max_packet();
+            let max = end.channel().region().geometry().max_packet();
             if let Some(len) = payload.longer_than(max) {
                 return Poll::Ready(Err(ShmError::PacketTooLarge { len, max }));
             }
@@ -223,7 +224,7 @@ impl SendState {
         deadline: &mut Deadline,
         wait: &mut W,
     ) -> Poll<Result<(), ShmError>> {
-        if let Some(reason) = end.link().forked_end(Directions::TX) {
+        if let Some(reason) = end.channel().forked_end(Directions::TX) {
             return Poll::Ready(self.finish(end, Err(reason)));
         }
         if let Some(done) = ready!(self.poll_place(end, deadline, wait)) {
@@ -240,15 +241,15 @@ impl SendState {
         payload: Payload<'_>,
         limit: Limit,
     ) -> Entered {
-        if let Some(reason) = end.link().forked_end(Directions::TX) {
+        if let Some(reason) = end.channel().forked_end(Directions::TX) {
             return Entered::Done(Err(reason));
         }
         let Self { sent, standing } = self;
-        let link = end.link();
+        let channel = end.channel();
         end.with(|tx, places| {
             if !places.is_free() {
                 places.queued += 1;
-                *standing = Standing::Queued { place: link.place.join(), news: None };
+                *standing = Standing::Queued { place: channel.place.join(), news: None };
                 return Entered::Wait;
             }
             let entered = if tx.ends_turn(limit) {
@@ -278,35 +279,35 @@ impl SendState {
         wait: &mut W,
     ) -> Poll<Option<Result<(), ShmError>>> {
         while let Standing::Queued { place, news } = &mut self.standing {
-            let link = end.link();
-            wait.register(link, &link.news, news);
+            let channel = end.channel();
+            wait.register(channel, &channel.news, news);
             // Also for threads: of an end that the peer makes, the driver tells those who queue.
-            link.rely_on_driver();
+            channel.rely_on_driver();
             // Registered before this look, so that an end after it wakes the caller.
-            if let Some(reason) = link.tx_end() {
+            if let Some(reason) = channel.tx_end() {
                 return Poll::Ready(Some(self.finish(end, Err(reason))));
             }
-            match wait.wait_for_place(link, place, deadline.get(link)) {
+            match wait.wait_for_place(channel, place, deadline.get(channel)) {
                 Poll::Ready(true) => self.take_place(end),
                 Poll::Ready(false) => return Poll::Ready(Some(self.time_out(end))),
-                Poll::Pending if deadline.has_passed(link) => {
+                Poll::Pending if deadline.has_passed(channel) => {
                     return Poll::Ready(Some(self.time_out(end)));
                 }
                 Poll::Pending => {
-                    ready!(wait.sleep(link, deadline.get(link)));
+                    ready!(wait.sleep(channel, deadline.get(channel)));
                 }
             }
         }
         Poll::Ready(None)
     }
 
-    /// From the queue to the front, after the notification came; or back into the queue, if somebody
-    /// who came just before is at the front, whose end notifies again.
+    /// From the queue to the front, after the notification came; or back into the queue, if
+    /// somebody who came just before is at the front, whose end notifies again.
     fn take_place<'a, E: SendEnd<'a>>(&mut self, end: &mut E) {
-        let link = end.link();
+        let channel = end.channel();
         let again = end.with(|_, places| {
             if places.is_taken {
-                return Some(link.place.join());
+                return Some(channel.place.join());
             }
             places.leave_queue();
             places.is_taken = true;
@@ -332,25 +333,26 @@ impl SendState {
                 panic!("a send was polled after it had returned");
             };
             // Whatever happens after the looks ends the sleep.
-            wait.before_looking(end.link());
+            wait.before_looking(end.channel());
             let attempt = match attempt_for_a_while(end, payload, sent, W::LIMIT) {
                 Some(attempt) => attempt,
                 None => {
-                    wait.register(end.link(), &end.link().room, room);
+                    wait.register(end.channel(), &end.channel().room, room);
                     end.with(|tx, _| tx.park(payload, sent, W::LIMIT))
                 }
             };
             match attempt {
                 Attempt::Done(done) => return Poll::Ready(self.finish(end, done)),
-                // With its place among those who wait for room, if it has one, and the wake of that.
+                // With its place among those who wait for room, if it has one, and the wake of
+                // that.
                 Attempt::Yields => ready!(wait.yield_now()),
                 Attempt::Parked { look_again } => {
-                    let link = end.link();
-                    if deadline.has_passed(link) {
+                    let channel = end.channel();
+                    if deadline.has_passed(channel) {
                         return Poll::Ready(self.time_out(end));
                     }
                     let look = look_again.map(|after| Instant::now() + after);
-                    ready!(wait.sleep(link, earlier(deadline.get(link), look)));
+                    ready!(wait.sleep(channel, earlier(deadline.get(channel), look)));
                 }
             }
         }
@@ -364,7 +366,7 @@ impl SendState {
     ) -> Result<(), ShmError> {
         self.leave(end);
         done.map_err(|reason| {
-            end.link().tell(Directions::TX, reason);
+            end.channel().tell(Directions::TX, reason);
             ShmError::Closed { reason, sent: self.sent }
         })
     }
@@ -384,7 +386,7 @@ impl SendState {
 
     fn give_place<'a, E: SendEnd<'a>>(&mut self, end: &mut E) {
         let standing = std::mem::replace(&mut self.standing, Standing::Done);
-        if end.link().forked().is_some() {
+        if end.channel().forked().is_some() {
             // The bit and the place are the parent's.
             return;
         }
@@ -401,7 +403,7 @@ impl SendState {
                     places.is_taken = false;
                 });
                 drop(room);
-                end.link().place.notify_one();
+                end.channel().place.notify_one();
             }
         }
     }
@@ -417,13 +419,13 @@ pub(crate) struct SendFuture<'a, E: SendEnd<'a>, P> {
     payload: P,
     state: SendState,
     deadline: Deadline,
-    link: PhantomData<&'a Link>,
+    channel: PhantomData<&'a Channel>,
 }
 
 impl<'a, E: SendEnd<'a>, P: AsPayload> SendFuture<'a, E, P> {
     pub(crate) fn new(end: E, payload: P) -> Self {
         let (state, deadline) = (SendState::default(), Deadline::Unset);
-        Self { end, payload, state, deadline, link: PhantomData }
+        Self { end, payload, state, deadline, channel: PhantomData }
     }
 
     #[inline(always)]
@@ -464,8 +466,8 @@ impl<'a, E: SendEnd<'a>, P> Drop for SendFuture<'a, E, P> {
     }
 }
 
-/// Attempts to send what is left, and again as long as that makes headway or spinning is worth it, and
-/// `limit` allows it.
+/// Attempts to send what is left, and again as long as that makes headway or spinning is worth it,
+/// and `limit` allows it.
 fn attempt_for_a_while<'a, E: SendEnd<'a>>(
     end: &mut E,
     payload: Payload<'_>,
@@ -482,11 +484,11 @@ fn attempt_for_a_while<'a, E: SendEnd<'a>>(
         Ok(attempted) => return Some(attempted),
         Err(sent) => sent,
     };
-    let link = end.link();
+    let channel = end.channel();
     loop {
         let headway = |attempted: &Result<_, usize>| *attempted != Err(before);
         let mut look = || Some(end.with(|tx, _| attempt(tx, sent))).filter(headway);
-        match link.spin(&link.room_spin, Duration::MAX, &mut look) {
+        match channel.spin(&channel.room_spin, Duration::MAX, &mut look) {
             Ok((attempted, time)) => {
                 end.with(|tx, _| tx.spend(time));
                 match attempted {

@@ -8,16 +8,16 @@ use std::sync::atomic::{AtomicBool, AtomicU32 as StdAtomicU32, AtomicU64 as StdA
 use std::task::Poll;
 use std::time::{Duration, Instant};
 
-use super::bell_wait::Reliance;
+use super::bell_wait::BellWait;
 use super::block::{Blocked, Seen};
 use super::counters::{Counters, Stats, count};
 use super::ends::Ends;
-use super::hangup::Standby;
-use super::spurious_wakes::VainWakes;
+use super::hangup::Hangup;
+use super::spurious_wakes::SpuriousWakes;
 use crate::driver::Registration;
 use crate::rendezvous::credentials::PeerCredentials;
 use crate::rendezvous::lifeline::Lifeline;
-use crate::ring::Peephole;
+use crate::ring::Probe;
 use crate::shm::layout::{RECORD_HEADER, RING_BY_BYTE, SEND, Side, SideWords, Snapshot};
 use crate::shm::region::{Region, Words};
 use crate::sync::{Arc, Ordering, fence};
@@ -47,7 +47,7 @@ impl Default for Options {
 
 /// One end of a channel, seen from both its halves and from the driver.
 #[derive(Debug)]
-pub(crate) struct Link {
+pub(crate) struct Channel {
     region: Arc<Region>,
     side: Side,
     own: Words,
@@ -60,7 +60,7 @@ pub(crate) struct Link {
     /// Threads that sleep on the first of them.
     pub(super) blocked: Blocked,
     /// Whether the driver has to be woken by it too.
-    pub(super) reliance: Reliance,
+    pub(super) bell_wait: BellWait,
     /// Tasks that wait for a packet.
     pub(super) data: Waiters,
     /// The one task that waits for room.
@@ -76,10 +76,10 @@ pub(crate) struct Link {
     /// Of the driver's spins for our packets.
     pub(super) park_spin: Spin,
     /// Where the driver looks then.
-    pub(super) peephole: Peephole,
+    pub(super) probe: Probe,
     pub(super) driver: OnceLock<Registration>,
     /// Where the driver may be one that nobody runs.
-    pub(super) standby: OnceLock<Arc<Standby>>,
+    pub(super) hangup: OnceLock<Arc<Hangup>>,
     pub(super) lifeline: OnceLock<Lifeline>,
     /// `TX_CLOSED` and `RX_CLOSED` of the halves that were dropped.
     pub(super) left: StdAtomicU32,
@@ -101,19 +101,19 @@ pub(crate) struct Link {
     pub(super) origin: Origin,
 }
 
-impl Link {
+impl Channel {
     pub(crate) fn new(region: Arc<Region>, side: Side, options: Options) -> Self {
         Self {
             own: region.words(side),
             peers: region.words(side.peer()),
             bell: Bell::new(&region, side),
             peer_bell: Bell::new(&region, side.peer()),
-            peephole: Peephole::new(&region, side),
+            probe: Probe::new(&region, side),
             region,
             side,
             ends: Ends::new(),
             blocked: Blocked::default(),
-            reliance: Reliance::new(),
+            bell_wait: BellWait::new(),
             data: Waiters::default(),
             room: Waiters::default(),
             place: Waiters::default(),
@@ -124,7 +124,7 @@ impl Link {
             room_spin: Spin::new(options.spin),
             park_spin: Spin::new(options.spin),
             driver: OnceLock::new(),
-            standby: OnceLock::new(),
+            hangup: OnceLock::new(),
             lifeline: OnceLock::new(),
             left: StdAtomicU32::new(0),
             tx_closed: AtomicBool::new(false),
@@ -176,19 +176,19 @@ impl Link {
     /// A call is about to block the thread, whoever runs the driver or not. It has read the bell: a
     /// death from now on, or before, counts that up. Unless this says that nobody would notice it.
     pub(super) fn prepare_to_block(&self) -> bool {
-        let Some(standby) = self.standby.get() else { return true };
+        let Some(hangup) = self.hangup.get() else { return true };
         if let Some(lifeline) = self.lifeline() {
             self.learn_of_peer(lifeline);
         }
-        standby.want(self)
+        hangup.want(self)
     }
 
     /// A blocking call is about to receive. It has the peer watched once for each ring's length of
-    /// records, also if it never sleeps: nobody may run the driver, and a peer that has left a cycle
-    /// of records behind would feed the receiver for ever.
+    /// records, also if it never sleeps: nobody may run the driver, and a peer that has left a
+    /// cycle of records behind would feed the receiver for ever.
     #[inline]
     pub(crate) fn watch_peer(&self) {
-        if self.standby.get().is_none() {
+        if self.hangup.get().is_none() {
             return;
         }
         let received = &self.counters.received;
@@ -238,28 +238,28 @@ impl Link {
 
     /// Wakes the peer, if it sleeps for `bit`, after something was published for it.
     #[inline]
-    pub(super) fn ring(&self, bit: u32) {
-        if self.peer_bell.ring(bit) {
-            self.rang();
+    pub(super) fn wake_if_waiting(&self, bit: u32) {
+        if self.peer_bell.wake_if_waiting(bit) {
+            self.woke_peer();
         }
     }
 
-    /// As [`ring`](Self::ring), behind a fence of the caller's.
+    /// As [`wake_if_waiting`](Self::wake_if_waiting), behind a fence of the caller's.
     #[inline]
-    pub(super) fn ring_fenced(&self, bit: u32) {
-        if self.peer_bell.ring_fenced(bit) {
-            self.rang();
+    pub(super) fn wake_if_waiting_fenced(&self, bit: u32) {
+        if self.peer_bell.wake_if_waiting_fenced(bit) {
+            self.woke_peer();
         }
     }
 
     #[cold]
-    pub(super) fn rang(&self) {
+    pub(super) fn woke_peer(&self) {
         count(&self.counters.wakes_sent);
-        self.ring_by_byte();
+        self.wake_by_byte();
     }
 
     /// The part of a wake that reaches a driver without io_uring.
-    pub(super) fn ring_by_byte(&self) {
+    pub(super) fn wake_by_byte(&self) {
         // ORDERING: partner of the fence in `attach`; and between an end's flag and the look at how
         // the peer likes to be rung, which it says before it looks at the flag.
         fence(Ordering::SeqCst);
@@ -267,7 +267,7 @@ impl Link {
             return;
         }
         if let Some(lifeline) = self.lifeline.get() {
-            lifeline.ring();
+            lifeline.wake();
         }
     }
 
@@ -278,9 +278,9 @@ impl Link {
     }
 
     /// Asks the driver for a look at `at`.
-    pub(super) fn alarm(&self, at: Instant) {
+    pub(super) fn wake_at(&self, at: Instant) {
         if let Some(driver) = self.driver.get() {
-            driver.alarm(at);
+            driver.wake_at(at);
         }
     }
 
@@ -318,7 +318,7 @@ impl Link {
     }
 
     /// Sleeps on this side's bell, unless it rang since `seen`, or an end has come.
-    pub(super) fn sleep(&self, seen: Seen, timeout: Option<Duration>, vain: &mut VainWakes) {
+    pub(super) fn sleep(&self, seen: Seen, timeout: Option<Duration>, vain: &mut SpuriousWakes) {
         let is_watched = self.prepare_to_block();
         self.rely_on_bell();
         vain.bear(self.bell.count(), self.counters.read().parks);
@@ -373,11 +373,11 @@ impl Link {
     }
 }
 
-impl Drop for Link {
+impl Drop for Channel {
     fn drop(&mut self) {
         // Again, for one that was connected while it left.
-        if let Some(standby) = self.standby.get() {
-            standby.leave(self.lifeline());
+        if let Some(hangup) = self.hangup.get() {
+            hangup.leave(self.lifeline());
         }
     }
 }

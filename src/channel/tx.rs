@@ -7,7 +7,7 @@ use bytes::Bytes;
 use super::budget::{Allowance, Budget, Limit};
 use super::ends::Directions;
 use super::payload::Payload;
-use super::shared::Link;
+use super::shared::Channel;
 use crate::error::{CloseReason, TryReserveError, TrySendError};
 use crate::ring::{Claim, LOOK_AGAIN_AFTER, Position, Producer};
 use crate::shm::layout::{RECV, SEND, TX_CLOSED};
@@ -17,7 +17,7 @@ use crate::sync::{Arc, Ordering};
 /// The sending half of an end. Dropped, it tells the peer that nothing more will come.
 #[derive(Debug)]
 pub(crate) struct Tx {
-    link: Arc<Link>,
+    channel: Arc<Channel>,
     producer: Producer,
     /// When the parked sender looks by itself, whether or not it was woken. A wake that comes to
     /// nothing before that leaves it as it is.
@@ -38,9 +38,9 @@ pub(crate) enum Attempt {
 }
 
 impl Tx {
-    pub(crate) fn new(link: &Arc<Link>) -> Self {
-        let producer = Producer::new(link.region(), link.side());
-        Self { link: link.clone(), producer, look_at: None, budget: Budget::new() }
+    pub(crate) fn new(channel: &Arc<Channel>) -> Self {
+        let producer = Producer::new(channel.region(), channel.side());
+        Self { channel: channel.clone(), producer, look_at: None, budget: Budget::new() }
     }
 
     /// Sends at once or not at all.
@@ -84,7 +84,7 @@ impl Tx {
     /// ended.
     #[inline(always)]
     pub(crate) fn claim_known(&self, len: usize) -> Option<Claim> {
-        if self.link.tx_end().is_some() { None } else { self.producer.claim_known(len) }
+        if self.channel.tx_end().is_some() { None } else { self.producer.claim_known(len) }
     }
 
     /// Room for a packet of `len` bytes at once or not at all.
@@ -114,7 +114,7 @@ impl Tx {
     /// there.
     #[inline]
     pub(crate) fn claim(&mut self, len: usize) -> Result<Option<Claim>, CloseReason> {
-        self.producer.claim(len).map_err(|violation| self.link.violated_tx(violation))
+        self.producer.claim(len).map_err(|violation| self.channel.violated_tx(violation))
     }
 
     /// The bytes of the ring, to write a claimed packet to.
@@ -123,9 +123,9 @@ impl Tx {
         self.producer.memory()
     }
 
-    /// Makes a packet of the first `len` bytes of what was claimed. It is published at once, and the
-    /// peer is woken if it sleeps; or with others, if it is `withheld`, of which there are never more
-    /// than a share of the ring, an eighth or 128 KiB.
+    /// Makes a packet of the first `len` bytes of what was claimed. It is published at once, and
+    /// the peer is woken if it sleeps; or with others, if it is `withheld`, of which there are
+    /// never more than a share of the ring, an eighth or 128 KiB.
     #[inline(always)]
     pub(crate) fn commit(
         &mut self,
@@ -146,7 +146,7 @@ impl Tx {
     /// Whether anything can be sent.
     #[inline(always)]
     fn check_open(&self) -> Result<(), CloseReason> {
-        match self.link.tx_end() {
+        match self.channel.tx_end() {
             None => Ok(()),
             Some(reason) => Err(self.told(reason)),
         }
@@ -155,7 +155,7 @@ impl Tx {
     /// A call is about to return the end.
     #[cold]
     fn told(&self, reason: CloseReason) -> CloseReason {
-        self.link.tell(Directions::TX, reason);
+        self.channel.tell(Directions::TX, reason);
         reason
     }
 
@@ -171,14 +171,14 @@ impl Tx {
 
     /// Bytes free for the next record, without its header.
     pub(crate) fn free_bytes(&mut self) -> usize {
-        if self.link.forked().is_some() {
+        if self.channel.forked().is_some() {
             // What the parent and its peer did since is no violation of theirs.
             return 0;
         }
         match self.producer.look_at_taken() {
             Ok(()) => self.producer.free_bytes(),
             Err(violation) => {
-                self.link.violated(violation);
+                self.channel.violated(violation);
                 0
             }
         }
@@ -188,12 +188,12 @@ impl Tx {
     pub(crate) fn finish(&mut self) {
         // A batch that was leaked.
         let _ = self.publish_withheld();
-        self.link.set_tx_closed();
-        self.link.end_direction(TX_CLOSED);
+        self.channel.set_tx_closed();
+        self.channel.end_direction(TX_CLOSED);
     }
 
-    /// Offers what fits and is allowed, and tells how many packets that were. They are published, and
-    /// the peer is woken if it sleeps.
+    /// Offers what fits and is allowed, and tells how many packets that were. They are published,
+    /// and the peer is woken if it sleeps.
     #[inline(always)]
     pub(super) fn offer(
         &mut self,
@@ -211,7 +211,7 @@ impl Tx {
                 Ok(true) => {}
                 Ok(false) => break,
                 Err(violation) => {
-                    let reason = self.link.violated_tx(violation);
+                    let reason = self.channel.violated_tx(violation);
                     if offered == 0 {
                         return Err(reason);
                     }
@@ -234,7 +234,7 @@ impl Tx {
     /// Keeps the books of what was published since the tail was at `before`.
     #[inline]
     fn count_sent(&mut self, before: Position, packets: u64, bytes: u64) {
-        self.link.counters.sent.add(packets, bytes);
+        self.channel.counters.sent.add(packets, bytes);
         if self.producer.passed_a_share_since(before) {
             self.note();
         }
@@ -252,7 +252,7 @@ impl Tx {
             return Ok(offered);
         }
         let looked = self.producer.look_at_taken();
-        let more = match looked.map_err(|violation| self.link.violated_tx(violation)) {
+        let more = match looked.map_err(|violation| self.channel.violated_tx(violation)) {
             Ok(()) => self.offer_from(payload, next + offered, limit),
             Err(reason) => Err(reason),
         };
@@ -267,19 +267,19 @@ impl Tx {
     /// How much may be sent under `limit`.
     #[inline]
     fn allowance(&self, limit: Limit) -> Allowance {
-        self.budget.allowance(&self.link.counters.sent, limit)
+        self.budget.allowance(&self.channel.counters.sent, limit)
     }
 
     /// Whether a future may send another packet before it is `Pending`.
     #[inline]
     pub(crate) fn has_budget(&self) -> bool {
-        self.budget.is_left(&self.link.counters.sent)
+        self.budget.is_left(&self.channel.counters.sent)
     }
 
     /// Whether a future has to wake itself and be `Pending` now, before it sends anything more.
     #[inline]
     pub(crate) fn ends_turn(&mut self, limit: Limit) -> bool {
-        limit == Limit::Budget && self.budget.ends_turn(&self.link.counters.sent)
+        limit == Limit::Budget && self.budget.ends_turn(&self.channel.counters.sent)
     }
 
     /// A call has spun for so long.
@@ -290,7 +290,7 @@ impl Tx {
     #[inline]
     fn publish(&mut self) {
         if self.producer.publish() {
-            self.link.ring_fenced(RECV);
+            self.channel.wake_if_waiting_fenced(RECV);
         }
     }
 
@@ -318,7 +318,7 @@ impl Tx {
         sent: &mut usize,
         limit: Limit,
     ) -> Option<Result<(), CloseReason>> {
-        if let Some(reason) = self.link.tx_end() {
+        if let Some(reason) = self.channel.tx_end() {
             return Some(Err(reason));
         }
         match self.offer_from(payload, *sent, limit) {
@@ -333,7 +333,7 @@ impl Tx {
     pub(crate) fn park(&mut self, payload: Payload<'_>, sent: &mut usize, limit: Limit) -> Attempt {
         // Before anything is offered: an async sender registers without the lock, and `close` may
         // have returned meanwhile.
-        if let Some(reason) = self.link.tx_end() {
+        if let Some(reason) = self.channel.tx_end() {
             return Attempt::Done(Err(reason));
         }
         // In a model time passes for the driver alone, whatever the clock says.
@@ -344,16 +344,16 @@ impl Tx {
         }
         loop {
             let mut look_after = self.producer.announce(payload.len_of(*sent));
-            let newly = self.link.bell.arm(SEND);
+            let newly = self.channel.bell.arm(SEND);
             if newly {
-                self.link.parked(SEND);
+                self.channel.parked(SEND);
                 look_after = look_after.or(Some(LOOK_AGAIN_AFTER));
             }
             if let Some(after) = look_after {
                 self.look_at = Instant::now().checked_add(after);
             }
             // All is published and rung for; but nobody sleeps over published data while we do.
-            self.link.ring_fenced(RECV);
+            self.channel.wake_if_waiting_fenced(RECV);
             let offered = match self.offer_at_last(payload, *sent, limit) {
                 Ok(offered) => offered,
                 Err(reason) => return Attempt::Done(Err(reason)),
@@ -361,22 +361,22 @@ impl Tx {
             *sent += offered;
             if *sent == payload.count() {
                 if newly {
-                    self.link.bell.disarm(SEND);
+                    self.channel.bell.disarm(SEND);
                 }
                 return Attempt::Done(Ok(()));
             }
-            if let Some(reason) = self.link.tx_end() {
+            if let Some(reason) = self.channel.tx_end() {
                 return Attempt::Done(Err(reason));
             }
             if self.ends_turn(limit) {
                 if newly {
-                    self.link.bell.disarm(SEND);
+                    self.channel.bell.disarm(SEND);
                 }
                 return Attempt::Yields;
             }
             if offered == 0 {
                 self.note();
-                self.budget.renew(&self.link.counters.sent);
+                self.budget.renew(&self.channel.counters.sent);
                 let left = |at: Instant| at.saturating_duration_since(Instant::now());
                 return Attempt::Parked { look_again: self.look_at.map(left) };
             }
@@ -387,8 +387,8 @@ impl Tx {
     /// ended the wait.
     pub(super) fn stop_waiting(&mut self) {
         self.look_at = None;
-        if self.link.bell.is_armed(SEND) {
-            self.link.bell.disarm(SEND);
+        if self.channel.bell.is_armed(SEND) {
+            self.channel.bell.disarm(SEND);
         }
     }
 
@@ -397,7 +397,7 @@ impl Tx {
         if cfg!(all(test, loom)) {
             return;
         }
-        let (snapshot, stats) = self.link.note();
+        let (snapshot, stats) = self.channel.note();
         // ORDERING: Relaxed, all; nobody acts on a snapshot.
         snapshot.tail.store(self.producer.tail().get(), Ordering::Relaxed);
         snapshot.packets_sent.store(stats.packets_sent, Ordering::Relaxed);
@@ -407,17 +407,17 @@ impl Tx {
 
 impl Drop for Tx {
     fn drop(&mut self) {
-        if self.link.is_cut_off_by_drop() {
-            self.link.cancel();
+        if self.channel.is_cut_off_by_drop() {
+            self.channel.cancel();
         } else {
             // A batch that was leaked.
             let _ = self.publish_withheld();
         }
-        if !self.link.is_split() {
-            // A whole end ends at once: the peer must not take it for a half-close in between. `Rx` is
-            // dropped next.
-            self.link.end_both();
+        if !self.channel.is_split() {
+            // A whole end ends at once: the peer must not take it for a half-close in between. `Rx`
+            // is dropped next.
+            self.channel.end_both();
         }
-        self.link.leave(TX_CLOSED);
+        self.channel.leave(TX_CLOSED);
     }
 }

@@ -7,8 +7,8 @@ use std::time::Instant;
 
 use super::block::Seen;
 use super::budget::Limit;
-use super::shared::Link;
-use super::spurious_wakes::VainWakes;
+use super::shared::Channel;
+use super::spurious_wakes::SpuriousWakes;
 use crate::wake::waiters::{Waiters, Waiting};
 
 /// A way to wait.
@@ -18,15 +18,15 @@ pub(crate) trait Wait {
 
     /// The caller is about to look for what it waits for. Whatever comes after this ends
     /// [`sleep`](Self::sleep).
-    fn before_looking(&mut self, link: &Link);
+    fn before_looking(&mut self, channel: &Channel);
 
     /// Joins those whom `waiters` wakes, before a last look.
-    fn register(&mut self, link: &Link, waiters: &Waiters, place: &mut Option<Waiting>);
+    fn register(&mut self, channel: &Channel, waiters: &Waiters, place: &mut Option<Waiting>);
 
     /// Waits for the caller's place in the queue of senders; `false` if the deadline passed.
     fn wait_for_place(
         &mut self,
-        link: &Link,
+        channel: &Channel,
         place: &mut Waiting,
         deadline: Option<Instant>,
     ) -> Poll<bool>;
@@ -35,7 +35,7 @@ pub(crate) trait Wait {
     fn yield_now(&mut self) -> Poll<()>;
 
     /// Nothing was found. `Ready` means to look again. Without a wake it is time for that `at`.
-    fn sleep(&mut self, link: &Link, at: Option<Instant>) -> Poll<()>;
+    fn sleep(&mut self, channel: &Channel, at: Option<Instant>) -> Poll<()>;
 }
 
 /// A task waits.
@@ -46,16 +46,16 @@ impl Wait for Task<'_, '_> {
     const LIMIT: Limit = Limit::Budget;
 
     #[inline]
-    fn before_looking(&mut self, _link: &Link) {}
+    fn before_looking(&mut self, _link: &Channel) {}
 
-    fn register(&mut self, link: &Link, waiters: &Waiters, place: &mut Option<Waiting>) {
+    fn register(&mut self, channel: &Channel, waiters: &Waiters, place: &mut Option<Waiting>) {
         waiters.register(place, self.0);
-        link.rely_on_driver();
+        channel.rely_on_driver();
     }
 
     fn wait_for_place(
         &mut self,
-        _link: &Link,
+        _link: &Channel,
         place: &mut Waiting,
         _deadline: Option<Instant>,
     ) -> Poll<bool> {
@@ -67,9 +67,9 @@ impl Wait for Task<'_, '_> {
         Poll::Pending
     }
 
-    fn sleep(&mut self, link: &Link, at: Option<Instant>) -> Poll<()> {
+    fn sleep(&mut self, channel: &Channel, at: Option<Instant>) -> Poll<()> {
         if let Some(at) = at {
-            link.alarm(at);
+            channel.wake_at(at);
         }
         Poll::Pending
     }
@@ -79,12 +79,12 @@ impl Wait for Task<'_, '_> {
 #[derive(Debug)]
 pub(crate) struct Thread {
     seen: Option<Seen>,
-    vain: VainWakes,
+    vain: SpuriousWakes,
 }
 
 impl Thread {
     pub(crate) fn new() -> Self {
-        Self { seen: None, vain: VainWakes::new() }
+        Self { seen: None, vain: SpuriousWakes::new() }
     }
 
     /// The outcome of a call that waits by this: it is never pending.
@@ -103,20 +103,20 @@ impl Wait for Thread {
     const LIMIT: Limit = Limit::None;
 
     #[inline]
-    fn before_looking(&mut self, link: &Link) {
-        self.seen = Some(link.before_looking());
+    fn before_looking(&mut self, channel: &Channel) {
+        self.seen = Some(channel.before_looking());
     }
 
     #[inline]
-    fn register(&mut self, _link: &Link, _waiters: &Waiters, _place: &mut Option<Waiting>) {}
+    fn register(&mut self, _link: &Channel, _waiters: &Waiters, _place: &mut Option<Waiting>) {}
 
     fn wait_for_place(
         &mut self,
-        link: &Link,
+        channel: &Channel,
         place: &mut Waiting,
         deadline: Option<Instant>,
     ) -> Poll<bool> {
-        link.prepare_to_block();
+        channel.prepare_to_block();
         Poll::Ready(place.wait_until(deadline))
     }
 
@@ -124,11 +124,11 @@ impl Wait for Thread {
         Poll::Ready(())
     }
 
-    fn sleep(&mut self, link: &Link, at: Option<Instant>) -> Poll<()> {
+    fn sleep(&mut self, channel: &Channel, at: Option<Instant>) -> Poll<()> {
         // Without a look before it there is nothing to compare with.
         if let Some(seen) = self.seen.take() {
             let timeout = at.map(|at| at.saturating_duration_since(Instant::now()));
-            link.sleep(seen, timeout, &mut self.vain);
+            channel.sleep(seen, timeout, &mut self.vain);
         }
         Poll::Ready(())
     }

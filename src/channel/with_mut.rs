@@ -3,18 +3,18 @@
 use crate::sync::{Mutex, lock};
 
 /// A way to an `E`. What is done there must be short and must not call foreign code.
-pub(crate) trait Access<E> {
+pub(crate) trait WithMut<E> {
     fn with<R>(&mut self, work: impl FnOnce(&mut E) -> R) -> R;
 }
 
-impl<E> Access<E> for &mut E {
+impl<E> WithMut<E> for &mut E {
     #[inline]
     fn with<R>(&mut self, work: impl FnOnce(&mut E) -> R) -> R {
         work(self)
     }
 }
 
-impl<E> Access<E> for &Mutex<E> {
+impl<E> WithMut<E> for &Mutex<E> {
     #[inline]
     fn with<R>(&mut self, work: impl FnOnce(&mut E) -> R) -> R {
         work(&mut lock(self))

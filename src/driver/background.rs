@@ -7,11 +7,11 @@ use std::thread;
 use std::time::Duration;
 
 use super::Backend;
-use super::epoll::EpollWaits;
-use super::event_loop::{Failure, Runner};
+use super::epoll::EpollPoller;
+use super::event_loop::{EventLoop, Failure};
 use super::parker::Seated;
 use super::shared::Shared;
-use super::uring::{self, RingWaits};
+use super::uring::{self, RingPoller};
 use crate::error::ShmError;
 use crate::sync::Arc;
 use crate::sys::signals;
@@ -50,21 +50,21 @@ fn main(backend: Backend, started: &SyncSender<Answer>) {
 }
 
 /// Makes what the wish comes to. A ring belongs to the thread that makes it.
-fn open(wish: Backend) -> Result<(Arc<Shared>, Runner), ShmError> {
+fn open(wish: Backend) -> Result<(Arc<Shared>, EventLoop), ShmError> {
     if wish != Backend::Epoll {
         let shared = Shared::new(Backend::IoUring)?;
-        match RingWaits::open(&shared) {
-            Ok(waits) => return Ok((shared.clone(), Runner::new(shared, Box::new(waits)))),
+        match RingPoller::open(&shared) {
+            Ok(waits) => return Ok((shared.clone(), EventLoop::new(shared, Box::new(waits)))),
             Err(error) => drop(uring::instead(wish, error)?),
         }
     }
     let shared = Shared::new(Backend::Epoll)?;
-    let waits = EpollWaits::new(shared.clone());
-    Ok((shared.clone(), Runner::new(shared, Box::new(waits))))
+    let waits = EpollPoller::new(shared.clone());
+    Ok((shared.clone(), EventLoop::new(shared, Box::new(waits))))
 }
 
 /// Runs the driver to its end.
-pub(super) fn run(mut runner: Runner) {
+pub(super) fn run(mut runner: EventLoop) {
     // A callback that blocks on a driver would hold this one up for ever.
     let _seated = Seated::now();
     // Sources are shielded one by one; this is for a mistake in the driver itself, which must not
@@ -75,7 +75,7 @@ pub(super) fn run(mut runner: Runner) {
     }
 }
 
-fn serve(runner: &mut Runner) -> io::Result<()> {
+fn serve(runner: &mut EventLoop) -> io::Result<()> {
     let mut failures = 0;
     while !runner.is_done() {
         match runner.turn(None, &|| false) {

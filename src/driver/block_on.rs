@@ -40,8 +40,8 @@ pub(super) fn block_on<F: Future>(driver: &Driver, future: F) -> F::Output {
             return output;
         }
         polls += 1;
-        // Now and then also if the future has woken itself: others wait for what comes from outside.
-        // A background driver serves them by itself.
+        // Now and then also if the future has woken itself: others wait for what comes from
+        // outside. A background driver serves them by itself.
         if polls >= POLLS && !driver.is_background() {
             polls = 0;
             sleep(driver, &alarm);

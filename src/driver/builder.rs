@@ -2,13 +2,13 @@
 
 use std::sync::{Mutex, PoisonError};
 
-use super::epoll::EpollWaits;
-use super::event_loop::{Failure, Waits};
+use super::epoll::EpollPoller;
+use super::event_loop::{Failure, Poller};
 use super::parker::Seat;
 use super::polled::PolledDriver;
 use super::registration::Binding;
 use super::shared::Shared;
-use super::uring::{self, RingWaits};
+use super::uring::{self, RingPoller};
 use super::{Backend, Driver, Run, background};
 use crate::error::ShmError;
 use crate::sync::Arc;
@@ -71,8 +71,8 @@ impl DriverBuilder {
     ///
     /// # Errors
     ///
-    /// [`ShmError::Unsupported`] if io_uring was asked for and is not to be had: an old kernel, or a
-    /// sandbox. [`ShmError::Io`] if its descriptors could not be made, which is no reason for
+    /// [`ShmError::Unsupported`] if io_uring was asked for and is not to be had: an old kernel, or
+    /// a sandbox. [`ShmError::Io`] if its descriptors could not be made, which is no reason for
     /// [`Backend::Auto`] to do without io_uring.
     pub fn build(self) -> Result<Driver, ShmError> {
         let shared = Shared::parked_in(self.probe()?)?;
@@ -120,11 +120,11 @@ impl DriverBuilder {
 }
 
 /// What the calling thread can sleep in.
-pub(super) fn waits_of_this_thread(shared: &Arc<Shared>) -> Result<Box<dyn Waits>, Failure> {
+pub(super) fn poller_of_this_thread(shared: &Arc<Shared>) -> Result<Box<dyn Poller>, Failure> {
     Ok(match shared.backend() {
-        Backend::Epoll => Box::new(EpollWaits::new(shared.clone())),
+        Backend::Epoll => Box::new(EpollPoller::new(shared.clone())),
         Backend::Auto | Backend::IoUring => {
-            Box::new(RingWaits::open(shared).map_err(uring::failure)?)
+            Box::new(RingPoller::open(shared).map_err(uring::failure)?)
         }
     })
 }

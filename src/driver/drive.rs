@@ -5,7 +5,7 @@ use std::pin::pin;
 use std::task::{Context, Poll, Waker};
 
 use super::polled::PolledDriver;
-use crate::driver::notify_flag::Rouser;
+use crate::driver::notify_flag::NotifyFlag;
 use crate::error::ShmError;
 
 /// So many turns of a driver that is readable again at once, before other tasks are let in.
@@ -21,11 +21,11 @@ where
     F: Future,
     R: Future<Output = io::Result<()>>,
 {
-    let rouser = Rouser::new();
-    let waker = Waker::from(rouser.clone());
+    let flag = NotifyFlag::new();
+    let waker = Waker::from(flag.clone());
     let (mut future, mut edge) = (pin!(future), pin!(None::<R>));
     std::future::poll_fn(move |cx| {
-        rouser.begin();
+        flag.begin();
         for _ in 0..ROUNDS {
             let is_due = match edge.as_mut().as_pin_mut().map(|edge| edge.poll(cx)) {
                 Some(Poll::Pending) => false,
@@ -40,16 +40,16 @@ where
                 turn(driver)?;
                 edge.set(Some(readable()));
             }
-            if rouser.take() {
+            if flag.take() {
                 let mut cx = Context::from_waker(&waker);
                 if let Poll::Ready(output) = future.as_mut().poll(&mut cx) {
                     return Poll::Ready(Ok(output));
                 }
-                if rouser.is_woken() {
+                if flag.is_woken() {
                     // By itself, as one does that lets others in.
                     break;
                 }
-            } else if !is_due && rouser.rest(cx.waker()) {
+            } else if !is_due && flag.rest(cx.waker()) {
                 return Poll::Pending;
             }
         }
@@ -63,8 +63,8 @@ where
 /// One turn, or none.
 fn turn(driver: &PolledDriver) -> Result<(), ShmError> {
     match driver.turn() {
-        // Another thread turns it. Or the kernel failed, and then the descriptor stays readable until
-        // that is over, or the driver is given up.
+        // Another thread turns it. Or the kernel failed, and then the descriptor stays readable
+        // until that is over, or the driver is given up.
         Err(ShmError::Io { .. }) => Ok(()),
         turned => turned.map(drop),
     }

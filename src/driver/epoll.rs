@@ -9,7 +9,7 @@ use std::time::Duration;
 use rustix::event::{Timespec, epoll};
 use rustix::io::Errno;
 
-use super::event_loop::{Failure, Found, Waits};
+use super::event_loop::{Failure, Found, Poller};
 use super::shared::Shared;
 use super::table::Id;
 use crate::sync::{Arc, AtomicU32};
@@ -18,17 +18,17 @@ use crate::sync::{Arc, AtomicU32};
 const LONGEST: Duration = Duration::from_millis(i32::MAX as u64);
 
 /// The epoll set of a driver, waited in directly.
-pub(super) struct EpollWaits {
+pub(super) struct EpollPoller {
     shared: Arc<Shared>,
 }
 
-impl EpollWaits {
+impl EpollPoller {
     pub(super) fn new(shared: Arc<Shared>) -> Self {
         Self { shared }
     }
 }
 
-impl Waits for EpollWaits {
+impl Poller for EpollPoller {
     fn arm(&mut self, _id: Id, _bell: &AtomicU32, _seen: u32) -> bool {
         false
     }

@@ -11,10 +11,10 @@ use std::panic::{AssertUnwindSafe, catch_unwind};
 use std::time::{Duration, Instant};
 
 use super::shared::{Command, Request, Rest, Shared};
-use super::slot::{Link, NEVER};
+use super::slot::{NEVER, Slot};
 use super::source::Source;
 use super::table::{Id, Table};
-use super::timers::Alarms;
+use super::timers::Timers;
 use crate::sync::{Arc, AtomicU32, Ordering};
 use crate::wake::spin::Spinning;
 
@@ -22,7 +22,7 @@ use crate::wake::spin::Spinning;
 const ROUNDS: usize = 4;
 
 /// How a driver waits in the kernel: with a ring, or with an epoll set alone.
-pub(super) trait Waits: Send {
+pub(super) trait Poller: Send {
     /// Waits for a wake on `bell`, from now on or since it held `seen`. The answer is one
     /// [`Wake`] with this identity, some day; or false, where bells are not waited for.
     fn arm(&mut self, id: Id, bell: &AtomicU32, seen: u32) -> bool;
@@ -35,7 +35,7 @@ pub(super) trait Waits: Send {
     fn wait(&mut self, timeout: Option<Duration>, found: &mut Found) -> Result<(), Failure>;
 
     /// Appends to `found` what can be seen without a system call, if anything can.
-    fn glean(&mut self, _found: &mut Found) {}
+    fn reap_ready(&mut self, _found: &mut Found) {}
 
     /// Whether a wait would find something at once, as far as that can be seen without a system
     /// call.
@@ -99,7 +99,7 @@ pub(super) enum Failure {
 
 /// A registration, as the driver knows it.
 struct Entry {
-    link: Arc<Link>,
+    slot: Arc<Slot>,
     /// Kept until the wait on its bell is over, so that the word stays mapped as long.
     source: Arc<dyn Source>,
     wait: Wait,
@@ -129,11 +129,11 @@ enum Wait {
 }
 
 /// The part of a driver that belongs to whoever runs it.
-pub(super) struct Runner {
+pub(super) struct EventLoop {
     shared: Arc<Shared>,
-    waits: Box<dyn Waits>,
+    waits: Box<dyn Poller>,
     table: Table<Entry>,
-    alarms: Alarms,
+    timers: Timers,
     found: Found,
     /// Empty between uses; kept for its memory.
     batch: Vec<Command>,
@@ -144,13 +144,13 @@ pub(super) struct Runner {
     stopping: bool,
 }
 
-impl Runner {
-    pub(super) fn new(shared: Arc<Shared>, waits: Box<dyn Waits>) -> Self {
+impl EventLoop {
+    pub(super) fn new(shared: Arc<Shared>, waits: Box<dyn Poller>) -> Self {
         Self {
             shared,
             waits,
             table: Table::new(),
-            alarms: Alarms::default(),
+            timers: Timers::default(),
             found: Found::default(),
             batch: Vec::new(),
             requests: Vec::new(),
@@ -174,13 +174,13 @@ impl Runner {
     ///
     /// No wake is lost. One that the former means has taken and not told of has counted the bell
     /// up, so it fails the compare of the new wait; and one that comes while both wait wakes both.
-    pub(super) fn move_to(&mut self, waits: Box<dyn Waits>) {
+    pub(super) fn move_to(&mut self, waits: Box<dyn Poller>) {
         // The kernel ends the waits of a ring that was dropped a moment later. Nobody learns of it,
         // and nothing depends on it: it finds sleepers by where their word is, and reads no word.
         self.waits = waits;
         let mut left = Vec::new();
         for entry in self.table.values_mut() {
-            let id = entry.link.id;
+            let id = entry.slot.id;
             match (entry.wait, entry.source.bell()) {
                 (Wait::Armed, Some(bell)) if self.waits.arm(id, bell, entry.seen) => {}
                 (Wait::Armed, _) => entry.wait = Wait::Idle,
@@ -194,8 +194,8 @@ impl Runner {
     }
 
     /// Sleeps until something happens, at most for `timeout`, and calls the sources that it is for.
-    /// May return early, and does if somebody unparks or `is_wanted`. Looks once at the hints and at
-    /// the kernel, whatever ends it.
+    /// May return early, and does if somebody unparks or `is_wanted`. Looks once at the hints and
+    /// at the kernel, whatever ends it.
     pub(super) fn turn(
         &mut self,
         timeout: Option<Duration>,
@@ -226,7 +226,7 @@ impl Runner {
         let end = timeout.and_then(|timeout| Instant::now().checked_add(timeout));
         let end = end.map_or(NEVER, |end| self.shared.clock(end));
         for _ in 0..ROUNDS {
-            let until = self.alarms.next().unwrap_or(NEVER).min(end);
+            let until = self.timers.next().unwrap_or(NEVER).min(end);
             match self.shared.fall_asleep(until, &mut self.batch, is_wanted) {
                 Rest::Asleep => return (until != NEVER).then(|| self.shared.until(until)),
                 Rest::Busy => self.run_batch(),
@@ -288,7 +288,7 @@ impl Runner {
         self.run_batch();
         for request in self.requests.drain(..) {
             if let Some(entry) = self.table.get(request.id) {
-                self.calls += entry.call(|source| source.look_yourselves(spun));
+                self.calls += entry.call(|source| source.look_again(spun));
             }
         }
     }
@@ -310,8 +310,8 @@ impl Runner {
             // Before the task is woken, which may run at once and ask again.
             shared.end_request(request.id);
             *calls += entry.call(|source| match is_hinted {
-                true => source.hinted(),
-                false => source.look_yourselves(false),
+                true => source.on_hint(),
+                false => source.look_again(false),
             });
             is_news = true;
             false
@@ -327,8 +327,9 @@ impl Runner {
         for _ in 0..ROUNDS {
             self.shared.take(&mut self.batch);
             self.run_batch();
-            // First what is there already: then one wait submits what comes of it, and finds nothing.
-            self.waits.glean(&mut self.found);
+            // First what is there already: then one wait submits what comes of it, and finds
+            // nothing.
+            self.waits.reap_ready(&mut self.found);
             self.deliver_wakes();
             let outcome = self.waits.wait(Some(Duration::ZERO), &mut self.found);
             let nothing = self.found.is_empty();
@@ -339,7 +340,7 @@ impl Runner {
             }
             // This turn is what the unparks were for.
             self.shared.end_unpark();
-            let until = self.alarms.next().unwrap_or(NEVER);
+            let until = self.timers.next().unwrap_or(NEVER);
             let rest = |batch| self.shared.fall_asleep(until, batch, &|| false);
             if nothing && rest(&mut self.batch) == Rest::Asleep {
                 self.shared.set_timer(until);
@@ -354,7 +355,7 @@ impl Runner {
     fn deliver(&mut self) {
         self.deliver_wakes();
         self.deliver_events();
-        self.deliver_alarms();
+        self.deliver_timers();
     }
 
     fn run_batch(&mut self) {
@@ -367,21 +368,21 @@ impl Runner {
 
     fn run(&mut self, command: Command) {
         match command {
-            Command::Admit { link, source, seen } => self.admit(link, source, seen),
+            Command::Admit { slot, source, seen } => self.admit(slot, source, seen),
             Command::Arm(id, seen) => {
                 if let Some(entry) = self.table.get_mut(id) {
                     entry.arm(&mut *self.waits, seen);
                 }
             }
-            Command::Nudge(id) => {
+            Command::Notify(id) => {
                 if let Some(entry) = self.table.get_mut(id) {
-                    entry.link.end_nudge();
-                    self.calls += entry.call(|source| source.rung());
+                    entry.slot.end_notify();
+                    self.calls += entry.call(|source| source.on_wake());
                 }
             }
-            Command::Alarm(id, at) => {
+            Command::Timer(id, at) => {
                 if self.table.get_mut(id).is_some() {
-                    self.alarms.set(id, at);
+                    self.timers.set(id, at);
                 }
             }
             Command::Retire(id) => self.retire(id),
@@ -389,11 +390,11 @@ impl Runner {
         }
     }
 
-    fn admit(&mut self, link: Arc<Link>, source: Arc<dyn Source>, seen: u32) {
-        let id = link.id;
+    fn admit(&mut self, slot: Arc<Slot>, source: Arc<dyn Source>, seen: u32) {
+        let id = slot.id;
         let armed = source.bell().is_some_and(|bell| self.waits.arm(id, bell, seen));
         let wait = if armed { Wait::Armed } else { Wait::Idle };
-        self.table.insert(id, Entry { link, source, wait, seen });
+        self.table.insert(id, Entry { slot, source, wait, seen });
     }
 
     fn retire(&mut self, id: Id) {
@@ -403,14 +404,14 @@ impl Runner {
             Wait::Armed => {
                 entry.wait = Wait::Leaving;
                 self.waits.disarm(id);
-                self.alarms.remove(id);
+                self.timers.remove(id);
             }
             Wait::Leaving => {}
         }
     }
 
     fn remove(&mut self, id: Id) {
-        self.alarms.remove(id);
+        self.timers.remove(id);
         if let Some(entry) = self.table.remove(id) {
             self.shared.release(id);
             shielded(|| drop(entry));
@@ -433,7 +434,7 @@ impl Runner {
         }
         entry.wait = Wait::Idle;
         if wake.outcome == Outcome::Poisoned {
-            self.calls += entry.call(|source| source.abandoned());
+            self.calls += entry.call(|source| source.on_abandoned());
             return;
         }
         // Before the source looks, and the next wait compares with what is read here: a bell that
@@ -443,7 +444,7 @@ impl Runner {
         let is_let_go = entry.ask(|source| source.lets_bell_go());
         // What has only lapsed is no news: a source counts how often it is woken.
         if wake.outcome == Outcome::Woken || is_counted_up {
-            self.calls += entry.call(|source| source.rung());
+            self.calls += entry.call(|source| source.on_wake());
         }
         if !is_let_go {
             entry.arm(&mut *self.waits, seen);
@@ -460,22 +461,22 @@ impl Runner {
         let mut events = std::mem::take(&mut self.found.events);
         for (id, token) in events.drain(..) {
             if let Some(entry) = self.table.get_mut(id) {
-                self.calls += entry.call(|source| source.ready(token));
+                self.calls += entry.call(|source| source.on_ready(token));
             }
         }
         self.found.events = events;
     }
 
-    fn deliver_alarms(&mut self) {
-        if self.alarms.next().is_none() {
+    fn deliver_timers(&mut self) {
+        if self.timers.next().is_none() {
             return;
         }
         let now = self.shared.now();
         // Ends: a source that asks again does so through the inbox.
-        while let Some(id) = self.alarms.take_due(now) {
+        while let Some(id) = self.timers.take_due(now) {
             if let Some(entry) = self.table.get_mut(id) {
-                entry.link.clear_alarm();
-                self.calls += entry.call(|source| source.alarm());
+                entry.slot.clear_timer();
+                self.calls += entry.call(|source| source.on_timer());
             }
         }
     }
@@ -489,13 +490,13 @@ impl Runner {
     /// Ends the driver because it cannot go on: tells every source so, and lets go of all.
     pub(super) fn abandon(mut self) {
         let waiting = self.shared.close().into_iter().filter_map(|command| match command {
-            Command::Admit { link, source, .. } => {
-                Some(Entry { link, source, wait: Wait::Idle, seen: 0 })
+            Command::Admit { slot, source, .. } => {
+                Some(Entry { slot, source, wait: Wait::Idle, seen: 0 })
             }
             _ => None,
         });
         for entry in self.table.drain().into_iter().chain(waiting) {
-            entry.call(|source| source.abandoned());
+            entry.call(|source| source.on_abandoned());
             shielded(|| drop(entry));
         }
     }
@@ -511,11 +512,11 @@ impl Entry {
     }
 
     /// Waits on the bell since it held `seen`, unless it is waited on or nobody is to be called.
-    fn arm(&mut self, waits: &mut dyn Waits, seen: u32) {
+    fn arm(&mut self, waits: &mut dyn Poller, seen: u32) {
         let Some(bell) = self.source.bell() else { return };
         if self.wait == Wait::Idle
-            && !self.link.is_cancelled()
-            && waits.arm(self.link.id, bell, seen)
+            && !self.slot.is_cancelled()
+            && waits.arm(self.slot.id, bell, seen)
         {
             self.wait = Wait::Armed;
             self.seen = seen;
@@ -524,7 +525,7 @@ impl Entry {
 
     /// Calls the source, unless it was cancelled; says how many calls that were.
     fn call(&self, f: impl FnOnce(&dyn Source)) -> usize {
-        let called = !self.link.is_cancelled();
+        let called = !self.slot.is_cancelled();
         if called {
             shielded(|| f(&*self.source));
         }

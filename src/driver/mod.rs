@@ -1,11 +1,11 @@
 //! Waits for the bells and descriptors of many endpoints, and calls them back.
 //!
-//! From below: [`table`] and [`timers`] are plain data; [`slot`] and [`shared`] are what other threads
-//! touch; [`event_loop`] is what the one who runs the driver owns, and its turns; [`uring`] and [`epoll`]
-//! are the two ways in which it waits. Who runs it: [`background`] is a thread that does, [`parker`] is
-//! taken by a thread that parks or polls, on which [`block_on`] and [`polled`] rest, and on
-//! the latter [`drive`]. [`builder`] makes one. [`source`] is what a driver knows of an endpoint,
-//! [`registration`] what an endpoint knows of its driver.
+//! From below: [`table`] and [`timers`] are plain data; [`slot`] and [`shared`] are what other
+//! threads touch; [`event_loop`] is what the one who runs the driver owns, and its turns; [`uring`]
+//! and [`epoll`] are the two ways in which it waits. Who runs it: [`background`] is a thread that
+//! does, [`parker`] is taken by a thread that parks or polls, on which [`block_on`] and [`polled`]
+//! rest, and on the latter [`drive`]. [`builder`] makes one. [`source`] is what a driver knows of
+//! an endpoint, [`registration`] what an endpoint knows of its driver.
 //!
 //! In the models, `model` takes the place of the ways to wait and of those who make a driver. All
 //! else is the code that ships.
@@ -71,9 +71,9 @@ use std::time::Duration;
 #[cfg(not(all(test, loom)))]
 pub use builder::DriverBuilder;
 #[cfg(not(all(test, loom)))]
-use builder::waits_of_this_thread;
+use builder::poller_of_this_thread;
 #[cfg(all(test, loom))]
-use model::waits_of_this_thread;
+use model::poller_of_this_thread;
 use parker::Seat;
 #[cfg(not(all(test, loom)))]
 pub use polled::PolledDriver;
@@ -92,9 +92,9 @@ pub enum Backend {
     /// io_uring where it is to be had, else epoll; always epoll under valgrind.
     #[default]
     Auto,
-    /// io_uring with futex operations: Linux 6.7, and no sandbox that forbids it. It is there if the
-    /// crate's feature `io-uring` is on (it is by default) and the target is one of those that the
-    /// [crate's documentation](crate#targets) lists for it; otherwise it is
+    /// io_uring with futex operations: Linux 6.7, and no sandbox that forbids it. It is there if
+    /// the crate's feature `io-uring` is on (it is by default) and the target is one of those
+    /// that the [crate's documentation](crate#targets) lists for it; otherwise it is
     /// [`Unsupported`](ShmError::Unsupported).
     IoUring,
     /// epoll, which works everywhere and costs the other side a byte on a socket for each wake.
@@ -114,8 +114,8 @@ impl fmt::Display for Backend {
 /// Waits on behalf of any number of endpoints, and wakes their tasks.
 ///
 /// Endpoints are bound to one by the `driver` method of their builder. Without that they use a
-/// driver of the process's own, on a thread that starts with the first of them: it works under every
-/// executor, and nothing has to be done for it.
+/// driver of the process's own, on a thread that starts with the first of them: it works under
+/// every executor, and nothing has to be done for it.
 ///
 /// Others are for those who know more about their threads:
 ///
@@ -126,8 +126,8 @@ impl fmt::Display for Backend {
 /// | [`builder().polled()`](DriverBuilder::polled) | [`PolledDriver::drive`] or [`turn`](PolledDriver::turn) | the reactor that is there already |
 ///
 /// Clones are handles to the same driver, usable from any thread. A background thread ends when the
-/// last handle and all endpoints bound to it are gone, keeps no process from exiting until then, and
-/// takes no signals. When the last handle to a driver of the second kind is dropped, or the
+/// last handle and all endpoints bound to it are gone, keeps no process from exiting until then,
+/// and takes no signals. When the last handle to a driver of the second kind is dropped, or the
 /// [`PolledDriver`], nobody can run it any more: endpoints that are still bound to it end with
 /// [`DriverGone`](crate::CloseReason::DriverGone).
 ///
@@ -191,9 +191,9 @@ impl Driver {
     /// return early, so the caller looks at its queue each time. With a timeout of zero it does
     /// what is due and does not sleep.
     ///
-    /// Each call looks once at all channels, also if it finds an unpark. An executor that always has
-    /// something to run must call this with a timeout of zero now and then, for example after every
-    /// 61 polls, or its channels get nothing.
+    /// Each call looks once at all channels, also if it finds an unpark. An executor that always
+    /// has something to run must call this with a timeout of zero now and then, for example
+    /// after every 61 polls, or its channels get nothing.
     ///
     /// On a machine with several cores it may spin for a while before it sleeps, for the channels
     /// whose tasks wait: see [`spin`](crate::FaceBuilder::spin). An unpark ends that too.
@@ -203,14 +203,14 @@ impl Driver {
     ///
     /// # Errors
     ///
-    /// - [`Io`](ShmError::Io) of the kind `ResourceBusy`: another thread is parked in it, or this is
-    ///   called by a waker inside of `park`.
-    /// - [`Unsupported`](ShmError::Unsupported): it is a background driver or a polled one, which is
-    ///   run by others.
+    /// - [`Io`](ShmError::Io) of the kind `ResourceBusy`: another thread is parked in it, or this
+    ///   is called by a waker inside of `park`.
+    /// - [`Unsupported`](ShmError::Unsupported): it is a background driver or a polled one, which
+    ///   is run by others.
     /// - [`Closed`](ShmError::Closed): the kernel failed this driver for good, and its endpoints
     ///   have ended; or this is a forked child.
-    /// - [`Io`](ShmError::Io): no ring could be made for this thread, or the kernel failed. The next
-    ///   try may go well.
+    /// - [`Io`](ShmError::Io): no ring could be made for this thread, or the kernel failed. The
+    ///   next try may go well.
     pub fn park(&self, timeout: Option<Duration>) -> Result<(), ShmError> {
         self.park_unless(timeout, &|| false)
     }
@@ -242,17 +242,17 @@ impl Driver {
     ///
     /// To run an executor of smol's this way: `driver.block_on(local_executor.run(future))`.
     ///
-    /// A future that wakes itself is polled again, up to eight times before the driver looks after its
-    /// endpoints.
+    /// A future that wakes itself is polled again, up to eight times before the driver looks after
+    /// its endpoints.
     ///
     /// On a background driver the thread simply sleeps. If another thread is parked in this driver,
     /// it runs it for both, and this one looks now and then whether it still does.
     ///
     /// # Panics
     ///
-    /// If this thread is inside of another `block_on` or of `park`, of this or another driver, or is
-    /// a background driver's own, on which wakers run: what is outside could not go on. On a polled
-    /// driver, which nobody might run meanwhile. And if the future panics.
+    /// If this thread is inside of another `block_on` or of `park`, of this or another driver, or
+    /// is a background driver's own, on which wakers run: what is outside could not go on. On a
+    /// polled driver, which nobody might run meanwhile. And if the future panics.
     pub fn block_on<F: Future>(&self, future: F) -> F::Output {
         block_on::block_on(self, future)
     }

@@ -1,9 +1,9 @@
 //! The driver in the models: the shipped event loop, on waits that loom watches.
 //!
-//! What differs from the program's is how it waits in the kernel: [`ModelWaits`] keeps its futex
-//! waits in a ring of [`futex`](crate::sys::futex)'s model, which ends a wait when the word is woken, or
-//! when it does not hold what the wait compares with as it begins. A ring that is only counted ends
-//! none.
+//! What differs from the program's is how it waits in the kernel: [`ModelPoller`] keeps its futex
+//! waits in a ring of [`futex`](crate::sys::futex)'s model, which ends a wait when the word is
+//! woken, or when it does not hold what the wait compares with as it begins. A ring that is only
+//! counted ends none.
 //!
 //! [`Driver::run`] is what a program has that parks in its driver: it polls tasks that were woken,
 //! and parks otherwise. A task whose wake is lost is polled no more, which shows as a deadlock.
@@ -17,7 +17,7 @@ use std::time::Duration;
 
 use loom::thread::{self, ThreadId};
 
-use super::event_loop::{Failure, Found, Outcome, Waits};
+use super::event_loop::{Failure, Found, Outcome, Poller};
 use super::parker::Seat;
 use super::registration::Binding;
 use super::shared::Shared;
@@ -36,13 +36,13 @@ const BELL: u16 = 0;
 const CONTROL: u16 = 1;
 
 /// A ring that its maker sleeps in.
-struct ModelWaits {
+struct ModelPoller {
     ring: Arc<Ring>,
     shared: Arc<Shared>,
     owner: ThreadId,
 }
 
-impl ModelWaits {
+impl ModelPoller {
     fn arm_control(&self) {
         let control = self.shared.control();
         // ORDERING: Acquire pairs with the Release in `Shared::interrupt`.
@@ -51,7 +51,7 @@ impl ModelWaits {
     }
 }
 
-impl Waits for ModelWaits {
+impl Poller for ModelPoller {
     fn arm(&mut self, id: Id, bell: &AtomicU32, seen: u32) -> bool {
         self.ring.wait_on(bell, seen, id.pack(BELL));
         true
@@ -81,16 +81,16 @@ impl Waits for ModelWaits {
     }
 }
 
-impl Drop for ModelWaits {
+impl Drop for ModelPoller {
     fn drop(&mut self) {
         self.ring.close();
     }
 }
 
 /// What the calling thread can sleep in.
-pub(super) fn waits_of_this_thread(shared: &Arc<Shared>) -> Result<Box<dyn Waits>, Failure> {
+pub(super) fn poller_of_this_thread(shared: &Arc<Shared>) -> Result<Box<dyn Poller>, Failure> {
     let owner = thread::current().id();
-    let waits = ModelWaits { ring: Arc::default(), shared: shared.clone(), owner };
+    let waits = ModelPoller { ring: Arc::default(), shared: shared.clone(), owner };
     waits.arm_control();
     Ok(Box::new(waits))
 }
@@ -126,7 +126,7 @@ impl Driver {
     fn with(shared: Result<Arc<Shared>, ShmError>) -> Self {
         let shared = shared.unwrap();
         let seat = Arc::new(Seat::new(shared.clone()));
-        // Somebody runs it in each model, as far as anybody has to: so its ends have no standby.
+        // Somebody runs it in each model, as far as anybody has to: so its ends have no `Hangup`.
         let driver = super::Driver { binding: Binding::new(shared, true), run: Run::Parked(seat) };
         Self { driver, stopped: Arc::new(AtomicU32::new(0)) }
     }
@@ -140,7 +140,7 @@ impl Driver {
         self.driver.binding()
     }
 
-    /// The times of all alarms come, those that are asked for later on as well. What the caller
+    /// The times of all timers come, those that are asked for later on as well. What the caller
     /// did before is visible by then.
     pub(crate) fn let_time_pass(&self) {
         self.driver.shared().let_time_pass();
@@ -222,8 +222,8 @@ impl TaskWaker {
 
 impl Wake for TaskWaker {
     fn wake(self: Arc<Self>) {
-        // ORDERING: Release pairs with the Acquire in `take`. Not a store: loom would let one slip in
-        // before the swap that has read what stood there before.
+        // ORDERING: Release pairs with the Acquire in `take`. Not a store: loom would let one slip
+        // in before the swap that has read what stood there before.
         self.woken.swap(1, Ordering::Release);
         // On its own thread it looks at once in any case.
         if thread::current().id() != self.thread {

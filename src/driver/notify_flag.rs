@@ -16,13 +16,13 @@ const WORKS: u32 = 1;
 const WOKEN: u32 = 2;
 
 #[derive(Debug)]
-pub(crate) struct Rouser {
+pub(crate) struct NotifyFlag {
     state: AtomicU32,
     /// Who rests; taken by whoever wakes it.
     task: WakerSlot,
 }
 
-impl Rouser {
+impl NotifyFlag {
     /// For a future that was never polled, so that it is to be.
     pub(crate) fn new() -> Arc<Self> {
         Arc::new(Self { state: AtomicU32::new(WOKEN), task: WakerSlot::default() })
@@ -34,7 +34,8 @@ impl Rouser {
         let _ = self.state.compare_exchange(RESTS, WORKS, Ordering::Relaxed, Ordering::Relaxed);
     }
 
-    /// Whether the future is to be polled; then the wakes so far are done with. The task is at work.
+    /// Whether the future is to be polled; then the wakes so far are done with. The task is at
+    /// work.
     pub(crate) fn take(&self) -> bool {
         // ORDERING: Acquire pairs with the Release in `wake_by_ref`: who polls the future sees what
         // was written before it was woken.
@@ -50,12 +51,13 @@ impl Rouser {
     /// The task that is woken by `waker` rests. `false` if it must not: the future was woken.
     pub(crate) fn rest(&self, waker: &Waker) -> bool {
         self.task.set(waker);
-        // ORDERING: Release pairs with the Acquire in `wake_by_ref`: who sees the rest finds the task.
+        // ORDERING: Release pairs with the Acquire in `wake_by_ref`: who sees the rest finds the
+        // task.
         self.state.compare_exchange(WORKS, RESTS, Ordering::Release, Ordering::Relaxed).is_ok()
     }
 }
 
-impl Wake for Rouser {
+impl Wake for NotifyFlag {
     fn wake(self: Arc<Self>) {
         self.wake_by_ref();
     }

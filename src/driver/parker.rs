@@ -5,10 +5,10 @@ use std::io;
 use std::sync::{PoisonError, TryLockError};
 use std::time::Duration;
 
-use super::event_loop::{Failure, Found, Runner, Waits};
+use super::event_loop::{EventLoop, Failure, Found, Poller};
+use super::poller_of_this_thread;
 use super::shared::Shared;
 use super::table::Id;
-use super::waits_of_this_thread;
 use crate::error::{CloseReason, ShmError};
 use crate::sync::{Arc, AtomicU32, Mutex, thread_local};
 
@@ -23,7 +23,7 @@ pub(super) struct Seat {
 
 struct Bench {
     /// `None` once the driver is given up.
-    runner: Option<Runner>,
+    runner: Option<EventLoop>,
     /// In a row.
     failures: u32,
 }
@@ -62,13 +62,13 @@ impl Seat {
     }
 
     /// A seat for whoever has the means to wait.
-    pub(super) fn with(shared: Arc<Shared>, waits: Box<dyn Waits>) -> Self {
-        let runner = Some(Runner::new(shared.clone(), waits));
+    pub(super) fn with(shared: Arc<Shared>, waits: Box<dyn Poller>) -> Self {
+        let runner = Some(EventLoop::new(shared.clone(), waits));
         Self { shared, bench: Mutex::new(Bench { runner, failures: 0 }) }
     }
 
-    /// See [`Driver::park`](super::Driver::park). Does not sleep once `is_wanted`, which becomes true
-    /// before an unpark.
+    /// See [`Driver::park`](super::Driver::park). Does not sleep once `is_wanted`, which becomes
+    /// true before an unpark.
     pub(super) fn park(
         &self,
         timeout: Option<Duration>,
@@ -77,7 +77,7 @@ impl Seat {
         const STEP: &str = "parking in the driver";
         self.sit(STEP, |runner| {
             if !runner.is_ours() {
-                runner.move_to(waits_of_this_thread(&self.shared)?);
+                runner.move_to(poller_of_this_thread(&self.shared)?);
             }
             runner.turn(timeout, is_wanted)
         })
@@ -85,14 +85,14 @@ impl Seat {
 
     /// See [`PolledDriver::turn`](super::PolledDriver::turn).
     pub(super) fn turn(&self) -> Result<usize, ShmError> {
-        self.sit("turning the driver", Runner::sweep)
+        self.sit("turning the driver", EventLoop::sweep)
     }
 
     /// Runs the driver for one turn, unless somebody else does.
     fn sit<T>(
         &self,
         step: &'static str,
-        turn: impl FnOnce(&mut Runner) -> Result<T, Failure>,
+        turn: impl FnOnce(&mut EventLoop) -> Result<T, Failure>,
     ) -> Result<T, ShmError> {
         self.shared.check_fork()?;
         let _seated = Seated::now();
@@ -153,7 +153,7 @@ impl Drop for Seat {
 /// What a driver that was never parked in waits by.
 struct Unmade;
 
-impl Waits for Unmade {
+impl Poller for Unmade {
     fn arm(&mut self, _id: Id, _bell: &AtomicU32, _seen: u32) -> bool {
         false
     }

@@ -5,8 +5,8 @@ use std::os::fd::{AsFd, AsRawFd, BorrowedFd, RawFd};
 use std::{fmt, io};
 
 use super::drive::drive;
-use super::epoll::EpollWaits;
-use super::event_loop::Waits;
+use super::epoll::EpollPoller;
+use super::event_loop::Poller;
 use super::parker::Seat;
 use super::registration::Binding;
 use super::shared::Shared;
@@ -28,16 +28,17 @@ use crate::error::ShmError;
 ///
 /// With io_uring, what a thread has submitted in a turn is completed by that thread, whatever it is
 /// doing then: the kernel interrupts it, and its blocking system calls may return `EINTR`. (Those
-/// of the standard library are repeated.) Threads that turn it should stay: when one exits, the waits
-/// that it has submitted end, the descriptor becomes readable, and the next turn submits them anew.
+/// of the standard library are repeated.) Threads that turn it should stay: when one exits, the
+/// waits that it has submitted end, the descriptor becomes readable, and the next turn submits them
+/// anew.
 ///
 /// When it is dropped, endpoints that are still bound to it end with
 /// [`DriverGone`](crate::CloseReason::DriverGone), whoever still has handles to it.
 ///
 /// A child that was forked without an exec must not drop what a reactor holds of it, such as an
 /// `async_io::Async<PolledDriver>`. The reactor's epoll set is shared by parent and child, and the
-/// drop takes the descriptor out of it: the parent's reactor then never reports it again. This is so
-/// for every descriptor in a reactor. A child that ends by `_exit` or that execs drops nothing.
+/// drop takes the descriptor out of it: the parent's reactor then never reports it again. This is
+/// so for every descriptor in a reactor. A child that ends by `_exit` or that execs drops nothing.
 ///
 /// # Examples
 ///
@@ -77,8 +78,8 @@ pub struct PolledDriver {
 impl PolledDriver {
     pub(super) fn open(backend: Backend) -> Result<Self, ShmError> {
         let shared = Shared::polled(backend)?;
-        let waits: Box<dyn Waits> = match backend {
-            Backend::Epoll => Box::new(EpollWaits::new(shared.clone())),
+        let waits: Box<dyn Poller> = match backend {
+            Backend::Epoll => Box::new(EpollPoller::new(shared.clone())),
             Backend::Auto | Backend::IoUring => Box::new(PolledRing::open(&shared)?),
         };
         let seat = Seat::with(shared.clone(), waits);
@@ -92,8 +93,8 @@ impl PolledDriver {
     /// # Errors
     ///
     /// - [`Io`](ShmError::Io) of the kind `ResourceBusy`: another thread is about it, or this is
-    ///   called by a waker inside of a turn. Nothing is lost by that, but for who waits for edges: the
-    ///   one that has just come may be for the next turn.
+    ///   called by a waker inside of a turn. Nothing is lost by that, but for who waits for edges:
+    ///   the one that has just come may be for the next turn.
     /// - [`Closed`](ShmError::Closed): the kernel failed this driver for good, and its endpoints
     ///   have ended; or this is a forked child.
     /// - [`Io`](ShmError::Io): the kernel failed. The descriptor stays readable, and the next try
@@ -103,16 +104,16 @@ impl PolledDriver {
     }
 
     /// Runs `future` and this driver in one task, and ends with `future`: turns it whenever the
-    /// future that `readable` makes says that its descriptor is readable, and polls `future` when it
-    /// was woken. `future` may well be an executor that runs: `executor.run(...)`.
+    /// future that `readable` makes says that its descriptor is readable, and polls `future` when
+    /// it was woken. `future` may well be an executor that runs: `executor.run(...)`.
     ///
     /// What `readable` makes has to be ready as long as the descriptor is readable, as async-io's
-    /// future is. A reactor that waits for edges and remembers them (tokio's `AsyncFd`) has its memory
-    /// cleared in it, at its end; and one task alone turns or drives the driver then.
+    /// future is. A reactor that waits for edges and remembers them (tokio's `AsyncFd`) has its
+    /// memory cleared in it, at its end; and one task alone turns or drives the driver then.
     ///
     /// A packet that comes for a task of `future` then costs the reactor one round. With a task of
-    /// its own that turns the driver it is two, because that task wakes the other one. Tasks outside
-    /// of `future` may use endpoints of the driver as well, and are woken as usual.
+    /// its own that turns the driver it is two, because that task wakes the other one. Tasks
+    /// outside of `future` may use endpoints of the driver as well, and are woken as usual.
     ///
     /// ```
     /// use async_io::Async;

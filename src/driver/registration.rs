@@ -8,7 +8,7 @@ use rustix::event::epoll as set;
 
 use super::Backend;
 use super::shared::{Command, Shared};
-use super::slot::Link;
+use super::slot::Slot;
 use super::source::Source;
 use crate::error::ShmError;
 use crate::sync::{Arc, Ordering};
@@ -64,8 +64,8 @@ impl Binding {
     pub(crate) fn register(&self, source: Arc<dyn Source>) -> Result<Registration, ShmError> {
         // ORDERING: Acquire, as in the driver, which compares with this value before it sleeps.
         let seen = source.bell().map_or(0, |bell| bell.load(Ordering::Acquire));
-        let link = self.shared().admit(source, seen)?;
-        Ok(Registration { keeper: self.keeper.clone(), link })
+        let slot = self.shared().admit(source, seen)?;
+        Ok(Registration { keeper: self.keeper.clone(), slot })
     }
 }
 
@@ -78,16 +78,16 @@ impl fmt::Debug for Binding {
 /// A source's hold on its driver.
 pub(crate) struct Registration {
     keeper: Arc<Keeper>,
-    link: Arc<Link>,
+    slot: Arc<Slot>,
 }
 
 impl Registration {
-    /// Has [`Source::ready`] called with `token` as long as `fd` is readable or hung up.
+    /// Has [`Source::on_ready`] called with `token` as long as `fd` is readable or hung up.
     ///
-    /// Takes effect at once and does not disturb the driver. The caller unwatches the descriptor before
-    /// it closes it, and when it cancels the registration; behind the cancel, where another thread may
-    /// have one watched meanwhile. A readable one that stays in the driver's set keeps the driver busy
-    /// for nobody.
+    /// Takes effect at once and does not disturb the driver. The caller unwatches the descriptor
+    /// before it closes it, and when it cancels the registration; behind the cancel, where
+    /// another thread may have one watched meanwhile. A readable one that stays in the driver's
+    /// set keeps the driver busy for nobody.
     pub(crate) fn watch(&self, fd: BorrowedFd<'_>, token: u16) -> Result<(), ShmError> {
         self.watch_for(set::EventFlags::IN | set::EventFlags::RDHUP, fd, token)
     }
@@ -105,7 +105,7 @@ impl Registration {
     ) -> Result<(), ShmError> {
         self.keeper.shared.check_fork()?;
         self.check_cancelled()?;
-        let data = set::EventData::new_u64(self.link.id.pack(token));
+        let data = set::EventData::new_u64(self.slot.id.pack(token));
         set::add(self.keeper.shared.epoll(), fd, data, flags)
             .map_err(ShmError::io("watch a descriptor"))?;
         // Who cancels first and then unwatches: the kernel does one after the other, so either that
@@ -114,14 +114,14 @@ impl Registration {
     }
 
     fn check_cancelled(&self) -> Result<(), ShmError> {
-        if self.link.is_cancelled() {
+        if self.slot.is_cancelled() {
             let cancelled = std::io::Error::other("the registration is cancelled");
             return Err(ShmError::Io { step: "watch a descriptor", source: cancelled });
         }
         Ok(())
     }
 
-    /// Has [`Source::ready`] called no more for `fd`, but for a call that may be under way.
+    /// Has [`Source::on_ready`] called no more for `fd`, but for a call that may be under way.
     pub(crate) fn unwatch(&self, fd: BorrowedFd<'_>) {
         // In a child, the set is the parent's.
         if self.is_forked() {
@@ -131,18 +131,18 @@ impl Registration {
         let _ = set::delete(self.keeper.shared.epoll(), fd);
     }
 
-    /// Has [`Source::alarm`] called at `at`, or a bit later, or earlier.
+    /// Has [`Source::on_timer`] called at `at`, or a bit later, or earlier.
     ///
     /// An earlier wish covers a later one, and a call uses up all wishes: what is still wanted then
     /// is asked for again. Costs one atomic operation while an earlier wish stands.
-    pub(crate) fn alarm(&self, at: Instant) {
+    pub(crate) fn wake_at(&self, at: Instant) {
         if self.is_forked() {
             return;
         }
         let shared = &self.keeper.shared;
         let at = shared.clock(at);
-        if self.link.lower_alarm(at) {
-            shared.push(Command::Alarm(self.link.id, at));
+        if self.slot.lower_timer(at) {
+            shared.push(Command::Timer(self.slot.id, at));
         }
     }
 
@@ -151,44 +151,44 @@ impl Registration {
         self.keeper.shared.is_parked_in()
     }
 
-    /// Has the runner look at [`Source::hint`] in each turn, and spin on it before it sleeps, for up
-    /// to `spin`. The caller is a task that waits; it has not armed the bell.
+    /// Has the runner look at [`Source::hint`] in each turn, and spin on it before it sleeps, for
+    /// up to `spin`. The caller is a task that waits; it has not armed the bell.
     ///
-    /// The request ends with a call of [`Source::hinted`] or of [`Source::look_yourselves`]. One of
-    /// the two comes before the runner sleeps, and after at most 64 turns. So nothing is lost if the
-    /// hint is wrong.
+    /// The request ends with a call of [`Source::on_hint`] or of [`Source::look_again`]. One of
+    /// the two comes before the runner sleeps, and after at most 64 turns. So nothing is lost if
+    /// the hint is wrong.
     ///
     /// `false` if that cannot be: the driver is not of the kind that is parked in, it sleeps or is
     /// about to, or it looks for many others already. Then the caller arms its bell.
     pub(crate) fn ask_to_spin(&self, spin: Duration) -> bool {
         let shared = &self.keeper.shared;
-        shared.is_parked_in() && !self.is_forked() && shared.ask_to_spin(&self.link, spin)
+        shared.is_parked_in() && !self.is_forked() && shared.ask_to_spin(&self.slot, spin)
     }
 
-    /// Has the driver wait on the bell again, which was let go ([`Source::lets_bell_go`]), from when
-    /// it held `seen`.
+    /// Has the driver wait on the bell again, which was let go ([`Source::lets_bell_go`]), from
+    /// when it held `seen`.
     pub(crate) fn wait_again(&self, seen: u32) {
-        self.keeper.shared.push(Command::Arm(self.link.id, seen));
+        self.keeper.shared.push(Command::Arm(self.slot.id, seen));
     }
 
-    /// Has [`Source::rung`] called soon on the driver's thread.
-    pub(crate) fn nudge(&self) {
-        if self.link.begin_nudge() {
-            self.keeper.shared.push(Command::Nudge(self.link.id));
+    /// Has [`Source::on_wake`] called soon on the driver's thread.
+    pub(crate) fn notify(&self) {
+        if self.slot.begin_notify() {
+            self.keeper.shared.push(Command::Notify(self.slot.id));
         }
     }
 
     /// Has the source called no more, but for a call that may be under way on the driver's thread,
     /// and dropped as soon as the kernel has let go of its bell. Also done on drop.
     pub(crate) fn cancel(&self) {
-        if self.link.begin_cancel() {
-            self.keeper.shared.push(Command::Retire(self.link.id));
+        if self.slot.begin_cancel() {
+            self.keeper.shared.push(Command::Retire(self.slot.id));
         }
     }
 
     /// Whether [`cancel`](Self::cancel) was called.
     pub(crate) fn is_cancelled(&self) -> bool {
-        self.link.is_cancelled()
+        self.slot.is_cancelled()
     }
 
     /// Whether this process is a child of the one that registered.
@@ -212,7 +212,7 @@ impl fmt::Debug for Registration {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
         f.debug_struct("Registration")
             .field("backend", &self.backend())
-            .field("cancelled", &self.link.is_cancelled())
+            .field("cancelled", &self.slot.is_cancelled())
             .finish_non_exhaustive()
     }
 }

@@ -25,7 +25,7 @@ use rustix::time::{
 
 use super::Backend;
 use super::last_run::LastRun;
-use super::slot::{Link, NEVER};
+use super::slot::{NEVER, Slot};
 use super::source::Source;
 use super::table::{Id, Ids};
 use crate::error::{CloseReason, ShmError};
@@ -39,13 +39,13 @@ const AWAKE: u64 = 0;
 /// Something for the driver to do.
 pub(super) enum Command {
     /// Look after a source; its bell was last seen at `seen`.
-    Admit { link: Arc<Link>, source: Arc<dyn Source>, seen: u32 },
+    Admit { slot: Arc<Slot>, source: Arc<dyn Source>, seen: u32 },
     /// Wait on the bell again, which was last seen at this value.
     Arm(Id, u32),
-    /// Call `rung`.
-    Nudge(Id),
+    /// Call `on_wake`.
+    Notify(Id),
     /// Call `alarm` at this time.
-    Alarm(Id, u64),
+    Timer(Id, u64),
     /// Let go of a source.
     Retire(Id),
     /// End, as soon as no source is left.
@@ -56,7 +56,7 @@ impl Command {
     /// The time by which the driver must be up to do it.
     fn due(&self) -> u64 {
         match self {
-            Self::Alarm(_, at) => *at,
+            Self::Timer(_, at) => *at,
             _ => AWAKE + 1,
         }
     }
@@ -64,8 +64,10 @@ impl Command {
     /// Whom it is about.
     fn id(&self) -> Option<Id> {
         match self {
-            Self::Admit { link, .. } => Some(link.id),
-            Self::Arm(id, _) | Self::Nudge(id) | Self::Alarm(id, _) | Self::Retire(id) => Some(*id),
+            Self::Admit { slot, .. } => Some(slot.id),
+            Self::Arm(id, _) | Self::Notify(id) | Self::Timer(id, _) | Self::Retire(id) => {
+                Some(*id)
+            }
             Self::Stop => None,
         }
     }
@@ -109,8 +111,8 @@ struct Inbox {
     asleep_until: u64,
     /// Who has asked the runner to spin. It does not sleep before it has taken these out.
     requests: Vec<Request>,
-    /// The runner has spun in vain, and means to sleep: it takes no requests until it has slept, or
-    /// the kernel had something.
+    /// The runner has spun in vain, and means to sleep: it takes no requests until it has slept,
+    /// or the kernel had something.
     is_drowsy: bool,
     /// The driver has ended and nobody will look into `commands` again.
     closed: bool,
@@ -223,7 +225,7 @@ pub(super) struct Shared {
     /// Zero of the driver's clock.
     #[cfg(not(all(test, loom)))]
     epoch: Instant,
-    /// Whether the time of all alarms has come.
+    /// Whether the time of all timers has come.
     #[cfg(all(test, loom))]
     time: AtomicU32,
     /// The process that it belongs to.
@@ -365,7 +367,7 @@ impl Shared {
         if self.time.load(Ordering::Acquire) == 0 { AWAKE + 1 } else { NEVER - 1 }
     }
 
-    /// The times of all alarms come, those that are asked for later on as well.
+    /// The times of all timers come, those that are asked for later on as well.
     #[cfg(all(test, loom))]
     pub(super) fn let_time_pass(&self) {
         // ORDERING: Release pairs with the Acquire in `now`.
@@ -389,7 +391,7 @@ impl Shared {
             drop(inbox);
             return;
         }
-        // Only here: who nudges or asks for an alarm may hold locks that a source takes when it is
+        // Only here: who notifies or asks for a timer may hold locks that a source takes when it is
         // dropped.
         let retires = matches!(command, Command::Retire(_));
         let interrupt = inbox.push(command);
@@ -404,7 +406,7 @@ impl Shared {
     }
 
     /// Gives the driver a source.
-    pub(super) fn admit(&self, source: Arc<dyn Source>, seen: u32) -> Result<Arc<Link>, ShmError> {
+    pub(super) fn admit(&self, source: Arc<dyn Source>, seen: u32) -> Result<Arc<Slot>, ShmError> {
         self.check_fork()?;
         let mut inbox = lock(&self.inbox);
         if inbox.closed {
@@ -414,14 +416,14 @@ impl Shared {
         let Some(id) = inbox.ids.take() else {
             return Err(ShmError::Unsupported { reason: "more than 2^24 endpoints on one driver" });
         };
-        let link = Arc::new(Link::new(id));
-        let interrupt = inbox.push(Command::Admit { link: link.clone(), source, seen });
+        let slot = Arc::new(Slot::new(id));
+        let interrupt = inbox.push(Command::Admit { slot: slot.clone(), source, seen });
         self.stir();
         drop(inbox);
         if interrupt {
             self.interrupt();
         }
-        Ok(link)
+        Ok(slot)
     }
 
     /// Whether whoever runs it sleeps in it, with nothing else to do.
@@ -433,13 +435,13 @@ impl Shared {
     ///
     /// With the lock held: a runner that is about to sleep finds the request, or the caller finds
     /// that it sleeps.
-    pub(super) fn ask_to_spin(&self, link: &Link, spin: Duration) -> bool {
+    pub(super) fn ask_to_spin(&self, slot: &Slot, spin: Duration) -> bool {
         let mut inbox = lock(&self.inbox);
-        let is_over = inbox.closed || link.is_cancelled();
+        let is_over = inbox.closed || slot.is_cancelled();
         if inbox.asleep_until != AWAKE || inbox.is_drowsy || is_over {
             return false;
         }
-        let id = link.id;
+        let id = slot.id;
         let request = Request { id, spin, turns: 0 };
         if let Some(former) = inbox.requests.iter_mut().find(|request| request.id == id) {
             *former = request;
@@ -532,9 +534,10 @@ impl Shared {
             self.hand_over(&mut inbox, batch);
             return Rest::Busy;
         }
-        // ORDERING: Relaxed; with the lock held. Whoever unparks sets this before it takes the lock:
-        // either it is seen here, or the sleep is seen there. One that found it set took no lock.
-        // Then the AcqRel in `end_unpark` has carried what it wrote before here, for `is_wanted`.
+        // ORDERING: Relaxed; with the lock held. Whoever unparks sets this before it takes the
+        // lock: either it is seen here, or the sleep is seen there. One that found it set
+        // took no lock. Then the AcqRel in `end_unpark` has carried what it wrote before
+        // here, for `is_wanted`.
         if self.unparked.load(Ordering::Relaxed) != 0 || is_wanted() {
             return Rest::Unparked;
         }
@@ -547,8 +550,8 @@ impl Shared {
 
     /// Ends the sleep of whoever runs the driver, or keeps it from falling asleep the next time.
     pub(super) fn unpark(&self) {
-        // ORDERING: AcqRel, and a read-modify-write each time: all that was written before an unpark
-        // is seen by the one who is unparked, also where several are merged.
+        // ORDERING: AcqRel, and a read-modify-write each time: all that was written before an
+        // unpark is seen by the one who is unparked, also where several are merged.
         if self.is_forked() || self.unparked.swap(1, Ordering::AcqRel) != 0 {
             return;
         }

@@ -3,7 +3,7 @@
 //! | word | written by | read by | what it says |
 //! |---|---|---|---|
 //! | `alarm` | its registration lowers it, the driver clears it | both | the earliest wish |
-//! | `nudged` | its registration sets it, the driver clears it | both | a nudge is under way |
+//! | `notified` | its registration sets it, the driver clears it | both | a notification is under way |
 //! | `cancelled` | its registration, once | the driver | call the source no more |
 
 use super::table::Id;
@@ -14,48 +14,48 @@ pub(super) const NEVER: u64 = u64::MAX;
 
 /// One registration, seen from both sides.
 #[derive(Debug)]
-pub(super) struct Link {
+pub(super) struct Slot {
     pub(super) id: Id,
     /// The earliest time asked for that the driver has not called for yet.
     alarm: AtomicU64,
-    nudged: AtomicU32,
+    notified: AtomicU32,
     cancelled: AtomicU32,
 }
 
-impl Link {
+impl Slot {
     pub(super) fn new(id: Id) -> Self {
         Self {
             id,
             alarm: AtomicU64::new(NEVER),
-            nudged: AtomicU32::new(0),
+            notified: AtomicU32::new(0),
             cancelled: AtomicU32::new(0),
         }
     }
 
     /// Notes a wish; says whether it is earlier than what the driver was told already.
-    pub(super) fn lower_alarm(&self, at: u64) -> bool {
+    pub(super) fn lower_timer(&self, at: u64) -> bool {
         // ORDERING: AcqRel, and a read-modify-write even where the value stays: it comes either
-        // before the one in `clear_alarm`, which then makes all that the caller wrote visible to
+        // before the one in `clear_timer`, which then makes all that the caller wrote visible to
         // the source, or after it, and then it finds NEVER and the driver is told.
         self.alarm.fetch_min(at, Ordering::AcqRel) > at
     }
 
     /// Before the source is called for its alarm: wishes from now on are new ones.
-    pub(super) fn clear_alarm(&self) {
-        // ORDERING: AcqRel; pairs with `lower_alarm`.
+    pub(super) fn clear_timer(&self) {
+        // ORDERING: AcqRel; pairs with `lower_timer`.
         self.alarm.swap(NEVER, Ordering::AcqRel);
     }
 
-    /// Notes a nudge; says whether none was under way.
-    pub(super) fn begin_nudge(&self) -> bool {
-        // ORDERING: AcqRel; pairs with `end_nudge` as `lower_alarm` does with `clear_alarm`.
-        self.nudged.swap(1, Ordering::AcqRel) == 0
+    /// Notes a notification; says whether none was under way.
+    pub(super) fn begin_notify(&self) -> bool {
+        // ORDERING: AcqRel; pairs with `end_notify` as `lower_timer` does with `clear_timer`.
+        self.notified.swap(1, Ordering::AcqRel) == 0
     }
 
-    /// Before the source is called for a nudge.
-    pub(super) fn end_nudge(&self) {
-        // ORDERING: AcqRel; pairs with `begin_nudge`.
-        self.nudged.swap(0, Ordering::AcqRel);
+    /// Before the source is called for a notification.
+    pub(super) fn end_notify(&self) {
+        // ORDERING: AcqRel; pairs with `begin_notify`.
+        self.notified.swap(0, Ordering::AcqRel);
     }
 
     /// Says whether this was the first time.

@@ -2,7 +2,7 @@
 
 use crate::sync::AtomicU32;
 
-/// Something with a bell, descriptors or alarms that a driver looks after.
+/// Something with a bell, descriptors or timers that a driver looks after.
 ///
 /// All calls but `bell` come from the thread that runs the driver, one at a time, with none of the
 /// driver's locks held: an implementation may register, watch, cancel and wake as it likes, and
@@ -17,25 +17,25 @@ pub(crate) trait Source: Send + Sync {
     }
 
     /// Whether the driver need not wait on the bell again, asked when its wait is over, before
-    /// [`rung`](Self::rung). [`Registration::wait_again`](super::Registration::wait_again) has it
-    /// wait again.
+    /// [`on_wake`](Self::on_wake). [`Registration::wait_again`](super::Registration::wait_again)
+    /// has it wait again.
     fn lets_bell_go(&self) -> bool {
         false
     }
 
     /// The bell was counted up, or somebody woke on it for no reason, or asked for this call.
-    fn rung(&self) {}
+    fn on_wake(&self) {}
 
     /// The descriptor that was watched under `token` is readable or hung up. It stays so, and this
     /// is called again, until the cause is read or the descriptor is no longer watched.
-    fn ready(&self, _token: u16) {}
+    fn on_ready(&self, _token: u16) {}
 
     /// A time that was asked for has come. It may come early or for a wish since forgotten, and it
     /// uses up all wishes: an implementation that still waits for a later time asks again.
-    fn alarm(&self) {}
+    fn on_timer(&self) {}
 
     /// The driver can wait for nothing more on behalf of this source, or no more for its bell.
-    fn abandoned(&self) {}
+    fn on_abandoned(&self) {}
 
     /// Whether there may be something for a task that has asked the runner to spin
     /// ([`Registration::ask_to_spin`](super::Registration::ask_to_spin)). Only looks; a hint, which
@@ -45,10 +45,10 @@ pub(crate) trait Source: Send + Sync {
     }
 
     /// The hint was true: wakes the task. The request is done with.
-    fn hinted(&self) {}
+    fn on_hint(&self) {}
 
     /// The runner does not look at the hint any more: wakes all tasks that may have asked. Each
     /// looks for itself, and arms the bell if it finds nothing. `spun` says whether the runner had
     /// time to spin.
-    fn look_yourselves(&self, _spun: bool) {}
+    fn look_again(&self, _spun: bool) {}
 }

@@ -8,7 +8,7 @@ use std::time::{Duration, Instant};
 
 use rustix::net::{AddressFamily, SocketFlags, SocketType, socketpair};
 
-use super::event_loop::{Failure, Found, Runner, Waits};
+use super::event_loop::{EventLoop, Failure, Found, Poller};
 use super::table::Id;
 use super::*;
 use crate::sync::{AtomicU32, lock};
@@ -49,11 +49,11 @@ impl Probe {
     }
 
     /// As the peer does it, by whatever way this backend is rung.
-    fn ring(&self, registration: &Registration) {
+    fn wake(&self, registration: &Registration) {
         self.word.fetch_add(1, SeqCst);
         match registration.backend() {
             Backend::IoUring => futex::wake(&self.word),
-            _ => registration.nudge(),
+            _ => registration.notify(),
         }
     }
 }
@@ -62,16 +62,16 @@ impl Source for Probe {
     fn bell(&self) -> Option<&AtomicU32> {
         Some(&self.word)
     }
-    fn rung(&self) {
+    fn on_wake(&self) {
         (self.hook)(self, Call::Rung);
     }
-    fn ready(&self, token: u16) {
+    fn on_ready(&self, token: u16) {
         (self.hook)(self, Call::Ready(token));
     }
-    fn alarm(&self) {
+    fn on_timer(&self) {
         (self.hook)(self, Call::Alarm);
     }
-    fn abandoned(&self) {
+    fn on_abandoned(&self) {
         (self.hook)(self, Call::Abandoned);
     }
 }
@@ -152,7 +152,7 @@ fn a_ring_is_heard(backend: Backend) {
     let registration = driver.register(probe.clone()).unwrap();
     for _ in 0..100 {
         asleep(&driver);
-        probe.ring(&registration);
+        probe.wake(&registration);
         assert_eq!(calls.recv_timeout(DEADLINE), Ok(Call::Rung));
     }
 }
@@ -162,7 +162,7 @@ fn a_ring_before_the_driver_knows_the_bell_is_heard(backend: Backend) {
     for _ in 0..100 {
         let (probe, calls) = Probe::reporting();
         let registration = driver.register(probe.clone()).unwrap();
-        probe.ring(&registration);
+        probe.wake(&registration);
         assert_eq!(calls.recv_timeout(DEADLINE), Ok(Call::Rung));
     }
 }
@@ -178,7 +178,7 @@ fn no_ring_is_lost_in_a_ping_pong(backend: Backend) {
     });
     let registration = driver.register(probe.clone()).unwrap();
     for round in 0..ROUNDS {
-        probe.ring(&registration);
+        probe.wake(&registration);
         let sent = Instant::now();
         loop {
             let heard = echo.load(SeqCst);
@@ -219,7 +219,7 @@ fn thousands_of_bells_are_all_heard(backend: Backend) {
         round.store(turn, SeqCst);
         let closed = lock(&gate);
         for (probe, registration) in &probes {
-            probe.ring(registration);
+            probe.wake(registration);
         }
         drop(closed);
         eventually("all bells heard", || heard.load(SeqCst) == BELLS);
@@ -236,8 +236,8 @@ fn alarms_come_in_time(backend: Backend) {
     for millis in [1, 20, 50] {
         let start = Instant::now();
         let wish = Duration::from_millis(millis);
-        registration.alarm(start + wish);
-        registration.alarm(start + wish * 2);
+        registration.wake_at(start + wish);
+        registration.wake_at(start + wish * 2);
         assert_eq!(calls.recv_timeout(DEADLINE), Ok(Call::Alarm));
         let late = start.elapsed().checked_sub(wish).expect("not before its time");
         assert!(late < Duration::from_secs(2), "{late:?} late");
@@ -253,22 +253,22 @@ fn only_an_earlier_alarm_interrupts(backend: Backend) {
     let another = driver.register(another).unwrap();
     let now = Instant::now();
 
-    one.alarm(now + Duration::from_secs(100));
+    one.wake_at(now + Duration::from_secs(100));
     let mut until = 0;
     eventually("it sleeps for the alarm", || {
         until = asleep(&driver);
         until != slot::NEVER
     });
     let interrupts = driver.shared().control().load(SeqCst);
-    another.alarm(now + Duration::from_secs(200));
-    one.alarm(now + Duration::from_secs(150));
+    another.wake_at(now + Duration::from_secs(200));
+    one.wake_at(now + Duration::from_secs(150));
     assert_eq!(driver.shared().asleep_until(), until, "it sleeps on");
     if backend == Backend::IoUring {
         assert_eq!(driver.shared().control().load(SeqCst), interrupts);
     }
 
     let start = Instant::now();
-    one.alarm(start + Duration::from_millis(5));
+    one.wake_at(start + Duration::from_millis(5));
     assert_eq!(calls.recv_timeout(DEADLINE), Ok(Call::Alarm));
     assert!(start.elapsed() >= Duration::from_millis(5));
     eventually("it sleeps for the other", || asleep(&driver) > until);
@@ -278,7 +278,7 @@ fn an_alarm_that_has_passed_comes_at_once(backend: Backend) {
     let driver = driver(backend);
     let (probe, calls) = Probe::reporting();
     let registration = driver.register(probe).unwrap();
-    registration.alarm(Instant::now() - Duration::from_millis(1));
+    registration.wake_at(Instant::now() - Duration::from_millis(1));
     assert_eq!(calls.recv_timeout(DEADLINE), Ok(Call::Alarm));
 }
 
@@ -336,12 +336,12 @@ fn a_descriptor_watched_by_a_callback_is_reported(backend: Backend) {
         registered.get_or_init(|| {
             let registration = handle.register(inner.clone()).unwrap();
             registration.watch(ours.as_fd(), 5).unwrap();
-            registration.alarm(Instant::now());
+            registration.wake_at(Instant::now());
             registration
         });
     });
     let registration = driver.register(outer.clone()).unwrap();
-    outer.ring(&registration);
+    outer.wake(&registration);
     let mut seen = [calls.recv_timeout(DEADLINE).unwrap(), calls.recv_timeout(DEADLINE).unwrap()];
     while !seen.contains(&Call::Alarm) || !seen.contains(&Call::Ready(5)) {
         seen[1] = calls.recv_timeout(DEADLINE).unwrap();
@@ -361,17 +361,17 @@ fn one_busy_descriptor_starves_nobody(backend: Backend) {
     let registration = driver.register(probe.clone()).unwrap();
     let (ours, theirs) = pair();
     registration.watch(ours.as_fd(), 1).unwrap();
-    probe.ring(&registration);
+    probe.wake(&registration);
     assert_eq!(calls.recv_timeout(DEADLINE), Ok(Call::Rung));
-    // One ring may be told of twice: its count fails the compare of the wait that is armed next, and
-    // its wake then ends the one after that.
+    // One ring may be told of twice: its count fails the compare of the wait that is armed next,
+    // and its wake then ends the one after that.
     let next = || loop {
         match calls.recv_timeout(DEADLINE) {
             Ok(Call::Rung) => {}
             call => return call,
         }
     };
-    registration.alarm(Instant::now());
+    registration.wake_at(Instant::now());
     assert_eq!(next(), Ok(Call::Alarm));
     rustix::io::write(&theirs, b"x").unwrap();
     assert_eq!(next(), Ok(Call::Ready(1)));
@@ -388,7 +388,7 @@ fn cancelling_drops_the_source(backend: Backend) {
         let (probe, calls) = Probe::reporting();
         let weak = Arc::downgrade(&probe);
         let registration = driver.register(probe).unwrap();
-        registration.alarm(Instant::now() + Duration::from_millis(20));
+        registration.wake_at(Instant::now() + Duration::from_millis(20));
         if armed {
             // By now the wait is armed, and nobody will ever wake it.
             asleep(&driver);
@@ -396,8 +396,8 @@ fn cancelling_drops_the_source(backend: Backend) {
         registration.cancel();
         registration.cancel();
         eventually("the source is dropped", || weak.strong_count() == 0);
-        registration.nudge();
-        registration.alarm(Instant::now());
+        registration.notify();
+        registration.wake_at(Instant::now());
         assert_eq!(calls.iter().count(), 0, "calls after the end");
         drop(registration);
     }
@@ -412,12 +412,12 @@ fn cancelling_from_a_callback_ends_the_calls(backend: Backend) {
         report(&sender, call);
         probe.registration.get().unwrap().cancel();
         // Neither this nor the ring in the middle is heard any more.
-        probe.ring(probe.registration.get().unwrap());
-        probe.registration.get().unwrap().alarm(Instant::now());
+        probe.wake(probe.registration.get().unwrap());
+        probe.registration.get().unwrap().wake_at(Instant::now());
     });
     probe.registration.set(driver.register(probe.clone()).unwrap()).unwrap();
     let weak = Arc::downgrade(&probe);
-    probe.ring(probe.registration.get().unwrap());
+    probe.wake(probe.registration.get().unwrap());
     assert_eq!(calls.recv_timeout(DEADLINE), Ok(Call::Rung));
     drop(probe);
     eventually("the source is dropped", || weak.strong_count() == 0);
@@ -432,9 +432,9 @@ fn a_panic_disturbs_nobody_else(backend: Backend) {
     let good = driver.register(probe.clone()).unwrap();
     for _ in 0..50 {
         asleep(&driver);
-        unwinding.ring(&bad);
-        bad.alarm(Instant::now());
-        probe.ring(&good);
+        unwinding.wake(&bad);
+        bad.wake_at(Instant::now());
+        probe.wake(&good);
         assert_eq!(calls.recv_timeout(DEADLINE), Ok(Call::Rung));
     }
     let weak = Arc::downgrade(&unwinding);
@@ -474,7 +474,7 @@ fn churn_leaves_nothing_behind(backend: Backend) {
                         let (probe, calls) = Probe::reporting();
                         let registration = driver.register(probe.clone()).unwrap();
                         if round % 2 == 0 {
-                            probe.ring(&registration);
+                            probe.wake(&registration);
                             assert_eq!(calls.recv_timeout(DEADLINE), Ok(Call::Rung));
                         }
                         sources.push(Arc::downgrade(&probe));
@@ -498,7 +498,7 @@ fn with_thread(backend: Backend) -> (Driver, Registration, i32) {
         let _ = lock(&sender).send(rustix::thread::gettid().as_raw_nonzero().get());
     });
     let registration = driver.register(probe.clone()).unwrap();
-    probe.ring(&registration);
+    probe.wake(&registration);
     let thread = thread.recv_timeout(DEADLINE).unwrap();
     (driver, registration, thread)
 }
@@ -524,7 +524,7 @@ fn a_registration_alone_keeps_the_driver(backend: Backend) {
     let registration = driver.register(probe.clone()).unwrap();
     drop(driver);
     for _ in 0..3 {
-        probe.ring(&registration);
+        probe.wake(&registration);
         assert_eq!(calls.recv_timeout(DEADLINE), Ok(Call::Rung));
     }
     drop(registration);
@@ -536,7 +536,7 @@ fn an_idle_driver_uses_no_processor(backend: Backend) {
     let (driver, registration, thread) = with_thread(backend);
     let (ours, _theirs) = pair();
     registration.watch(ours.as_fd(), 0).unwrap();
-    registration.alarm(Instant::now() + Duration::from_secs(100));
+    registration.wake_at(Instant::now() + Duration::from_secs(100));
     asleep(&driver);
     // Time on the processor in nanoseconds, time in the queue, times scheduled.
     let spent = || {
@@ -578,7 +578,7 @@ fn the_thread_takes_no_signals(backend: Backend) {
 /// A kernel that has had enough.
 struct Broken;
 
-impl Waits for Broken {
+impl Poller for Broken {
     fn arm(&mut self, _: Id, _: &AtomicU32, _: u32) -> bool {
         true
     }
@@ -592,7 +592,7 @@ impl Waits for Broken {
 #[test]
 fn a_driver_that_cannot_go_on_abandons_all_sources() {
     let shared = Shared::new(Backend::IoUring).unwrap();
-    let runner = Runner::new(shared.clone(), Box::new(Broken));
+    let runner = EventLoop::new(shared.clone(), Box::new(Broken));
     let driver = Driver { binding: Binding::new(shared, true), run: Run::Background };
     let (probe, calls) = Probe::reporting();
     let registration = driver.register(probe.clone()).unwrap();
@@ -600,8 +600,8 @@ fn a_driver_that_cannot_go_on_abandons_all_sources() {
     assert_eq!(calls.recv_timeout(DEADLINE), Ok(Call::Abandoned));
     assert_eq!(Arc::strong_count(&probe), 1, "the source is dropped");
     assert!(matches!(driver.register(probe), Err(ShmError::Io { .. })));
-    registration.nudge();
-    registration.alarm(Instant::now());
+    registration.notify();
+    registration.wake_at(Instant::now());
     registration.cancel();
 }
 
@@ -610,7 +610,7 @@ fn a_word_that_cannot_be_waited_on_abandons_its_source_alone() {
     // Not a multiple of four in the table of the kernel: refused with EINVAL. There is no such
     // `&AtomicU32` in safe code, so the runner is told what the kernel would have said.
     struct Poisoned(Option<Id>);
-    impl Waits for Poisoned {
+    impl Poller for Poisoned {
         fn arm(&mut self, id: Id, _: &AtomicU32, _: u32) -> bool {
             assert!(self.0.replace(id).is_none(), "armed again");
             true
@@ -625,7 +625,7 @@ fn a_word_that_cannot_be_waited_on_abandons_its_source_alone() {
         fn close(&mut self) {}
     }
     let shared = Shared::new(Backend::IoUring).unwrap();
-    let mut runner = Runner::new(shared.clone(), Box::new(Poisoned(None)));
+    let mut runner = EventLoop::new(shared.clone(), Box::new(Poisoned(None)));
     let driver = Driver { binding: Binding::new(shared, true), run: Run::Background };
     let (probe, calls) = Probe::reporting();
     let registration = driver.register(probe.clone()).unwrap();
@@ -640,7 +640,7 @@ fn a_word_that_cannot_be_waited_on_abandons_its_source_alone() {
 fn a_wait_that_was_only_cancelled_is_no_wake() {
     /// Ends every wait at once, without a wake.
     struct Restless(Option<Id>, u32);
-    impl Waits for Restless {
+    impl Poller for Restless {
         fn arm(&mut self, id: Id, _: &AtomicU32, seen: u32) -> bool {
             assert!(self.0.replace(id).is_none(), "armed twice");
             self.1 = seen;
@@ -655,7 +655,7 @@ fn a_wait_that_was_only_cancelled_is_no_wake() {
         fn close(&mut self) {}
     }
     let shared = Shared::new(Backend::IoUring).unwrap();
-    let mut runner = Runner::new(shared.clone(), Box::new(Restless(None, 0)));
+    let mut runner = EventLoop::new(shared.clone(), Box::new(Restless(None, 0)));
     let driver = Driver { binding: Binding::new(shared, true), run: Run::Background };
     let (probe, calls) = Probe::reporting();
     let _registration = driver.register(probe.clone()).unwrap();
@@ -671,7 +671,7 @@ fn a_wait_that_was_only_cancelled_is_no_wake() {
 fn moved_waits_compare_with_what_was_handled_last() {
     /// Keeps what was armed.
     struct Kept(Arc<Mutex<Vec<u32>>>);
-    impl Waits for Kept {
+    impl Poller for Kept {
         fn arm(&mut self, _: Id, _: &AtomicU32, seen: u32) -> bool {
             lock(&self.0).push(seen);
             true
@@ -684,7 +684,7 @@ fn moved_waits_compare_with_what_was_handled_last() {
     }
     let shared = Shared::new(Backend::IoUring).unwrap();
     let armed = Arc::new(Mutex::new(Vec::new()));
-    let mut runner = Runner::new(shared.clone(), Box::new(Kept(armed.clone())));
+    let mut runner = EventLoop::new(shared.clone(), Box::new(Kept(armed.clone())));
     let driver = Driver { binding: Binding::new(shared, true), run: Run::Background };
     let stays = Probe::new(|_, _| {});
     let leaves = Probe::new(|_, _| {});
@@ -740,7 +740,7 @@ fn thousands_of_bells_of_a_polled_driver_are_all_heard() {
     for round in 1..4 {
         driver.turn().unwrap();
         for (probe, registration) in &probes {
-            probe.ring(registration);
+            probe.wake(registration);
         }
         let mut set = [rustix::event::PollFd::new(&driver, rustix::event::PollFlags::IN)];
         while heard.load(SeqCst) < round * BELLS {

@@ -6,13 +6,13 @@ use super::table::Id;
 
 /// At most one time for each registration, in nanoseconds of the driver's clock.
 #[derive(Debug, Default)]
-pub(super) struct Alarms {
+pub(super) struct Timers {
     queue: BTreeSet<(u64, Id)>,
     /// What `queue` holds for the registration in this slot.
     by_slot: Vec<Option<(u64, Id)>>,
 }
 
-impl Alarms {
+impl Timers {
     /// Notes a wish. An earlier one of the same registration stays and covers it; a later one is
     /// replaced, because every alarm lets its registration ask again.
     pub(super) fn set(&mut self, id: Id, at: u64) {
@@ -56,50 +56,50 @@ mod tests {
     #[test]
     fn the_earliest_wish_of_a_registration_counts() {
         let id = Ids::default().take().unwrap();
-        let mut alarms = Alarms::default();
-        alarms.set(id, 50);
-        alarms.set(id, 70);
-        assert_eq!(alarms.next(), Some(50));
-        alarms.set(id, 30);
-        assert_eq!(alarms.take_due(29), None);
-        assert_eq!(alarms.take_due(30), Some(id));
-        assert_eq!((alarms.take_due(100), alarms.next()), (None, None));
+        let mut timers = Timers::default();
+        timers.set(id, 50);
+        timers.set(id, 70);
+        assert_eq!(timers.next(), Some(50));
+        timers.set(id, 30);
+        assert_eq!(timers.take_due(29), None);
+        assert_eq!(timers.take_due(30), Some(id));
+        assert_eq!((timers.take_due(100), timers.next()), (None, None));
     }
 
     #[test]
     fn alarms_come_in_the_order_of_their_times() {
         let mut ids = Ids::default();
-        let mut alarms = Alarms::default();
+        let mut timers = Timers::default();
         let [a, b, c] = std::array::from_fn(|_| ids.take().unwrap());
-        alarms.set(a, 3);
-        alarms.set(b, 1);
-        alarms.set(c, 1);
-        let order: Vec<_> = std::iter::from_fn(|| alarms.take_due(5)).collect();
+        timers.set(a, 3);
+        timers.set(b, 1);
+        timers.set(c, 1);
+        let order: Vec<_> = std::iter::from_fn(|| timers.take_due(5)).collect();
         assert_eq!(order, [b, c, a]);
     }
 
     #[test]
     fn leaving_forgets_the_wish() {
         let mut ids = Ids::default();
-        let mut alarms = Alarms::default();
+        let mut timers = Timers::default();
         let [a, b] = std::array::from_fn(|_| ids.take().unwrap());
-        alarms.set(a, 1);
-        alarms.set(b, 2);
-        alarms.remove(a);
-        alarms.remove(a);
-        assert_eq!(alarms.next(), Some(2));
+        timers.set(a, 1);
+        timers.set(b, 2);
+        timers.remove(a);
+        timers.remove(a);
+        assert_eq!(timers.next(), Some(2));
     }
 
     #[test]
     fn asking_again_and_again_leaves_one_entry() {
         let id = Ids::default().take().unwrap();
-        let mut alarms = Alarms::default();
+        let mut timers = Timers::default();
         for round in 0..1000 {
-            alarms.set(id, 1_000_000);
-            alarms.set(id, round);
-            assert_eq!(alarms.take_due(round), Some(id));
-            alarms.set(id, 1_000_000);
+            timers.set(id, 1_000_000);
+            timers.set(id, round);
+            assert_eq!(timers.take_due(round), Some(id));
+            timers.set(id, 1_000_000);
         }
-        assert_eq!(alarms.queue.len(), 1);
+        assert_eq!(timers.queue.len(), 1);
     }
 }

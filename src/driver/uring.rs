@@ -32,7 +32,7 @@ use rustix::io::Errno;
 
 use super::Backend;
 use super::epoll;
-use super::event_loop::{Failure, Found, Outcome, Waits, Wake};
+use super::event_loop::{Failure, Found, Outcome, Poller, Wake};
 use super::shared::Shared;
 use super::table::Id;
 use crate::error::ShmError;
@@ -74,7 +74,8 @@ enum Kind {
     Polled,
 }
 
-/// Whether there is an io_uring for us: a kernel that is new enough, and no sandbox that forbids it.
+/// Whether there is an io_uring for us: a kernel that is new enough, and no sandbox that forbids
+/// it.
 pub(super) fn probe() -> io::Result<()> {
     open(Kind::Slept).map(drop)
 }
@@ -165,7 +166,8 @@ impl Queue {
         self.submit(entry.user_data(Id::OWN.pack(CANCEL)));
     }
 
-    /// Queues a submission. It reaches the kernel with the next enter, or with one now to make room.
+    /// Queues a submission. It reaches the kernel with the next enter, or with one now to make
+    /// room.
     fn submit(&mut self, entry: squeue::Entry) {
         self.in_flight += 1;
         self.backlog.push_back(entry);
@@ -187,7 +189,8 @@ impl Queue {
         true
     }
 
-    /// Whether an enter would change nothing: there is nothing to submit, to complete or to move up.
+    /// Whether an enter would change nothing: there is nothing to submit, to complete or to move
+    /// up.
     fn is_quiet(&mut self) -> bool {
         self.ring.submission().is_empty() && !self.has_completions_to_come()
     }
@@ -240,7 +243,7 @@ impl Queue {
 }
 
 /// A ring that its maker sleeps in.
-pub(super) struct RingWaits {
+pub(super) struct RingPoller {
     queue: Queue,
     shared: Arc<Shared>,
     owner: ThreadId,
@@ -248,7 +251,7 @@ pub(super) struct RingWaits {
     closing: bool,
 }
 
-impl RingWaits {
+impl RingPoller {
     /// Makes a ring for the calling thread.
     pub(super) fn open(shared: &Arc<Shared>) -> io::Result<Self> {
         let (queue, shared) = (Queue::open(Kind::Slept)?, shared.clone());
@@ -300,7 +303,7 @@ impl RingWaits {
     }
 }
 
-impl Waits for RingWaits {
+impl Poller for RingPoller {
     fn arm(&mut self, id: Id, bell: &AtomicU32, seen: u32) -> bool {
         self.queue.wait_for(id.pack(BELL), bell, seen);
         true
@@ -347,7 +350,7 @@ impl PolledRing {
     }
 }
 
-impl Waits for PolledRing {
+impl Poller for PolledRing {
     fn arm(&mut self, id: Id, bell: &AtomicU32, seen: u32) -> bool {
         self.queue.wait_for(id.pack(BELL), bell, seen);
         true
@@ -361,12 +364,12 @@ impl Waits for PolledRing {
     fn wait(&mut self, _timeout: Option<Duration>, found: &mut Found) -> Result<(), Failure> {
         let entered = self.queue.enter(Some(Duration::ZERO));
         let taken = epoll::take(&self.shared, Some(Duration::ZERO), found);
-        self.glean(found);
+        self.reap_ready(found);
         entered?;
         taken.map_err(|errno| Failure::Once(errno.into()))
     }
 
-    fn glean(&mut self, found: &mut Found) {
+    fn reap_ready(&mut self, found: &mut Found) {
         self.queue.reap(found, |_, _| {});
     }
 

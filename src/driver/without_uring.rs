@@ -4,7 +4,7 @@ use std::io;
 use std::time::Duration;
 
 use super::Backend;
-use super::event_loop::{Failure, Found, Waits};
+use super::event_loop::{Failure, Found, Poller};
 use super::shared::Shared;
 use super::table::Id;
 use crate::error::ShmError;
@@ -39,7 +39,7 @@ macro_rules! no_rings {
     ($($ring:ident),+) => {$(
         pub(super) enum $ring {}
 
-        impl Waits for $ring {
+        impl Poller for $ring {
             fn arm(&mut self, _id: Id, _bell: &AtomicU32, _seen: u32) -> bool {
                 match *self {}
             }
@@ -59,9 +59,9 @@ macro_rules! no_rings {
     )+};
 }
 
-no_rings!(RingWaits, PolledRing);
+no_rings!(RingPoller, PolledRing);
 
-impl RingWaits {
+impl RingPoller {
     /// Fails.
     pub(super) fn open(_shared: &Arc<Shared>) -> io::Result<Self> {
         Err(unsupported())

@@ -37,8 +37,8 @@ pub(crate) trait Watcher {
     fn watch(&self, fd: BorrowedFd<'_>, token: u16) -> Result<(), ShmError>;
     /// Reports `fd` no more; nothing if it was not watched.
     fn unwatch(&self, fd: BorrowedFd<'_>);
-    /// Calls [`Desk::alarm`] at this time. May be early; a later call need not forget this one.
-    fn alarm(&self, at: Instant);
+    /// Calls [`Desk::on_timer`] at this time. May be early; a later call need not forget this one.
+    fn wake_at(&self, at: Instant);
 }
 
 impl Watcher for Registration {
@@ -50,8 +50,8 @@ impl Watcher for Registration {
         self.unwatch(fd);
     }
 
-    fn alarm(&self, at: Instant) {
-        self.alarm(at);
+    fn wake_at(&self, at: Instant) {
+        self.wake_at(at);
     }
 }
 
@@ -156,7 +156,7 @@ impl Desk {
 
     /// What is watched under `token` is readable or hung up. Tokens that are not the desk's, or no
     /// longer, do no harm.
-    pub(crate) fn ready(&self, token: u16, watcher: &dyn Watcher, host: &dyn Host) {
+    pub(crate) fn on_ready(&self, token: u16, watcher: &dyn Watcher, host: &dyn Host) {
         if token == Self::LISTENING {
             self.accept(watcher, host);
         } else {
@@ -166,7 +166,7 @@ impl Desk {
     }
 
     /// An alarm went off, perhaps early or for somebody else.
-    pub(crate) fn alarm(&self, watcher: &dyn Watcher, host: &dyn Host) {
+    pub(crate) fn on_timer(&self, watcher: &dyn Watcher, host: &dyn Host) {
         let now = Instant::now();
         let late = lock(&self.room).leave_late(now);
         for guest in late {
@@ -176,7 +176,7 @@ impl Desk {
         self.set_alarm(watcher);
     }
 
-    /// When the desk next wants [`Desk::alarm`] to be called.
+    /// When the desk next wants [`Desk::on_timer`] to be called.
     pub(crate) fn next_alarm(&self) -> Option<Instant> {
         lock(&self.room).next_alarm()
     }
@@ -318,7 +318,7 @@ impl Desk {
 
     fn set_alarm(&self, watcher: &dyn Watcher) {
         if let Some(at) = self.next_alarm() {
-            watcher.alarm(at);
+            watcher.wake_at(at);
         }
     }
 }

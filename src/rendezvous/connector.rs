@@ -52,8 +52,8 @@ pub(crate) enum Progress {
     Done(Connection),
     /// Step again when the descriptor is readable or hung up, or at the deadline.
     WaitReadable,
-    /// Step again at this time: the backlog is full, which nobody announces the end of, or our hello
-    /// came too late.
+    /// Step again at this time: the backlog is full, which nobody announces the end of, or our
+    /// hello came too late.
     RetryAt(Instant),
 }
 

@@ -65,7 +65,8 @@ impl Us {
 fn overflow_uid() -> u32 {
     /// What it is unless an administrator changed it.
     const USUAL: u32 = 65534;
-    /// Not asked yet. No `OnceLock`: a forked child would wait for a thread that was about to fill it.
+    /// Not asked yet. No `OnceLock`: a forked child would wait for a thread that was about to fill
+    /// it.
     const UNKNOWN: u64 = u64::MAX;
     static OVERFLOW: AtomicU64 = AtomicU64::new(UNKNOWN);
     // ORDERING: Relaxed; the number publishes nothing, and all threads find the same one.

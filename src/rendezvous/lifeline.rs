@@ -1,9 +1,9 @@
 //! The socket that both sides keep open: its hang-up tells of the peer's end.
 //!
-//! It does not hang up as long as a child of the peer holds a copy. So where the kernel told who spoke
-//! in the handshake, that process's death tells, too. It ends the channel, whoever holds what: ends
-//! are of no use in a forked child. (The application of a pair says nothing in the handshake. It
-//! introduces itself by its first ring.)
+//! It does not hang up as long as a child of the peer holds a copy. So where the kernel told who
+//! spoke in the handshake, that process's death tells, too. It ends the channel, whoever holds
+//! what: ends are of no use in a forked child. (The application of a pair says nothing in the
+//! handshake. It introduces itself by its first ring.)
 //!
 //! Besides, a side whose driver cannot wait on futex words is rung through it, by one byte.
 
@@ -60,12 +60,13 @@ impl Lifeline {
 
     /// Rings by a byte. Never blocks: if the line is full, rings enough are pending; if it is cut,
     /// the line itself tells so.
-    pub(crate) fn ring(&self) {
-        ring_by_byte(self.as_fd());
+    pub(crate) fn wake(&self) {
+        wake_by_byte(self.as_fd());
     }
 
     /// Learns of the peer's process, if that was not known and has rung by now; its ring stays on
-    /// the line. `true` if it is to be watched from now on. To be called before the line is drained.
+    /// the line. `true` if it is to be watched from now on. To be called before the line is
+    /// drained.
     pub(crate) fn learn(&self) -> bool {
         // Held until it is settled: another thread must not drain the line meanwhile.
         let Some(mut asks) = self.asks.lock() else { return false };
@@ -104,7 +105,8 @@ impl Lifeline {
     /// Has `driver` call under `token` when the peer's process is dead.
     pub(crate) fn watch_process(&self, driver: &Registration, token: u16) {
         match self.process.get().map(Process::as_fd) {
-            // If the kernel has no memory for it: nearly every death is told by the hang-up as well.
+            // If the kernel has no memory for it: nearly every death is told by the hang-up as
+            // well.
             Some(Some(process)) => _ = driver.watch(process, token),
             // Dead already: the hang-up tells of it.
             Some(None) => self.hang_up(),
@@ -134,7 +136,7 @@ impl AsFd for Lifeline {
 }
 
 /// Rings whoever is at the other end of `line`.
-pub(crate) fn ring_by_byte(line: BorrowedFd<'_>) {
+pub(crate) fn wake_by_byte(line: BorrowedFd<'_>) {
     let flags = SendFlags::NOSIGNAL.union(SendFlags::DONTWAIT);
     let _ = retry_on_intr(|| rustix::net::send(line, &[1], flags));
 }
@@ -187,14 +189,14 @@ mod tests {
         let (one, other) = lifelines();
         assert_eq!(one.drain(), Drained { rings: 0, hung_up: false });
         for _ in 0..DRAIN_AT_ONCE + 3 {
-            other.ring();
+            other.wake();
         }
         assert_eq!(one.drain(), Drained { rings: DRAIN_AT_ONCE, hung_up: false });
         assert!(!one.is_hung_up());
         other.hang_up();
         assert!(one.is_hung_up());
         assert_eq!(one.drain(), Drained { rings: 3, hung_up: true });
-        one.ring();
+        one.wake();
     }
 
     #[test]
@@ -206,8 +208,8 @@ mod tests {
         }
         let line = Lifeline::of_pair(one, peer, true);
         assert!(!line.learn(), "nobody has rung");
-        ring_by_byte(other.as_fd());
-        ring_by_byte(other.as_fd());
+        wake_by_byte(other.as_fd());
+        wake_by_byte(other.as_fd());
         assert!(line.learn());
         assert!(!line.learn(), "it is known");
         assert!(!line.is_orphaned(), "it is ourselves");
@@ -220,7 +222,7 @@ mod tests {
         let peer = PeerCredentials::of(one.as_fd()).unwrap();
         let line = Lifeline::of_pair(one, peer, true);
         // The kernel was not asked before this was sent.
-        ring_by_byte(other.as_fd());
+        wake_by_byte(other.as_fd());
         drop(other);
         assert!(!line.learn());
         assert!(line.is_hung_up());
@@ -231,7 +233,7 @@ mod tests {
     fn ringing_a_peer_that_never_reads_never_blocks() {
         let (one, other) = lifelines();
         for _ in 0..10_000 {
-            one.ring();
+            one.wake();
         }
         assert!(drain(other.as_fd(), 10_000).rings < 10_000);
     }
@@ -239,7 +241,7 @@ mod tests {
     #[test]
     fn a_death_with_unread_rings_is_a_hang_up() {
         let (one, other) = lifelines();
-        one.ring();
+        one.wake();
         drop(other);
         assert!(one.drain().hung_up);
     }

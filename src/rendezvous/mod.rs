@@ -1,10 +1,10 @@
 //! How peers find, judge and outlive each other: names, the socket, the handshake, the lifeline.
 //!
-//! An engine binds a Unix `SOCK_SEQPACKET` socket under a name ([`listener_socket`]), in a directory
-//! that only it may write to ([`directory`], [`name`]), and answers there ([`acceptor`]). An
-//! application connects to that name ([`connector`]) and says hello; the engine checks its
-//! [`credentials`], answers, and passes the region ([`message`]). From then on the [`socket`] is the
-//! [`lifeline`].
+//! An engine binds a Unix `SOCK_SEQPACKET` socket under a name ([`listener_socket`]), in a
+//! directory that only it may write to ([`directory`], [`name`]), and answers there ([`acceptor`]).
+//! An application connects to that name ([`connector`]) and says hello; the engine checks its
+//! [`credentials`], answers, and passes the region ([`message`]). From then on the [`socket`] is
+//! the [`lifeline`].
 //!
 //! Both sides are driven by events and name no driver: the acceptor is told what is ready, and the
 //! connector says what it waits for.

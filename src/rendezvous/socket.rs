@@ -192,8 +192,8 @@ pub(super) fn take_peeked(socket: BorrowedFd<'_>) -> Option<Process> {
     process
 }
 
-/// All that the kernel lets a message carry: more than there is room for, it would close itself, and
-/// this thread would wait for it.
+/// All that the kernel lets a message carry: more than there is room for, it would close itself,
+/// and this thread would wait for it.
 const MOST_DESCRIPTORS: usize = 253;
 
 /// Takes a message, the first descriptor that comes with it, and the process that sent it, if the

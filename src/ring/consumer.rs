@@ -41,8 +41,9 @@ pub(crate) struct Consumer {
 /// The producer is at work: any number of bytes may come.
 const NO_BOUND: u64 = u64::MAX;
 
-/// A packet that lies in the ring still. Where and how long it is was judged once; the header is not
-/// looked at again. Of one word, so that what is made of it goes from call to call in registers.
+/// A packet that lies in the ring still. Where and how long it is was judged once; the header is
+/// not looked at again. Of one word, so that what is made of it goes from call to call in
+/// registers.
 #[derive(Debug, Clone, Copy)]
 pub(crate) struct Held {
     offset: u32,
@@ -215,7 +216,8 @@ impl Consumer {
         }
     }
 
-    /// Lends what is held, to somebody who brings it back. Whatever was held before it is given back.
+    /// Lends what is held, to somebody who brings it back. Whatever was held before it is given
+    /// back.
     pub(crate) fn lend(&mut self, held: Held) -> Loan {
         self.holds = false;
         let marks = Marks { given: self.given, released: self.released };
@@ -306,8 +308,8 @@ impl Consumer {
 
     /// Goes to where a marker leads, and tells how long the packet there is.
     ///
-    /// PEER: `to` is theirs. A lawful producer writes the record there before it shows the marker, so
-    /// there are never two jumps for a packet.
+    /// PEER: `to` is theirs. A lawful producer writes the record there before it shows the marker,
+    /// so there are never two jumps for a packet.
     #[cold]
     fn jump(&mut self, to: u32) -> Result<usize, Violation> {
         let offset = to as usize;

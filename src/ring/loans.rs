@@ -1,9 +1,10 @@
 //! Records that were lent: read where they lie, for as long as anybody likes, on any thread.
 //!
-//! They come back in any order, but a ring has room again only behind its oldest record. So the book
-//! notes who has come back, and what the consumer is through with, and `taken` and `head` follow the
-//! oldest that is still out. Whoever moves them holds the book: the consumer, as long as anything is
-//! out, and those who bring back. While nothing is out, the two words are the consumer's alone.
+//! They come back in any order, but a ring has room again only behind its oldest record. So the
+//! book notes who has come back, and what the consumer is through with, and `taken` and `head`
+//! follow the oldest that is still out. Whoever moves them holds the book: the consumer, as long as
+//! anything is out, and those who bring back. While nothing is out, the two words are the
+//! consumer's alone.
 
 use std::collections::VecDeque;
 
@@ -54,8 +55,8 @@ impl Loans {
         Self { own, producer, shape, book: Mutex::new(book) }
     }
 
-    /// Lends the record from `begin` to `end`, where the consumer is. With `marks` the consumer hands
-    /// the two words over: nothing was out.
+    /// Lends the record from `begin` to `end`, where the consumer is. With `marks` the consumer
+    /// hands the two words over: nothing was out.
     pub(super) fn lend(
         self: &Arc<Self>,
         begin: Position,
@@ -99,8 +100,8 @@ impl Loans {
             return;
         }
         book.marks.given = given;
-        // ORDERING: Release orders the reads of the packets before it, those of other threads by the
-        // book's lock; pairs with the Acquire in `Producer::look_at_taken`.
+        // ORDERING: Release orders the reads of the packets before it, those of other threads by
+        // the book's lock; pairs with the Acquire in `Producer::look_at_taken`.
         self.own.taken.0.store(given.get(), Ordering::Release);
         if given.since(book.marks.released) >= self.shape.share() {
             self.release_in(book);

@@ -3,8 +3,8 @@
 //! Records follow one another at multiples of 8 bytes: a header word, then the packet. A record is
 //! contiguous; where the next one would run over the end, a marker makes the consumer jump to the
 //! start, and in a long ring to where the producer is best served: see `route`. There is no shared
-//! tail: a record is published by its own header, which the consumer polls where the next record will
-//! be. The producer first clears the header *after* the new
+//! tail: a record is published by its own header, which the consumer polls where the next record
+//! will be. The producer first clears the header *after* the new
 //! record, then writes the packet, then stores the header, so nothing half-written is ever
 //! visible, even if the producer dies in the middle. A packet that is written in place may turn out
 //! shorter than the room claimed for it, so there the clear waits until the length is known; it too
@@ -19,15 +19,17 @@
 //!
 //! Why two heads: the consumer stores `taken` at each take, on a line that a producer reads only
 //! when it finds no room, so that the line stays with the consumer; `head` follows once for each
-//! share of the ring, an eighth or 128 KiB, and is what a producer in full flight reads. A full ring is
-//! thus handed back in shares, and yet a producer that is about to sleep sees each single record's room.
+//! share of the ring, an eighth or 128 KiB, and is what a producer in full flight reads. A full
+//! ring is thus handed back in shares, and yet a producer that is about to sleep sees each single
+//! record's room.
 //!
 //! A packet that is read in place is *held*: the consumer's position has moved past it, but what
-//! `taken` and `head` say has not. Its length is in the consumer's own memory by then. One that is *lent*
-//! comes back at any time, from any thread: see `loans`.
+//! `taken` and `head` say has not. Its length is in the consumer's own memory by then. One that is
+//! *lent* comes back at any time, from any thread: see `loans`.
 //!
 //! Positions count bytes since the channel was made, those that were jumped over with them, and are
-//! private to their owner; the offset in the ring is the position modulo its length, a power of two.
+//! private to their owner; the offset in the ring is the position modulo its length, a power of
+//! two.
 #![warn(clippy::arithmetic_side_effects, clippy::indexing_slicing)]
 
 mod consumer;
@@ -45,14 +47,14 @@ mod space;
 
 pub(crate) use consumer::{Consumer, Held};
 pub(crate) use loans::Loan;
-pub(crate) use probe::Peephole;
+pub(crate) use probe::Probe;
 pub(crate) use producer::{Claim, LOOK_AGAIN_AFTER, Producer};
 
 use crate::error::Violation;
 use crate::shm::region::Region;
 
-/// Bytes since the channel was made, and those that were jumped over. Wraps after 2^64, to which all its
-/// arithmetic is indifferent.
+/// Bytes since the channel was made, and those that were jumped over. Wraps after 2^64, to which
+/// all its arithmetic is indifferent.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub(crate) struct Position(u64);
 
@@ -148,9 +150,9 @@ impl Mark {
     }
 }
 
-/// How much of a ring a stream goes round in, as long as its consumer keeps up: bytes that stay in a
-/// core's own cache, of which today's have 512 KiB to 2 MiB. (In the small rings of the fuzzers it is
-/// less, so that they turn.)
+/// How much of a ring a stream goes round in, as long as its consumer keeps up: bytes that stay in
+/// a core's own cache, of which today's have 512 KiB to 2 MiB. (In the small rings of the fuzzers
+/// it is less, so that they turn.)
 const WINDOW: usize = if cfg!(fuzzing) { 1 << 10 } else { 1 << 20 };
 
 /// The numbers of a ring that both ends compute with.

@@ -1,18 +1,19 @@
 //! Memory that large packets are received into, used again and again.
 //!
-//! One allocation a packet is the plain way, and small packets have it. Large ones are another matter. A batch
-//! of them that is freed is more than the allocator keeps (128 KiB for glibc), so it gives the
-//! pages back to the kernel and takes them again, zeroed and one fault at a time, for the next
-//! batch: at 64 KiB a packet that was most of the time. So their buffers come back here when the
-//! last clone of the packet is dropped, wherever that is.
+//! One allocation a packet is the plain way, and small packets have it. Large ones are another
+//! matter. A batch of them that is freed is more than the allocator keeps (128 KiB for glibc), so
+//! it gives the pages back to the kernel and takes them again, zeroed and one fault at a time, for
+//! the next batch: at 64 KiB a packet that was most of the time. So their buffers come back here
+//! when the last clone of the packet is dropped, wherever that is.
 //!
-//! Each packet that is received alone has a buffer of its own, at most twice its size: one that is kept
-//! for long holds nothing else alive. The small ones of a batch lie side by side, in [`GATHERED`] bytes
-//! at most, and hold each other. What the pool itself keeps is bounded.
+//! Each packet that is received alone has a buffer of its own, at most twice its size: one that is
+//! kept for long holds nothing else alive. The small ones of a batch lie side by side, in
+//! [`GATHERED`] bytes at most, and hold each other. What the pool itself keeps is bounded.
 //!
-//! What was tried, as nanoseconds of processor time to make, fill and drop a packet: one at a time, and
-//! 64 that are all there before the first is dropped (`cargo bench --bench parts -- bytes`, one run of
-//! each in a process of its own, glibc, a shared and busy machine of two cores, so take the ratios):
+//! What was tried, as nanoseconds of processor time to make, fill and drop a packet: one at a time,
+//! and 64 that are all there before the first is dropped (`cargo bench --bench parts -- bytes`, one
+//! run of each in a process of its own, glibc, a shared and busy machine of two cores, so take the
+//! ratios):
 //!
 //! | | 64 B | 1 KiB | 8 KiB | 64 KiB |
 //! |---|---|---|---|---|
@@ -22,12 +23,12 @@
 //! | an arena of 16 KiB | 31 / 23 | 32 / 45 | 79 / 281 | 1,810 / 3,010 |
 //! | pooled, `Bytes::from_owner` | 89 / 106 | 99 / 127 | 161 / 291 | 1,810 / 2,440 |
 //!
-//! So a pool is worth it for large packets that come in batches, and for small ones it costs more than
-//! it saves. An arena does gain up to 20 ns a small packet where many are kept for a while, and next to
-//! nothing where they are dropped as they come. A packet received alone never lies in one, because then
-//! 64 bytes that somebody keeps would hold the whole arena. Those of a batch do, in small ones: they
-//! came together, mostly go together, and with an allocation each 256 packets of 1 KiB are again more
-//! than the allocator keeps.
+//! So a pool is worth it for large packets that come in batches, and for small ones it costs more
+//! than it saves. An arena does gain up to 20 ns a small packet where many are kept for a while,
+//! and next to nothing where they are dropped as they come. A packet received alone never lies in
+//! one, because then 64 bytes that somebody keeps would hold the whole arena. Those of a batch do,
+//! in small ones: they came together, mostly go together, and with an allocation each 256 packets
+//! of 1 KiB are again more than the allocator keeps.
 
 use std::sync::{Arc, Weak};
 
@@ -38,8 +39,8 @@ use crate::sys::fork::ProcessLock;
 /// Packets shorter than this have allocations of their own.
 const SHORTEST: usize = 2048;
 
-/// So many bytes of small packets of a batch lie side by side at most; the first page of them is copied
-/// once more, so that a short batch does not hold more than it needs.
+/// So many bytes of small packets of a batch lie side by side at most; the first page of them is
+/// copied once more, so that a short batch does not hold more than it needs.
 const GATHERED: usize = 16 << 10;
 const COPIED_AGAIN: usize = 4 << 10;
 
@@ -73,8 +74,8 @@ impl Pool {
         Self { shelf: Arc::new(ProcessLock::new(shelf)), gathered: Vec::new(), ends: Vec::new() }
     }
 
-    /// A packet of `len` bytes, which `fill` appends to the buffer that it is given, as one of a batch:
-    /// it comes to `packets` with the next [`hand_over`](Self::hand_over), or earlier.
+    /// A packet of `len` bytes, which `fill` appends to the buffer that it is given, as one of a
+    /// batch: it comes to `packets` with the next [`hand_over`](Self::hand_over), or earlier.
     #[inline]
     pub(crate) fn gather(
         &mut self,

@@ -1,15 +1,16 @@
 //! A ring's first time round, when each page is still to be made.
 //!
 //! The first write to a page has the kernel make and map it, and so does the first read, which the
-//! kernel does for 16 pages at once as far as they are there. To a stream of small packets that is one
-//! in fifty that takes ten times as long as the others. So the producer has the kernel make many pages
-//! at once, before it comes to them, and spares the consumer its faults as well. They are as many as
-//! were used so far, so that a channel through which little goes takes little memory.
+//! kernel does for 16 pages at once as far as they are there. To a stream of small packets that is
+//! one in fifty that takes ten times as long as the others. So the producer has the kernel make
+//! many pages at once, before it comes to them, and spares the consumer its faults as well. They
+//! are as many as were used so far, so that a channel through which little goes takes little
+//! memory.
 //!
-//! Round trips of 64 bytes between two spinning processes, the first 4 MiB, with and without: the mean
-//! 0.8 and 0.95 us, of a hundred the slowest 1.3 and 12, of a thousand 15 and 18; but of ten thousand
-//! 190 and 60. (In a virtual machine, which takes 5 us for a page. 32 KiB at a time in place of
-//! 128 would make it 50 us, one in four hundred.)
+//! Round trips of 64 bytes between two spinning processes, the first 4 MiB, with and without: the
+//! mean 0.8 and 0.95 us, of a hundred the slowest 1.3 and 12, of a thousand 15 and 18; but of ten
+//! thousand 190 and 60. (In a virtual machine, which takes 5 us for a page. 32 KiB at a time in
+//! place of 128 would make it 50 us, one in four hundred.)
 
 use super::Position;
 use crate::shm::region::RingMemory;
@@ -17,17 +18,17 @@ use crate::shm::region::RingMemory;
 /// What is made at once at least: the smallest page that there is.
 const LEAST: u64 = 4 << 10;
 
-/// What is made at once at most, but for the last page. What a longer record has behind that is made as
-/// it is written, if it is.
+/// What is made at once at most, but for the last page. What a longer record has behind that is
+/// made as it is written, if it is.
 const MOST: u64 = 128 << 10;
 
 /// How far from the start of a ring its pages are made.
 #[derive(Debug)]
-pub(super) struct Fresh {
+pub(super) struct Prefault {
     made: u64,
 }
 
-impl Fresh {
+impl Prefault {
     /// Of a ring that a producer has not written to, or that went round before if it does not begin
     /// at the start.
     pub(super) fn new(begin: Position) -> Self {
@@ -65,17 +66,17 @@ mod tests {
         let geometry = Geometry::new(Some(1 << 20), None).unwrap();
         let (region, _file) = Region::create(geometry, false).unwrap();
         let memory = Arc::new(region).ring(Side::Face);
-        let (mut fresh, mut tail, mut made) = (Fresh::new(Position::START), 0, Vec::new());
-        while fresh.made != u64::MAX {
-            let before = fresh.made;
-            let room = fresh.make(&memory, usize::try_from(tail).unwrap(), record);
-            assert!(room >= record && room >= fresh.made.saturating_sub(tail));
-            if fresh.made != before {
-                made.push(fresh.made);
+        let (mut prefault, mut tail, mut made) = (Prefault::new(Position::START), 0, Vec::new());
+        while prefault.made != u64::MAX {
+            let before = prefault.made;
+            let room = prefault.make(&memory, usize::try_from(tail).unwrap(), record);
+            assert!(room >= record && room >= prefault.made.saturating_sub(tail));
+            if prefault.made != before {
+                made.push(prefault.made);
             }
             tail += record;
         }
-        assert!(fresh.make(&memory, (1 << 20) - 8, record) >= record, "for good");
+        assert!(prefault.make(&memory, (1 << 20) - 8, record) >= record, "for good");
         made
     }
 
@@ -94,6 +95,6 @@ mod tests {
 
     #[test]
     fn a_ring_that_went_round_is_left_alone() {
-        assert_eq!(Fresh::new(Position(64)).made, u64::MAX);
+        assert_eq!(Prefault::new(Position(64)).made, u64::MAX);
     }
 }

@@ -11,13 +11,13 @@ use crate::sync::{Arc, AtomicU64, Ordering};
 /// The worst that a peer does by it is to have its packet, or what it passes for one, looked at by
 /// the consumer.
 #[derive(Debug)]
-pub(crate) struct Peephole {
+pub(crate) struct Probe {
     memory: RingMemory,
     /// Written by whoever holds the consumer, read by the one who looks.
     at: AtomicU64,
 }
 
-impl Peephole {
+impl Probe {
     /// A look into the ring that `side` reads.
     pub(crate) fn new(region: &Arc<Region>, side: Side) -> Self {
         let memory = region.ring(side.peer());

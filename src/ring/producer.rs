@@ -2,8 +2,8 @@
 
 use std::time::Duration;
 
-use super::prefault::Fresh;
-use super::space::Route;
+use super::prefault::Prefault;
+use super::space::Space;
 use super::{Mark, Position, Shape};
 use crate::error::Violation;
 use crate::shm::layout::{RECORD_HEADER, Side, record_bytes};
@@ -20,10 +20,10 @@ pub(crate) const LOOK_AGAIN_AFTER: Duration = Duration::from_millis(1);
 
 /// How far before the tail the producer fetches the lines that it will write to.
 ///
-/// They were last in the consumer's cache, and the fence of a publication waits for all stores before
-/// it: without this each packet of a stream waited for the other core at least once. A line comes from
-/// there in 100 to 200 ns. (64 bytes, a packet a publication, two cores, millions of packets a second:
-/// 6 without it, 12 to 17 with 256 and 512 bytes, 9 to 13 with 1 KiB and 2 KiB.)
+/// They were last in the consumer's cache, and the fence of a publication waits for all stores
+/// before it: without this each packet of a stream waited for the other core at least once. A line
+/// comes from there in 100 to 200 ns. (64 bytes, a packet a publication, two cores, millions of
+/// packets a second: 6 without it, 12 to 17 with 256 and 512 bytes, 9 to 13 with 1 KiB and 2 KiB.)
 const FETCH_AHEAD: usize = 512;
 
 /// What has to be free for that.
@@ -49,11 +49,11 @@ pub(crate) struct Producer {
     staged: Option<Staged>,
     /// Up to here a record and the header behind it can go without another thought.
     edge: Position,
-    route: Route,
+    route: Space,
     /// The two words that say how far the consumer has come, as last seen: neither may move back.
     seen_head: Position,
     seen_taken: Position,
-    fresh: Fresh,
+    prefault: Prefault,
     wish: Wish,
 }
 
@@ -127,10 +127,10 @@ impl Producer {
             tail: start,
             staged: None,
             edge: start,
-            route: Route::new(shape, start),
+            route: Space::new(shape, start),
             seen_head: start,
             seen_taken: start,
-            fresh: Fresh::new(start),
+            prefault: Prefault::new(start),
             wish: Wish { parked: None, wants: start, is_more: false, looks: 0 },
         }
     }
@@ -206,7 +206,7 @@ impl Producer {
         self.look_at_head()?;
         let Some(spot) = self.route.find(self.tail, need) else { return Ok(None) };
         let room = spot.edge.since(spot.begin);
-        let made = self.fresh.make(&self.memory, self.shape.offset(spot.begin), need);
+        let made = self.prefault.make(&self.memory, self.shape.offset(spot.begin), need);
         if spot.begin == self.tail {
             self.edge = Position(self.tail.0.wrapping_add(room.min(made)));
         }
@@ -232,7 +232,8 @@ impl Producer {
     }
 
     /// Shows what was staged to the consumer, all at once, and fences, so that the caller can look
-    /// at the bell by [`ring_fenced`](crate::wake::bell::Bell::ring_fenced). `false` if there was nothing.
+    /// at the bell by [`wake_if_waiting_fenced`](crate::wake::bell::Bell::wake_if_waiting_fenced).
+    /// `false` if there was nothing.
     #[inline]
     pub(crate) fn publish(&mut self) -> bool {
         let Some(staged) = self.staged.take() else { return false };
@@ -248,8 +249,8 @@ impl Producer {
     ///
     /// On the way to being `Full` or asleep only: each look costs both sides a cache line.
     pub(crate) fn look_at_taken(&mut self) -> Result<(), Violation> {
-        // ORDERING: Acquire pairs with the Release in `Consumer::give_back` and `Loans::settle`: the bytes
-        // before it will not be read again.
+        // ORDERING: Acquire pairs with the Release in `Consumer::give_back` and `Loans::settle`:
+        // the bytes before it will not be read again.
         let taken = Position(self.consumer.taken.0.load(Ordering::Acquire));
         self.judge(taken, self.seen_taken)?;
         self.seen_taken = taken;
@@ -271,8 +272,9 @@ impl Producer {
     /// for each record, while the consumer has the other half to go on with. (An eighth and a
     /// quarter were tried: at 4 MiB and 64 KiB a packet, 0.075 and 0.031 wakes a packet, against
     /// 0.016.) While it wants more than its need it looks again, ever more rarely, in case the
-    /// consumer gave it that and went away; in the end it gets its bare need. (What was jumped over counts
-    /// for a turn and for a half, so that one that has just jumped may be woken for less.)
+    /// consumer gave it that and went away; in the end it gets its bare need. (What was jumped over
+    /// counts for a turn and for a half, so that one that has just jumped may be woken for
+    /// less.)
     pub(crate) fn announce(&mut self, len: usize) -> Option<Duration> {
         let exact = self.route.find_out_when(self.tail, need(len));
         let Wish { wants: wanted, is_more, looks, .. } = self.wish;

@@ -1,29 +1,29 @@
 //! Where a record can go: which bytes of a ring are free, and which of them to write next.
 //!
-//! Records lie one behind the other in *runs*. A run ends where the ring does, or with a marker that
-//! says where the next one begins. The producer knows the runs that its consumer has not left; what
-//! lies in none of them is free, wherever that is.
+//! Records lie one behind the other in *runs*. A run ends where the ring does, or with a marker
+//! that says where the next one begins. The producer knows the runs that its consumer has not left;
+//! what lies in none of them is free, wherever that is.
 //!
-//! A stream that goes round a ring longer than a core's own cache finds each line gone from there when
-//! it comes back to it. So the producer goes back to the ring's start at the first *turning point*
-//! where its consumer has left enough room behind: as long as that keeps up, they go round in a short
-//! ring, and what is behind its end is not even touched. When the consumer falls behind, the producer
-//! goes on past the turning point; and if it has turned already and comes to bytes that are still to be
-//! read, it jumps to the longest piece of the ring that is free. So a burst has all of the ring, in a few
-//! pieces.
+//! A stream that goes round a ring longer than a core's own cache finds each line gone from there
+//! when it comes back to it. So the producer goes back to the ring's start at the first *turning
+//! point* where its consumer has left enough room behind: as long as that keeps up, they go round
+//! in a short ring, and what is behind its end is not even touched. When the consumer falls behind,
+//! the producer goes on past the turning point; and if it has turned already and comes to bytes
+//! that are still to be read, it jumps to the longest piece of the ring that is free. So a burst
+//! has all of the ring, in a few pieces.
 //!
-//! Packets in place, a batch a publication, two cores with 2 MiB of their own each, a ring of 4 MiB, in
-//! GB/s with and without turning: 31 and 18 for 64 KiB a packet, 25 and 18 for 8 KiB; no difference for
-//! shorter ones.
+//! Packets in place, a batch a publication, two cores with 2 MiB of their own each, a ring of 4
+//! MiB, in GB/s with and without turning: 31 and 18 for 64 KiB a packet, 25 and 18 for 8 KiB; no
+//! difference for shorter ones.
 
 use std::collections::VecDeque;
 
 use super::{Position, Shape};
 use crate::shm::layout::{RECORD_ALIGN, RECORD_HEADER};
 
-/// So many runs may be unread at once, but for the one that is being written: there is no jump from one
-/// that has so many before it. (To get there takes packets that were meant to be long and became short, at
-/// each end of a piece.)
+/// So many runs may be unread at once, but for the one that is being written: there is no jump from
+/// one that has so many before it. (To get there takes packets that were meant to be long and
+/// became short, at each end of a piece.)
 const MOST_RUNS: usize = 64;
 
 /// Records that follow one another, as far as the consumer may still have to read them.
@@ -53,7 +53,7 @@ pub(super) struct Spot {
 
 /// The runs of a ring.
 #[derive(Debug)]
-pub(super) struct Route {
+pub(super) struct Space {
     shape: Shape,
     /// The oldest first. The consumer is in the first, or was when last seen.
     runs: VecDeque<Run>,
@@ -63,7 +63,7 @@ pub(super) struct Route {
     freed: Position,
 }
 
-impl Route {
+impl Space {
     pub(super) fn new(shape: Shape, start: Position) -> Self {
         Self { shape, runs: VecDeque::new(), begin: start, freed: start }
     }
@@ -119,8 +119,8 @@ impl Route {
         after(enough)
     }
 
-    /// Bytes that are not free, with those at the ring's end that a record was too long for, as far as
-    /// they are few.
+    /// Bytes that are not free, with those at the ring's end that a record was too long for, as far
+    /// as they are few.
     pub(super) fn used(&self, tail: Position) -> u64 {
         let lost = self.unread_runs(self.freed).map(|run| {
             let skipped = run.next.since(run.end);
@@ -143,8 +143,9 @@ impl Route {
         let here = self.shape.offset(tail);
         let straight = self.room(here, tail, freed);
         if need > self.turn_after(here as u64) && self.unread_runs(freed).next().is_none() {
-            // Half of what a stream goes round in, or it would turn only to be stopped at once; and not
-            // while the consumer is still in another run, so that few cut the ring in pieces.
+            // Half of what a stream goes round in, or it would turn only to be stopped at once; and
+            // not while the consumer is still in another run, so that few cut the ring
+            // in pieces.
             let room = self.room(0, tail, freed);
             if room >= need.max(self.shape.window as u64 / 2) {
                 return Some(self.spot_at(0, tail, room, need));
@@ -156,12 +157,12 @@ impl Route {
         self.jump(tail, need, freed)
     }
 
-    /// The longest piece that is free, if that is enough. A piece begins at the ring's start, or behind
-    /// what is unread, which is of no use in a ring that is gone round as a whole.
+    /// The longest piece that is free, if that is enough. A piece begins at the ring's start, or
+    /// behind what is unread, which is of no use in a ring that is gone round as a whole.
     fn jump(&self, tail: Position, need: u64, freed: Position) -> Option<Spot> {
         let runs = self.unread_runs(freed).count();
-        // Short runs behind one another, left behind while much is unread, would cut the ring in pieces
-        // that stay when only they are unread.
+        // Short runs behind one another, left behind while much is unread, would cut the ring in
+        // pieces that stay when only they are unread.
         let is_short = tail.since(self.begin) < self.few();
         let cuts = runs > 0 && is_short && self.unread_bytes(tail, freed) > self.few();
         if runs >= MOST_RUNS || (self.turns() && cuts) {
@@ -198,8 +199,8 @@ impl Route {
         Spot { begin, edge: Position(begin.0.wrapping_add(room.min(until_turn))) }
     }
 
-    /// Bytes that are free from `from` on, to the ring's end at most; there with the header at its start
-    /// if that is free.
+    /// Bytes that are free from `from` on, to the ring's end at most; there with the header at its
+    /// start if that is free.
     fn room(&self, from: usize, tail: Position, freed: Position) -> u64 {
         let end = self.shape.rest(from) as u64;
         let mut room = end.wrapping_add(RECORD_HEADER as u64);
@@ -220,8 +221,8 @@ impl Route {
 
     /// Where the unread part of a run begins, if there is one. Its marker is a part of it.
     ///
-    /// PEER: how far the consumer says that it has come may lie between two runs. Then it has not gone
-    /// where the marker leads, and the marker is unread.
+    /// PEER: how far the consumer says that it has come may lie between two runs. Then it has not
+    /// gone where the marker leads, and the marker is unread.
     fn unread(&self, run: &Run, freed: Position) -> Option<Position> {
         if freed.has_reached(run.next) {
             None

@@ -45,8 +45,8 @@ pub(crate) const MAX_RING_BYTES: usize = if usize::BITS < 64 { 1 << 29 } else { 
 const _: () = assert!(HEADER_BYTES + 2 * MAX_RING_BYTES <= isize::MAX.unsigned_abs());
 /// The ring of a builder that was told nothing, for each direction.
 ///
-/// A stream whose consumer is late parks ten times less often than with 1 MiB, and one that keeps up
-/// goes round in a part of it. Memory is taken only as it is used.
+/// A stream whose consumer is late parks ten times less often than with 1 MiB, and one that keeps
+/// up goes round in a part of it. Memory is taken only as it is used.
 pub(crate) const DEFAULT_RING_BYTES: usize = 4 << 20;
 
 /// Bit of `waiting`: a receiver waits for packets.
@@ -89,23 +89,23 @@ impl Side {
 /// A word on a pair of cache lines of its own.
 #[derive(Debug)]
 #[repr(C, align(128))]
-pub(crate) struct Apart<T>(pub(crate) T);
+pub(crate) struct CachePadded<T>(pub(crate) T);
 
 /// The words of one side.
 #[derive(Debug)]
 #[repr(C)]
 pub(crate) struct SideWords {
-    pub(crate) bell: Apart<BellWords>,
+    pub(crate) bell: CachePadded<BellWords>,
     /// Written by this side alone: [`TX_CLOSED`] and its neighbours.
-    pub(crate) ends: Apart<AtomicU32>,
+    pub(crate) ends: CachePadded<AtomicU32>,
     /// Written by this side's consumer, read by the other's producer.
-    pub(crate) head: Apart<AtomicU64>,
+    pub(crate) head: CachePadded<AtomicU64>,
     /// Written by this side's consumer, read by the other's producer when it finds no room.
-    pub(crate) taken: Apart<AtomicU64>,
+    pub(crate) taken: CachePadded<AtomicU64>,
     /// Written by this side's producer, read by the other's consumer.
-    pub(crate) wants: Apart<AtomicU64>,
+    pub(crate) wants: CachePadded<AtomicU64>,
     /// Written by this side, read by tools.
-    pub(crate) snapshot: Apart<Snapshot>,
+    pub(crate) snapshot: CachePadded<Snapshot>,
 }
 
 /// The two words of a bell. Whoever wakes touches both, so they share their lines.
@@ -154,7 +154,7 @@ pub(crate) struct GeometryWords {
 #[derive(Debug)]
 #[repr(C)]
 pub(crate) struct Header {
-    pub(crate) geometry: Apart<GeometryWords>,
+    pub(crate) geometry: CachePadded<GeometryWords>,
     pub(crate) sides: [SideWords; 2],
 }
 

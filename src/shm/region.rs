@@ -7,9 +7,9 @@
 //!   joining side refuses a file that is not;
 //! - control words and record headers are only ever reached as atomics;
 //! - packets are only ever copied. No `&[u8]` to the mapping exists, because the peer may write
-//!   there at any moment; except where a caller of the library has promised, in an `unsafe` block of
-//!   its own, that this peer does not. What is handed out to be written in place is a
-//!   `&mut UninitSlice`, through which nothing can be read: see [`RingMemory::spare`].
+//!   there at any moment; except where a caller of the library has promised, in an `unsafe` block
+//!   of its own, that this peer does not. What is handed out to be written in place is a `&mut
+//!   UninitSlice`, through which nothing can be read: see [`RingMemory::spare`].
 
 use std::fs::File;
 use std::io;
@@ -152,8 +152,8 @@ fn header_of(map: &MmapRaw) -> &Header {
     unsafe { &*map.as_ptr().cast::<Header>() }
 }
 
-/// A process that makes a file longer than its limit (`ulimit -f`) is sent a signal, which kills it.
-/// A memfd is a file like any other in this.
+/// A process that makes a file longer than its limit (`ulimit -f`) is sent a signal, which kills
+/// it. A memfd is a file like any other in this.
 fn check_file_limit(bytes: u64) -> Result<(), ShmError> {
     match getrlimit(Resource::Fsize).current {
         Some(limit) if bytes > limit => Err(ShmError::io("sizing the memfd")(Errno::FBIG)),
@@ -226,8 +226,8 @@ pub(crate) struct Words {
     _region: Arc<Region>,
 }
 
-// SAFETY: `words` points into a mapping that the region keeps for as long as this lives, wherever it
-// is; they are atomics.
+// SAFETY: `words` points into a mapping that the region keeps for as long as this lives, wherever
+// it is; they are atomics.
 unsafe impl Send for Words {}
 
 // SAFETY: as above.
@@ -256,8 +256,8 @@ pub(crate) struct RingMemory {
 // is; all accesses through it are atomic or raw copies, which other threads may make as well.
 unsafe impl Send for RingMemory {}
 
-// SAFETY: as above. The methods that hand out references to bytes make it the caller's duty that nobody
-// else writes there, or reads, meanwhile.
+// SAFETY: as above. The methods that hand out references to bytes make it the caller's duty that
+// nobody else writes there, or reads, meanwhile.
 unsafe impl Sync for RingMemory {}
 
 impl RingMemory {
@@ -267,14 +267,15 @@ impl RingMemory {
         self.len
     }
 
-    /// The record header at `position`, which lies in the ring at its remainder by the ring's length.
+    /// The record header at `position`, which lies in the ring at its remainder by the ring's
+    /// length.
     #[inline]
     pub(crate) fn header(&self, position: u64) -> &AtomicU64 {
         debug_assert!(position.is_multiple_of(RECORD_ALIGN as u64), "between two headers");
         let word = self.place(position & !(RECORD_ALIGN as u64 - 1));
-        // SAFETY: `place` lies in the ring, here at a multiple of 8, as the ring begins at a page and is
-        // of a power of two of at least a page: so does the whole word. The mapping lives as long as
-        // `self`, and an atomic may change under a shared reference.
+        // SAFETY: `place` lies in the ring, here at a multiple of 8, as the ring begins at a page
+        // and is of a power of two of at least a page: so does the whole word. The mapping
+        // lives as long as `self`, and an atomic may change under a shared reference.
         unsafe { word.cast::<AtomicU64>().as_ref() }
     }
 
@@ -299,15 +300,16 @@ impl RingMemory {
         cpu::fetch_to_read(self.place(position).as_ptr());
     }
 
-    /// Has the kernel make the pages of the `len` bytes at `offset`, and map them here to be written
-    /// to (`MADV_POPULATE_WRITE`, Linux 5.14). Where it cannot, they are made as they are touched.
+    /// Has the kernel make the pages of the `len` bytes at `offset`, and map them here to be
+    /// written to (`MADV_POPULATE_WRITE`, Linux 5.14). Where it cannot, they are made as they
+    /// are touched.
     ///
     /// # Panics
     /// If the bytes do not lie between `offset` and the ring's end.
     pub(crate) fn make_pages(&self, offset: usize, len: usize) {
         let at = self.span(offset, len).as_ptr().cast();
-        // SAFETY: `span` checked that the bytes lie in the ring, and so in our own mapping, of which
-        // this changes no byte and no right.
+        // SAFETY: `span` checked that the bytes lie in the ring, and so in our own mapping, of
+        // which this changes no byte and no right.
         let _ = unsafe { rustix::mm::madvise(at, len, Advice::LinuxPopulateWrite) };
     }
 
@@ -462,8 +464,9 @@ impl Kept {
     /// - Nobody writes there, in this process or in the peer's, for as long as the slice is used.
     #[inline]
     pub(crate) unsafe fn as_slice(&self) -> &[u8] {
-        // SAFETY: `RingMemory::keep` checked that the bytes lie in the ring, and the mapping lives as
-        // long as `self`; every one is initialised. That none changes is the caller's duty.
+        // SAFETY: `RingMemory::keep` checked that the bytes lie in the ring, and the mapping lives
+        // as long as `self`; every one is initialised. That none changes is the caller's
+        // duty.
         unsafe { std::slice::from_raw_parts(self.base.as_ptr(), self.len) }
     }
 }

@@ -8,7 +8,9 @@ use std::ops::Deref;
 
 use bytes::buf::UninitSlice;
 
-use crate::shm::layout::{Apart, BellWords, Geometry, RECORD_ALIGN, Side, SideWords, Snapshot};
+use crate::shm::layout::{
+    BellWords, CachePadded, Geometry, RECORD_ALIGN, Side, SideWords, Snapshot,
+};
 use crate::sync::{Arc, AtomicU32, AtomicU64, Ordering};
 
 /// Two rings and the words of both sides.
@@ -61,12 +63,12 @@ impl Region {
 fn words(start: u64) -> SideWords {
     let zero = || AtomicU64::new(0);
     SideWords {
-        bell: Apart(BellWords { waiting: AtomicU32::new(0), bell: AtomicU32::new(0) }),
-        ends: Apart(AtomicU32::new(0)),
-        head: Apart(AtomicU64::new(start)),
-        taken: Apart(AtomicU64::new(start)),
-        wants: Apart(AtomicU64::new(start)),
-        snapshot: Apart(Snapshot {
+        bell: CachePadded(BellWords { waiting: AtomicU32::new(0), bell: AtomicU32::new(0) }),
+        ends: CachePadded(AtomicU32::new(0)),
+        head: CachePadded(AtomicU64::new(start)),
+        taken: CachePadded(AtomicU64::new(start)),
+        wants: CachePadded(AtomicU64::new(start)),
+        snapshot: CachePadded(Snapshot {
             tail: zero(),
             head: zero(),
             packets_sent: zero(),

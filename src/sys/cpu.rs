@@ -24,9 +24,9 @@ pub(crate) fn store_and_fence(word: &AtomicU64, value: u64) {
 #[cfg(all(target_arch = "x86_64", not(loom)))]
 #[inline(always)]
 fn full_fence() {
-    // SAFETY: it adds nothing to the word on top of this thread's own stack, which stays what it was,
-    // and changes no register but the flags, which is not denied. Like any `asm!` that may touch
-    // memory it also keeps the compiler from moving accesses across it.
+    // SAFETY: it adds nothing to the word on top of this thread's own stack, which stays what it
+    // was, and changes no register but the flags, which is not denied. Like any `asm!` that may
+    // touch memory it also keeps the compiler from moving accesses across it.
     unsafe { std::arch::asm!("lock or dword ptr [rsp], 0", options(nostack)) };
 }
 

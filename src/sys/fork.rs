@@ -2,26 +2,27 @@
 //!
 //! A child that was forked without an exec has copies of everything, and the descriptors, rings and
 //! regions among it are still the parent's. Whatever the child did with them would disturb the
-//! parent. So everything that reaches out of the process notes its [`Origin`] when it is made, and does
-//! nothing in another process.
+//! parent. So everything that reaches out of the process notes its [`Origin`] when it is made, and
+//! does nothing in another process.
 //!
 //! The number lies in a page that the kernel clears in every child (`MADV_WIPEONFORK`, Linux 4.14).
-//! To ask costs two loads and no branch that is taken. No lock is taken: at the time of a fork another
-//! thread may have held it.
+//! To ask costs two loads and no branch that is taken. No lock is taken: at the time of a fork
+//! another thread may have held it.
 //!
-//! That is the rule for every lock of this crate: a forked child never waits for one that its parent
-//! made, because the thread that holds it may not exist in the child. Each lock follows it in one of
-//! these ways:
+//! That is the rule for every lock of this crate: a forked child never waits for one that its
+//! parent made, because the thread that holds it may not exist in the child. Each lock follows it
+//! in one of these ways:
 //!
 //! - A [`ProcessLock`] opens in the process that made it, and nowhere else.
 //! - A [`PerProcess`] value is a fresh one in each process.
-//! - A lock of neither kind is reached only after a look at an [`Origin`]: by `Link::forked` for the
-//!   halves, the waiting tasks and the loans of an end, by `Shared::is_forked` for a driver's inbox.
+//! - A lock of neither kind is reached only after a look at an [`Origin`]: by `Link::forked` for
+//!   the halves, the waiting tasks and the loans of an end, by `Shared::is_forked` for a driver's
+//!   inbox.
 //!
-//! Nor does a child close a descriptor that another thread of the parent's may have opened or closed
-//! at the fork. The kernel copies the table of descriptors before it copies the memory, so the memory
-//! may name a descriptor that the child does not have, or one that is another file by now. A child
-//! leaks these; what it drops itself was made before the fork.
+//! Nor does a child close a descriptor that another thread of the parent's may have opened or
+//! closed at the fork. The kernel copies the table of descriptors before it copies the memory, so
+//! the memory may name a descriptor that the child does not have, or one that is another file by
+//! now. A child leaks these; what it drops itself was made before the fork.
 
 use std::fmt;
 use std::ptr::{self, NonNull};
@@ -120,8 +121,8 @@ pub(crate) fn try_lock<T>(mutex: &Mutex<T>) -> Option<MutexGuard<'_, T>> {
 
 /// A value of which every process has its own: the first call in a process makes it.
 ///
-/// A child leaks its copy of the parent's value, which a thread of the parent may have been changing
-/// at the fork.
+/// A child leaks its copy of the parent's value, which a thread of the parent may have been
+/// changing at the fork.
 pub(crate) struct PerProcess<T> {
     /// Null, or a leaked `Box`.
     current: AtomicPtr<Own<T>>,
@@ -145,9 +146,10 @@ impl<T: Default> PerProcess<T> {
         let mut current = self.current.load(Ordering::Acquire);
         loop {
             if let Some(current) = NonNull::new(current) {
-                // SAFETY: `current` is from `Box::into_raw` below, in this process or in the one that
-                // this one was forked from, which left a copy at this address. It is freed by `drop`
-                // alone, which has `self` for itself, and only shared references to it exist.
+                // SAFETY: `current` is from `Box::into_raw` below, in this process or in the one
+                // that this one was forked from, which left a copy at this address.
+                // It is freed by `drop` alone, which has `self` for itself, and
+                // only shared references to it exist.
                 let current = unsafe { current.as_ref() };
                 if current.generation == generation {
                     return &current.value;
@@ -215,8 +217,8 @@ fn renew() -> u32 {
 fn word() -> Option<&'static AtomicU32> {
     // ORDERING: Acquire pairs with the Release in `map`.
     let word = NonNull::new(WORD.load(Ordering::Acquire))?;
-    // SAFETY: `map` stored the address of a word that is aligned, initialised, only ever accessed as
-    // an atomic, and never unmapped.
+    // SAFETY: `map` stored the address of a word that is aligned, initialised, only ever accessed
+    // as an atomic, and never unmapped.
     Some(unsafe { word.as_ref() })
 }
 

@@ -40,8 +40,8 @@ pub(crate) mod counts {
         STEPS.set(steps);
     }
 
-    /// How often this thread took each step in `work`: publications, fences by themselves, looks and
-    /// returns.
+    /// How often this thread took each step in `work`: publications, fences by themselves, looks
+    /// and returns.
     pub(crate) fn of<T>(work: impl FnOnce() -> T) -> (T, [usize; 4]) {
         STEPS.set([0; 4]);
         let done = work();

@@ -1,9 +1,9 @@
 //! The peer's process, of which the kernel tells along with a message (`SCM_PIDFD`, Linux 6.5).
 //!
 //! A lifeline hangs up when the last copy of the peer's socket is closed, and a child that the peer
-//! has forked may hold one for as long as it likes. The process that spoke to us is another thing to
-//! watch: its descriptor becomes readable when that process is dead, all threads of it, whoever has
-//! copies of what it had. (`SO_PEERPIDFD` would be simpler to ask for, but it names the process
+//! has forked may hold one for as long as it likes. The process that spoke to us is another thing
+//! to watch: its descriptor becomes readable when that process is dead, all threads of it, whoever
+//! has copies of what it had. (`SO_PEERPIDFD` would be simpler to ask for, but it names the process
 //! that made a pair or that began to listen, which need not be the one that speaks.)
 //!
 //! rustix does not know this kind of control message and would lose the descriptor. So what the
@@ -58,7 +58,8 @@ impl<const N: usize> Control<N> {
         RecvAncillaryBuffer::new(&mut self.0)
     }
 
-    /// The process that sent what was received, if the kernel was asked for it and had a descriptor.
+    /// The process that sent what was received, if the kernel was asked for it and had a
+    /// descriptor.
     pub(crate) fn into_process(self) -> Option<Process> {
         // SAFETY: all bytes were initialised in `new`; the kernel alone has written here since, and
         // it writes bytes.
@@ -75,16 +76,16 @@ impl<const N: usize> Control<N> {
 }
 
 /// The process that sent the first of the messages that wait on `socket`, which is left there; the
-/// kernel was asked for it before that was sent, and may still be afterwards. `None` where it does not
-/// tell, and of a message that carries descriptors: none of these is installed.
+/// kernel was asked for it before that was sent, and may still be afterwards. `None` where it does
+/// not tell, and of a message that carries descriptors: none of these is installed.
 pub(crate) fn first_sender(socket: BorrowedFd<'_>) -> Option<Process> {
     let peek = |control: &mut RecvAncillaryBuffer<'_>| -> Result<RecvMsg, Errno> {
         let mut byte = [0; 1];
         let flags = RecvFlags::PEEK | RecvFlags::DONTWAIT | RecvFlags::CMSG_CLOEXEC;
         retry_on_intr(|| recvmsg(socket, &mut [IoSliceMut::new(&mut byte)], control, flags))
     };
-    // The room for a process would do for a descriptor as well. Without room, and while no process is
-    // asked for, a descriptor is all that the kernel can have to leave out.
+    // The room for a process would do for a descriptor as well. Without room, and while no process
+    // is asked for, a descriptor is all that the kernel can have to leave out.
     sockopt::ask_for_process(socket, false);
     let peeked = peek(&mut RecvAncillaryBuffer::default()).ok()?;
     if peeked.flags.contains(ReturnFlags::CTRUNC) || !sockopt::ask_for_process(socket, true) {
@@ -95,15 +96,15 @@ pub(crate) fn first_sender(socket: BorrowedFd<'_>) -> Option<Process> {
     control.into_process()
 }
 
-/// Whether the kernel has no descriptor because there is no such process any more, and not for want of
-/// descriptors or memory. (Newer kernels have one all the same.)
+/// Whether the kernel has no descriptor because there is no such process any more, and not for want
+/// of descriptors or memory. (Newer kernels have one all the same.)
 fn is_of_the_dead(error: RawFd) -> bool {
     let error = Errno::from_raw_os_error(error.wrapping_neg());
     !matches!(error, Errno::MFILE | Errno::NFILE | Errno::NOMEM)
 }
 
-/// The descriptor among the kernel's control messages, or the error in its place. Zeros follow the last
-/// of them.
+/// The descriptor among the kernel's control messages, or the error in its place. Zeros follow the
+/// last of them.
 fn find(mut control: &[u8]) -> Option<RawFd> {
     const WORD: usize = size_of::<usize>();
     loop {

@@ -25,9 +25,10 @@ const SIG_SETMASK: c_int = if cfg!(any(
     2
 };
 
-/// Signals that the thread itself raises, by a fault or by a system call. If one of them is blocked,
-/// the kernel kills the process instead of calling its handler. A seccomp filter raises `SIGSYS` for
-/// a call that it traps; the handler lets the call fail, and a driver then does without io_uring.
+/// Signals that the thread itself raises, by a fault or by a system call. If one of them is
+/// blocked, the kernel kills the process instead of calling its handler. A seccomp filter raises
+/// `SIGSYS` for a call that it traps; the handler lets the call fail, and a driver then does
+/// without io_uring.
 const OWN: [Signal; 7] =
     [Signal::SEGV, Signal::BUS, Signal::FPE, Signal::ILL, Signal::TRAP, Signal::ABORT, Signal::SYS];
 

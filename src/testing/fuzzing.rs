@@ -56,8 +56,8 @@ fn no_descriptor_leaks() {
     }
 }
 
-/// Waits until no thread closes descriptors any more. One that is about to exit looks like a leak to
-/// LeakSanitizer, which does not see what a thread holds at that time.
+/// Waits until no thread closes descriptors any more. One that is about to exit looks like a leak
+/// to LeakSanitizer, which does not see what a thread holds at that time.
 fn no_thread_closes() {
     let closes = || {
         let threads = std::fs::read_dir("/proc/self/task").into_iter().flatten().flatten();

@@ -9,9 +9,9 @@
 //! ```
 //!
 //! From below: [`ring`] and [`bell`] are what is shared with the peer, [`ends`] how it says that it
-//! goes, [`waiters`] the queue of local tasks, [`notify_flag`] the waker of a future that is driven. They have halves of their own that do the bare
-//! protocol. [`block_on`], [`blocking`], [`endpoint`], [`requests`], [`sink`] and
-//! [`tasks`] are about the ends as they
+//! goes, [`waiters`] the queue of local tasks, [`notify_flag`] the waker of a future that is
+//! driven. They have halves of their own that do the bare protocol. [`block_on`], [`blocking`],
+//! [`endpoint`], [`requests`], [`sink`] and [`tasks`] are about the ends as they
 //! ship, on a driver that the model's own threads play.
 //!
 //! A wake that gets lost is a deadlock, which loom reports. What loom cannot see are stores that
@@ -81,7 +81,7 @@ fn channel(ring_bytes: usize) -> [(Endpoint, Driver); 2] {
 fn channel_on(ring_bytes: usize, driver: fn() -> Driver) -> [(Endpoint, Driver); 2] {
     unkept(ring_bytes, driver).map(|(end, driver)| {
         // A model that does not run it need not keep it.
-        end.link().keep(Box::new(driver.clone()));
+        end.channel().keep(Box::new(driver.clone()));
         (end, driver)
     })
 }

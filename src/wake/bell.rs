@@ -1,8 +1,8 @@
 //! How one side wakes the other without a system call while nobody sleeps.
 //!
 //! Each side has two words in the region: `waiting`, whose bits say what its tasks wait for
-//! ([`RECV`](crate::shm::layout::RECV) packets, [`SEND`](crate::shm::layout::SEND) room), and `bell`, a
-//! futex word that is counted up.
+//! ([`RECV`](crate::shm::layout::RECV) packets, [`SEND`](crate::shm::layout::SEND) room), and
+//! `bell`, a futex word that is counted up.
 //!
 //! ```text
 //! to park:   register the waiter; announce (head, wants); waiting |= bit; fence; look again;
@@ -12,8 +12,8 @@
 //! ```
 //!
 //! A task whose driver is parked in may ask it to spin first
-//! ([`Registration::ask_to_spin`](crate::driver::Registration::ask_to_spin)), and then has not armed
-//! the bell. Before the driver sleeps it wakes the task, which parks as above.
+//! ([`Registration::ask_to_spin`](crate::driver::Registration::ask_to_spin)), and then has not
+//! armed the bell. Before the driver sleeps it wakes the task, which parks as above.
 //!
 //! This is the pattern of Dekker's algorithm: each writes its word, fences, and reads the other's,
 //! so at least one of the two sees the other's write. Either the publisher sees the bit and rings,
@@ -53,7 +53,7 @@ impl Bell {
 
     /// The count, to be read before [`arm`](Self::arm) by a caller that will block.
     pub(crate) fn count(&self) -> u32 {
-        // ORDERING: Acquire pairs with the Release in `strike`.
+        // ORDERING: Acquire pairs with the Release in `wake`.
         self.word().load(Ordering::Acquire)
     }
 
@@ -87,32 +87,33 @@ impl Bell {
     /// Wakes the side if it sleeps for `bit`, after something was published for it. `true` if it
     /// did, at the price of a system call.
     #[inline]
-    pub(crate) fn ring(&self, bit: u32) -> bool {
+    pub(crate) fn wake_if_waiting(&self, bit: u32) -> bool {
         // ORDERING: the publisher's fence; partner of the one in `arm`.
         fence(Ordering::SeqCst);
         step(Step::Fence);
-        self.ring_fenced(bit)
+        self.wake_if_waiting_fenced(bit)
     }
 
-    /// As [`ring`](Self::ring), for a caller that has fenced since it published.
+    /// As [`wake_if_waiting`](Self::wake_if_waiting), for a caller that has fenced since it
+    /// published.
     #[inline]
-    pub(crate) fn ring_fenced(&self, bit: u32) -> bool {
+    pub(crate) fn wake_if_waiting_fenced(&self, bit: u32) -> bool {
         self.is_armed(bit) && self.claim_and_strike(bit)
     }
 
     #[cold]
     fn claim_and_strike(&self, bit: u32) -> bool {
-        // ORDERING: AcqRel keeps the clear before the count in `strike`; of several that ring, one
+        // ORDERING: AcqRel keeps the clear before the count in `wake`; of several that ring, one
         // sees the bit.
         if self.words().waiting.fetch_and(!bit, Ordering::AcqRel) & bit == 0 {
             return false;
         }
-        self.strike();
+        self.wake();
         true
     }
 
     /// Rings whatever the bits say: for an end, after its flag was set.
-    pub(crate) fn strike(&self) {
+    pub(crate) fn wake(&self) {
         // ORDERING: Release pairs with the Acquire in `count`: who sees the count sees the reason.
         self.word().fetch_add(1, Ordering::Release);
         // PEER: it may have a million waiters there, and a wake walks over all that it wakes, with

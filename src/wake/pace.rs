@@ -1,27 +1,27 @@
 //! Keeping a distance behind a producer in full flight.
 //!
-//! A consumer on the producer's heels tears each line out of the other core's cache while it is being
-//! written, and each look at an empty ring does it again: both then go at the pace of the interconnect.
-//! Some distance behind, the lines are complete, and they come prefetched. So a consumer that has taken
-//! many packets in a short time and then finds none lets a moment pass before it looks again, in which
-//! the producer gets ahead of it undisturbed.
+//! A consumer on the producer's heels tears each line out of the other core's cache while it is
+//! being written, and each look at an empty ring does it again: both then go at the pace of the
+//! interconnect. Some distance behind, the lines are complete, and they come prefetched. So a
+//! consumer that has taken many packets in a short time and then finds none lets a moment pass
+//! before it looks again, in which the producer gets ahead of it undisturbed.
 //!
-//! A lone packet and a round trip pay nothing for it: that there is a stream has to be seen first, as
-//! [`EVIDENCE`] packets at no more than [`APART`] each. And a moment that has brought fewer packets
-//! than that rate promises was for nothing: then twice the evidence is asked for the next time, up to
-//! [`MOST_EVIDENCE`], until one has paid again.
+//! A lone packet and a round trip pay nothing for it: that there is a stream has to be seen first,
+//! as [`EVIDENCE`] packets at no more than [`APART`] each. And a moment that has brought fewer
+//! packets than that rate promises was for nothing: then twice the evidence is asked for the next
+//! time, up to [`MOST_EVIDENCE`], until one has paid again.
 
 use std::time::{Duration, Instant};
 
-/// How long a moment is. Longer ones give more distance, and are what a packet that comes alone after
-/// a stream may be late by.
+/// How long a moment is. Longer ones give more distance, and are what a packet that comes alone
+/// after a stream may be late by.
 ///
-/// 64 bytes, async, two cores, rings of 256 KiB, 1 MiB and 4 MiB: 6, 8 and 7 million packets a second
-/// without it, 7, 9 and 10 with 1 us, 9, 14 and 15 with 4 us, and no more with 8 us.
+/// 64 bytes, async, two cores, rings of 256 KiB, 1 MiB and 4 MiB: 6, 8 and 7 million packets a
+/// second without it, 7, 9 and 10 with 1 us, 9, 14 and 15 with 4 us, and no more with 8 us.
 const MOMENT: Duration = Duration::from_micros(4);
 
-/// How far apart the packets of a stream come, at most: on the producer's heels, each costs about one
-/// line's way from core to core, which is 50 to 250 ns. A round trip costs more than two. (With
+/// How far apart the packets of a stream come, at most: on the producer's heels, each costs about
+/// one line's way from core to core, which is 50 to 250 ns. A round trip costs more than two. (With
 /// 150 ns, where that way takes 200, streams were now and then not known for what they were.)
 const APART: Duration = Duration::from_nanos(300);
 
@@ -47,7 +47,8 @@ impl Pace {
 
     /// The ring is empty, after `taken` packets in all: for how long not to look at it.
     ///
-    /// Asks what time it is once for many packets, so that a round trip does not pay for that either.
+    /// Asks what time it is once for many packets, so that a round trip does not pay for that
+    /// either.
     #[inline]
     pub(crate) fn at_empty(
         &mut self,
@@ -98,8 +99,8 @@ pub(crate) fn let_pass(moment: Duration) {
 mod tests {
     use super::*;
 
-    /// Packets come in groups of `group`, one group each `apart`; says how many empty looks of `looks`
-    /// were followed by a moment.
+    /// Packets come in groups of `group`, one group each `apart`; says how many empty looks of
+    /// `looks` were followed by a moment.
     fn moments(pace: &mut Pace, looks: u32, group: u64, apart: Duration) -> usize {
         let (mut now, mut taken) = (Instant::now(), 0);
         let mut count = 0;

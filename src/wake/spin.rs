@@ -3,11 +3,11 @@
 //! To park and be woken costs both sides thousands of nanoseconds; an answer often comes in
 //! hundreds. So an empty look may be repeated for a while, if that has paid lately:
 //!
-//! - a channel's own record decides whether: while spins pay it goes on, and after some that did not
-//!   it sits out ever more parks until the next trial;
+//! - a channel's own record decides whether: while spins pay it goes on, and after some that did
+//!   not it sits out ever more parks until the next trial;
 //! - the thread's allowance bounds all channels on it together: spins that do not pay use up at
-//!   most one eighth of its time, and never more than a cap at once. A hundred idle channels on
-//!   one thread thus do not spin a hundred times;
+//!   most one eighth of its time, and never more than a cap at once. A hundred idle channels on one
+//!   thread thus do not spin a hundred times;
 //! - where both sides have but one and the same core, nothing can come while we spin, so there is
 //!   none. That is asked once: of this process at its first channel, of the peer when it connects.
 //!
@@ -31,8 +31,8 @@ use rustix::thread::{CpuSet, sched_getaffinity};
 /// find each other awake: through a driver's thread to a task on another, that is 20 to 40 us.
 pub(crate) const DEFAULT_SPIN: Duration = Duration::from_micros(50);
 
-/// How long a task spins at most whose driver goes on with it in `park`: for an answer that is under
-/// way already.
+/// How long a task spins at most whose driver goes on with it in `park`: for an answer that is
+/// under way already.
 pub(crate) const IN_POLL: Duration = Duration::from_micros(2);
 
 /// The longest cap that may be set; a thread that spins serves nobody else.
@@ -41,7 +41,7 @@ const LONGEST: Duration = Duration::from_millis(1);
 /// After so many spins in a row that did not pay, parks are sat out: twice as many each time.
 const PATIENCE: u32 = 3;
 /// At most 2 to the power of this many.
-const LONGEST_SULK: u32 = 8;
+const LONGEST_BACKOFF: u32 = 8;
 
 /// An unpaid spin is earned by so many times its length without one.
 const EARNINGS: u32 = 8;
@@ -63,7 +63,7 @@ pub(crate) struct Spin {
     /// Unpaid in a row.
     misses: AtomicU32,
     /// Parks still to be sat out.
-    sulk: AtomicU32,
+    backoff: AtomicU32,
 }
 
 impl Spin {
@@ -71,7 +71,7 @@ impl Spin {
     pub(crate) fn new(cap: Duration) -> Self {
         let wanted = u32::try_from(cap.min(LONGEST).as_nanos()).unwrap_or(u32::MAX);
         let cap = AtomicU32::new(if has_several_cores() { wanted } else { 0 });
-        Self { wanted, cap, misses: AtomicU32::new(0), sulk: AtomicU32::new(0) }
+        Self { wanted, cap, misses: AtomicU32::new(0), backoff: AtomicU32::new(0) }
     }
 
     /// The peer is there, as the process `pid`: on another core than ours, perhaps.
@@ -96,9 +96,9 @@ impl Spin {
         if cap == 0 {
             return None;
         }
-        let sulk = self.sulk.load(Ordering::Relaxed);
-        if sulk > 0 {
-            self.sulk.store(sulk - 1, Ordering::Relaxed);
+        let backoff = self.backoff.load(Ordering::Relaxed);
+        if backoff > 0 {
+            self.backoff.store(backoff - 1, Ordering::Relaxed);
             return None;
         }
         Some(Duration::from_nanos(cap.into()))
@@ -117,8 +117,8 @@ impl Spin {
         let misses = self.misses.load(Ordering::Relaxed).saturating_add(1);
         self.misses.store(misses, Ordering::Relaxed);
         if misses >= PATIENCE {
-            let exponent = (misses - PATIENCE + 1).min(LONGEST_SULK);
-            self.sulk.store(1 << exponent, Ordering::Relaxed);
+            let exponent = (misses - PATIENCE + 1).min(LONGEST_BACKOFF);
+            self.backoff.store(1 << exponent, Ordering::Relaxed);
         }
     }
 }

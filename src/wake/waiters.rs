@@ -1,11 +1,11 @@
 //! Tasks and threads of this process that wait for the same thing.
 //!
 //! First come, first served; one that is dropped passes its turn on. Nearly always one waits, or
-//! none. So the [`first`] to come has a place that costs no allocation, and only those who come while
-//! it is taken wait in a [`queue`].
+//! none. So the [`first`] to come has a place that costs no allocation, and only those who come
+//! while it is taken wait in a [`queue`].
 //!
-//! Wakers are foreign code: they are cloned, called and dropped outside of every lock, each shielded
-//! from the others' panics.
+//! Wakers are foreign code: they are cloned, called and dropped outside of every lock, each
+//! shielded from the others' panics.
 
 mod first;
 mod queue;

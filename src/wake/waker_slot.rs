@@ -4,8 +4,8 @@ use std::task::Waker;
 
 use crate::sys::fork::ProcessLock;
 
-/// Room for one waker. Foreign code is not called with the lock held: cloning one is, and dropping one.
-/// In a forked child it is empty, and stays so.
+/// Room for one waker. Foreign code is not called with the lock held: cloning one is, and dropping
+/// one. In a forked child it is empty, and stays so.
 #[derive(Debug, Default)]
 pub(crate) struct WakerSlot(ProcessLock<Option<Waker>>);
 

@@ -39,10 +39,10 @@ impl Source for Waiter {
         self.hints.fetch_add(1, SeqCst);
         self.hint.load(SeqCst)
     }
-    fn hinted(&self) {
+    fn on_hint(&self) {
         self.hinted.fetch_add(1, SeqCst);
     }
-    fn look_yourselves(&self, spun: bool) {
+    fn look_again(&self, spun: bool) {
         self.looks.fetch_add(1, SeqCst);
         self.misses.fetch_add(usize::from(spun), SeqCst);
     }
@@ -149,7 +149,7 @@ fn a_park_that_finds_an_unpark_looks_at_hints_and_bells(backend: Backend) {
     let (probe, calls) = Probe::reporting();
     let registration = driver.register(probe.clone()).unwrap();
     driver.park(Some(SHORT)).unwrap();
-    probe.ring(&registration);
+    probe.wake(&registration);
     driver.unparker().unpark();
     driver.park(Some(DEADLINE)).unwrap();
     assert_eq!(calls.try_recv(), Ok(Call::Rung));
@@ -249,7 +249,7 @@ fn a_spin_that_a_timer_cuts_short_is_no_miss(backend: Backend) {
     assert_eq!((once(SHORT / 2), once(LONG)), (1, 0));
 }
 
-/// A nudge may come from under a lock that a source takes when it is dropped.
+/// A notification may come from under a lock that a source takes when it is dropped.
 fn only_a_source_that_leaves_has_others_dropped(backend: Backend) {
     let driver = parked_in(backend);
     let (_probe, stays) = registered(&driver);
@@ -258,7 +258,7 @@ fn only_a_source_that_leaves_has_others_dropped(backend: Backend) {
     let left = || gone.iter().filter(|waiter| waiter.strong_count() > 0).count();
     assert_eq!(left(), 127);
     // The inbox holds so many commands now that it is looked through.
-    stays.nudge();
+    stays.notify();
     assert_eq!(left(), 127);
     drop(registered(&driver));
     assert_eq!(left(), 0);

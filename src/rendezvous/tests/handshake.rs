@@ -15,9 +15,9 @@ fn a_handshake_hands_the_region_over() {
         let peers = lock(&engine.face.peers);
         let [lifeline] = &peers[..] else { panic!("one peer") };
         assert_eq!(lifeline.peer(), connection.lifeline.peer());
-        ring_by_byte(lifeline.as_fd());
+        wake_by_byte(lifeline.as_fd());
         assert_eq!(drain(connection.lifeline.as_fd(), 9).rings, 1);
-        ring_by_byte(connection.lifeline.as_fd());
+        wake_by_byte(connection.lifeline.as_fd());
         assert_eq!(drain(lifeline.as_fd(), 9).rings, 1);
     }
     let Connection { lifeline, .. } = connection;
@@ -122,7 +122,7 @@ fn a_pair_needs_no_name_and_nobody_waits() {
     let (lifeline, theirs) = pair(file.as_fd()).unwrap();
     let connection = adopt(theirs).unwrap();
     assert!(same_memory(&engine, &connection.region));
-    ring_by_byte(lifeline.as_fd());
+    wake_by_byte(lifeline.as_fd());
     assert_eq!(drain(connection.lifeline.as_fd(), 9).rings, 1);
     let again = adopt(connection.lifeline.as_fd().try_clone_to_owned().unwrap());
     assert!(matches!(again, Err(ShmError::Io { .. })), "what was in it was taken");

@@ -137,7 +137,7 @@ fn one_who_is_pushed_out_is_heard_a_last_time() {
     say(&early, &message::hello());
     let _crowd: Vec<_> = (0..8).map(|_| raw(&name).unwrap()).collect();
     // The listening socket comes first, whatever epoll thinks.
-    engine.desk.ready(Desk::LISTENING, &engine.board, &engine.face);
+    engine.desk.on_ready(Desk::LISTENING, &engine.board, &engine.face);
     assert_eq!(engine.lifelines(), 1);
     assert!(matches!(socket::receive_with_descriptor(early.as_fd()), Ok(Received::Message(_))));
     assert!(matches!(honest.step(), Ok(Progress::WaitReadable)));
@@ -179,13 +179,13 @@ fn foreign_tokens_and_early_alarms_do_no_harm() {
     let name = dir.name("a");
     let engine = Engine::new(&name);
     for token in [0, 1, Desk::LAST_TOKEN, Desk::LAST_TOKEN + 1, u16::MAX] {
-        engine.desk.ready(token, &engine.board, &engine.face);
-        engine.desk.alarm(&engine.board, &engine.face);
+        engine.desk.on_ready(token, &engine.board, &engine.face);
+        engine.desk.on_timer(&engine.board, &engine.face);
     }
     let client = raw(&name).unwrap();
     engine.settle();
-    engine.desk.ready(1, &engine.board, &engine.face);
-    engine.desk.alarm(&engine.board, &engine.face);
+    engine.desk.on_ready(1, &engine.board, &engine.face);
+    engine.desk.on_timer(&engine.board, &engine.face);
     assert!(!was_sent_off(&client));
     assert!(engine.connect(&name).is_ok());
 }

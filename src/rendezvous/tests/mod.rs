@@ -22,7 +22,7 @@ use super::pair::{adopt, pair};
 use super::*;
 use crate::error::{DenialCause, ShmError};
 use crate::rendezvous::credentials::{Allow, PeerCredentials};
-use crate::rendezvous::lifeline::{Lifeline, drain, ring_by_byte};
+use crate::rendezvous::lifeline::{Lifeline, drain, wake_by_byte};
 use crate::shm::layout::Geometry;
 use crate::shm::region::Region;
 use crate::sync::{Mutex, lock};
@@ -99,7 +99,7 @@ impl Watcher for Board {
         }
     }
 
-    fn alarm(&self, at: Instant) {
+    fn wake_at(&self, at: Instant) {
         *lock(&self.alarm) = Some(at);
     }
 }
@@ -170,12 +170,12 @@ impl Engine {
         self.turns.fetch_add(1, Ordering::Relaxed);
         if let [event] = events {
             let token = u16::try_from(event.data.u64()).unwrap();
-            self.desk.ready(token, &self.board, &self.face);
+            self.desk.on_ready(token, &self.board, &self.face);
             return true;
         }
         if alarm.is_some_and(|alarm| alarm <= Instant::now()) {
             *lock(&self.board.alarm) = None;
-            self.desk.alarm(&self.board, &self.face);
+            self.desk.on_timer(&self.board, &self.face);
             return true;
         }
         false

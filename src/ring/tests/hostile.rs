@@ -96,8 +96,8 @@ fn what_a_jump_leads_to_is_judged() {
     }
 }
 
-/// Bytes of records and markers that come until the consumer refuses to go on, which it must, after the
-/// end of a producer that wrote `headers`.
+/// Bytes of records and markers that come until the consumer refuses to go on, which it must, after
+/// the end of a producer that wrote `headers`.
 fn bytes_after_the_end(headers: &[(u64, u64)]) -> u64 {
     let region = region(LARGEST, 0);
     let (_, mut consumer) = ends(&region, 0);

@@ -309,7 +309,8 @@ fn a_burst_after_a_turn_finds_nearly_all_of_the_ring() {
     }
 }
 
-/// A producer that turned, was stopped, and jumped over what was unread tells all of that in one batch.
+/// A producer that turned, was stopped, and jumped over what was unread tells all of that in one
+/// batch.
 #[test]
 fn a_batch_may_jump() {
     let mut pair = Pair::new(0);
@@ -391,7 +392,8 @@ fn a_largest_packet_fits_beside_a_few_that_are_lent() {
     drop(loans);
 }
 
-/// However often it is asked, and wherever a consumer says that it is: room that was there is there.
+/// However often it is asked, and wherever a consumer says that it is: room that was there is
+/// there.
 #[test]
 fn a_head_between_two_runs_takes_no_room_back() {
     for step in (0..RING).step_by(8) {

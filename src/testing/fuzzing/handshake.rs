@@ -128,7 +128,7 @@ impl Watcher for Board {
         self.0.set(self.0.get() - 1);
     }
 
-    fn alarm(&self, at: Instant) {
+    fn wake_at(&self, at: Instant) {
         assert!(at <= Instant::now() + Duration::from_secs(2), "a guest is patience's length here");
     }
 }
@@ -193,15 +193,15 @@ fn desk(input: &mut Input<'_>) -> Option<()> {
                 let client = &clients[usize::from(op >> 3) % clients.len()];
                 let _ = rustix::net::shutdown(client, Shutdown::Write);
             }
-            5 => desk.alarm(&board, &face),
-            6 => desk.ready(Desk::LISTENING, &board, &face),
-            _ => desk.ready(u16::from(op >> 3) % (Desk::LAST_TOKEN + 2), &board, &face),
+            5 => desk.on_timer(&board, &face),
+            6 => desk.on_ready(Desk::LISTENING, &board, &face),
+            _ => desk.on_ready(u16::from(op >> 3) % (Desk::LAST_TOKEN + 2), &board, &face),
         }
         // The listening socket, and at most eight who have said nothing.
         assert!((1..=9).contains(&board.0.get()), "{} are watched", board.0.get());
     }
     for token in 0..=Desk::LAST_TOKEN {
-        desk.ready(token, &board, &face);
+        desk.on_ready(token, &board, &face);
     }
     let Clients { refused, hostile, half_done } = desk.clients();
     assert!(face.lifelines.borrow().len() <= lawful, "somebody came in without a hello");

@@ -54,8 +54,8 @@ const OPS: usize = 300;
 /// Offsets of the words that the protocol acts on, for the face; the handle's are 0x300 further.
 const WORDS: [u64; 6] = [0x080, 0x084, 0x100, 0x180, 0x200, 0x280];
 
-/// Settings: on epoll; split into halves; the face's lifeline is that of a pair; and the handle rings
-/// first, as it should.
+/// Settings: on epoll; split into halves; the face's lifeline is that of a pair; and the handle
+/// rings first, as it should.
 const EPOLL: u8 = 1;
 const HALVES: u8 = 2;
 const PAIR: u8 = 4;

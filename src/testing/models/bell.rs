@@ -20,7 +20,7 @@ fn a_sleeping_receiver_misses_no_packet() {
         let sender = thread::spawn(move || {
             for n in 0..2 {
                 assert!(tx.fill(&word(n)));
-                tx.peer.ring_fenced(RECV);
+                tx.peer.wake_if_waiting_fenced(RECV);
             }
         });
         for n in 0..2 {
@@ -141,7 +141,7 @@ fn a_bit_is_rung_for_once() {
         assert!(own.arm(RECV) && !own.arm(RECV));
         let ring = || {
             let bell = own.clone();
-            thread::spawn(move || u32::from(bell.ring(RECV)))
+            thread::spawn(move || u32::from(bell.wake_if_waiting(RECV)))
         };
         let (one, two) = (ring(), ring());
         assert_eq!(one.join().unwrap() + two.join().unwrap(), 1);

@@ -103,8 +103,8 @@ fn receive(end: &Endpoint) -> bytes::Bytes {
     end.recv_blocking().unwrap()
 }
 
-/// Two tasks of one end find that the bell was let go; one of them has it waited on again, for both.
-/// At most 1 preemption.
+/// Two tasks of one end find that the bell was let go; one of them has it waited on again, for
+/// both. At most 1 preemption.
 #[test]
 fn two_tasks_that_come_after_a_thread_are_both_woken() {
     explore(Some(1), || {

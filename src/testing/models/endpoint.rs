@@ -195,8 +195,8 @@ fn a_canceller_ends_what_waits_on_another_thread() {
     });
 }
 
-/// `close` on one thread, `try_send` on another: what returned `Ok` is received, even by a peer that
-/// looks as soon as `close` has returned. Every interleaving.
+/// `close` on one thread, `try_send` on another: what returned `Ok` is received, even by a peer
+/// that looks as soon as `close` has returned. Every interleaving.
 #[test]
 fn no_packet_is_taken_behind_a_close() {
     explore(super::ALL, || {
@@ -250,8 +250,8 @@ fn a_close_ends_what_waits_on_another_thread() {
     });
 }
 
-/// The peer's receiver ends in order, then its sender is cut off in the middle of its stream. However
-/// much of that is seen at a time, the orderly end hides nothing. At most 2 preemptions.
+/// The peer's receiver ends in order, then its sender is cut off in the middle of its stream.
+/// However much of that is seen at a time, the orderly end hides nothing. At most 2 preemptions.
 #[test]
 fn a_half_close_hides_no_cancel() {
     explore(Some(2), || {
@@ -276,8 +276,8 @@ fn a_half_close_hides_no_cancel() {
     });
 }
 
-/// The peer's halves are dropped on two threads. Whoever waits for the end of the channel is woken by
-/// the second, and not sent to sleep by the first. At most 2 preemptions.
+/// The peer's halves are dropped on two threads. Whoever waits for the end of the channel is woken
+/// by the second, and not sent to sleep by the first. At most 2 preemptions.
 #[test]
 fn closed_is_woken_by_the_second_of_two_half_closes() {
     explore(Some(2), || {
@@ -293,8 +293,8 @@ fn closed_is_woken_by_the_second_of_two_half_closes() {
     });
 }
 
-/// Two threads ask why the channel is over while the peer cuts off, after an orderly close, what was
-/// not read. They get one answer, and get it again; and a receiver that was cut off says so.
+/// Two threads ask why the channel is over while the peer cuts off, after an orderly close, what
+/// was not read. They get one answer, and get it again; and a receiver that was cut off says so.
 /// At most 2 preemptions.
 #[test]
 fn a_reason_that_was_told_does_not_change() {

@@ -70,8 +70,8 @@ fn a_cancel_ends_a_sleeping_receiver() {
     });
 }
 
-/// The peer's receiver ends while our sender sleeps, and its sender goes on: that end reaches the one
-/// direction, and not the other. At most 3 preemptions.
+/// The peer's receiver ends while our sender sleeps, and its sender goes on: that end reaches the
+/// one direction, and not the other. At most 3 preemptions.
 #[test]
 fn a_half_close_leaves_the_other_direction_alone() {
     explore(Some(3), || {

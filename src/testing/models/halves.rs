@@ -17,7 +17,7 @@ use crate::wake::bell::Bell;
 pub(super) fn end(region: &Arc<Region>, side: Side, flags: u32) {
     // ORDERING: Release publishes what was sent before; pairs with the Acquire in `ends`.
     region.side(side).ends.0.fetch_or(flags, Ordering::Release);
-    Bell::new(region, side.peer()).strike();
+    Bell::new(region, side.peer()).wake();
 }
 
 fn ends(region: &Arc<Region>, side: Side) -> u32 {
@@ -68,7 +68,7 @@ impl Tx {
             }
         }
         self.producer.publish();
-        self.peer.ring_fenced(RECV);
+        self.peer.wake_if_waiting_fenced(RECV);
         true
     }
 
@@ -97,7 +97,7 @@ impl Tx {
             let count = self.own.count();
             self.producer.announce(packet.len());
             let first = self.own.arm(SEND);
-            self.peer.ring_fenced(RECV);
+            self.peer.wake_if_waiting_fenced(RECV);
             if let Poll::Ready(staged) = self.look(packet) {
                 if first {
                     self.own.disarm(SEND);
@@ -139,7 +139,7 @@ impl Rx {
         if self.peer.is_armed(SEND) {
             self.consumer.release();
             if self.consumer.has_what_it_wants() {
-                self.peer.ring(SEND);
+                self.peer.wake_if_waiting(SEND);
             }
         }
         Some(packet)
@@ -150,7 +150,7 @@ impl Rx {
     pub(super) fn settle(&mut self) -> bool {
         self.consumer.release();
         let first = self.own.arm(RECV);
-        self.peer.ring_fenced(SEND);
+        self.peer.wake_if_waiting_fenced(SEND);
         first
     }
 

@@ -46,7 +46,7 @@ fn give_back(rx: &mut Rx) {
     if rx.peer.is_armed(SEND) {
         rx.consumer.release();
         if rx.consumer.has_what_it_wants() {
-            rx.peer.ring(SEND);
+            rx.peer.wake_if_waiting(SEND);
         }
     }
 }
@@ -96,7 +96,7 @@ fn a_sleeping_receiver_misses_no_commit() {
         let sender = thread::spawn(move || {
             for n in 0..2 {
                 assert!(commit(&mut tx, n));
-                tx.peer.ring_fenced(RECV);
+                tx.peer.wake_if_waiting_fenced(RECV);
             }
         });
         for n in 0..2 {
@@ -186,7 +186,7 @@ fn bring_back(loan: &Loan, sender: &Bell) {
     loan.bring_back();
     fence(Ordering::SeqCst);
     if sender.is_armed(SEND) && loan.gives_what_it_wants() {
-        sender.ring(SEND);
+        sender.wake_if_waiting(SEND);
     }
 }
 
@@ -274,8 +274,8 @@ fn a_stream_in_place_gets_through() {
     });
 }
 
-/// Of a batch, the first two packets are an eighth of the ring, which shows them; the third is shown by
-/// the drop, and the fourth by the next batch. No alarm comes. At most 3 preemptions.
+/// Of a batch, the first two packets are an eighth of the ring, which shows them; the third is
+/// shown by the drop, and the fourth by the next batch. No alarm comes. At most 3 preemptions.
 #[test]
 fn a_sleeping_receiver_misses_no_batch() {
     explore(Some(3), || {

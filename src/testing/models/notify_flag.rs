@@ -6,7 +6,7 @@ use loom::sync::Notify;
 use loom::thread;
 
 use super::{ALL, explore};
-use crate::driver::notify_flag::Rouser;
+use crate::driver::notify_flag::NotifyFlag;
 use crate::sync::{Arc, AtomicU32, Ordering};
 
 /// The waker of the task.
@@ -19,19 +19,19 @@ impl Wake for Task {
 }
 
 /// Until the future finds what it waits for. Returns how often it was polled.
-fn work(rouser: &Arc<Rouser>, mut is_ready: impl FnMut() -> bool) -> usize {
+fn work(flag: &Arc<NotifyFlag>, mut is_ready: impl FnMut() -> bool) -> usize {
     let task = Arc::new(Task(Notify::new()));
     let waker = Waker::from(task.clone());
     let mut polls = 0;
     loop {
-        rouser.begin();
+        flag.begin();
         loop {
-            if rouser.take() {
+            if flag.take() {
                 polls += 1;
                 if is_ready() {
                     return polls;
                 }
-            } else if rouser.rest(&waker) {
+            } else if flag.rest(&waker) {
                 break;
             }
         }
@@ -43,14 +43,14 @@ fn work(rouser: &Arc<Rouser>, mut is_ready: impl FnMut() -> bool) -> usize {
 #[test]
 fn a_wake_from_elsewhere_is_never_lost() {
     explore(ALL, || {
-        let rouser = Rouser::new();
+        let flag = NotifyFlag::new();
         let there = Arc::new(AtomicU32::new(0));
-        let (waker, their_there) = (Waker::from(rouser.clone()), there.clone());
+        let (waker, their_there) = (Waker::from(flag.clone()), there.clone());
         let other = thread::spawn(move || {
             their_there.store(1, Ordering::Relaxed);
             waker.wake();
         });
-        let polls = work(&rouser, || there.load(Ordering::Relaxed) == 1);
+        let polls = work(&flag, || there.load(Ordering::Relaxed) == 1);
         assert!(polls <= 2, "for nothing");
         other.join().unwrap();
     });
@@ -60,16 +60,16 @@ fn a_wake_from_elsewhere_is_never_lost() {
 #[test]
 fn of_two_wakes_at_once_none_is_lost() {
     explore(Some(3), || {
-        let rouser = Rouser::new();
+        let flag = NotifyFlag::new();
         let there = Arc::new(AtomicU32::new(0));
         let others = [1, 2].map(|bit| {
-            let (waker, there) = (Waker::from(rouser.clone()), there.clone());
+            let (waker, there) = (Waker::from(flag.clone()), there.clone());
             thread::spawn(move || {
                 there.fetch_or(bit, Ordering::Relaxed);
                 waker.wake();
             })
         });
-        work(&rouser, || there.load(Ordering::Relaxed) == 3);
+        work(&flag, || there.load(Ordering::Relaxed) == 3);
         others.into_iter().for_each(|other| other.join().unwrap());
     });
 }

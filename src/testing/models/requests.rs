@@ -1,5 +1,5 @@
-//! Ends whose tasks ask the driver to spin before it sleeps. The driver looks at hints, and wakes the
-//! tasks to look for themselves before it sleeps.
+//! Ends whose tasks ask the driver to spin before it sleeps. The driver looks at hints, and wakes
+//! the tasks to look for themselves before it sleeps.
 
 use std::pin::pin;
 use std::task::{Context, Waker};
@@ -145,8 +145,8 @@ fn a_task_and_a_thread_that_receive_on_one_end_are_both_woken() {
     });
 }
 
-/// A thread blocks on an end whose task has asked the driver to spin, which is not run again. At most 2
-/// preemptions.
+/// A thread blocks on an end whose task has asked the driver to spin, which is not run again. At
+/// most 2 preemptions.
 #[test]
 fn a_thread_counts_on_no_driver_that_was_asked_to_spin() {
     for gives_up in [false, true] {

@@ -75,8 +75,8 @@ fn packets_of_all_lengths_arrive() {
     });
 }
 
-/// Of eight records' room four are gone round in if the consumer keeps up; if it does not, the producer
-/// goes on, or jumps over what is unread. At most 2 preemptions.
+/// Of eight records' room four are gone round in if the consumer keeps up; if it does not, the
+/// producer goes on, or jumps over what is unread. At most 2 preemptions.
 #[test]
 fn a_producer_that_turns_early_loses_nothing() {
     explore(Some(2), || {

@@ -63,8 +63,8 @@ fn all_that_is_fed_arrives_and_then_the_end() {
     });
 }
 
-/// What was fed is rung for although nobody flushes: not one that fits, nor those before one that is
-/// held back, behind which `poll_ready` is pending. At most 2 preemptions.
+/// What was fed is rung for although nobody flushes: not one that fits, nor those before one that
+/// is held back, behind which `poll_ready` is pending. At most 2 preemptions.
 #[test]
 fn nobody_sleeps_over_what_was_fed_and_not_flushed() {
     for fed in [1, FULL + 2] {

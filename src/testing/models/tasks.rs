@@ -270,8 +270,8 @@ fn a_task_and_a_thread_that_blocks_share_a_bell() {
     });
 }
 
-/// A send gives its turn up while two others come, of which one waits for room and one for its turn. Their
-/// batches do not mix. At most 3 preemptions.
+/// A send gives its turn up while two others come, of which one waits for room and one for its
+/// turn. Their batches do not mix. At most 3 preemptions.
 #[test]
 fn a_turn_that_is_given_up_goes_to_one() {
     explore(Some(3), || {

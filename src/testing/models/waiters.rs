@@ -1,5 +1,5 @@
-//! The local tasks that wait: the first one in its place, the others in event-listener's queue, which has
-//! a loom form of its own, behind our proxy wakers.
+//! The local tasks that wait: the first one in its place, the others in event-listener's queue,
+//! which has a loom form of its own, behind our proxy wakers.
 
 use std::sync::Arc;
 use std::sync::atomic::{AtomicBool, Ordering::Relaxed};

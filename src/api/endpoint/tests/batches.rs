@@ -90,7 +90,8 @@ fn each_start_send_publishes_and_a_flush_has_nothing_left_to_do() {
         assert_eq!((received.len(), receiving), (half, [0, 0, half, half]));
         assert_eq!(rx.stats().parks, 0);
 
-        // One that is not has parked before it came, so the next packet wakes somebody who is awake.
+        // One that is not has parked before it came, so the next packet wakes somebody who is
+        // awake.
         let mut chunks = rx.by_ref().ready_chunks(COUNT);
         let (chunk, [_, fences, _, returns]) = steps(|| chunks.next().now_or_never());
         received.extend(chunk.flatten().unwrap());
