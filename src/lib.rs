@@ -392,7 +392,8 @@ pub use {
 };
 #[cfg(not(all(test, loom)))]
 pub use {
-    api::face::{FaceBuilder, SpscFace},
+    api::face::SpscFace,
+    api::face_builder::FaceBuilder,
     api::handle::{HandleBuilder, SpscHandle},
     api::listener::{ListenerStats, SpscListener},
     driver::{DriverBuilder, PolledDriver},

@@ -1,5 +1,4 @@
 //! The application's end.
-#![cfg(not(all(test, loom)))]
 
 use std::ops::Deref;
 use std::os::fd::{AsFd, OwnedFd};
@@ -8,10 +7,10 @@ use std::task::{Context, Poll};
 use std::time::{Duration, Instant};
 
 use super::endpoint::Endpoint;
-use crate::api::receiver::Receiver;
-use crate::api::sender::Sender;
-use crate::channel::Options;
-use crate::driver::{Binding, Driver, Registration, Source};
+use super::options::{CommonOptions, common_options};
+use super::receiver::Receiver;
+use super::sender::Sender;
+use crate::driver::{Binding, Registration, Source};
 use crate::error::{CloseReason, ShmError};
 use crate::rendezvous::credentials::{Allow, PeerCredentials};
 use crate::rendezvous::{self, Connection, Dial, Name, Progress};
@@ -92,49 +91,23 @@ impl From<SpscHandle> for Endpoint {
 #[derive(Debug, Clone)]
 #[must_use = "a builder does nothing until its last call"]
 pub struct HandleBuilder {
-    options: Options,
+    common: CommonOptions,
     connect_timeout: Duration,
     allow: Option<Allow>,
-    driver: Option<Driver>,
 }
 
 impl Default for HandleBuilder {
     fn default() -> Self {
         Self {
-            options: Options::default(),
+            common: CommonOptions::default(),
             connect_timeout: DEFAULT_CONNECT_TIMEOUT,
             allow: None,
-            driver: None,
         }
     }
 }
 
 impl HandleBuilder {
-    /// How long `send` and `send_batch` wait for room (5 s unless set); `None` is for ever.
-    pub fn send_timeout(mut self, timeout: Option<Duration>) -> Self {
-        self.options.send_timeout = timeout;
-        self
-    }
-
-    /// How long a call that finds no packet, or no room, may look again before it sleeps (50 us
-    /// unless set; 0 is not at all, and 1 ms the most that is heeded).
-    ///
-    /// What comes meanwhile costs no system call on either side. Whether it is done depends on
-    /// whether it has paid lately; where both sides have one and the same core it never is. The
-    /// thread serves nobody else while it spins.
-    ///
-    /// A task whose driver is parked in spins for 2 us at most. The rest is done in
-    /// [`park`](crate::Driver::park), where the thread has nothing else to run, for up to eight
-    /// channels at once.
-    ///
-    /// A receiver that has caught up with a sender in full flight (more than three packets a
-    /// microsecond) lets 4 us pass before it looks again, or the cap if that is less: so it stays
-    /// some distance behind, where both are about twice as fast. So do `try_recv` and
-    /// `try_recv_ref`, which never spin otherwise.
-    pub fn spin(mut self, cap: Duration) -> Self {
-        self.options.spin = cap;
-        self
-    }
+    common_options!();
 
     /// How long the engine may take to answer (5 s unless set).
     pub fn connect_timeout(mut self, timeout: Duration) -> Self {
@@ -151,14 +124,6 @@ impl HandleBuilder {
         predicate: impl Fn(&PeerCredentials) -> bool + Send + Sync + 'static,
     ) -> Self {
         self.allow = Some(Allow::new(predicate));
-        self
-    }
-
-    /// Who does the waiting, in place of the process's own background driver.
-    ///
-    /// Somebody has to run it: see [`Driver`].
-    pub fn driver(mut self, driver: &Driver) -> Self {
-        self.driver = Some(driver.clone());
         self
     }
 
@@ -183,7 +148,7 @@ impl HandleBuilder {
     /// - [`Io`](ShmError::Io): the engine hung up half-way, a system call failed, or what the
     ///   engine offers is no region.
     pub fn connect(self, name: &str) -> Result<SpscHandle, ShmError> {
-        let (name, driver) = (Name::new(name)?, self.own_driver()?);
+        let (name, driver) = (Name::new(name)?, self.common.driver()?);
         let connection = self.dial(&name)?.block()?;
         self.take(connection, driver.binding())
     }
@@ -201,9 +166,9 @@ impl HandleBuilder {
         name: &str,
     ) -> impl Future<Output = Result<SpscHandle, ShmError>> + Send + '_ {
         async move {
-            let (name, driver) = (Name::new(name)?, self.own_driver()?.binding().clone());
+            let (name, driver) = (Name::new(name)?, self.common.driver()?.binding().clone());
             // The future is no handle: it ends, too, when nobody can run the driver any more.
-            self.driver = None;
+            self.common.driver = None;
             let connection = Dialling::start(self.dial(&name)?, &driver)?.finish().await?;
             self.take(connection, &driver)
         }
@@ -219,14 +184,10 @@ impl HandleBuilder {
     ///   region's sizes or features, as for [`connect`](Self::connect).
     /// - [`Io`](ShmError::Io): it was used already, its face is gone, or a system call failed.
     pub fn from_fd(self, descriptor: OwnedFd) -> Result<SpscHandle, ShmError> {
-        let driver = self.own_driver()?;
+        let driver = self.common.driver()?;
         let handle = self.take(rendezvous::adopt(descriptor)?, driver.binding())?;
         handle.0.introduce();
         Ok(handle)
-    }
-
-    fn own_driver(&self) -> Result<Driver, ShmError> {
-        self.driver.clone().map_or_else(Driver::global, Ok)
     }
 
     fn dial(&self, name: &Name) -> Result<Dial, ShmError> {
@@ -239,7 +200,7 @@ impl HandleBuilder {
 
     fn take(&self, connection: Connection, driver: &Binding) -> Result<SpscHandle, ShmError> {
         let Connection { region, lifeline } = connection;
-        let endpoint = Endpoint::open(region.into(), Side::Handle, self.options, driver)?;
+        let endpoint = Endpoint::open(region.into(), Side::Handle, self.common.end, driver)?;
         endpoint.attach(lifeline)?;
         Ok(SpscHandle(endpoint))
     }

@@ -1,18 +1,18 @@
 //! Faces for applications that come and go.
-#![cfg(not(all(test, loom)))]
 
 use std::collections::VecDeque;
 use std::fmt;
 use std::os::fd::OwnedFd;
 use std::pin::Pin;
-use std::sync::{Arc, OnceLock};
+use std::sync::Arc;
 use std::task::{Context, Poll};
 
 use futures::stream::{FusedStream, Stream};
 
 use super::endpoint::Endpoint;
-use crate::api::face::{FaceBuilder, Mould, SpscFace};
-use crate::driver::{Registration, Source};
+use super::face::SpscFace;
+use super::face_config::FaceConfig;
+use super::serving::{Served, Serving};
 use crate::error::{CloseReason, ShmError};
 use crate::rendezvous::credentials::PeerCredentials;
 use crate::rendezvous::lifeline::Lifeline;
@@ -54,7 +54,7 @@ const MOST_WAITING: usize = 128;
 /// # Ok::<(), Box<dyn std::error::Error>>(())
 /// ```
 pub struct SpscListener {
-    reception: Arc<Reception>,
+    serving: Arc<Serving<ListenerHost>>,
     /// The stream's own place among those who accept.
     place: Option<Waiting>,
     /// The stream has told its end.
@@ -62,33 +62,21 @@ pub struct SpscListener {
 }
 
 impl SpscListener {
-    /// Binds `name` with the settings of a builder that was told nothing; see
-    /// [`SpscFace::create`] for names.
-    ///
-    /// # Errors
-    /// See [`FaceBuilder::bind`].
-    pub fn bind(name: &str) -> Result<Self, ShmError> {
-        Self::builder().bind(name)
+    pub(super) fn open(desk: Desk, config: FaceConfig) -> Result<Self, ShmError> {
+        let driver = config.driver.clone();
+        let (state, waiters) = (ProcessLock::default(), Waiters::default());
+        let serving = Serving::start(desk, ListenerHost { config, state, waiters }, &driver)?;
+        Ok(Self { serving, place: None, is_over: false })
     }
 
-    /// Settings for the faces to come; ends in [`FaceBuilder::bind`].
-    pub fn builder() -> FaceBuilder {
-        FaceBuilder::default()
+    fn host(&self) -> &ListenerHost {
+        &self.serving.host
     }
 
-    pub(crate) fn open(desk: Desk, mould: Mould) -> Result<Self, ShmError> {
-        let reception = Arc::new(Reception {
-            desk,
-            mould,
-            state: ProcessLock::default(),
-            waiters: Waiters::default(),
-            driver: OnceLock::new(),
-        });
-        let registration = reception.mould.driver.register(reception.clone())?;
-        let listener = Self { reception, place: None, is_over: false };
-        let registration = listener.reception.driver.get_or_init(|| registration);
-        listener.reception.desk.open(registration)?;
-        Ok(listener)
+    fn end_with(&self, reason: CloseReason) {
+        self.host().set_closed(reason);
+        self.serving.close();
+        self.host().waiters.notify_all();
     }
 
     /// Waits for the next application, and gives the face that serves it.
@@ -101,19 +89,19 @@ impl SpscListener {
     /// A future that is dropped before it was ready has accepted nobody.
     pub fn accept(&self) -> impl Future<Output = Result<SpscFace, ShmError>> + Send + '_ {
         let mut place = None;
-        std::future::poll_fn(move |cx| self.reception.poll_accept(&mut place, cx))
+        std::future::poll_fn(move |cx| self.host().poll_accept(&mut place, cx))
     }
 
     /// Accepts no more, and gives the name up. Applications that were not accepted yet are still
     /// given out; then `accept` fails and the stream ends. Faces live on.
     pub fn close(&self) {
-        self.reception.close(CloseReason::Local);
+        self.end_with(CloseReason::Local);
     }
 
     /// What became of the clients so far. In a forked child nobody was accepted, and nobody waits.
     pub fn stats(&self) -> ListenerStats {
-        let clients = self.reception.desk.clients();
-        let state = self.reception.state.lock();
+        let clients = self.serving.desk.clients();
+        let state = self.host().state.lock();
         let (accepted, waiting) = state.map_or((0, 0), |state| (state.accepted, state.faces.len()));
         ListenerStats {
             accepted,
@@ -129,11 +117,11 @@ impl Stream for SpscListener {
     type Item = Result<SpscFace, ShmError>;
 
     fn poll_next(mut self: Pin<&mut Self>, cx: &mut Context<'_>) -> Poll<Option<Self::Item>> {
-        let Self { reception, place, is_over } = &mut *self;
+        let Self { serving, place, is_over } = &mut *self;
         if *is_over {
             return Poll::Ready(None);
         }
-        match reception.poll_accept(place, cx) {
+        match serving.host.poll_accept(place, cx) {
             Poll::Ready(Err(ShmError::Closed { reason: CloseReason::Local, .. })) => {
                 Poll::Ready(None)
             }
@@ -151,18 +139,16 @@ impl FusedStream for SpscListener {
     fn is_terminated(&self) -> bool {
         let is_over =
             |state: &State| state.closed == Some(CloseReason::Local) && state.faces.is_empty();
-        self.is_over || self.reception.state.lock().is_some_and(|state| is_over(&state))
+        self.is_over || self.host().state.lock().is_some_and(|state| is_over(&state))
     }
 }
 
 impl Drop for SpscListener {
     fn drop(&mut self) {
-        self.reception.close(CloseReason::Local);
-        if let Some(driver) = self.reception.driver.get() {
-            driver.cancel();
-        }
+        self.end_with(CloseReason::Local);
+        self.serving.end();
         // Their peers learn that nobody will serve them.
-        let state = self.reception.state.lock();
+        let state = self.host().state.lock();
         let unaccepted = state.map(|mut state| std::mem::take(&mut state.faces));
         drop(unaccepted);
     }
@@ -171,7 +157,7 @@ impl Drop for SpscListener {
 impl fmt::Debug for SpscListener {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
         f.debug_struct("SpscListener")
-            .field("path", &self.reception.desk.path())
+            .field("path", &self.serving.desk.path())
             .field("stats", &self.stats())
             .finish_non_exhaustive()
     }
@@ -193,14 +179,12 @@ pub struct ListenerStats {
     pub half_done: u64,
 }
 
-/// The listener, as its driver sees it.
+/// Makes a face for each application.
 #[derive(Debug)]
-struct Reception {
-    desk: Desk,
-    mould: Mould,
+struct ListenerHost {
+    config: FaceConfig,
     state: ProcessLock<State>,
     waiters: Waiters,
-    driver: OnceLock<Registration>,
 }
 
 #[derive(Debug, Default)]
@@ -212,15 +196,11 @@ struct State {
     closed: Option<CloseReason>,
 }
 
-impl Reception {
-    fn close(&self, reason: CloseReason) {
+impl ListenerHost {
+    fn set_closed(&self, reason: CloseReason) {
         if let Some(mut state) = self.state.lock() {
             state.closed.get_or_insert(reason);
         }
-        if let Some(driver) = self.driver.get() {
-            self.desk.close(driver);
-        }
-        self.waiters.notify_all();
     }
 
     fn poll_accept(
@@ -260,30 +240,19 @@ impl Reception {
     }
 }
 
-impl Source for Reception {
-    fn on_ready(&self, token: u16) {
-        if let Some(driver) = self.driver.get() {
-            self.desk.on_ready(token, driver, self);
-        }
-    }
-
-    fn on_timer(&self) {
-        if let Some(driver) = self.driver.get() {
-            self.desk.on_timer(driver, self);
-        }
-    }
-
-    fn on_abandoned(&self) {
-        self.close(CloseReason::DriverGone);
+impl Served for ListenerHost {
+    fn driver_gone(&self) {
+        self.set_closed(CloseReason::DriverGone);
+        self.waiters.notify_all();
     }
 }
 
-impl Host for Reception {
+impl Host for ListenerHost {
     fn admit(&self, _peer: PeerCredentials) -> Result<OwnedFd, Refusal> {
         if self.state.lock().is_none_or(|state| state.faces.len() >= MOST_WAITING) {
             return Err(Refusal::Busy);
         }
-        match self.mould.cast() {
+        match self.config.make() {
             Ok((endpoint, file)) => {
                 if let Some(mut state) = self.state.lock() {
                     state.admitted = Some(endpoint);

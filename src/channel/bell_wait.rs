@@ -24,7 +24,6 @@
 //! - Another task that finds `TASKS`, or the `THREADS` that a thread made of it, has what the first
 //!   one read before it: a ring for it that the first one's count includes is found by its look.
 
-use super::shared::Channel;
 use crate::sync::{AtomicU32, Ordering, fence};
 
 const TASKS: u32 = 0;
@@ -44,7 +43,7 @@ impl BellWait {
     }
 
     /// A thread is about to sleep on the bell.
-    fn thread_sleeps(&self) {
+    pub(super) fn thread_sleeps(&self) {
         // ORDERING: Relaxed for the look: a stale answer means another wake of the driver. AcqRel,
         // so that it hands on what `task_waits` released.
         if self.state.load(Ordering::Relaxed) == TASKS {
@@ -55,7 +54,7 @@ impl BellWait {
 
     /// A task has joined a queue. `Some` if the driver does not wait on the bell: with the count
     /// that it has to compare with.
-    fn task_waits(&self, count: impl FnOnce() -> u32) -> Option<u32> {
+    pub(super) fn task_waits(&self, count: impl FnOnce() -> u32) -> Option<u32> {
         // ORDERING: between the queue and the state; partner of the one in `lapse`.
         fence(Ordering::SeqCst);
         // ORDERING: Acquire pairs with the AcqRel below, of the task that came first.
@@ -70,7 +69,7 @@ impl BellWait {
 
     /// The bell has rung, and the driver's wait is over. Whether it may stay so, as far as
     /// `has_tasks` tells.
-    fn lapse(&self, has_tasks: impl FnOnce() -> bool) -> bool {
+    pub(super) fn lapse(&self, has_tasks: impl FnOnce() -> bool) -> bool {
         // ORDERING: AcqRel, as in `thread_sleeps`; against the queues it is ordered by the fence.
         let lapsed = |state| (state != TASKS).then_some(LAPSED);
         if self.state.fetch_update(Ordering::AcqRel, Ordering::Relaxed, lapsed).is_err() {
@@ -85,28 +84,5 @@ impl BellWait {
         // ORDERING: AcqRel, as in `thread_sleeps`.
         self.state.swap(TASKS, Ordering::AcqRel);
         false
-    }
-}
-
-impl Channel {
-    /// The caller has joined a queue of tasks (or of threads that their turn wakes, not the bell),
-    /// and looks for what it waits for after this.
-    pub(super) fn rely_on_driver(&self) {
-        if let Some(seen) = self.bell_wait.task_waits(|| self.bell.count())
-            && let Some(driver) = self.driver.get()
-        {
-            driver.wait_again(seen);
-        }
-    }
-
-    /// The caller is about to sleep on the bell.
-    pub(super) fn rely_on_bell(&self) {
-        self.bell_wait.thread_sleeps();
-    }
-
-    /// Whether the driver need not wait on the bell any more, whose ring has ended its wait.
-    pub(super) fn lets_bell_go(&self) -> bool {
-        let queues = [&self.data, &self.room, &self.place, &self.news];
-        self.bell_wait.lapse(|| queues.iter().any(|queue| !queue.is_empty()))
     }
 }

@@ -1,9 +1,10 @@
 //! An end in the care of its driver: what the driver is asked to watch, and what it calls.
 
 use std::os::fd::AsFd;
+use std::sync::Weak;
 
 use super::counters::count;
-use super::hangup::Hangup;
+use super::hangup::{Hangup, HangupOf};
 use super::shared::Channel;
 use crate::driver::{Backend, Binding, Source};
 use crate::error::{CloseReason, ShmError, Violation};
@@ -31,7 +32,8 @@ impl Channel {
         // Set once, here; the channel is new.
         let _ = self.driver.set(registration);
         if !driver.is_background() {
-            let _ = self.hangup.set(Hangup::new(self));
+            let channel: Weak<dyn HangupOf> = Arc::downgrade(self) as _;
+            let _ = self.hangup.set(Hangup::new(channel));
         }
         Ok(())
     }
@@ -160,6 +162,20 @@ impl Channel {
             lifeline.unwatch(driver);
             lifeline.hang_up();
         }
+    }
+}
+
+impl HangupOf for Channel {
+    fn lifeline(&self) -> Option<&Lifeline> {
+        Self::lifeline(self)
+    }
+
+    fn wake_threads(&self) {
+        self.bell.wake();
+    }
+
+    fn hung_up(&self) {
+        Self::hung_up(self);
     }
 }
 

@@ -4,11 +4,11 @@
 //! peer's death only the lifeline tells, and its process. So with the first blocking call this
 //! process's background driver watches them too.
 
+use std::fmt::Debug;
 use std::os::fd::AsFd;
 use std::sync::atomic::{AtomicBool, Ordering, fence};
 use std::sync::{Arc, OnceLock, Weak};
 
-use super::shared::Channel;
 use crate::driver::{Driver, Registration, Source};
 use crate::error::ShmError;
 use crate::rendezvous::lifeline::Lifeline;
@@ -17,11 +17,21 @@ use crate::rendezvous::lifeline::Lifeline;
 const LIFELINE: u16 = 0;
 const PROCESS: u16 = 1;
 
+/// What it is asked of an end, and what it tells it.
+pub(super) trait HangupOf: Debug + Send + Sync {
+    fn lifeline(&self) -> Option<&Lifeline>;
+
+    /// The threads that sleep on the bell have to look for themselves.
+    fn wake_threads(&self);
+
+    fn hung_up(&self);
+}
+
 /// One end, as the background driver sees it that does not look after its bell.
 #[derive(Debug)]
 pub(super) struct Hangup {
     /// Weak, because the channel keeps this.
-    channel: Weak<Channel>,
+    channel: Weak<dyn HangupOf>,
     /// Somebody has blocked.
     is_wanted: AtomicBool,
     /// Somebody has seen to it.
@@ -33,9 +43,9 @@ pub(super) struct Hangup {
 }
 
 impl Hangup {
-    pub(super) fn new(channel: &Arc<Channel>) -> Arc<Self> {
+    pub(super) fn new(channel: Weak<dyn HangupOf>) -> Arc<Self> {
         Arc::new(Self {
-            channel: Arc::downgrade(channel),
+            channel,
             is_wanted: AtomicBool::new(false),
             has_begun: AtomicBool::new(false),
             is_watched: AtomicBool::new(false),
@@ -44,7 +54,7 @@ impl Hangup {
     }
 
     /// Somebody is about to block. `false` if the peer is there and nobody would tell of its end.
-    pub(super) fn want(self: &Arc<Self>, channel: &Channel) -> bool {
+    pub(super) fn want(self: &Arc<Self>, channel: &dyn HangupOf) -> bool {
         // ORDERING: Relaxed; whoever sees it set by another thread leaves the rest to that one.
         let is_first = || !self.is_wanted.swap(true, Ordering::Relaxed);
         if !self.is_wanted.load(Ordering::Relaxed) && is_first() {
@@ -58,19 +68,19 @@ impl Hangup {
     }
 
     /// The lifeline is there.
-    pub(super) fn connected(self: &Arc<Self>, channel: &Channel) {
+    pub(super) fn connected(self: &Arc<Self>, channel: &dyn HangupOf) {
         // ORDERING: see `want`.
         fence(Ordering::SeqCst);
         if self.is_wanted.load(Ordering::Relaxed) {
             self.begin(channel);
             if !self.is_watched.load(Ordering::Relaxed) {
                 // Those who have blocked have to look for themselves.
-                channel.bell.wake();
+                channel.wake_threads();
             }
         }
     }
 
-    fn begin(self: &Arc<Self>, channel: &Channel) {
+    fn begin(self: &Arc<Self>, channel: &dyn HangupOf) {
         let Some(lifeline) = channel.lifeline() else { return };
         // ORDERING: Relaxed; it only elects one.
         if self.has_begun.swap(true, Ordering::Relaxed) {
@@ -141,7 +151,7 @@ impl Source for Hangup {
         // ORDERING: Relaxed, as in `want`. Those who sleep look for themselves from now on.
         self.is_watched.store(false, Ordering::Relaxed);
         if let Some(channel) = self.channel.upgrade() {
-            channel.bell.wake();
+            channel.wake_threads();
         }
     }
 }

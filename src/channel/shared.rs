@@ -332,6 +332,27 @@ impl Channel {
         }
     }
 
+    /// The caller has joined a queue of tasks (or of threads that their turn wakes, not the bell),
+    /// and looks for what it waits for after this.
+    pub(super) fn rely_on_driver(&self) {
+        if let Some(seen) = self.bell_wait.task_waits(|| self.bell.count())
+            && let Some(driver) = self.driver.get()
+        {
+            driver.wait_again(seen);
+        }
+    }
+
+    /// The caller is about to sleep on the bell.
+    pub(super) fn rely_on_bell(&self) {
+        self.bell_wait.thread_sleeps();
+    }
+
+    /// Whether the driver need not wait on the bell any more, whose ring has ended its wait.
+    pub(super) fn lets_bell_go(&self) -> bool {
+        let queues = [&self.data, &self.room, &self.place, &self.news];
+        self.bell_wait.lapse(|| queues.iter().any(|queue| !queue.is_empty()))
+    }
+
     /// Counts a newly set bit of ours, for the books and for the flood budget.
     pub(super) fn parked(&self, bit: u32) {
         count(&self.counters.parks);

@@ -4,7 +4,7 @@
 //! threads touch; [`event_loop`] is what the one who runs the driver owns, and its turns; [`uring`]
 //! and [`epoll`] are the two ways in which it waits. Who runs it: [`background`] is a thread that
 //! does, [`parker`] is taken by a thread that parks or polls, on which [`block_on`] and [`polled`]
-//! rest, and on the latter [`drive`]. [`builder`] makes one. [`source`] is what a driver knows of
+//! rest. [`builder`] makes one. [`source`] is what a driver knows of
 //! an endpoint, [`registration`] what an endpoint knows of its driver.
 //!
 //! In the models, `model` takes the place of the ways to wait and of those who make a driver. All
@@ -58,8 +58,6 @@ mod parker;
 mod block_on;
 #[cfg(not(all(test, loom)))]
 mod polled;
-#[cfg(not(all(test, loom)))]
-mod drive;
 #[cfg(not(all(test, loom)))]
 mod builder;
 #[cfg(all(test, loom))]
