@@ -11,7 +11,7 @@ use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
 use std::time::{Duration, Instant};
 
 use bytes::{BufMut, Bytes};
-use common::child::{self, Child};
+use common::child::{self, Child, test_path};
 use common::raw_peer::Memory;
 use common::roles::{beside, open};
 use common::{Dir, SMALL, eventually, join, number, on_both_backends, packet, wait};
@@ -169,7 +169,7 @@ fn kill_one(driver: &Driver, role: &str, load: &str, delay: Duration) -> Outcome
     let progress_path = dir.path().join("progress");
     let progress = Progress::at(&progress_path);
     let more = [load, progress_path.to_str().unwrap()];
-    let (end, mut child) = beside(driver, role, &name, "child_that_is_killed", &more);
+    let (end, mut child) = beside(driver, role, &name, test_path!(child_that_is_killed), &more);
     wait("connected", end.connected()).unwrap();
     let end = Arc::new(end);
     let watching = end.clone();
@@ -334,7 +334,7 @@ fn a_kill_in_the_handshake_leaves_a_whole_channel_or_none(driver: &Driver) {
         let connects = SpscHandle::builder().driver(driver).connect_timeout(common::PATIENCE);
         let survivor: Option<Endpoint> = if theirs == "application" {
             let face = open(driver, "engine", &name);
-            let mut child = Child::start("child_in_the_handshake", &arguments);
+            let mut child = Child::start(test_path!(child_in_the_handshake), &arguments);
             kill(&mut child);
             child.wait();
             // If it has not been in, the face is still to be had.
@@ -349,7 +349,7 @@ fn a_kill_in_the_handshake_leaves_a_whole_channel_or_none(driver: &Driver) {
                 Err(error) => panic!("{error:?}"),
             }
         } else {
-            let mut child = Child::start("child_in_the_handshake", &arguments);
+            let mut child = Child::start(test_path!(child_in_the_handshake), &arguments);
             std::thread::scope(|scope| {
                 let connecting = scope.spawn(|| {
                     loop {

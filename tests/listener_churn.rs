@@ -8,7 +8,7 @@ use std::sync::mpsc::Receiver;
 use std::sync::{Mutex, mpsc};
 use std::time::{Duration, Instant};
 
-use common::child::{self, Child};
+use common::child::{self, Child, test_path};
 use common::held::Held;
 use common::{Dir, PATIENCE, SMALL, number, packet, wait, watched};
 use futures::channel::oneshot;
@@ -112,7 +112,7 @@ impl Orders {
             let next = self.ways.lock().unwrap().recv();
             let Ok((n, way)) = next else { return };
             let arguments = [self.backend.as_str(), &self.name, &format!("{way:?}")];
-            let mut child = Child::start("child_that_comes_and_goes", &arguments);
+            let mut child = Child::start(test_path!(child_that_comes_and_goes), &arguments);
             match way {
                 Way::Kill => {
                     child.expect("ready");

@@ -9,7 +9,7 @@ mod common;
 
 use std::time::{Duration, Instant};
 
-use common::child::{Child, arguments, passes, say};
+use common::child::{Child, arguments, passes, say, test_path};
 use common::seccomp::{Refuse, refuse};
 use common::{PATIENCE, SMALL, number, packet, pair, wait, watched};
 use futures::join;
@@ -96,7 +96,7 @@ fn refused_to() {
 
 fn epoll_takes_its_place(call: &str) {
     for errno in ERRNOS {
-        passes("refused_to", &[call, &errno.raw_os_error().to_string()]);
+        passes(test_path!(refused_to), &[call, &errno.raw_os_error().to_string()]);
     }
 }
 
@@ -177,7 +177,7 @@ fn trapped() {
 #[cfg(all(target_arch = "x86_64", target_pointer_width = "64"))]
 #[test]
 fn epoll_takes_its_place_where_the_sandbox_traps() {
-    passes("trapped", &["setup"]);
+    passes(test_path!(trapped), &["setup"]);
 }
 
 #[test]
@@ -207,7 +207,7 @@ fn entering_a_sandbox_later() {
 #[test]
 fn a_sandbox_that_is_entered_later_hangs_nobody() {
     for when in ["before any park", "after a park"] {
-        passes("entering_a_sandbox_later", &[when]);
+        passes(test_path!(entering_a_sandbox_later), &[when]);
     }
 }
 
@@ -231,7 +231,7 @@ fn an_engine_without() {
 fn two_backends_talk_to_each_other() {
     watched(|| {
         let dir = common::Dir::new();
-        let mut engine = Child::start("an_engine_without", &[&dir.name("face")]);
+        let mut engine = Child::start(test_path!(an_engine_without), &[&dir.name("face")]);
         engine.expect("ready");
         let handle = SpscHandle::connect(&dir.name("face")).unwrap();
         wait("the echo", async {
@@ -278,5 +278,5 @@ fn epoll_takes_its_place_where_the_machine_forbids_it() {
         std::mem::forget(restore);
         return eprintln!("left out: {SETTING}: {error}");
     }
-    passes("forbidden_by_the_machine", &["now"]);
+    passes(test_path!(forbidden_by_the_machine), &["now"]);
 }

@@ -10,7 +10,7 @@ use std::path::Path;
 
 use rustix::fs::{Mode, OFlags};
 
-use crate::region::Region;
+use super::region::Region;
 
 /// What the kernel calls the memfd.
 const NAME: &str = "/memfd:wakering (deleted)";

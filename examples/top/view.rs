@@ -3,7 +3,7 @@
 use std::collections::BTreeMap;
 use std::fmt::Write;
 
-use crate::find::{Found, Inode, Process};
+use super::find::{Found, Inode, Process};
 
 /// All channels of one look, and what happened since the one before.
 pub(crate) struct View<'a> {

@@ -11,6 +11,23 @@ use rustix::event::{PollFd, PollFlags, Timespec};
 use rustix::process::{Signal, set_parent_process_death_signal};
 use wakering::Backend;
 
+/// The name of a test of this module, in full, for [`Child::start`].
+#[allow(unused_macros, reason = "not for a binary without second processes")]
+macro_rules! test_path {
+    ($test:ident) => {{
+        // Compiles only if there is such a test.
+        let _: fn() = $test;
+        let path = concat!(module_path!(), "::", stringify!($test));
+        $crate::common::child::without_crate(path)
+    }};
+}
+pub(crate) use test_path;
+
+/// libtest names a test by its path in the binary.
+pub fn without_crate(path: &'static str) -> &'static str {
+    path.split_once("::").unwrap().1
+}
+
 const ARGUMENTS: &str = "WAKERING_TEST_ARGUMENTS";
 
 /// A process that is killed and reaped at the latest when this is dropped.

@@ -1,0 +1,213 @@
+//! A second process that rings without a cause, or makes us ring: other channels of the driver go
+//! on, and who floods is shut out.
+
+use std::sync::atomic::{AtomicBool, Ordering};
+use std::thread;
+use std::time::{Duration, Instant};
+
+use wakering::{
+    Backend, CloseReason, Driver, Endpoint, RecvTimeoutError, SpscFace, TryRecvError, TrySendError,
+    Violation,
+};
+
+use crate::common::attacker::{self, Attacker, BOTH, Honest};
+use crate::common::child::test_path;
+use crate::common::raw_peer::{ENDS, RX_CLOSED};
+use crate::common::{self, PATIENCE, number, on_both_backends, packet, wait};
+
+on_both_backends!(
+    who_floods_with_bells_is_shut_out,
+    who_floods_with_bare_futex_wakes_is_shut_out_where_they_arrive,
+    who_floods_the_lifeline_is_shut_out,
+    counting_our_bell_up_does_nothing,
+    a_flood_of_a_half_closed_channel_is_shut_out,
+    a_flood_of_a_closed_end_is_no_burden,
+    a_blocked_thread_is_not_kept_busy_by_bare_wakes,
+    a_peer_that_always_wants_to_be_woken_costs_a_wake_a_packet,
+);
+
+#[test]
+#[ignore = "a second process, for a test to start"]
+fn child_that_floods() {
+    attacker::attack();
+}
+
+const FLOOD: Option<CloseReason> = Some(CloseReason::Violation(Violation::WakeFlood));
+
+/// A channel under a flood of this kind for a while, in both roles, while a task receives.
+fn flooded(driver: &Driver, how: &str, judge: impl Fn(&Endpoint, &mut Attacker)) {
+    let honest = Honest::start(driver);
+    for ours in BOTH {
+        let mut attacker = Attacker::start(test_path!(child_that_floods));
+        let end = attacker.meet(driver, ours);
+        // One packet before it, one that comes in the middle of it.
+        attacker.say("send 1");
+        assert_eq!(number(&wait("recv", end.recv()).unwrap()), 0);
+        attacker.order(&format!("flood {how} 400"));
+        let begin = Instant::now();
+        while begin.elapsed() < Duration::from_millis(400) {
+            match pollster::block_on(futures::future::select(
+                std::pin::pin!(end.recv()),
+                async_io::Timer::after(Duration::from_millis(50)),
+            )) {
+                futures::future::Either::Left((received, _)) => {
+                    assert_eq!(received, None, "nobody sent anything");
+                    break;
+                }
+                futures::future::Either::Right(_) => {}
+            }
+        }
+        attacker.done();
+        judge(&end, &mut attacker);
+    }
+    honest.finish(&format!("flood of {how} on {}", driver.backend()));
+}
+
+/// Floods until the end is over. What counts is how often the driver was disturbed, and where it seldom
+/// runs, because the machine is busy, many rings disturb it once.
+fn flood_until_over(end: &Endpoint, attacker: &mut Attacker, how: &str) {
+    let begin = Instant::now();
+    while end.close_reason().is_none() {
+        assert!(begin.elapsed() < PATIENCE, "never shut out for {how}");
+        attacker.say(&format!("flood {how} 400"));
+    }
+}
+
+/// A flood that ends the channel.
+fn shuts_out(driver: &Driver, how: &str) {
+    flooded(driver, how, |end, attacker| {
+        flood_until_over(end, attacker, how);
+        assert_shut_out(end);
+    });
+}
+
+fn assert_shut_out(end: &Endpoint) {
+    assert_eq!(end.close_reason(), FLOOD);
+    assert_eq!(end.try_recv(), Err(TryRecvError::Closed(FLOOD.unwrap())));
+    assert!(end.stats().wakes_received < 1000, "{:?}", end.stats());
+}
+
+fn who_floods_with_bells_is_shut_out(driver: &Driver) {
+    shuts_out(driver, "bells");
+}
+
+fn who_floods_with_bare_futex_wakes_is_shut_out_where_they_arrive(driver: &Driver) {
+    if driver.backend() == Backend::IoUring {
+        shuts_out(driver, "wakes");
+    } else {
+        // Nobody waits there.
+        flooded(driver, "wakes", |end, _| assert_eq!(end.close_reason(), None));
+    }
+}
+
+fn who_floods_the_lifeline_is_shut_out(driver: &Driver) {
+    shuts_out(driver, "bytes");
+    shuts_out(driver, "longs");
+}
+
+fn counting_our_bell_up_does_nothing(driver: &Driver) {
+    flooded(driver, "counts", |end, _| {
+        // It may have counted while the driver armed its wait, again and again.
+        assert!(matches!(end.close_reason(), None | FLOOD), "{end:?}");
+    });
+}
+
+fn a_flood_of_a_half_closed_channel_is_shut_out(driver: &Driver) {
+    let honest = Honest::start(driver);
+    for ours in BOTH {
+        let mut attacker = Attacker::start(test_path!(child_that_floods));
+        let end = attacker.meet(driver, ours);
+        let at = ours.words().1 + ENDS;
+        attacker.say(&format!("or32 {at:x} {RX_CLOSED:x}; ring"));
+        assert!(wait("send", end.send(packet(0, 8))).is_err());
+        assert_eq!(end.close_reason(), None);
+        // As long as it takes: see `flood_until_over`.
+        let is_over = AtomicBool::new(false);
+        thread::scope(|scope| {
+            let attacker = &mut attacker;
+            scope.spawn(|| {
+                while !is_over.load(Ordering::Relaxed) {
+                    attacker.say("flood bells 300");
+                }
+            });
+            let end = wait("the end", end.recv());
+            is_over.store(true, Ordering::Relaxed);
+            assert_eq!(end, None);
+        });
+        // Each direction has its own.
+        let sent = end.try_send(packet(0, 8));
+        assert!(matches!(sent, Err(TrySendError::Closed(_, CloseReason::Peer))), "{sent:?}");
+        assert_eq!(end.finished(), Some(Err(FLOOD.unwrap())));
+        assert_eq!(end.close_reason(), FLOOD);
+        assert!(end.stats().wakes_received < 1000, "{:?}", end.stats());
+    }
+    honest.finish("flood of a half-closed channel");
+}
+
+fn a_flood_of_a_closed_end_is_no_burden(driver: &Driver) {
+    let honest = Honest::start(driver);
+    for ours in BOTH {
+        let mut attacker = Attacker::start(test_path!(child_that_floods));
+        let end = attacker.meet(driver, ours);
+        end.close();
+        attacker.say("flood bells 300");
+        assert!(end.stats().wakes_received < 1000, "{:?}", end.stats());
+        let end = attacker.meet(driver, ours);
+        drop(end);
+        attacker.say("flood bells 300");
+    }
+    honest.finish("flood of a closed end");
+}
+
+/// What this thread has used of the processor.
+fn thread_time() -> Duration {
+    let now = rustix::time::clock_gettime(rustix::time::ClockId::ThreadCPUTime);
+    Duration::try_from(now).unwrap()
+}
+
+fn a_blocked_thread_is_not_kept_busy_by_bare_wakes(driver: &Driver) {
+    let honest = Honest::start(driver);
+    // Nobody runs the driver of this end, so nobody counts its wakes either.
+    let idle = Driver::builder().backend(driver.backend()).build().unwrap();
+    let mut attacker = Attacker::start(test_path!(child_that_floods));
+    let name = attacker.next_name();
+    let face = SpscFace::builder().ring_bytes(common::SMALL).driver(&idle).create(&name).unwrap();
+    attacker.order(&format!("connect {name}"));
+    idle.block_on(face.connected()).unwrap();
+    attacker.done();
+    for how in ["wakes", "bells", "counts"] {
+        attacker.order(&format!("flood {how} 400"));
+        let before = thread_time();
+        let received = face.recv_timeout(Duration::from_millis(400));
+        let used = thread_time() - before;
+        attacker.done();
+        eprintln!("a thread blocked under a flood of {how}: {used:?} of 400 ms");
+        assert!(used < Duration::from_millis(200), "{how}: {used:?}");
+        if received != Err(RecvTimeoutError::Timeout) {
+            assert_eq!(
+                (received, face.close_reason()),
+                (Err(RecvTimeoutError::Closed(FLOOD.unwrap())), FLOOD)
+            );
+            break;
+        }
+    }
+    honest.finish("flood of a blocked thread");
+}
+
+fn a_peer_that_always_wants_to_be_woken_costs_a_wake_a_packet(driver: &Driver) {
+    const COUNT: u64 = 20_000;
+    let honest = Honest::start(driver);
+    for ours in BOTH {
+        let mut attacker = Attacker::start(test_path!(child_that_floods));
+        let end = attacker.meet(driver, ours);
+        attacker.order(&format!("insist; receive {COUNT:x}"));
+        for n in 0..COUNT {
+            wait("send", end.send(packet(n, 20))).unwrap();
+        }
+        attacker.done();
+        assert_eq!(end.close_reason(), None);
+        let sent = end.stats().wakes_sent;
+        assert!(sent <= 2 * COUNT + 100, "{sent}");
+    }
+    honest.finish("bits that are always set");
+}

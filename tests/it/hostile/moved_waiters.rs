@@ -1,0 +1,185 @@
+//! A second process that meddles with who sleeps on a bell: the queue is the kernel's, and whoever
+//! has the memory can join it, and move others out of it.
+
+use std::sync::Arc;
+use std::time::{Duration, Instant};
+
+use wakering::{CloseReason, Driver, Endpoint, ShmError};
+
+use crate::common::attacker::{self, Attacker, BOTH, Honest, Ours};
+use crate::common::child::test_path;
+use crate::common::raw_peer::{RECV, WAITING};
+use crate::common::{self, eventually, fill, join, number, on_both_backends, packet, wait};
+
+on_both_backends!(
+    a_thread_that_was_moved_to_another_word_learns_of_a_cancel,
+    a_thread_that_was_moved_to_another_word_learns_of_the_peers_death,
+    a_thread_behind_a_locked_bell_learns_of_a_cancel,
+    a_channel_whose_waits_were_moved_away_can_be_dropped,
+    a_crowd_on_the_peers_bell_costs_little_to_wake,
+    two_thousand_blocked_threads_learn_of_the_end,
+    what_is_sent_to_two_thousand_blocked_threads_arrives,
+);
+
+#[test]
+#[ignore = "a second process, for a test to start"]
+fn child_that_meddles() {
+    attacker::attack();
+}
+
+type Blocked = (std::thread::JoinHandle<Option<CloseReason>>, &'static str);
+
+/// A thread that receives and one that sends, both asleep on the bell.
+fn blocked(end: &Arc<Endpoint>) -> [Blocked; 2] {
+    fill(end);
+    let parks = end.stats().parks;
+    let (receiver, sender) = (end.clone(), end.clone());
+    let recv = std::thread::spawn(move || {
+        assert_eq!(receiver.recv_blocking(), None);
+        receiver.close_reason()
+    });
+    let send = std::thread::spawn(move || match sender.send_blocking(packet(0, 8)) {
+        Err(ShmError::Closed { reason, .. }) => Some(reason),
+        other => panic!("{other:?}"),
+    });
+    eventually("both sleep", || end.stats().parks >= parks + 2);
+    // Beyond the sender's last look for itself.
+    std::thread::sleep(Duration::from_millis(60));
+    [(recv, "recv_blocking"), (send, "send_blocking")]
+}
+
+/// What ends the channel while the threads sleep where the attacker wants them.
+fn meddled(driver: &Driver, meddle: &str, end_it: fn(&mut Attacker, &Endpoint) -> CloseReason) {
+    let honest = Honest::start(driver);
+    for ours in BOTH {
+        let mut attacker = Attacker::start(test_path!(child_that_meddles));
+        let end = Arc::new(attacker.meet(driver, ours));
+        let threads = blocked(&end);
+        attacker.say(meddle);
+        let reason = end_it(&mut attacker, &end);
+        let begin = Instant::now();
+        for (thread, what) in threads {
+            assert_eq!(join(what, thread), Some(reason), "{what}");
+        }
+        assert!(begin.elapsed() < Duration::from_secs(3), "{:?}", begin.elapsed());
+    }
+    honest.finish(meddle);
+}
+
+fn a_thread_that_was_moved_to_another_word_learns_of_a_cancel(driver: &Driver) {
+    meddled(driver, "steal 60", |_, end| {
+        end.cancel();
+        CloseReason::Cancelled
+    });
+}
+
+fn a_thread_that_was_moved_to_another_word_learns_of_the_peers_death(driver: &Driver) {
+    meddled(driver, "steal 60", |attacker, _| {
+        attacker.kill();
+        CloseReason::PeerDied
+    });
+}
+
+fn a_thread_behind_a_locked_bell_learns_of_a_cancel(driver: &Driver) {
+    let honest = Honest::start(driver);
+    for ours in BOTH {
+        let mut attacker = Attacker::start(test_path!(child_that_meddles));
+        let end = Arc::new(attacker.meet(driver, ours));
+        // Whoever wakes the sleepers of a word meets the one who waits for the lock first, and
+        // is told that this is no way to wake.
+        attacker.say("lock");
+        let threads = blocked(&end);
+        end.cancel();
+        for (thread, what) in threads {
+            assert_eq!(join(what, thread), Some(CloseReason::Cancelled), "{what}");
+        }
+    }
+    honest.finish("a bell that is a lock");
+}
+
+fn a_channel_whose_waits_were_moved_away_can_be_dropped(driver: &Driver) {
+    let honest = Honest::start(driver);
+    for ours in BOTH {
+        let mut attacker = Attacker::start(test_path!(child_that_meddles));
+        let end = attacker.meet(driver, ours);
+        attacker.say("send 1");
+        assert_eq!(number(&wait("recv", end.recv()).unwrap()), 0);
+        attacker.say("steal 30");
+        drop(end);
+        // And the attacker still has its word, and its threads.
+        attacker.say("steal 30");
+        let end = attacker.meet(driver, ours);
+        attacker.say("send 1");
+        assert_eq!(number(&wait("recv", end.recv()).unwrap()), 0);
+    }
+    honest.finish("waits that were moved away");
+}
+
+fn a_crowd_on_the_peers_bell_costs_little_to_wake(driver: &Driver) {
+    const CROWD: u32 = 200_000;
+    // Whatever we wait by, the crowd is one of an io_uring.
+    if let Err(error) = Driver::builder().backend(wakering::Backend::IoUring).build() {
+        return eprintln!("left out: {error}");
+    }
+    let honest = Honest::start(driver);
+    let mut attacker = Attacker::start(test_path!(child_that_meddles));
+    let end = attacker.meet(driver, Ours::Face);
+    attacker.say(&format!("crowd {CROWD:x}"));
+    let mut times = Vec::new();
+    for n in 1..=20 {
+        // It says that it sleeps, so each packet is a wake.
+        let begin = Instant::now();
+        end.try_send(packet(n, 8)).unwrap();
+        times.push(begin.elapsed());
+        assert_eq!(end.stats().wakes_sent, n);
+        let waiting = Ours::Face.words().1 + WAITING;
+        attacker.say(&format!("woken {:x}; or32 {waiting:x} {RECV:x}", 1024 * n));
+    }
+    times.sort_unstable();
+    // To wake them all would take 40 ms and more, with their queue locked.
+    eprintln!("wakes of a bell with {CROWD} waiters took {:?} to {:?}", times[0], times[19]);
+    drop(end);
+    attacker.kill();
+    honest.finish("a crowd on the peer's bell");
+}
+
+const THREADS: usize = 2000;
+
+fn many_blocked(end: &Arc<Endpoint>) -> Vec<std::thread::JoinHandle<Option<u64>>> {
+    let start = || {
+        let end = end.clone();
+        let blocks = move || end.recv_blocking().map(|packet| number(&packet));
+        std::thread::Builder::new().stack_size(128 << 10).spawn(blocks).unwrap()
+    };
+    let threads: Vec<_> = (0..THREADS).map(|_| start()).collect();
+    // So that most of them sleep.
+    std::thread::sleep(Duration::from_millis(300));
+    threads
+}
+
+fn two_thousand_blocked_threads_learn_of_the_end(driver: &Driver) {
+    let (face, handle) = common::pair(driver, common::SMALL);
+    let handle = Arc::new(handle.into());
+    let threads = many_blocked(&handle);
+    let begin = Instant::now();
+    drop(face);
+    for thread in threads {
+        assert_eq!(join("recv_blocking", thread), None);
+    }
+    eprintln!("{THREADS} threads told in {:?}", begin.elapsed());
+    assert_eq!(handle.close_reason(), Some(CloseReason::Peer));
+}
+
+fn what_is_sent_to_two_thousand_blocked_threads_arrives(driver: &Driver) {
+    let (face, handle) = common::pair(driver, common::SMALL);
+    let handle = Arc::new(handle.into());
+    let threads = many_blocked(&handle);
+    for n in 0..THREADS as u64 {
+        wait("send", face.send(packet(n, 8))).unwrap();
+    }
+    let mut got: Vec<_> =
+        threads.into_iter().map(|thread| join("recv_blocking", thread).unwrap()).collect();
+    got.sort_unstable();
+    assert!(got.into_iter().eq(0..THREADS as u64));
+    assert_eq!(handle.close_reason(), None);
+}

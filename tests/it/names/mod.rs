@@ -1,0 +1,5 @@
+//! Names: who serves one, who finds it, and who may.
+
+mod lookup;
+mod permissions;
+mod takeover;

@@ -1,0 +1,240 @@
+//! Sends that find no room give up in time, and say how far they came.
+
+use std::sync::Arc;
+use std::time::{Duration, Instant};
+
+use futures::{FutureExt, SinkExt};
+use wakering::{Driver, Endpoint, ShmError, SpscFace};
+
+use crate::common::{
+    Dir, PATIENCE, SMALL, both_roles, eventually, fill, join, number, on_both_backends, packet,
+    poll_once, wait,
+};
+
+const TIMEOUT: Duration = Duration::from_millis(200);
+
+on_both_backends!(
+    a_send_on_a_full_ring_times_out,
+    a_batch_tells_how_many_went,
+    each_queued_sender_has_its_own_deadline,
+    a_deadline_counts_before_anybody_connected,
+    a_send_with_room_in_time_does_not_time_out,
+    a_batch_has_one_deadline_for_all,
+    without_a_timeout_a_send_waits,
+    a_timeout_of_nothing_is_no_wait,
+    a_timeout_beyond_the_clock_waits,
+    a_sink_has_no_deadline,
+    a_late_send_leaves_the_end_usable,
+);
+
+fn assert_timed_out(result: Result<(), ShmError>, expected: usize) {
+    match result {
+        Err(ShmError::TimedOut { sent }) => assert_eq!(sent, expected),
+        other => panic!("expected a time-out, got {other:?}"),
+    }
+}
+
+/// That it took as long as it should: not less, and not for ever.
+fn timed<T>(call: impl FnOnce() -> T) -> T {
+    let begin = Instant::now();
+    let result = call();
+    let elapsed = begin.elapsed();
+    assert!(elapsed >= TIMEOUT, "too early: {elapsed:?}");
+    assert!(elapsed < TIMEOUT + PATIENCE / 2, "too late: {elapsed:?}");
+    result
+}
+
+fn a_send_on_a_full_ring_times_out(driver: &Driver) {
+    both_roles(driver, SMALL, Some(TIMEOUT), |here, _there| {
+        fill(&here);
+        assert_timed_out(timed(|| wait("send", here.send(packet(0, 8)))), 0);
+        assert_timed_out(timed(|| here.send_blocking(packet(0, 8))), 0);
+        assert_timed_out(timed(|| wait("send_batch", here.send_batch(&[packet(0, 8)]))), 0);
+        assert_timed_out(timed(|| here.send_batch_blocking(&[packet(0, 8)])), 0);
+        let (mut tx, _rx) = here.into_split();
+        assert_timed_out(timed(|| wait("send", tx.send(packet(0, 8)))), 0);
+        assert_timed_out(timed(|| tx.send_blocking(packet(0, 8))), 0);
+    });
+}
+
+fn a_batch_tells_how_many_went(driver: &Driver) {
+    for blocking in [false, true] {
+        both_roles(driver, SMALL, Some(TIMEOUT), |here, there| {
+            let batch: Vec<_> = (0..1000).map(|n| packet(n, 8)).collect();
+            let result = timed(|| {
+                if blocking {
+                    here.send_batch_blocking(&batch)
+                } else {
+                    wait("send_batch", here.send_batch(&batch))
+                }
+            });
+            let mut received = 0;
+            while let Ok(packet) = there.try_recv() {
+                assert_eq!(number(&packet), received);
+                received += 1;
+            }
+            assert!(received > 0);
+            assert_timed_out(result, usize::try_from(received).unwrap());
+        });
+    }
+}
+
+fn each_queued_sender_has_its_own_deadline(driver: &Driver) {
+    both_roles(driver, SMALL, Some(2 * TIMEOUT), |here, _there| {
+        fill(&here);
+        let here = Arc::new(here);
+        let threads: Vec<_> = (0..6)
+            .map(|n: u32| {
+                let here = here.clone();
+                std::thread::spawn(move || {
+                    std::thread::sleep(n * TIMEOUT / 4);
+                    let begin = Instant::now();
+                    let result = if n.is_multiple_of(2) {
+                        wait("send", here.send(packet(0, 8)))
+                    } else {
+                        here.send_blocking(packet(0, 8))
+                    };
+                    assert_timed_out(result, 0);
+                    begin.elapsed()
+                })
+            })
+            .collect();
+        for thread in threads {
+            let elapsed = join("a queued sender", thread);
+            assert!(elapsed >= 2 * TIMEOUT && elapsed < 2 * TIMEOUT + PATIENCE / 2, "{elapsed:?}");
+        }
+        // All of them have left the queue.
+        assert_eq!(here.stats().packets_received, 0);
+    });
+}
+
+fn a_deadline_counts_before_anybody_connected(driver: &Driver) {
+    let dir = Dir::new();
+    let face = SpscFace::builder().ring_bytes(SMALL).send_timeout(Some(TIMEOUT)).driver(driver);
+    let face = face.create(&dir.name("alone")).unwrap();
+    let filled = fill(&face);
+    assert_timed_out(timed(|| wait("send", face.send(packet(0, 8)))), 0);
+    assert_timed_out(timed(|| face.send_blocking(packet(0, 8))), 0);
+    let batch = [packet(filled, 8)];
+    assert_timed_out(timed(|| wait("send_batch", face.send_batch(&batch))), 0);
+}
+
+fn a_send_with_room_in_time_does_not_time_out(driver: &Driver) {
+    both_roles(driver, SMALL, Some(PATIENCE), |here, there| {
+        for blocking in [false, true] {
+            let filled = fill(&here);
+            let here = &here;
+            std::thread::scope(|scope| {
+                let before = here.stats().full_stalls;
+                let sender = scope.spawn(move || {
+                    if blocking {
+                        here.send_blocking(packet(filled, 8))
+                    } else {
+                        wait("send", here.send(packet(filled, 8)))
+                    }
+                });
+                eventually("the sender parks", || here.stats().full_stalls > before);
+                assert_eq!(number(&there.try_recv().unwrap()), 0);
+                sender.join().unwrap().unwrap();
+            });
+            for n in 1..=filled {
+                assert_eq!(number(&there.try_recv().unwrap()), n);
+            }
+        }
+    });
+}
+
+fn a_batch_has_one_deadline_for_all(driver: &Driver) {
+    both_roles(driver, SMALL, Some(2 * TIMEOUT), |here, there| {
+        let batch: Vec<_> = (0..1_000_000).map(|n| packet(n % 1000, 8)).collect();
+        let begin = Instant::now();
+        std::thread::scope(|scope| {
+            // Room comes all the time, but never enough of it.
+            let sender = scope.spawn(|| wait("send_batch", here.send_batch(&batch)));
+            let mut taken = 0;
+            while !sender.is_finished() {
+                if there.try_recv().is_ok() {
+                    taken += 1;
+                }
+                std::thread::sleep(Duration::from_millis(1));
+                assert!(begin.elapsed() < PATIENCE);
+            }
+            let elapsed = begin.elapsed();
+            let Err(ShmError::TimedOut { sent }) = sender.join().unwrap() else {
+                panic!("sent a million");
+            };
+            assert!(sent >= taken && elapsed >= 2 * TIMEOUT);
+        });
+    });
+}
+
+fn without_a_timeout_a_send_waits(driver: &Driver) {
+    both_roles(driver, SMALL, None, |here, there| {
+        let filled = fill(&here);
+        let mut send = Box::pin(here.send(packet(filled, 8)));
+        assert!(poll_once(send.as_mut()).is_pending());
+        std::thread::sleep(2 * TIMEOUT);
+        assert!(poll_once(send.as_mut()).is_pending());
+        there.try_recv().unwrap();
+        wait("send", send).unwrap();
+    });
+}
+
+fn a_timeout_of_nothing_is_no_wait(driver: &Driver) {
+    both_roles(driver, SMALL, Some(Duration::ZERO), |here, there| {
+        for n in 0..100 {
+            wait("send", here.send(packet(n, 8))).unwrap();
+            here.send_blocking(packet(n, 8)).unwrap();
+            there.try_recv().unwrap();
+            there.try_recv().unwrap();
+        }
+        fill(&here);
+        assert_timed_out(wait("send", here.send(packet(0, 8))), 0);
+        assert_timed_out(here.send_blocking(packet(0, 8)), 0);
+    });
+}
+
+fn a_timeout_beyond_the_clock_waits(driver: &Driver) {
+    both_roles(driver, SMALL, Some(Duration::MAX), |here, there| {
+        let filled = fill(&here);
+        assert!(here.send(packet(0, 8)).now_or_never().is_none());
+        std::thread::scope(|scope| {
+            let before = here.stats().full_stalls;
+            let sender = scope.spawn(|| here.send_blocking(packet(filled, 8)));
+            eventually("the sender parks", || here.stats().full_stalls > before);
+            there.try_recv().unwrap();
+            sender.join().unwrap().unwrap();
+        });
+    });
+}
+
+fn a_sink_has_no_deadline(driver: &Driver) {
+    both_roles(driver, SMALL, Some(Duration::from_millis(20)), |here, there| {
+        let filled = fill(&here);
+        let (mut tx, _rx) = here.into_split();
+        wait("feed", tx.feed(packet(filled, 8))).unwrap();
+        let flushing = std::thread::spawn(move || wait("flush", tx.flush()));
+        std::thread::sleep(Duration::from_millis(100));
+        assert!(!flushing.is_finished());
+        for n in 0..filled {
+            assert_eq!(number(&there.try_recv().unwrap()), n);
+        }
+        join("flush", flushing).unwrap();
+        assert_eq!(number(&there.try_recv().unwrap()), filled);
+    });
+}
+
+fn a_late_send_leaves_the_end_usable(driver: &Driver) {
+    both_roles(driver, SMALL, Some(Duration::from_millis(5)), |here: Endpoint, there| {
+        let filled = fill(&here);
+        for _ in 0..10 {
+            assert_timed_out(wait("send", here.send(packet(0, 8))), 0);
+            assert_timed_out(here.send_blocking(packet(0, 8)), 0);
+        }
+        assert!(!here.is_closed() && !there.is_closed());
+        for n in 0..filled {
+            assert_eq!(number(&there.try_recv().unwrap()), n);
+            here.try_send(packet(filled + n, 8)).unwrap();
+        }
+    });
+}

@@ -1,0 +1,256 @@
+//! The example `top` finds the channels of this user, and says of them what is so.
+
+#[path = "../../examples/top/find.rs"]
+mod find;
+#[path = "../../examples/top/region.rs"]
+mod region;
+#[path = "../../examples/top/view.rs"]
+mod view;
+
+use std::collections::BTreeMap;
+use std::os::fd::AsFd;
+use std::pin::pin;
+
+use bytes::Bytes;
+use find::{Finder, Found, Inode};
+use region::{Passed, Region};
+use rustix::fs::MemfdFlags;
+use view::View;
+use wakering::{Driver, SpscFace, SpscHandle};
+
+use crate::common::child::{self, Child, test_path};
+use crate::common::{
+    self, Dir, SMALL, eventually, fill, on_both_backends, poll_once, raw_peer, wait,
+};
+
+on_both_backends!(
+    a_channel_of_two_processes_is_found_with_its_counts,
+    a_full_ring_is_seen_and_who_sleeps_for_it,
+    a_face_alone_and_two_ends_in_one_process_are_told_apart,
+);
+
+/// The application: sends so many packets of 20 bytes, receives as many as the parent tells, and
+/// then sleeps for more.
+#[test]
+#[ignore = "a second process, for a test to start"]
+fn child_that_talks() {
+    let Some(arguments) = child::arguments() else { return };
+    let driver = common::driver(child::backend(&arguments[0])).unwrap();
+    let handle = SpscHandle::builder().driver(&driver).connect(&arguments[1]).unwrap();
+    for _ in 0..child::parsed(&arguments[2]) {
+        handle.try_send(Bytes::from_static(&[7; 20])).unwrap();
+    }
+    child::say("sent");
+    pollster::block_on(async { while handle.recv().await.is_some() {} });
+    child::say("end");
+}
+
+/// The only channel between these two processes.
+fn between(looks: &BTreeMap<Inode, Found>, face: u32, handle: u32) -> Option<(Inode, Found)> {
+    let is_it = |found: &Found| {
+        let pids = found.processes.each_ref().map(|process| process.as_ref().map(|p| p.pid));
+        pids == [Some(face), Some(handle)]
+    };
+    looks.iter().find(|(_, found)| is_it(found)).map(|(inode, found)| (*inode, found.clone()))
+}
+
+fn a_channel_of_two_processes_is_found_with_its_counts(driver: &Driver) {
+    let dir = Dir::new();
+    let name = dir.name("face");
+    let face = SpscFace::builder().ring_bytes(SMALL).driver(driver).create(&name).unwrap();
+    let backend = driver.backend().to_string();
+    let mut child = Child::start(test_path!(child_that_talks), &[&backend, &name, "10"]);
+    child.expect("sent");
+    for _ in 0..5 {
+        face.try_send(Bytes::from_static(&[9; 30])).unwrap();
+    }
+    for _ in 0..10 {
+        assert_eq!(wait("recv", face.recv()).unwrap().len(), 20);
+    }
+    let mut more = pin!(face.recv());
+    assert!(poll_once(more.as_mut()).is_pending());
+
+    let mut finder = Finder::default();
+    let (us, it) = (std::process::id(), child.pid());
+    let mut found = None;
+    eventually("both sleep, with all said", || {
+        found = between(&finder.look(), us, it).filter(|(_, found)| {
+            let [face, handle] = &found.region.sides;
+            let sleeping = face.waits_to_receive() && handle.waits_to_receive();
+            sleeping && found.region.sent(0).packets == 5
+        });
+        found.is_some()
+    });
+    let (inode, found) = found.unwrap();
+    let region = &found.region;
+    assert_eq!((region.ring_bytes, region.max_packet), (4096, 1016));
+    assert_eq!(region.sent(0), Passed { packets: 5, bytes: 150 });
+    assert_eq!(region.sent(1), Passed { packets: 10, bytes: 200 });
+    assert_eq!((region.fill(0), region.fill(1)), (0, 0));
+    let stats = face.stats();
+    assert_eq!((region.sides[0].parks, region.sides[0].full_stalls), (stats.parks, 0));
+    assert!(!region.sides[0].waits_to_send() && region.sides[0].state() == "open");
+
+    let now = BTreeMap::from([(inode, found.clone())]);
+    let view = View { now: &now, before: &BTreeMap::new(), seconds: 1.0 };
+    let json = view.json();
+    assert_eq!(json.lines().count(), 1);
+    for part in [
+        format!("{{\"inode\":{inode},\"ring_bytes\":4096,\"max_packet\":1016,"),
+        format!("\"face\":{{\"pid\":{us},\"name\":\""),
+        format!("\"handle\":{{\"pid\":{it},\"name\":\""),
+        "\"packets_sent\":5,\"bytes_sent\":150,".to_owned(),
+        "\"packets_sent\":10,\"bytes_sent\":200,".to_owned(),
+        "\"parked_recv\":true,\"parked_send\":false".to_owned(),
+    ] {
+        assert!(json.contains(&part), "no {part} in {json}");
+    }
+    assert_eq!(view.table(usize::MAX).len(), 6);
+
+    // Two seconds later, let us say.
+    for _ in 0..3 {
+        face.try_send(Bytes::from_static(&[9; 30])).unwrap();
+    }
+    let mut later = BTreeMap::new();
+    eventually("it has taken them", || {
+        later = finder.look();
+        later[&inode].region.sent(0).packets == 8
+    });
+    later.retain(|other, _| *other == inode);
+    let json = View { now: &later, before: &now, seconds: 2.0 }.json();
+    assert!(json.contains("\"packets_per_s\":1.5,\"bytes_per_s\":45.0,"), "{json}");
+    assert!(json.contains("\"packets_per_s\":0.0,\"bytes_per_s\":0.0,"), "{json}");
+
+    face.close();
+    child.expect("end");
+    assert!(child.wait().success());
+    assert!(between(&finder.look(), us, it).is_none(), "it is gone");
+}
+
+fn a_full_ring_is_seen_and_who_sleeps_for_it(driver: &Driver) {
+    // A longest packet that nobody else here has.
+    let builder = SpscFace::builder().ring_bytes(SMALL).max_packet(900 + backend_number(driver));
+    let (face, handle) = common::pair_of(driver, builder, SpscHandle::builder());
+    let sent = fill(&face);
+    let mut send = pin!(face.send(Bytes::from_static(&[1; 8])));
+    assert!(poll_once(send.as_mut()).is_pending());
+    let mut finder = Finder::default();
+    let is_it =
+        |found: &Found| is_ours(found) && found.region.max_packet == face.max_packet() as u64;
+    let mut it = None;
+    eventually("it is found", || {
+        it = finder.look().into_iter().find(|(_, found)| is_it(found));
+        it.is_some()
+    });
+    let (inode, before) = it.unwrap();
+    assert!(before.region.sides[0].waits_to_send() && !before.region.sides[1].waits_to_send());
+    assert_eq!(before.region.sent(0).packets, sent);
+    assert_eq!(before.region.sides[0].full_stalls, 1);
+    let full = before.region.fill(0);
+    assert!(full > 4096 - 32 && full <= 4096, "{full}");
+    assert_eq!(before.region.fill(1), 0);
+    // One that is taken is seen at once.
+    handle.try_recv().unwrap();
+    assert_eq!(finder.look()[&inode].region.fill(0), full - 16);
+}
+
+/// Both ends in this process.
+fn is_ours(found: &Found) -> bool {
+    let us = std::process::id();
+    found.processes.iter().all(|process| process.as_ref().is_some_and(|p| p.pid == us))
+}
+
+fn a_face_alone_and_two_ends_in_one_process_are_told_apart(driver: &Driver) {
+    // A ring that nobody else here has.
+    const RING: usize = 1 << 16;
+    let dir = Dir::new();
+    let name = dir.name("face");
+    let builder = SpscFace::builder().ring_bytes(RING).max_packet(4321 + backend_number(driver));
+    let face = builder.driver(driver).create(&name).unwrap();
+    let mut finder = Finder::default();
+    let mut look = || {
+        let is_it = |found: &Found| found.region.max_packet == face.max_packet() as u64;
+        let us = std::process::id();
+        let of_us = |found: Found| found.processes.map(|p| p.is_some_and(|p| p.pid == us));
+        finder.look().into_values().find(is_it).map(of_us)
+    };
+    // A child of another test has what we have, for the moment before it is itself.
+    eventually("the face is seen", || look() == Some([true, false]));
+    let handle = SpscHandle::builder().driver(driver).connect(&name).unwrap();
+    wait("it connects", face.connected()).unwrap();
+    eventually("both are seen", || look() == Some([true, true]));
+    drop(handle);
+}
+
+fn backend_number(driver: &Driver) -> usize {
+    usize::from(driver.backend() == wakering::Backend::Epoll)
+}
+
+#[test]
+fn what_is_no_region_is_passed_over() {
+    let junk = |bytes: &[u8], len: u64| {
+        let file = rustix::fs::memfd_create("wakering", MemfdFlags::CLOEXEC).unwrap();
+        rustix::fs::ftruncate(&file, len).unwrap();
+        rustix::io::pwrite(&file, bytes, 0).unwrap();
+        file
+    };
+    let good = raw_peer::region(4096, 1016);
+    let mut page = [0; 4096];
+    assert_eq!(rustix::io::pread(&good, &mut page, 0).unwrap(), 4096);
+    assert!(Region::read(good.as_fd()).is_some());
+    let size = 4096 * 3;
+    for (what, file) in [
+        ("nothing", junk(&[], 0)),
+        ("zeros", junk(&[], size)),
+        ("less than a page", junk(&page[..64], 64)),
+        ("another size than it says", junk(&page, size + 4096)),
+        ("far larger", junk(&page, 1 << 40)),
+    ] {
+        assert!(Region::read(file.as_fd()).is_none(), "{what}");
+        assert!(Finder::default().look().values().all(|found| found.region.ring_bytes > 0));
+    }
+    for (at, value) in [
+        (0x00, 1),
+        (0x08, 2),
+        (0x10, 8192),
+        (0x18, 1),
+        (0x20, 0),
+        (0x28, 0),
+        (0x28, 3000),
+        (0x28, u64::MAX),
+        (0x30, 0),
+        (0x30, 1017),
+    ] {
+        let mut page = page;
+        page[at..at + 8].copy_from_slice(&u64::to_ne_bytes(value));
+        let file = junk(&page, size);
+        assert!(Region::read(file.as_fd()).is_none(), "{value} at {at:#x}");
+    }
+    let (read, _write) = rustix::pipe::pipe().unwrap();
+    assert!(Region::read(read.as_fd()).is_none(), "a pipe");
+}
+
+/// Two looks at a region whose sides write any numbers.
+#[test]
+fn lies_are_shown_and_do_no_harm() {
+    let file = raw_peer::region(4096, 1016);
+    let mut looks = Vec::new();
+    for filler in [0xff, 0x00, 0x80, 0x7f, 0xff] {
+        rustix::io::pwrite(&file, &[filler; 0x600], 0x80).unwrap();
+        let region = Region::read(file.as_fd()).unwrap();
+        assert!(region.fill(0) <= 4096 && region.fill(1) <= 4096);
+        looks.push(BTreeMap::from([(1, Found { region, processes: [None, None] })]));
+    }
+    for pair in looks.windows(2) {
+        for seconds in [0.0, 1.0] {
+            let view = View { before: &pair[0], now: &pair[1], seconds };
+            let rows = view.table(10);
+            assert!(
+                rows.iter().all(|row| row.chars().count() <= 110 && row.is_ascii()),
+                "{rows:?}"
+            );
+            assert!(view.json().starts_with("{\"inode\":1,") && view.json().ends_with("}}\n"));
+        }
+    }
+    assert_eq!(View { before: &looks[0], now: &looks[1], seconds: 1.0 }.table(3).len(), 4);
+}

@@ -1,0 +1,386 @@
+//! `RLIMIT_NOFILE`.
+
+use std::fmt::Debug;
+use std::os::fd::OwnedFd;
+use std::sync::atomic::{AtomicUsize, Ordering};
+use std::thread;
+use std::time::Duration;
+
+use rustix::fs::{Mode, OFlags};
+use rustix::io::Errno;
+use rustix::process::Resource;
+use rustix::time::{ClockId, clock_gettime};
+use wakering::{
+    Backend, CloseReason, Driver, Endpoint, ShmError, SpscFace, SpscHandle, SpscListener,
+};
+
+use super::{Lowered, assert_wants, serves, talk};
+
+use crate::common::child::{self, Child, passes, test_path};
+use crate::common::{
+    self, Dir, PATIENCE, SMALL, eventually, join, on_both_backends, packet, wait, watched,
+};
+
+on_both_backends!(
+    making_drivers_and_ends,
+    connecting,
+    parking_for_the_first_time,
+    a_listener_pauses_and_resumes,
+    a_face_pauses_and_resumes,
+    blocking_calls_learn_of_a_death_without_a_driver,
+);
+
+/// No call needs more than this.
+const ENOUGH: usize = 12;
+
+/// All descriptors but a few are taken.
+struct Scarcity {
+    /// First, so that the want ends all at once.
+    _lowered: Lowered,
+    taken: Vec<OwnedFd>,
+}
+
+impl Scarcity {
+    fn begin() -> Self {
+        let _lowered = Lowered::to(Resource::Nofile, 100);
+        let mut scarcity = Self { taken: Vec::new(), _lowered };
+        scarcity.take_all();
+        scarcity
+    }
+
+    /// Takes all that are free, and says how many that were.
+    fn take_all(&mut self) -> usize {
+        let before = self.taken.len();
+        while let Ok(one) = rustix::fs::open("/dev/null", OFlags::CLOEXEC, Mode::empty()) {
+            self.taken.push(one);
+        }
+        self.taken.len() - before
+    }
+
+    /// Leaves so many free.
+    fn leave(&mut self, free: usize) {
+        self.take_all();
+        self.taken.truncate(self.taken.len() - free);
+    }
+}
+
+/// Tries `make` with one descriptor more each time until it works; each time before, it says what is
+/// wanting and leaves nothing behind. What `make` needs is made with descriptors enough.
+fn with_more_each_time<I, T: Debug>(
+    what: &str,
+    prepare: impl Fn() -> I,
+    make: impl Fn(I) -> Result<T, ShmError>,
+) -> T {
+    let mut prepared: Vec<I> = (0..=ENOUGH).map(|_| prepare()).collect();
+    let mut scarcity = Scarcity::begin();
+    let mut made = None;
+    for free in 0..=ENOUGH {
+        let input = prepared.pop().unwrap();
+        scarcity.leave(free);
+        let result = make(input);
+        if let Ok(it) = result {
+            eprintln!("{what}: {free} descriptors");
+            made = Some(it);
+            break;
+        }
+        assert_wants(result, Errno::MFILE);
+        // What `make` was given and has closed comes on top.
+        eventually("all are closed", || {
+            let found = scarcity.take_all();
+            scarcity.taken.truncate(scarcity.taken.len() - found);
+            found >= free
+        });
+    }
+    drop(scarcity);
+    assert!(made.is_some(), "{what} needs more than {ENOUGH} descriptors");
+    // Kept for good: what is closed a bit later would be taken for free by the next count.
+    std::mem::forget(made);
+    // The want is over.
+    make(prepare()).unwrap()
+}
+
+fn making_drivers_and_ends(driver: &Driver) {
+    passes(test_path!(child_that_makes), &[&driver.backend().to_string()]);
+}
+
+#[test]
+#[ignore = "a second process, for a test to start"]
+fn child_that_makes() {
+    let Some(arguments) = child::arguments() else { return };
+    let backend = child::backend(&arguments[0]);
+    // The one that nobody names, as the first thing.
+    let mut scarcity = Scarcity::begin();
+    scarcity.leave(1);
+    assert_wants(SpscFace::pair(), Errno::MFILE);
+    assert_wants(SpscFace::pair(), Errno::MFILE);
+    drop(scarcity);
+    let (face, descriptor) = SpscFace::pair().unwrap();
+    let handle = SpscHandle::from_fd(descriptor).unwrap();
+    wait("packets go both ways", talk(&face, &handle));
+    drop((face, handle));
+
+    let nothing = || {};
+
+    let best = Driver::new().unwrap().backend();
+    for (wish, expected) in [(backend, backend), (Backend::Auto, best)] {
+        let builder = || Driver::builder().backend(wish);
+        let driver = with_more_each_time("build", nothing, |()| builder().build());
+        // Never another one for want of descriptors.
+        assert_eq!(driver.backend(), expected);
+        let driver = with_more_each_time("polled", nothing, |()| builder().polled());
+        assert_eq!(driver.backend(), expected);
+        let driver = with_more_each_time("background", nothing, |()| builder().background());
+        assert_eq!(driver.backend(), expected);
+        serves(&driver);
+    }
+
+    let driver = Driver::builder().backend(backend).background().unwrap();
+    let (dir, builder) = (Dir::new(), SpscFace::builder().ring_bytes(SMALL).driver(&driver));
+    let next = AtomicUsize::new(0);
+    let name = || dir.name(&next.fetch_add(1, Ordering::Relaxed).to_string());
+    let _face = with_more_each_time("create", name, |name| builder.clone().create(&name));
+    let _listener = with_more_each_time("bind", name, |name| builder.clone().bind(&name));
+    let pair = || builder.clone().pair().unwrap();
+    let _pair = with_more_each_time("pair", nothing, |()| builder.clone().pair());
+    let handle = || SpscHandle::builder().driver(&driver);
+    let ends = with_more_each_time("from_fd", pair, |(face, descriptor)| {
+        handle().from_fd(descriptor).map(|handle| (face, handle))
+    });
+    wait("packets go both ways", talk(&ends.0, &ends.1));
+    serves(&driver);
+    let files = std::fs::read_dir(dir.path()).unwrap().count();
+    assert_eq!(files, 1 + 2 * 2, "the lock file, and what was made");
+}
+
+fn connecting(driver: &Driver) {
+    let (dir, backend) = (Dir::new(), driver.backend().to_string());
+    let name = dir.name("listener");
+    let listener = SpscListener::builder().ring_bytes(SMALL).driver(driver).bind(&name).unwrap();
+    let mut child = Child::start(test_path!(child_that_connects), &[&backend, &name]);
+    // A face that a client never answered to is over; the others are as good as ever.
+    let mut died = 0;
+    while child_still_talks(&mut child, &listener, &mut died) {}
+    assert!(child.wait().success());
+    assert_eq!(died, 0, "no face was used up by a client without descriptors");
+}
+
+/// Serves one client; `false` if there will be no more.
+fn child_still_talks(child: &mut Child, listener: &SpscListener, died: &mut usize) -> bool {
+    match child.hear().as_str() {
+        "connected" => {
+            let face = wait("accept", listener.accept()).unwrap();
+            wait("the echo", async {
+                while let Some(packet) = face.recv().await {
+                    face.send(packet).await.unwrap();
+                }
+            });
+            *died += usize::from(face.close_reason() == Some(CloseReason::PeerDied));
+            true
+        }
+        _ => false,
+    }
+}
+
+#[test]
+#[ignore = "a second process, for a test to start"]
+fn child_that_connects() {
+    let Some(arguments) = child::arguments() else { return };
+    let [backend, name] = &arguments[..] else { panic!("{arguments:?}") };
+    let driver = common::driver(child::backend(backend)).unwrap();
+    let builder = SpscHandle::builder().driver(&driver).connect_timeout(PATIENCE);
+    let talks = |handle: SpscHandle| {
+        child::say("connected");
+        handle.send_blocking(packet(1, 8)).unwrap();
+        assert_eq!(handle.recv_blocking(), Some(packet(1, 8)));
+    };
+    let nothing = || {};
+    with_more_each_time("connect", nothing, |()| builder.clone().connect(name).map(talks));
+    with_more_each_time("connect_async", nothing, |()| {
+        pollster::block_on(builder.clone().connect_async(name)).map(talks)
+    });
+    child::say("done");
+}
+
+fn parking_for_the_first_time(driver: &Driver) {
+    passes(test_path!(child_that_parks), &[&driver.backend().to_string()]);
+}
+
+#[test]
+#[ignore = "a second process, for a test to start"]
+fn child_that_parks() {
+    let Some(arguments) = child::arguments() else { return };
+    let backend = child::backend(&arguments[0]);
+    let driver = Driver::builder().backend(backend).build().unwrap();
+    let (face, descriptor) = SpscFace::builder().driver(&driver).pair().unwrap();
+    let handle = SpscHandle::builder().driver(&driver).from_fd(descriptor).unwrap();
+    let scarcity = Scarcity::begin();
+    let now = Some(Duration::ZERO);
+    if backend == Backend::IoUring {
+        for _ in 0..100 {
+            assert_wants(driver.park(now), Errno::MFILE);
+        }
+    } else {
+        driver.park(now).unwrap();
+    }
+    // A future that waits when the want ends goes on.
+    let relief = thread::spawn(move || {
+        // Any time will do.
+        thread::sleep(Duration::from_millis(30));
+        drop(scarcity);
+    });
+    driver.block_on(talk(&face, &handle));
+    relief.join().unwrap();
+    driver.park(now).unwrap();
+}
+
+/// What the process has used of its processors.
+fn processor_time() -> Duration {
+    Duration::try_from(clock_gettime(ClockId::ProcessCPUTime)).unwrap()
+}
+
+/// Asserts that this process does next to nothing for a while.
+fn assert_idle() {
+    const WHILE: Duration = Duration::from_millis(1000);
+    let before = processor_time();
+    thread::sleep(WHILE);
+    let used = processor_time() - before;
+    eprintln!("at its limit it used {used:?} of {WHILE:?}");
+    assert!(used < WHILE / 20, "{used:?}: it spins");
+}
+
+fn a_listener_pauses_and_resumes(driver: &Driver) {
+    const CLIENTS: usize = 6;
+    let (dir, backend) = (Dir::new(), driver.backend().to_string());
+    let name = dir.name("listener");
+    let mut engine = Child::start(test_path!(child_that_listens), &[&backend, &name]);
+    let builder = SpscHandle::builder().driver(driver).connect_timeout(PATIENCE);
+    let connects = || {
+        let (builder, name) = (builder.clone(), name.clone());
+        let connects = move || {
+            let handle = builder.connect(&name)?;
+            handle.send_blocking(packet(1, 8))?;
+            assert_eq!(handle.recv_blocking(), Some(packet(1, 8)));
+            Ok::<_, ShmError>(handle)
+        };
+        thread::spawn(connects)
+    };
+    engine.expect("full");
+    let clients: Vec<_> = (0..CLIENTS).map(|_| connects()).collect();
+    engine.tell("they come");
+    engine.expect("over");
+    // They stay: what their faces close would be free.
+    let served = clients.into_iter().map(|client| join("a client that waited", client).unwrap());
+    let _served: Vec<_> = served.collect();
+    engine.tell("they came");
+    // A descriptor for the connection, and none for its region.
+    engine.expect("nearly full");
+    let refused = join("a client", connects());
+    assert!(matches!(refused, Err(ShmError::Busy)), "{refused:?}");
+    engine.tell("refused");
+    engine.expect("over");
+    join("a client", connects()).unwrap();
+    engine.tell("end");
+    assert!(engine.wait().success());
+}
+
+#[test]
+#[ignore = "a second process, for a test to start"]
+fn child_that_listens() {
+    let Some(arguments) = child::arguments() else { return };
+    let [backend, name] = &arguments[..] else { panic!("{arguments:?}") };
+    let driver = common::driver(child::backend(backend)).unwrap();
+    let listener = SpscListener::builder().ring_bytes(SMALL).driver(&driver).bind(name).unwrap();
+    let (errors, errors_seen) = std::sync::mpsc::channel();
+    thread::spawn(move || {
+        loop {
+            match pollster::block_on(listener.accept()) {
+                Ok(face) => drop(thread::spawn(move || {
+                    while let Some(packet) = face.recv_blocking() {
+                        face.send_blocking(packet).unwrap();
+                    }
+                })),
+                Err(error) => errors.send(error).unwrap(),
+            }
+        }
+    });
+    let mut scarcity = Scarcity::begin();
+    child::say("full");
+    assert_eq!(child::listen().as_deref(), Some("they come"));
+    assert_idle();
+    assert!(errors_seen.try_recv().is_err(), "nobody came in");
+    drop(scarcity);
+    child::say("over");
+    assert_eq!(child::listen().as_deref(), Some("they came"));
+    scarcity = Scarcity::begin();
+    scarcity.leave(1);
+    child::say("nearly full");
+    assert_eq!(child::listen().as_deref(), Some("refused"));
+    // The listener tells, and goes on.
+    assert_wants::<()>(Err(errors_seen.recv_timeout(PATIENCE).unwrap()), Errno::MFILE);
+    drop(scarcity);
+    child::say("over");
+    assert_eq!(child::listen().as_deref(), Some("end"));
+}
+
+fn a_face_pauses_and_resumes(driver: &Driver) {
+    let (dir, backend) = (Dir::new(), driver.backend().to_string());
+    let name = dir.name("face");
+    let mut engine = Child::start(test_path!(child_that_faces), &[&backend, &name]);
+    engine.expect("full");
+    let builder = SpscHandle::builder().driver(driver).connect_timeout(PATIENCE);
+    let client = thread::spawn(move || builder.connect(&name));
+    engine.tell("it comes");
+    engine.expect("over");
+    let handle = join("the client", client).unwrap();
+    assert_eq!(wait("recv", handle.recv()), Some(packet(1, 8)));
+    drop(handle);
+    assert!(engine.wait().success());
+}
+
+#[test]
+#[ignore = "a second process, for a test to start"]
+fn child_that_faces() {
+    let Some(arguments) = child::arguments() else { return };
+    let [backend, name] = &arguments[..] else { panic!("{arguments:?}") };
+    let driver = common::driver(child::backend(backend)).unwrap();
+    let face = SpscFace::builder().ring_bytes(SMALL).driver(&driver).create(name).unwrap();
+    face.try_send(packet(1, 8)).unwrap();
+    let scarcity = Scarcity::begin();
+    child::say("full");
+    assert_eq!(child::listen().as_deref(), Some("it comes"));
+    assert_idle();
+    assert!(!face.is_connected());
+    drop(scarcity);
+    child::say("over");
+    assert_eq!(wait("the end", face.closed()), CloseReason::Peer);
+}
+
+/// Their driver is one that nobody runs, and there is none that could watch in its place.
+fn blocking_calls_learn_of_a_death_without_a_driver(driver: &Driver) {
+    passes(test_path!(child_that_blocks), &[&driver.backend().to_string()]);
+}
+
+#[test]
+#[ignore = "a second process, for a test to start"]
+fn child_that_blocks() {
+    let Some(arguments) = child::arguments() else { return };
+    let driver = Driver::builder().backend(child::backend(&arguments[0])).build().unwrap();
+    watched(move || {
+        let (face, descriptor) = SpscFace::builder().driver(&driver).pair().unwrap();
+        let (other, stay) = SpscFace::builder().driver(&driver).pair().unwrap();
+        let (face, other): (Endpoint, Endpoint) = (face.into(), other.into());
+        let scarcity = Scarcity::begin();
+        let blocked = thread::spawn(move || {
+            assert_eq!(face.recv_blocking(), None);
+            assert_eq!(face.close_reason(), Some(CloseReason::PeerDied));
+        });
+        // As if the process at the other end had died.
+        drop(descriptor);
+        join("the blocked thread", blocked);
+        drop(scarcity);
+        // And when the want is over, by the driver that nobody names.
+        let blocked = thread::spawn(move || assert_eq!(other.recv_blocking(), None));
+        drop(stay);
+        join("the blocked thread", blocked);
+    });
+}

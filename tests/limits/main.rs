@@ -1,0 +1,65 @@
+//! Descriptors, memory, threads, the disk of the sockets: when one of them is wanting, an error says so,
+//! nothing is left behind, and the process goes on when the want is over.
+//!
+//! Limits are a process's own, so most of this happens in second processes.
+
+#[path = "../common/mod.rs"]
+mod common;
+mod descriptors;
+mod memory;
+mod disk;
+mod threads;
+
+use common::{number, packet, wait};
+use rustix::io::Errno;
+use rustix::process::{Resource, Rlimit, getrlimit, setrlimit};
+use wakering::{Driver, Endpoint, ShmError};
+
+/// A limit of this process that is lowered until this is dropped.
+struct Lowered(Resource, Rlimit);
+
+impl Lowered {
+    fn to(resource: Resource, limit: u64) -> Self {
+        let before = getrlimit(resource);
+        setrlimit(resource, Rlimit { current: Some(limit), maximum: before.maximum }).unwrap();
+        Self(resource, before)
+    }
+}
+
+impl Drop for Lowered {
+    fn drop(&mut self) {
+        setrlimit(self.0, self.1).unwrap();
+    }
+}
+
+/// The error says what was wanting.
+#[track_caller]
+fn assert_wants<T: std::fmt::Debug>(result: Result<T, ShmError>, expected: Errno) {
+    match result {
+        Err(ShmError::Io { step, source }) => {
+            // An error that names a file says so in its text alone.
+            let expected = std::io::Error::from(expected);
+            assert_eq!(source.kind(), expected.kind(), "{step}: {source}");
+            assert!(source.to_string().ends_with(&expected.to_string()), "{step}: {source}");
+            assert!(!step.is_empty());
+        }
+        other => panic!("{other:?} where {expected} was expected"),
+    }
+}
+
+/// Packets go both ways, between tasks that sleep.
+async fn talk(one: &Endpoint, other: &Endpoint) {
+    for n in 0..50 {
+        for (from, to) in [(one, other), (other, one)] {
+            let (received, sent) = futures::join!(to.recv(), from.send(packet(n, 100)));
+            sent.unwrap();
+            assert_eq!(number(&received.unwrap()), n);
+        }
+    }
+}
+
+/// A background driver serves a pair of ends.
+fn serves(driver: &Driver) {
+    let (face, handle) = common::pair(driver, common::SMALL);
+    wait("packets go both ways", talk(&face, &handle));
+}
