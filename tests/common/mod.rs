@@ -1,6 +1,6 @@
 //! What the tests share: both backends, both ends, deadlines, second processes.
-#![allow(dead_code, unused_imports, reason = "no file needs all of it")]
-#![allow(unreachable_pub, reason = "each file is a crate of its own")]
+#![allow(dead_code, unused_imports, reason = "no binary needs all of it")]
+#![allow(unreachable_pub, reason = "each binary is a crate of its own")]
 
 use std::fs;
 use std::future::Future;
@@ -9,11 +9,10 @@ use std::path::{Path, PathBuf};
 use std::pin::Pin;
 use std::sync::atomic::{AtomicUsize, Ordering};
 use std::sync::mpsc::{RecvTimeoutError, channel};
-use std::task::{Context, Poll};
+use std::task::{Context, Poll, Waker};
 use std::time::{Duration, Instant};
 
 use bytes::Bytes;
-use futures::task::noop_waker_ref;
 use wakering::{
     Backend, Driver, Endpoint, FaceBuilder, HandleBuilder, ShmError, SpscFace, SpscHandle,
 };
@@ -235,9 +234,14 @@ pub fn fill_with(end: &Endpoint, len: usize) -> u64 {
     (0..).find(|&next| end.try_send(packet(next, len)).is_err()).unwrap()
 }
 
+/// Polls once, with this waker.
+pub fn poll_with<F: Future + ?Sized>(future: Pin<&mut F>, waker: &Waker) -> Poll<F::Output> {
+    future.poll(&mut Context::from_waker(waker))
+}
+
 /// Polls once, with a waker that does nothing.
 pub fn poll_once<F: Future + ?Sized>(future: Pin<&mut F>) -> Poll<F::Output> {
-    future.poll(&mut Context::from_waker(noop_waker_ref()))
+    poll_with(future, Waker::noop())
 }
 
 /// Waits until `holds`; fails if it never does.

@@ -3,19 +3,19 @@
 use std::cell::Cell;
 use std::future::poll_fn;
 use std::io;
-use std::pin::{Pin, pin};
-use std::task::{Context, Poll, Waker};
+use std::pin::pin;
+use std::task::{Poll, Waker};
 use std::time::Duration;
 
 use async_io::Async;
 use futures::FutureExt;
 use futures::channel::oneshot;
 use futures::future::{LocalBoxFuture, join};
-use rustix::event::{PollFd, PollFlags, Timespec, poll};
-use wakering::{CloseReason, Driver, Endpoint, PolledDriver, ShmError, SpscFace, SpscHandle};
+use wakering::{CloseReason, Driver, Endpoint, PolledDriver, ShmError, SpscFace};
 
+use super::{ends, is_readable, polled};
 use crate::common::woken::Woken;
-use crate::common::{SMALL, eventually, fill, number, on_both_backends, packet, wait};
+use crate::common::{SMALL, eventually, fill, number, on_both_backends, packet, poll_with, wait};
 
 on_both_backends!(
     a_packet_wakes_the_driven_future_and_no_task,
@@ -27,34 +27,14 @@ on_both_backends!(
     deadlines_pass_while_a_driver_is_driven,
 );
 
-fn polled(like: &Driver) -> PolledDriver {
-    Driver::builder().backend(like.backend()).polled().unwrap()
-}
-
-/// Two ends, each with a driver of its own.
-fn ends(one: &Driver, other: &Driver) -> (Endpoint, Endpoint) {
-    let builder = SpscFace::builder().ring_bytes(SMALL).spin(Duration::ZERO).driver(one);
-    let (face, descriptor) = builder.pair().unwrap();
-    let handle = SpscHandle::builder().spin(Duration::ZERO).driver(other).from_fd(descriptor);
-    (face.into(), handle.unwrap().into())
-}
-
-fn is_readable(driver: &PolledDriver) -> bool {
-    let mut set = [PollFd::new(driver, PollFlags::IN)];
-    let now = Timespec { tv_sec: 0, tv_nsec: 0 };
-    // Interrupted where the kernel completes what this thread has submitted.
-    poll(&mut set, Some(&now)).is_ok_and(|ready| ready > 0)
-}
-
 /// A reactor without wakes: whoever polls looks at the descriptor.
 fn look(driver: &PolledDriver) -> LocalBoxFuture<'_, io::Result<()>> {
-    poll_fn(move |_| if is_readable(driver) { Poll::Ready(Ok(())) } else { Poll::Pending })
-        .boxed_local()
-}
-
-/// Polls `future` once.
-fn poll_by(waker: &Waker, future: Pin<&mut impl Future>) -> bool {
-    future.poll(&mut Context::from_waker(waker)).is_ready()
+    poll_fn(
+        move |_| {
+            if is_readable(driver, Duration::ZERO) { Poll::Ready(Ok(())) } else { Poll::Pending }
+        },
+    )
+    .boxed_local()
 }
 
 fn a_packet_wakes_the_driven_future_and_no_task(other: &Driver) {
@@ -75,13 +55,13 @@ fn a_packet_wakes_the_driven_future_and_no_task(other: &Driver) {
     };
     let mut driving = pin!(driver.drive(|| look(&driver), echo));
     let (woken, waker) = Woken::counting();
-    assert!(!poll_by(&waker, driving.as_mut()));
+    assert!(!poll_with(driving.as_mut(), &waker).is_ready());
     for n in 0..100 {
         handle.try_send(packet(n, 8)).unwrap();
         let before = polls.get();
         let mut answer = None;
         eventually("it is answered", || {
-            assert!(!poll_by(&waker, driving.as_mut()));
+            assert!(!poll_with(driving.as_mut(), &waker).is_ready());
             answer = handle.try_recv().ok();
             answer.is_some()
         });
@@ -90,7 +70,7 @@ fn a_packet_wakes_the_driven_future_and_no_task(other: &Driver) {
     }
     assert_eq!(woken.calls(), 0);
     drop(handle);
-    eventually("it ends", || poll_by(&waker, driving.as_mut()));
+    eventually("it ends", || poll_with(driving.as_mut(), &waker).is_ready());
 }
 
 fn a_wake_from_another_thread_wakes_the_task(like: &Driver) {
@@ -98,8 +78,8 @@ fn a_wake_from_another_thread_wakes_the_task(like: &Driver) {
     let (sender, receiver) = oneshot::channel();
     let mut driving = pin!(driver.drive(|| look(&driver), receiver));
     let (woken, waker) = Woken::counting();
-    assert!(!poll_by(&waker, driving.as_mut()));
-    assert!(!poll_by(&waker, driving.as_mut()));
+    assert!(!poll_with(driving.as_mut(), &waker).is_ready());
+    assert!(!poll_with(driving.as_mut(), &waker).is_ready());
     assert_eq!(woken.calls(), 0);
     std::thread::spawn(move || sender.send(7)).join().unwrap().unwrap();
     assert_eq!(woken.calls(), 1);
@@ -116,10 +96,10 @@ fn a_future_that_wakes_itself_lets_others_in(like: &Driver) {
     let mut driving = pin!(driver.drive(|| look(&driver), yielding));
     let (woken, waker) = Woken::counting();
     for calls in 1..=10 {
-        assert!(!poll_by(&waker, driving.as_mut()));
+        assert!(!poll_with(driving.as_mut(), &waker).is_ready());
         assert_eq!(woken.calls(), calls);
     }
-    assert!(poll_by(&waker, driving.as_mut()));
+    assert!(poll_with(driving.as_mut(), &waker).is_ready());
 }
 
 fn what_ends_a_drive_is_told(like: &Driver) {
@@ -133,11 +113,11 @@ fn what_ends_a_drive_is_told(like: &Driver) {
     let (woken, waker) = Woken::counting();
     let busy = || std::future::ready(Ok(()));
     let mut driving = pin!(driver.drive(busy, smol::future::yield_now()));
-    assert!(!poll_by(&waker, driving.as_mut()));
+    assert!(!poll_with(driving.as_mut(), &waker).is_ready());
     assert_eq!(woken.calls(), 1);
-    assert!(poll_by(&waker, driving.as_mut()));
+    assert!(poll_with(driving.as_mut(), &waker).is_ready());
     let mut driving = pin!(driver.drive(busy, std::future::pending::<()>()));
-    assert!(!poll_by(&waker, driving.as_mut()));
+    assert!(!poll_with(driving.as_mut(), &waker).is_ready());
     assert_eq!(woken.calls(), 2, "others are let in");
 }
 
@@ -149,7 +129,7 @@ fn a_drive_may_be_dropped_and_begun_again(other: &Driver) {
         {
             let mut driving = pin!(driver.get_ref().drive(|| driver.readable(), face.recv()));
             for _ in 0..n % 3 {
-                assert!(!poll_by(Waker::noop(), driving.as_mut()));
+                assert!(!poll_with(driving.as_mut(), Waker::noop()).is_ready());
             }
         }
         let send = || handle.send_blocking(packet(n, 8)).unwrap();
@@ -172,10 +152,10 @@ fn a_driven_executor_serves_its_tasks(other: &Driver) {
         end.close_reason()
     };
     let executor = smol::LocalExecutor::new();
-    let echoes = [executor.spawn(echo(face)), executor.spawn(echo(fourth))];
+    let echoes = [executor.spawn(echo(face.into())), executor.spawn(echo(fourth.into()))];
     let asking = executor.run(async {
         for n in 0..1000 {
-            for end in [&handle, &third] {
+            for end in [&*handle, &*third] {
                 end.send(packet(n, 64)).await.unwrap();
                 assert_eq!(number(&end.recv().await.unwrap()), n);
             }

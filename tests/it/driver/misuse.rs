@@ -4,11 +4,9 @@
 use std::io::ErrorKind;
 use std::ops::Deref;
 use std::panic::{AssertUnwindSafe, catch_unwind, resume_unwind};
-use std::pin::Pin;
 use std::sync::atomic::{AtomicBool, Ordering};
 use std::sync::mpsc::channel;
 use std::sync::{Arc, Mutex};
-use std::task::{Context, Poll, Waker};
 use std::time::Duration;
 
 use futures::future::{BoxFuture, join_all};
@@ -18,7 +16,8 @@ use wakering::{CloseReason, Driver, Endpoint, ShmError, SpscFace, SpscHandle, Sp
 use crate::common::running::{WAYS, running};
 use crate::common::woken::Woken;
 use crate::common::{
-    Dir, PATIENCE, SMALL, eventually, fill, join, on_both_backends, packet, poll_once, wait,
+    Dir, PATIENCE, SMALL, eventually, fill, join, on_both_backends, packet, poll_once, poll_with,
+    wait,
 };
 
 on_both_backends!(
@@ -50,10 +49,6 @@ fn pair_on(face: &Driver, handle: &Driver) -> (Endpoint, Endpoint) {
     let (face, descriptor) = builder.pair().unwrap();
     let handle = SpscHandle::builder().driver(handle).from_fd(descriptor).unwrap();
     (face.into(), handle.into())
-}
-
-fn poll_with<F: Future + ?Sized>(future: Pin<&mut F>, waker: &Waker) -> Poll<F::Output> {
-    future.poll(&mut Context::from_waker(waker))
 }
 
 fn is_busy(result: Result<(), ShmError>) -> bool {
