@@ -17,9 +17,7 @@ use wakering::{
     Backend, Driver, Endpoint, FaceBuilder, HandleBuilder, ShmError, SpscFace, SpscHandle,
 };
 
-pub mod attacker;
 pub mod child;
-pub mod crowd;
 pub mod held;
 pub mod raw_peer;
 pub mod roles;

@@ -14,8 +14,7 @@ use wakering::{
     CloseReason, Driver, Endpoint, Receiver, ShmError, SpscFace, TryRecvError, Violation,
 };
 
-use crate::common::attacker::{self, Attacker, BOTH, Ours};
-use crate::common::child::test_path;
+use super::attacker::{Attacker, BOTH, Ours};
 use crate::common::raw_peer::{CANCELLED, ENDS, JUMP, PACKET, TX_CLOSED};
 use crate::common::{PATIENCE, SMALL, eventually, on_both_backends, packet, pair, wait};
 
@@ -28,12 +27,6 @@ on_both_backends!(
     a_cancel_ends_a_batch_that_is_under_way,
     a_full_ring_arrives_whole_after_a_close,
 );
-
-#[test]
-#[ignore = "a second process, for a test to start"]
-fn child_that_goes_round() {
-    attacker::attack();
-}
 
 /// Empty packets that fit into the small ring.
 const MOST: usize = SMALL / 8;
@@ -114,7 +107,7 @@ fn is_endless(error: &ShmError) -> bool {
 
 /// An end whose peer has made a circle and then ended as `last` says, once that is known here.
 fn at_the_end_of(circle: &str, last: Last, driver: &Driver, ours: Ours) -> (Attacker, Endpoint) {
-    let mut attacker = Attacker::start(test_path!(child_that_goes_round));
+    let mut attacker = Attacker::start();
     let end = attacker.meet(driver, ours);
     attacker.say(circle);
     match last {
@@ -173,7 +166,7 @@ fn blocking_calls_find_the_end_if_nobody_runs_the_driver(driver: &Driver) {
     ];
     for ((name, way), ours) in WAYS.into_iter().zip(BOTH.into_iter().cycle()) {
         let idle = Driver::builder().backend(driver.backend()).build().unwrap();
-        let mut attacker = Attacker::start(test_path!(child_that_goes_round));
+        let mut attacker = Attacker::start();
         let end = match ours {
             Ours::Face => {
                 let face = attacker.next_name();
@@ -218,7 +211,7 @@ fn a_whole_end_receives_one_ring_after_the_end(driver: &Driver) {
 fn a_batch_from_a_ring_without_end_returns_and_hears_of_a_cancel(driver: &Driver) {
     for (circle, ours) in circles().iter().zip(BOTH.into_iter().cycle()) {
         for (by_us, blocking) in [(true, true), (true, false), (false, true), (false, false)] {
-            let mut attacker = Attacker::start(test_path!(child_that_goes_round));
+            let mut attacker = Attacker::start();
             let end = attacker.meet(driver, ours);
             attacker.say(circle);
             let canceller = end.canceller();

@@ -10,8 +10,7 @@ use wakering::{
     Violation,
 };
 
-use crate::common::attacker::{self, Attacker, BOTH, Honest};
-use crate::common::child::test_path;
+use super::attacker::{Attacker, BOTH, Honest};
 use crate::common::raw_peer::{ENDS, RX_CLOSED};
 use crate::common::{self, PATIENCE, number, on_both_backends, packet, wait};
 
@@ -26,19 +25,13 @@ on_both_backends!(
     a_peer_that_always_wants_to_be_woken_costs_a_wake_a_packet,
 );
 
-#[test]
-#[ignore = "a second process, for a test to start"]
-fn child_that_floods() {
-    attacker::attack();
-}
-
 const FLOOD: Option<CloseReason> = Some(CloseReason::Violation(Violation::WakeFlood));
 
 /// A channel under a flood of this kind for a while, in both roles, while a task receives.
 fn flooded(driver: &Driver, how: &str, judge: impl Fn(&Endpoint, &mut Attacker)) {
     let honest = Honest::start(driver);
     for ours in BOTH {
-        let mut attacker = Attacker::start(test_path!(child_that_floods));
+        let mut attacker = Attacker::start();
         let end = attacker.meet(driver, ours);
         // One packet before it, one that comes in the middle of it.
         attacker.say("send 1");
@@ -115,7 +108,7 @@ fn counting_our_bell_up_does_nothing(driver: &Driver) {
 fn a_flood_of_a_half_closed_channel_is_shut_out(driver: &Driver) {
     let honest = Honest::start(driver);
     for ours in BOTH {
-        let mut attacker = Attacker::start(test_path!(child_that_floods));
+        let mut attacker = Attacker::start();
         let end = attacker.meet(driver, ours);
         let at = ours.words().1 + ENDS;
         attacker.say(&format!("or32 {at:x} {RX_CLOSED:x}; ring"));
@@ -147,7 +140,7 @@ fn a_flood_of_a_half_closed_channel_is_shut_out(driver: &Driver) {
 fn a_flood_of_a_closed_end_is_no_burden(driver: &Driver) {
     let honest = Honest::start(driver);
     for ours in BOTH {
-        let mut attacker = Attacker::start(test_path!(child_that_floods));
+        let mut attacker = Attacker::start();
         let end = attacker.meet(driver, ours);
         end.close();
         attacker.say("flood bells 300");
@@ -169,7 +162,7 @@ fn a_blocked_thread_is_not_kept_busy_by_bare_wakes(driver: &Driver) {
     let honest = Honest::start(driver);
     // Nobody runs the driver of this end, so nobody counts its wakes either.
     let idle = Driver::builder().backend(driver.backend()).build().unwrap();
-    let mut attacker = Attacker::start(test_path!(child_that_floods));
+    let mut attacker = Attacker::start();
     let name = attacker.next_name();
     let face = SpscFace::builder().ring_bytes(common::SMALL).driver(&idle).create(&name).unwrap();
     attacker.order(&format!("connect {name}"));
@@ -198,7 +191,7 @@ fn a_peer_that_always_wants_to_be_woken_costs_a_wake_a_packet(driver: &Driver) {
     const COUNT: u64 = 20_000;
     let honest = Honest::start(driver);
     for ours in BOTH {
-        let mut attacker = Attacker::start(test_path!(child_that_floods));
+        let mut attacker = Attacker::start();
         let end = attacker.meet(driver, ours);
         attacker.order(&format!("insist; receive {COUNT:x}"));
         for n in 0..COUNT {

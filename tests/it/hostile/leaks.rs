@@ -5,18 +5,12 @@ use std::time::Duration;
 
 use wakering::{CloseReason, Driver, Endpoint};
 
-use crate::common::attacker::{self, Attacker, BOTH};
+use super::attacker::{Attacker, BOTH};
 use crate::common::child::{self, Child, test_path};
 use crate::common::raw_peer::{ENDS, HEAD, JUMP, PACKET};
 use crate::common::{self, eventually, fill, on_both_backends};
 
 on_both_backends!(hundreds_of_hostile_peers_leave_nothing_behind,);
-
-#[test]
-#[ignore = "a second process, for a test to start"]
-fn child_that_attacks() {
-    attacker::attack();
-}
 
 /// Descriptors, threads, mappings, and KiB of memory.
 fn held() -> [usize; 4] {
@@ -64,7 +58,7 @@ fn suffer(attacker: &mut Attacker, driver: &Driver, round: usize) {
 fn child_that_suffers() {
     let Some(arguments) = child::arguments() else { return };
     let driver = common::driver(child::backend(&arguments[0])).unwrap();
-    let mut attacker = Attacker::start(test_path!(child_that_attacks));
+    let mut attacker = Attacker::start();
     for round in 0..30 {
         suffer(&mut attacker, &driver, round);
     }

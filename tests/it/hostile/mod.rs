@@ -1,5 +1,7 @@
 //! A second process that breaks the rules, of the region or of the socket.
 
+mod attacker;
+mod crowd;
 mod endless_ring;
 mod floods;
 mod leaks;

@@ -6,8 +6,7 @@ use std::time::{Duration, Instant};
 
 use wakering::{CloseReason, Driver, Endpoint, ShmError};
 
-use crate::common::attacker::{self, Attacker, BOTH, Honest, Ours};
-use crate::common::child::test_path;
+use super::attacker::{Attacker, BOTH, Honest, Ours};
 use crate::common::raw_peer::{RECV, WAITING};
 use crate::common::{self, eventually, fill, join, number, on_both_backends, packet, wait};
 
@@ -20,12 +19,6 @@ on_both_backends!(
     two_thousand_blocked_threads_learn_of_the_end,
     what_is_sent_to_two_thousand_blocked_threads_arrives,
 );
-
-#[test]
-#[ignore = "a second process, for a test to start"]
-fn child_that_meddles() {
-    attacker::attack();
-}
 
 type Blocked = (std::thread::JoinHandle<Option<CloseReason>>, &'static str);
 
@@ -52,7 +45,7 @@ fn blocked(end: &Arc<Endpoint>) -> [Blocked; 2] {
 fn meddled(driver: &Driver, meddle: &str, end_it: fn(&mut Attacker, &Endpoint) -> CloseReason) {
     let honest = Honest::start(driver);
     for ours in BOTH {
-        let mut attacker = Attacker::start(test_path!(child_that_meddles));
+        let mut attacker = Attacker::start();
         let end = Arc::new(attacker.meet(driver, ours));
         let threads = blocked(&end);
         attacker.say(meddle);
@@ -83,7 +76,7 @@ fn a_thread_that_was_moved_to_another_word_learns_of_the_peers_death(driver: &Dr
 fn a_thread_behind_a_locked_bell_learns_of_a_cancel(driver: &Driver) {
     let honest = Honest::start(driver);
     for ours in BOTH {
-        let mut attacker = Attacker::start(test_path!(child_that_meddles));
+        let mut attacker = Attacker::start();
         let end = Arc::new(attacker.meet(driver, ours));
         // Whoever wakes the sleepers of a word meets the one who waits for the lock first, and
         // is told that this is no way to wake.
@@ -100,7 +93,7 @@ fn a_thread_behind_a_locked_bell_learns_of_a_cancel(driver: &Driver) {
 fn a_channel_whose_waits_were_moved_away_can_be_dropped(driver: &Driver) {
     let honest = Honest::start(driver);
     for ours in BOTH {
-        let mut attacker = Attacker::start(test_path!(child_that_meddles));
+        let mut attacker = Attacker::start();
         let end = attacker.meet(driver, ours);
         attacker.say("send 1");
         assert_eq!(number(&wait("recv", end.recv()).unwrap()), 0);
@@ -122,7 +115,7 @@ fn a_crowd_on_the_peers_bell_costs_little_to_wake(driver: &Driver) {
         return eprintln!("left out: {error}");
     }
     let honest = Honest::start(driver);
-    let mut attacker = Attacker::start(test_path!(child_that_meddles));
+    let mut attacker = Attacker::start();
     let end = attacker.meet(driver, Ours::Face);
     attacker.say(&format!("crowd {CROWD:x}"));
     let mut times = Vec::new();

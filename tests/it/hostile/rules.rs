@@ -11,8 +11,7 @@ use wakering::{
     Violation,
 };
 
-use crate::common::attacker::{self, Attacker, BOTH, Honest, Ours};
-use crate::common::child::test_path;
+use super::attacker::{Attacker, BOTH, Honest, Ours};
 use crate::common::raw_peer::{BELL, ENDS, HEAD, JUMP, PACKET, SNAPSHOT, TAKEN, WAITING, WANTS};
 use crate::common::{self, fill_with, number, on_both_backends, packet, wait};
 
@@ -29,17 +28,11 @@ on_both_backends!(
     a_hole_in_the_region_is_only_a_write,
 );
 
-#[test]
-#[ignore = "a second process, for a test to start"]
-fn child_that_attacks() {
-    attacker::attack();
-}
-
 /// Each encounter with a new channel, in both roles, beside an honest one.
 fn against_each(driver: &Driver, what: &str, test: impl Fn(&mut Attacker, Endpoint, Ours)) {
     let honest = Honest::start(driver);
     for ours in BOTH {
-        let mut attacker = Attacker::start(test_path!(child_that_attacks));
+        let mut attacker = Attacker::start();
         let end = attacker.meet(driver, ours);
         test(&mut attacker, end, ours);
     }

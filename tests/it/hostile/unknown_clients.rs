@@ -11,7 +11,7 @@ use rustix::fs::{MemfdFlags, Mode, OFlags, SealFlags};
 use rustix::net::SendFlags;
 use wakering::{Driver, ShmError, SpscFace, SpscHandle, SpscListener};
 
-use crate::common::attacker::Honest;
+use super::attacker::Honest;
 use crate::common::child::{self, Child, test_path};
 use crate::common::raw_peer::{self, Memory};
 use crate::common::{self, Dir, SMALL, eventually, on_both_backends, packet, wait};

@@ -1,7 +1,7 @@
 //! Thousands of waits on one bell, which only an io_uring can have.
 #![allow(unsafe_code, reason = "the waits of a crowd are the kernel's")]
 
-pub use imp::{expect_woken, gather};
+pub(super) use imp::{expect_woken, gather};
 
 // As in Cargo.toml.
 #[cfg(all(
@@ -27,7 +27,7 @@ mod imp {
     }
 
     /// So many waits on our bell.
-    pub fn gather(raw: &Raw, count: u64) {
+    pub(crate) fn gather(raw: &Raw, count: u64) {
         let mut ring: IoUring = IoUring::builder().setup_cqsize(1 << 16).build(4096).unwrap();
         let bell = raw.own32(raw_peer::BELL);
         // Nobody else counts it up yet.
@@ -45,7 +45,7 @@ mod imp {
     }
 
     /// So many of them at most were woken so far, and some.
-    pub fn expect_woken(most: usize) {
+    pub(crate) fn expect_woken(most: usize) {
         CROWD.with_borrow_mut(|ring| {
             let (ring, woken) = ring.as_mut().unwrap();
             // One for which the kernel had no memory was not.
@@ -68,11 +68,11 @@ mod imp {
 mod imp {
     use crate::common::raw_peer::Raw;
 
-    pub fn gather(_raw: &Raw, _count: u64) {
+    pub(crate) fn gather(_raw: &Raw, _count: u64) {
         unimplemented!("a build without io_uring");
     }
 
-    pub fn expect_woken(_most: usize) {
+    pub(crate) fn expect_woken(_most: usize) {
         unimplemented!("a build without io_uring");
     }
 }

@@ -11,14 +11,14 @@ use rustix::net::RecvFlags;
 use rustix::thread::futex;
 use wakering::{Driver, Endpoint, SpscFace, SpscHandle};
 
-use super::child::{self, Child};
 use super::crowd;
-use super::raw_peer::{self, Raw};
-use super::{Dir, PATIENCE, SMALL, number, packet, wait};
+use crate::common::child::{self, Child, test_path};
+use crate::common::raw_peer::{self, Raw};
+use crate::common::{self, Dir, PATIENCE, SMALL, number, packet, wait};
 
 /// The other process.
 #[derive(Debug)]
-pub struct Attacker {
+pub(super) struct Attacker {
     child: Child,
     dir: Dir,
     turn: u32,
@@ -26,16 +26,16 @@ pub struct Attacker {
 
 /// Which end the library has.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
-pub enum Ours {
+pub(super) enum Ours {
     Face,
     Handle,
 }
 
-pub const BOTH: [Ours; 2] = [Ours::Face, Ours::Handle];
+pub(super) const BOTH: [Ours; 2] = [Ours::Face, Ours::Handle];
 
 impl Ours {
     /// Where our words are in the region, and where the attacker's.
-    pub fn words(self) -> (usize, usize) {
+    pub(super) fn words(self) -> (usize, usize) {
         match self {
             Self::Face => (raw_peer::FACE, raw_peer::HANDLE),
             Self::Handle => (raw_peer::HANDLE, raw_peer::FACE),
@@ -44,19 +44,19 @@ impl Ours {
 }
 
 impl Attacker {
-    /// `child` is the ignored test that calls [`attack`].
-    pub fn start(child: &str) -> Self {
-        Self { child: Child::start(child, &[]), dir: Dir::new(), turn: 0 }
+    pub(super) fn start() -> Self {
+        let child = Child::start(test_path!(child_that_attacks), &[]);
+        Self { child, dir: Dir::new(), turn: 0 }
     }
 
     /// For a socket of its own.
-    pub fn next_name(&mut self) -> String {
+    pub(super) fn next_name(&mut self) -> String {
         self.turn += 1;
         self.dir.name(&self.turn.to_string())
     }
 
     /// Connects it to an end of ours, in the small ring.
-    pub fn meet(&mut self, driver: &Driver, ours: Ours) -> Endpoint {
+    pub(super) fn meet(&mut self, driver: &Driver, ours: Ours) -> Endpoint {
         let name = self.next_name();
         if ours == Ours::Face {
             let builder = SpscFace::builder().ring_bytes(SMALL).send_timeout(None);
@@ -75,28 +75,30 @@ impl Attacker {
     }
 
     /// Has it do something, and waits until it is done.
-    pub fn say(&mut self, order: &str) {
+    pub(super) fn say(&mut self, order: &str) {
         self.order(order);
         self.done();
     }
 
     /// Has it do something.
-    pub fn order(&mut self, order: &str) {
+    pub(super) fn order(&mut self, order: &str) {
         self.child.tell(order);
     }
 
-    pub fn kill(&mut self) {
+    pub(super) fn kill(&mut self) {
         self.child.kill();
     }
 
     /// Waits until it is done.
-    pub fn done(&mut self) {
+    pub(super) fn done(&mut self) {
         self.child.expect("ok");
     }
 }
 
-/// What the child does: orders, one a line, of steps between semicolons.
-pub fn attack() {
+/// Takes orders, one a line, of steps between semicolons.
+#[test]
+#[ignore = "a second process, for a test to start"]
+fn child_that_attacks() {
     if child::arguments().is_none() {
         return;
     }
@@ -277,15 +279,15 @@ fn flood(raw: &Raw, how: &str, time: Duration) {
 
 /// Round trips on a channel of its own, in the care of the same driver.
 #[derive(Debug)]
-pub struct Honest {
+pub(super) struct Honest {
     over: Arc<AtomicBool>,
     pings: JoinHandle<Vec<Duration>>,
     echo: JoinHandle<()>,
 }
 
 impl Honest {
-    pub fn start(driver: &Driver) -> Self {
-        let (face, handle) = super::pair(driver, SMALL);
+    pub(super) fn start(driver: &Driver) -> Self {
+        let (face, handle) = common::pair(driver, SMALL);
         let over = Arc::new(AtomicBool::new(false));
         let echo = std::thread::spawn(move || {
             while let Some(packet) = pollster::block_on(handle.recv()) {
@@ -309,10 +311,10 @@ impl Honest {
     }
 
     /// Ends it, and fails if a round trip took long. `what` went on meanwhile.
-    pub fn finish(self, what: &str) {
+    pub(super) fn finish(self, what: &str) {
         self.over.store(true, Ordering::Relaxed);
-        let mut times = super::join("the honest channel", self.pings);
-        super::join("the honest echo", self.echo);
+        let mut times = common::join("the honest channel", self.pings);
+        common::join("the honest echo", self.echo);
         times.sort_unstable();
         let count = times.len();
         let (median, p99, max) = (times[count / 2], times[count * 99 / 100], times[count - 1]);
