@@ -1,7 +1,7 @@
-//! The tests that share a process, a module for each theme.
+//! The tests that can share a process, one module for each theme.
 //!
-//! What changes its process, counts what the process holds or measures times has a binary of its own
-//! beside this one.
+//! Tests that change their process, count what it holds or measure times have their own binaries
+//! beside this one: `fork`, `limits`, `without_io_uring`, `kills`, `listener_churn` and `timing`.
 
 #[path = "../common/mod.rs"]
 mod common;

@@ -238,3 +238,15 @@ fn a_late_send_leaves_the_end_usable(driver: &Driver) {
         }
     });
 }
+
+#[test]
+#[should_panic(expected = "polled after it had returned")]
+fn a_send_that_has_failed_is_not_polled_again() {
+    let (face, _descriptor) =
+        SpscFace::builder().ring_bytes(SMALL).send_timeout(Some(Duration::ZERO)).pair().unwrap();
+    fill(&face);
+    let mut send = std::pin::pin!(face.send(packet(1, 8)));
+    let sent = wait("send", send.as_mut());
+    assert!(matches!(sent, Err(ShmError::TimedOut { sent: 0 })), "{sent:?}");
+    let _ = poll_once(send);
+}

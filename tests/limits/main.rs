@@ -1,13 +1,13 @@
-//! Descriptors, memory, threads, the disk of the sockets: when one of them is wanting, an error says so,
-//! nothing is left behind, and the process goes on when the want is over.
+//! Descriptors, memory, threads, the disk with the sockets: when one of them runs out, an error
+//! says so, nothing is left behind, and the process goes on when there is enough again.
 //!
 //! Limits are a process's own, so most of this happens in second processes.
 
 #[path = "../common/mod.rs"]
 mod common;
 mod descriptors;
-mod memory;
 mod disk;
+mod memory;
 mod threads;
 
 use common::{number, packet, wait};

@@ -1,7 +1,9 @@
-//! Tests that measure how long something takes: apart, so that they run beside few others.
+//! Tests that measure how long something takes. They have their own binary so that few tests run
+//! beside them.
 
 #[path = "../common/mod.rs"]
 mod common;
 
-mod fairness;
+mod budget;
 mod spin;
+mod starvation;

@@ -1,4 +1,4 @@
-//! Drivers, in each of the ways to run one.
+//! Drivers: the ways to run one, and what should not be done with one.
 
 mod block_on;
 mod drive;

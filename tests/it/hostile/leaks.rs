@@ -10,7 +10,7 @@ use crate::common::child::{self, Child, test_path};
 use crate::common::raw_peer::{ENDS, HEAD, JUMP, PACKET};
 use crate::common::{self, eventually, fill, on_both_backends};
 
-on_both_backends!(hundreds_of_hostile_peers_leave_nothing_behind,);
+on_both_backends!(hundreds_of_hostile_peers_leave_nothing_behind);
 
 /// Descriptors, threads, mappings, and KiB of memory.
 fn held() -> [usize; 4] {

@@ -1,4 +1,4 @@
-//! A second process that breaks the rules, of the region or of the socket.
+//! A second process that breaks the rules of the region or of the socket.
 
 mod attacker;
 mod crowd;

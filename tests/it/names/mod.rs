@@ -1,5 +1,15 @@
 //! Names: who serves one, who finds it, and who may.
 
+mod directory;
+mod foreign_servers;
 mod lookup;
 mod permissions;
 mod takeover;
+
+use wakering::{Driver, FaceBuilder, SpscFace};
+
+use crate::common::SMALL;
+
+fn face(driver: &Driver) -> FaceBuilder {
+    SpscFace::builder().ring_bytes(SMALL).driver(driver)
+}

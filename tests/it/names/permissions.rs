@@ -9,10 +9,9 @@ use std::path::Path;
 use std::sync::{Arc, Mutex};
 
 use rustix::fs::Mode;
-use wakering::{
-    DenialCause, Driver, FaceBuilder, PeerCredentials, ShmError, SpscFace, SpscHandle, SpscListener,
-};
+use wakering::{DenialCause, Driver, PeerCredentials, ShmError, SpscHandle, SpscListener};
 
+use super::face;
 use crate::common::child::{self, Child, test_path};
 use crate::common::{self, Dir, SMALL, connects, on_both_backends, wait};
 
@@ -29,10 +28,6 @@ on_both_backends!(
     a_name_is_taken_back_whatever_its_mode,
     a_socket_has_its_mode_whatever_the_umask,
 );
-
-fn face(driver: &Driver) -> FaceBuilder {
-    SpscFace::builder().ring_bytes(SMALL).driver(driver)
-}
 
 /// The error tells why, and of what.
 #[track_caller]

@@ -8,7 +8,7 @@ use wakering::{CloseReason, Driver, Endpoint, ShmError, SpscFace, SpscHandle, Sp
 use crate::common::child::{self, Child, test_path};
 use crate::common::{self, Dir, PATIENCE, SMALL, number, on_both_backends, packet, wait};
 
-on_both_backends!(one_of_the_engines_that_race_for_a_name_has_it,);
+on_both_backends!(one_of_the_engines_that_race_for_a_name_has_it);
 
 /// Takes the name as soon as it can be had, and serves until it is killed.
 #[test]

@@ -1,6 +1,24 @@
 //! Engines and applications in processes of their own.
 
 mod clocks;
+mod costs;
 mod forked_peers;
 mod peers;
 mod stopped_peers;
+
+use wakering::Endpoint;
+
+use crate::common::child::{self};
+use crate::common::roles::open;
+use crate::common::{self};
+
+/// The child's end, and what else it was told.
+fn as_child() -> Option<(Endpoint, Vec<String>)> {
+    let mut arguments = child::arguments()?;
+    let driver = common::driver(child::backend(&arguments[0])).unwrap();
+    let end = open(&driver, &arguments[1], &arguments[2]);
+    if arguments[1] == "engine" {
+        child::say("open");
+    }
+    Some((end, arguments.split_off(3)))
+}

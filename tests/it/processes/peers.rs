@@ -1,5 +1,4 @@
-//! An engine and its applications in processes of their own: what they exchange, and what one of
-//! them learns when the other dies.
+//! What an engine and an application exchange, and what one of them learns when the other dies.
 
 use std::fs;
 use std::path::Path;
@@ -8,10 +7,11 @@ use std::time::{Duration, Instant};
 
 use wakering::{CloseReason, Driver, Endpoint, ShmError, SpscFace, SpscHandle, TrySendError};
 
+use super::as_child;
 use crate::common::child::{self, Child, test_path};
-use crate::common::roles::{beside, open, open_with};
+use crate::common::roles::beside;
 use crate::common::{
-    self, Dir, PATIENCE, SMALL, eventually, fill, join, number, on_both_backends, packet, wait,
+    Dir, PATIENCE, SMALL, eventually, fill, join, number, on_both_backends, packet, wait,
 };
 
 on_both_backends!(
@@ -27,8 +27,6 @@ on_both_backends!(
     a_process_that_drops_its_end_has_not_died,
     an_orderly_end_of_one_direction_hides_no_death,
     the_name_of_a_killed_engine_can_be_taken_at_once,
-    an_idle_pair_uses_no_processor,
-    a_stream_makes_hardly_any_system_calls,
 );
 
 /// This process's end, and a child that has the other and does what `child` says.
@@ -37,17 +35,6 @@ fn with_child(driver: &Driver, child: &str, role: &str, more: &[&str]) -> (Endpo
     let (here, child) = beside(driver, role, &dir.name("face"), child, more);
     wait("both are connected", here.connected()).unwrap();
     (here, child, dir)
-}
-
-/// The child's end, and what else it was told.
-fn as_child() -> Option<(Endpoint, Vec<String>)> {
-    let mut arguments = child::arguments()?;
-    let driver = common::driver(child::backend(&arguments[0])).unwrap();
-    let end = open(&driver, &arguments[1], &arguments[2]);
-    if arguments[1] == "engine" {
-        child::say("open");
-    }
-    Some((end, arguments.split_off(3)))
 }
 
 #[test]
@@ -392,140 +379,6 @@ fn the_name_of_a_killed_engine_can_be_taken_at_once(driver: &Driver) {
     // Nothing is left but the lock.
     let left: Vec<_> = fs::read_dir(dir.path()).unwrap().map(|e| e.unwrap().file_name()).collect();
     assert_eq!(left, [".lock"]);
-}
-
-/// Parks in `recv` after one round trip, and says so.
-#[test]
-#[ignore = "a second process, for a test to start"]
-fn child_that_idles() {
-    let Some((end, more)) = as_child() else { return };
-    pollster::block_on(async {
-        if more[0] == "first" {
-            end.connected().await.unwrap();
-            end.send(packet(1, 8)).await.unwrap();
-            assert!(end.recv().await.is_some());
-        } else {
-            let packet = end.recv().await.unwrap();
-            end.send(packet).await.unwrap();
-        }
-        child::say("idle");
-        end.recv().await;
-    });
-}
-
-/// Ticks of processor time, and how often its threads went to sleep by themselves.
-fn usage(pid: u32) -> (u64, u64) {
-    let stat = fs::read_to_string(format!("/proc/{pid}/stat")).unwrap();
-    let fields: Vec<_> = stat.rsplit_once(')').unwrap().1.split_whitespace().collect();
-    let ticks = child::parsed::<u64>(fields[11]) + child::parsed::<u64>(fields[12]);
-    let mut sleeps = 0;
-    for task in fs::read_dir(format!("/proc/{pid}/task")).unwrap() {
-        let status = fs::read_to_string(task.unwrap().path().join("status")).unwrap();
-        let line = status.lines().find_map(|line| line.strip_prefix("voluntary_ctxt_switches:"));
-        sleeps += child::parsed::<u64>(line.unwrap().trim());
-    }
-    (ticks, sleeps)
-}
-
-fn an_idle_pair_uses_no_processor(driver: &Driver) {
-    let (dir, backend) = (Dir::new(), driver.backend().to_string());
-    let name = dir.name("face");
-    let mut engine =
-        Child::start(test_path!(child_that_idles), &[&backend, "engine", &name, "first"]);
-    engine.expect("open");
-    let arguments = [backend.as_str(), "application", &name, "second"];
-    let mut application = Child::start(test_path!(child_that_idles), &arguments);
-    for child in [&mut engine, &mut application] {
-        child.expect("idle");
-    }
-    let both = || (usage(engine.pid()), usage(application.pid()));
-    // The last of what they did may still be in the books.
-    std::thread::sleep(Duration::from_millis(300));
-    let before = both();
-    std::thread::sleep(Duration::from_secs(10));
-    let after = both();
-    for (before, after) in [(before.0, after.0), (before.1, after.1)] {
-        // A tick is sampled, and may be another's.
-        assert!(after.0 - before.0 <= 1, "{} ticks", after.0 - before.0);
-        assert!(after.1 - before.1 <= 1, "{} sleeps", after.1 - before.1);
-    }
-}
-
-const STREAM: u64 = 150_000;
-
-/// Sends or receives a stream without ever waiting but by looking again.
-#[test]
-#[ignore = "a second process, for a test to start"]
-fn child_in_a_busy_stream() {
-    let Some(arguments) = child::arguments() else { return };
-    let driver = common::driver(child::backend(&arguments[0])).unwrap();
-    let end = open_with(&driver, &arguments[1], &arguments[2], 1 << 20);
-    child::say("open");
-    if arguments[1] == "engine" {
-        for n in 0..STREAM {
-            let mut next = packet(n, 64);
-            while let Err(TrySendError::Full(back)) = end.try_send(next) {
-                next = back;
-                std::hint::spin_loop();
-            }
-        }
-        assert_eq!(end.recv_blocking(), None);
-    } else {
-        for n in 0..STREAM {
-            let received = loop {
-                if let Ok(packet) = end.try_recv() {
-                    break packet;
-                }
-                std::hint::spin_loop();
-            };
-            assert_eq!(number(&received), n);
-        }
-    }
-    let stats = end.stats();
-    assert_eq!(stats.wakes_sent, 0, "{stats:?}");
-    drop(end);
-    child::say("done");
-}
-
-fn a_stream_makes_hardly_any_system_calls(driver: &Driver) {
-    let (dir, backend) = (Dir::new(), driver.backend().to_string());
-    let name = dir.name("face");
-    let counts = dir.path().join("counts");
-    let tool = ["strace", "-f", "-c", "-o", counts.to_str().unwrap()];
-    let start = |tool: &[&str], role: &str| {
-        let arguments = [backend.as_str(), role, &name];
-        if tool.is_empty() {
-            Ok(Child::start(test_path!(child_in_a_busy_stream), &arguments))
-        } else {
-            Child::start_under(tool, test_path!(child_in_a_busy_stream), &arguments)
-        }
-    };
-    for traced in ["engine", "application"] {
-        let tool_for = |role| if role == traced { &tool[..] } else { &[] };
-        let mut children = Vec::new();
-        for role in ["engine", "application"] {
-            let mut child = match start(tool_for(role), role) {
-                Ok(child) => child,
-                Err(error) => {
-                    eprintln!("no strace here ({error}): system calls are not counted");
-                    return;
-                }
-            };
-            child.expect("open");
-            children.push(child);
-        }
-        for mut child in children.into_iter().rev() {
-            child.expect("done");
-            assert!(child.wait().success());
-        }
-        let table = fs::read_to_string(&counts).unwrap();
-        let total = table.lines().last().unwrap();
-        // "100.00  0.001234  3  412  40 total"
-        let calls: u64 = child::parsed(total.split_whitespace().nth(3).unwrap());
-        eprintln!("{backend}: {calls} system calls for {STREAM} packets in the {traced}");
-        // To start a process and a test in it takes a few hundred.
-        assert!(calls < STREAM / 100, "{table}");
-    }
 }
 
 /// Kept apart from the deadlines of the tests: a child that hangs must not outlive its parent.

@@ -7,6 +7,7 @@ use rustix::process::{Pid, Signal, kill_process};
 use wakering::{CloseReason, Driver, Endpoint, RecvTimeoutError, ShmError, SpscFace, SpscHandle};
 
 use crate::common::child::{self, Child, test_path};
+use crate::common::roles::other;
 use crate::common::{self, Dir, SMALL, eventually, fill, number, on_both_backends, packet, wait};
 
 on_both_backends!(
@@ -48,10 +49,6 @@ fn start(tool: &[&str], driver: &Driver, role: &str, name: &str) -> std::io::Res
         [] => Ok(Child::start(test_path!(child_that_echoes), &arguments)),
         tool => Child::start_under(tool, test_path!(child_that_echoes), &arguments),
     }
-}
-
-fn other(role: &str) -> &'static str {
-    if role == "engine" { "application" } else { "engine" }
 }
 
 /// Both ends, ours in this role.

@@ -1,0 +1,142 @@
+//! Sockets that answer, but not as an engine does.
+
+use std::os::fd::OwnedFd;
+use std::os::unix::net::{UnixDatagram, UnixListener};
+use std::time::{Duration, Instant};
+
+use rustix::net::{
+    AddressFamily, RecvFlags, SendFlags, SocketAddrUnix, SocketFlags, SocketType, accept, bind,
+    listen, recv, send, socket_with,
+};
+use wakering::{Driver, ShmError, SpscHandle};
+
+use crate::common::{Dir, PATIENCE, connects, connects_within, on_both_backends};
+
+on_both_backends!(
+    a_foreign_listener_is_a_version_mismatch,
+    a_hang_up_half_way_is_an_error,
+    silence_is_a_time_out,
+    a_full_backlog_is_a_time_out,
+);
+
+/// A listening socket of the right type, behind which is nothing of ours.
+fn impostor(name: &str, backlog: i32) -> OwnedFd {
+    let flags = SocketFlags::CLOEXEC;
+    let socket = socket_with(AddressFamily::UNIX, SocketType::SEQPACKET, flags, None).unwrap();
+    bind(&socket, &SocketAddrUnix::new(name).unwrap()).unwrap();
+    listen(&socket, backlog).unwrap();
+    socket
+}
+
+/// Connects, both ways, while an impostor does something with each connection.
+fn against(
+    driver: &Driver,
+    timeout: Duration,
+    action: impl Fn(OwnedFd) + Send,
+) -> [Result<SpscHandle, ShmError>; 2] {
+    let dir = Dir::new();
+    let name = dir.name("impostor");
+    let socket = impostor(&name, 8);
+    std::thread::scope(|scope| {
+        scope.spawn(move || {
+            for _ in 0..2 {
+                action(accept(&socket).unwrap());
+            }
+        });
+        connects_within(driver, &name, timeout)
+    })
+}
+
+fn hear(guest: &OwnedFd) {
+    let mut hello = [0; 64];
+    let (heard, _) = recv(guest, &mut hello, RecvFlags::empty()).unwrap();
+    assert_eq!(heard, 32);
+}
+
+fn a_foreign_listener_is_a_version_mismatch(driver: &Driver) {
+    let is_mismatch = |result: Result<SpscHandle, ShmError>, expected| match result {
+        Err(ShmError::VersionMismatch { ours, theirs }) => {
+            assert_eq!((ours, theirs), (1, expected))
+        }
+        other => panic!("{other:?}"),
+    };
+    // A stream, and datagrams.
+    let dir = Dir::new();
+    let name = dir.name("stream");
+    let _stream = UnixListener::bind(&name).unwrap();
+    for result in connects(driver, &name) {
+        is_mismatch(result, 0);
+    }
+    let name = dir.name("datagrams");
+    let _datagrams = UnixDatagram::bind(&name).unwrap();
+    for result in connects(driver, &name) {
+        is_mismatch(result, 0);
+    }
+    // What makes no sense; an answer of another version; a welcome without a region.
+    let answer = |version: u32, kind: u32, status: u32| {
+        let mut answer = *b"wakering________________________";
+        answer[8..].fill(0);
+        answer[8..12].copy_from_slice(&version.to_ne_bytes());
+        answer[12..16].copy_from_slice(&kind.to_ne_bytes());
+        answer[24..28].copy_from_slice(&status.to_ne_bytes());
+        answer.to_vec()
+    };
+    for (junk, theirs) in [
+        (b"220 mail.example.org ESMTP\r\n".to_vec(), 0),
+        (vec![0; 32], 0),
+        (vec![7; 4096], 0),
+        (answer(9, 2, 0), 9),
+        (answer(1, 2, 0), 0),
+        (answer(1, 2, 77), 0),
+        (answer(1, 1, 0), 0),
+    ] {
+        let results = against(driver, PATIENCE, |guest| {
+            hear(&guest);
+            send(&guest, &junk, SendFlags::NOSIGNAL).unwrap();
+        });
+        for result in results {
+            is_mismatch(result, theirs);
+        }
+    }
+}
+
+fn a_hang_up_half_way_is_an_error(driver: &Driver) {
+    let hang_ups: [fn(OwnedFd); 2] = [drop, |guest| hear(&guest)];
+    for hang_up in hang_ups {
+        for result in against(driver, PATIENCE, hang_up) {
+            match result {
+                Err(ShmError::Io { step: "handshake", .. }) => {}
+                other => panic!("{other:?}"),
+            }
+        }
+    }
+}
+
+fn silence_is_a_time_out(driver: &Driver) {
+    let timeout = Duration::from_millis(150);
+    let (tell, told) = std::sync::mpsc::channel::<OwnedFd>();
+    let begin = Instant::now();
+    // Neither hears nor answers, and keeps the line.
+    let results = against(driver, timeout, move |guest| tell.send(guest).unwrap());
+    let elapsed = begin.elapsed();
+    for result in results {
+        assert!(matches!(result, Err(ShmError::TimedOut { sent: 0 })), "{result:?}");
+    }
+    assert!(elapsed >= 2 * timeout && elapsed < PATIENCE, "{elapsed:?}");
+    drop(told);
+}
+
+fn a_full_backlog_is_a_time_out(driver: &Driver) {
+    let dir = Dir::new();
+    let name = dir.name("overrun");
+    // Nobody accepts, and there is room for few.
+    let _socket = impostor(&name, 0);
+    let timeout = Duration::from_millis(100);
+    let begin = Instant::now();
+    for _ in 0..3 {
+        for result in connects_within(driver, &name, timeout) {
+            assert!(matches!(result, Err(ShmError::TimedOut { sent: 0 })), "{result:?}");
+        }
+    }
+    assert!(begin.elapsed() >= 6 * timeout && begin.elapsed() < PATIENCE);
+}
