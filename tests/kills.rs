@@ -14,7 +14,7 @@ use bytes::{BufMut, Bytes};
 use common::child::{self, Child, test_path};
 use common::raw_peer::Memory;
 use common::roles::{beside, open};
-use common::{Dir, SMALL, eventually, join, number, on_both_backends, packet, wait};
+use common::{Dir, SMALL, eventually, join, length, number, on_both_backends, packet, wait};
 use rustix::event::{PollFd, PollFlags};
 use rustix::process::{Pid, PidfdFlags, pidfd_open};
 use wakering::{
@@ -70,10 +70,6 @@ fn now() -> u64 {
 ///
 /// In "full", neither side receives, and both senders sleep.
 const LOADS: [&str; 6] = ["stream", "batches", "grants", "batches of grants", "full", "idle"];
-
-fn length(n: u64) -> usize {
-    8 + usize::try_from(n * 389 % 1009).unwrap()
-}
 
 /// How far the victim has come, in memory that outlives it.
 struct Progress(Memory);

@@ -172,6 +172,12 @@ pub fn pair_of(
     (face, handle)
 }
 
+/// Two connected ends with these settings, which have no name.
+pub fn unnamed_pair(face: FaceBuilder, handle: HandleBuilder) -> (SpscFace, SpscHandle) {
+    let (face, descriptor) = face.pair().unwrap();
+    (face, handle.from_fd(descriptor).unwrap())
+}
+
 /// Both ways to connect, one after the other.
 pub fn connects(driver: &Driver, name: &str) -> [Result<SpscHandle, ShmError>; 2] {
     connects_within(driver, name, Duration::from_secs(20))
@@ -211,6 +217,16 @@ pub fn packet(number: u64, len: usize) -> Bytes {
 #[allow(clippy::cast_possible_truncation, reason = "any byte will do")]
 fn filler(number: u64, at: usize) -> u8 {
     (number as u8).wrapping_mul(31).wrapping_add((at as u8).wrapping_mul(7))
+}
+
+/// The length of packet `n`, where packets have all lengths that fit into the smallest ring.
+pub fn length(n: u64) -> usize {
+    8 + usize::try_from(n * 389 % 1009).unwrap()
+}
+
+/// The bytes of a record in the ring: a header of 8, and the packet, rounded up to 8.
+pub fn record_bytes(len: usize) -> usize {
+    8 + len.next_multiple_of(8)
 }
 
 /// The number of a packet, all of which was checked.

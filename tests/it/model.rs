@@ -9,7 +9,9 @@ use wakering::{
     CloseReason, Driver, Endpoint, Receiver, Sender, ShmError, TryRecvError, TrySendError,
 };
 
-use crate::common::{SMALL, number, on_both_backends, packet, pair_with_timeout, poll_once};
+use crate::common::{
+    SMALL, number, on_both_backends, packet, pair_with_timeout, poll_once, record_bytes,
+};
 
 on_both_backends!(both_ends_do_what_the_model_says);
 
@@ -85,13 +87,8 @@ struct Direction {
 impl Direction {
     /// Bytes that are taken, but for what a record that did not fit skipped at the ring's end.
     fn used(&self) -> usize {
-        self.queue.iter().map(|&(_, len)| record(len)).sum()
+        self.queue.iter().map(|&(_, len)| record_bytes(len)).sum()
     }
-}
-
-/// Bytes of a record: a header of 8, and the packet, rounded up to 8.
-fn record(len: usize) -> usize {
-    8 + len.next_multiple_of(8)
 }
 
 /// Both sides and what they should do.
@@ -130,15 +127,15 @@ impl Model {
 
     fn sent(&mut self, side: usize, len: usize) {
         let direction = &mut self.directions[side];
-        assert!(direction.used() + record(len) + 8 <= SMALL, "more than the ring holds");
+        assert!(direction.used() + record_bytes(len) + 8 <= SMALL, "more than the ring holds");
         direction.queue.push_back((direction.next, len));
         direction.next += 1;
     }
 
     /// Full is only what has no room, at the worst place in the ring.
     fn check_full(&self, side: usize, len: usize) {
-        let pads = 2 * record(1016);
-        assert!(self.directions[side].used() + pads + record(len) + 8 > SMALL, "has room");
+        let pads = 2 * record_bytes(1016);
+        assert!(self.directions[side].used() + pads + record_bytes(len) + 8 > SMALL, "has room");
     }
 
     fn check_received(&mut self, side: usize, packet: &Bytes) {

@@ -7,7 +7,7 @@ use bytes::Bytes;
 use wakering::{Driver, Endpoint, SpscFace, SpscHandle, Stats, TryRecvError};
 
 use crate::common::child::{self, Child, test_path};
-use crate::common::{self, PATIENCE, SMALL, join, on_both_backends, poll_once};
+use crate::common::{self, PATIENCE, SMALL, join, on_both_backends, poll_once, unnamed_pair};
 
 on_both_backends!(
     an_answer_that_comes_at_once_costs_no_system_call,
@@ -26,8 +26,8 @@ fn both_kinds(driver: &Driver) -> [Driver; 2] {
 
 /// Our end, with `cap` for spins, in the care of `driver`; the peer's in that of another.
 fn ends(driver: &Driver, cap: Duration) -> (Endpoint, Endpoint) {
-    let (face, descriptor) = SpscFace::builder().ring_bytes(SMALL).pair().unwrap();
-    let handle = SpscHandle::builder().spin(cap).driver(driver).from_fd(descriptor).unwrap();
+    let handle = SpscHandle::builder().spin(cap).driver(driver);
+    let (face, handle) = unnamed_pair(SpscFace::builder().ring_bytes(SMALL), handle);
     (handle.into(), face.into())
 }
 

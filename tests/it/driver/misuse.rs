@@ -17,7 +17,7 @@ use crate::common::running::{WAYS, running};
 use crate::common::woken::Woken;
 use crate::common::{
     Dir, PATIENCE, SMALL, eventually, fill, join, on_both_backends, packet, poll_once, poll_with,
-    wait,
+    unnamed_pair, wait,
 };
 
 on_both_backends!(
@@ -45,9 +45,8 @@ fn pair(driver: &Driver) -> (Endpoint, Endpoint) {
 }
 
 fn pair_on(face: &Driver, handle: &Driver) -> (Endpoint, Endpoint) {
-    let builder = SpscFace::builder().ring_bytes(SMALL).send_timeout(None).driver(face);
-    let (face, descriptor) = builder.pair().unwrap();
-    let handle = SpscHandle::builder().driver(handle).from_fd(descriptor).unwrap();
+    let face = SpscFace::builder().ring_bytes(SMALL).send_timeout(None).driver(face);
+    let (face, handle) = unnamed_pair(face, SpscHandle::builder().driver(handle));
     (face.into(), handle.into())
 }
 

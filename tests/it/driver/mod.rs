@@ -14,7 +14,7 @@ use std::time::{Duration, Instant};
 use rustix::event::{PollFd, PollFlags, Timespec, poll};
 use wakering::{Driver, Endpoint, PolledDriver, ShmError, SpscFace, SpscHandle};
 
-use crate::common::{PATIENCE, SMALL, number, packet};
+use crate::common::{PATIENCE, SMALL, number, packet, unnamed_pair};
 
 /// A driver of the same backend that runs by parks.
 fn parked(like: &Driver) -> Driver {
@@ -32,10 +32,8 @@ fn polled(like: &Driver) -> PolledDriver {
 
 /// Both ends of a channel, each in the care of its driver, without any spinning.
 fn ends(face: &Driver, handle: &Driver) -> (SpscFace, SpscHandle) {
-    let builder = SpscFace::builder().driver(face).ring_bytes(SMALL).spin(Duration::ZERO);
-    let (face, descriptor) = builder.pair().unwrap();
-    let builder = SpscHandle::builder().driver(handle).spin(Duration::ZERO);
-    (face, builder.from_fd(descriptor).unwrap())
+    let face = SpscFace::builder().driver(face).ring_bytes(SMALL).spin(Duration::ZERO);
+    unnamed_pair(face, SpscHandle::builder().driver(handle).spin(Duration::ZERO))
 }
 
 /// Whether the driver has something to do, at the latest after this time.

@@ -324,3 +324,19 @@ impl Honest {
         assert!(max < Duration::from_secs(2), "{what}: {max:?}");
     }
 }
+
+/// A new attacker against a new end of ours, in each role, beside an honest channel. `what` names the
+/// attack.
+pub(super) fn against_each(
+    driver: &Driver,
+    what: &str,
+    test: impl Fn(&mut Attacker, Endpoint, Ours),
+) {
+    let honest = Honest::start(driver);
+    for ours in BOTH {
+        let mut attacker = Attacker::start();
+        let end = attacker.meet(driver, ours);
+        test(&mut attacker, end, ours);
+    }
+    honest.finish(what);
+}

@@ -10,7 +10,7 @@ use wakering::{
     Violation,
 };
 
-use super::attacker::{Attacker, BOTH, Honest};
+use super::attacker::{Attacker, Honest, against_each};
 use crate::common::raw_peer::{ENDS, RX_CLOSED};
 use crate::common::{self, PATIENCE, number, on_both_backends, packet, wait};
 
@@ -29,10 +29,7 @@ const FLOOD: Option<CloseReason> = Some(CloseReason::Violation(Violation::WakeFl
 
 /// A channel under a flood of this kind for a while, in both roles, while a task receives.
 fn flooded(driver: &Driver, how: &str, judge: impl Fn(&Endpoint, &mut Attacker)) {
-    let honest = Honest::start(driver);
-    for ours in BOTH {
-        let mut attacker = Attacker::start();
-        let end = attacker.meet(driver, ours);
+    against_each(driver, &format!("flood of {how} on {}", driver.backend()), |attacker, end, _| {
         // One packet before it, one that comes in the middle of it.
         attacker.say("send 1");
         assert_eq!(number(&wait("recv", end.recv()).unwrap()), 0);
@@ -51,9 +48,8 @@ fn flooded(driver: &Driver, how: &str, judge: impl Fn(&Endpoint, &mut Attacker))
             }
         }
         attacker.done();
-        judge(&end, &mut attacker);
-    }
-    honest.finish(&format!("flood of {how} on {}", driver.backend()));
+        judge(&end, attacker);
+    });
 }
 
 /// Floods until the end is over. What counts is how often the driver was disturbed, and where it seldom
@@ -106,10 +102,7 @@ fn counting_our_bell_up_does_nothing(driver: &Driver) {
 }
 
 fn a_flood_of_a_half_closed_channel_is_shut_out(driver: &Driver) {
-    let honest = Honest::start(driver);
-    for ours in BOTH {
-        let mut attacker = Attacker::start();
-        let end = attacker.meet(driver, ours);
+    against_each(driver, "flood of a half-closed channel", |attacker, end, ours| {
         let at = ours.words().1 + ENDS;
         attacker.say(&format!("or32 {at:x} {RX_CLOSED:x}; ring"));
         assert!(wait("send", end.send(packet(0, 8))).is_err());
@@ -117,7 +110,6 @@ fn a_flood_of_a_half_closed_channel_is_shut_out(driver: &Driver) {
         // As long as it takes: see `flood_until_over`.
         let is_over = AtomicBool::new(false);
         thread::scope(|scope| {
-            let attacker = &mut attacker;
             scope.spawn(|| {
                 while !is_over.load(Ordering::Relaxed) {
                     attacker.say("flood bells 300");
@@ -133,23 +125,18 @@ fn a_flood_of_a_half_closed_channel_is_shut_out(driver: &Driver) {
         assert_eq!(end.finished(), Some(Err(FLOOD.unwrap())));
         assert_eq!(end.close_reason(), FLOOD);
         assert!(end.stats().wakes_received < 1000, "{:?}", end.stats());
-    }
-    honest.finish("flood of a half-closed channel");
+    });
 }
 
 fn a_flood_of_a_closed_end_is_no_burden(driver: &Driver) {
-    let honest = Honest::start(driver);
-    for ours in BOTH {
-        let mut attacker = Attacker::start();
-        let end = attacker.meet(driver, ours);
+    against_each(driver, "flood of a closed end", |attacker, end, ours| {
         end.close();
         attacker.say("flood bells 300");
         assert!(end.stats().wakes_received < 1000, "{:?}", end.stats());
         let end = attacker.meet(driver, ours);
         drop(end);
         attacker.say("flood bells 300");
-    }
-    honest.finish("flood of a closed end");
+    });
 }
 
 /// What this thread has used of the processor.
@@ -189,10 +176,7 @@ fn a_blocked_thread_is_not_kept_busy_by_bare_wakes(driver: &Driver) {
 
 fn a_peer_that_always_wants_to_be_woken_costs_a_wake_a_packet(driver: &Driver) {
     const COUNT: u64 = 20_000;
-    let honest = Honest::start(driver);
-    for ours in BOTH {
-        let mut attacker = Attacker::start();
-        let end = attacker.meet(driver, ours);
+    against_each(driver, "bits that are always set", |attacker, end, _| {
         attacker.order(&format!("insist; receive {COUNT:x}"));
         for n in 0..COUNT {
             wait("send", end.send(packet(n, 20))).unwrap();
@@ -201,6 +185,5 @@ fn a_peer_that_always_wants_to_be_woken_costs_a_wake_a_packet(driver: &Driver) {
         assert_eq!(end.close_reason(), None);
         let sent = end.stats().wakes_sent;
         assert!(sent <= 2 * COUNT + 100, "{sent}");
-    }
-    honest.finish("bits that are always set");
+    });
 }

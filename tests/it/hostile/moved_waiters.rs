@@ -6,7 +6,7 @@ use std::time::{Duration, Instant};
 
 use wakering::{CloseReason, Driver, Endpoint, ShmError};
 
-use super::attacker::{Attacker, BOTH, Honest, Ours};
+use super::attacker::{Attacker, Honest, Ours, against_each};
 use crate::common::raw_peer::{RECV, WAITING};
 use crate::common::{self, eventually, fill, join, number, on_both_backends, packet, wait};
 
@@ -43,20 +43,17 @@ fn blocked(end: &Arc<Endpoint>) -> [Blocked; 2] {
 
 /// What ends the channel while the threads sleep where the attacker wants them.
 fn meddled(driver: &Driver, meddle: &str, end_it: fn(&mut Attacker, &Endpoint) -> CloseReason) {
-    let honest = Honest::start(driver);
-    for ours in BOTH {
-        let mut attacker = Attacker::start();
-        let end = Arc::new(attacker.meet(driver, ours));
+    against_each(driver, meddle, |attacker, end, _| {
+        let end = Arc::new(end);
         let threads = blocked(&end);
         attacker.say(meddle);
-        let reason = end_it(&mut attacker, &end);
+        let reason = end_it(attacker, &end);
         let begin = Instant::now();
         for (thread, what) in threads {
             assert_eq!(join(what, thread), Some(reason), "{what}");
         }
         assert!(begin.elapsed() < Duration::from_secs(3), "{:?}", begin.elapsed());
-    }
-    honest.finish(meddle);
+    });
 }
 
 fn a_thread_that_was_moved_to_another_word_learns_of_a_cancel(driver: &Driver) {
@@ -74,10 +71,8 @@ fn a_thread_that_was_moved_to_another_word_learns_of_the_peers_death(driver: &Dr
 }
 
 fn a_thread_behind_a_locked_bell_learns_of_a_cancel(driver: &Driver) {
-    let honest = Honest::start(driver);
-    for ours in BOTH {
-        let mut attacker = Attacker::start();
-        let end = Arc::new(attacker.meet(driver, ours));
+    against_each(driver, "a bell that is a lock", |attacker, end, _| {
+        let end = Arc::new(end);
         // Whoever wakes the sleepers of a word meets the one who waits for the lock first, and
         // is told that this is no way to wake.
         attacker.say("lock");
@@ -86,15 +81,11 @@ fn a_thread_behind_a_locked_bell_learns_of_a_cancel(driver: &Driver) {
         for (thread, what) in threads {
             assert_eq!(join(what, thread), Some(CloseReason::Cancelled), "{what}");
         }
-    }
-    honest.finish("a bell that is a lock");
+    });
 }
 
 fn a_channel_whose_waits_were_moved_away_can_be_dropped(driver: &Driver) {
-    let honest = Honest::start(driver);
-    for ours in BOTH {
-        let mut attacker = Attacker::start();
-        let end = attacker.meet(driver, ours);
+    against_each(driver, "waits that were moved away", |attacker, end, ours| {
         attacker.say("send 1");
         assert_eq!(number(&wait("recv", end.recv()).unwrap()), 0);
         attacker.say("steal 30");
@@ -104,8 +95,7 @@ fn a_channel_whose_waits_were_moved_away_can_be_dropped(driver: &Driver) {
         let end = attacker.meet(driver, ours);
         attacker.say("send 1");
         assert_eq!(number(&wait("recv", end.recv()).unwrap()), 0);
-    }
-    honest.finish("waits that were moved away");
+    });
 }
 
 fn a_crowd_on_the_peers_bell_costs_little_to_wake(driver: &Driver) {

@@ -11,7 +11,7 @@ use wakering::{
     Violation,
 };
 
-use super::attacker::{Attacker, BOTH, Honest, Ours};
+use super::attacker::{Attacker, Ours, against_each};
 use crate::common::raw_peer::{BELL, ENDS, HEAD, JUMP, PACKET, SNAPSHOT, TAKEN, WAITING, WANTS};
 use crate::common::{self, fill_with, number, on_both_backends, packet, wait};
 
@@ -27,17 +27,6 @@ on_both_backends!(
     what_is_taken_back_after_it_was_published_is_a_packet_or_none,
     a_hole_in_the_region_is_only_a_write,
 );
-
-/// Each encounter with a new channel, in both roles, beside an honest one.
-fn against_each(driver: &Driver, what: &str, test: impl Fn(&mut Attacker, Endpoint, Ours)) {
-    let honest = Honest::start(driver);
-    for ours in BOTH {
-        let mut attacker = Attacker::start();
-        let end = attacker.meet(driver, ours);
-        test(&mut attacker, end, ours);
-    }
-    honest.finish(what);
-}
 
 /// The attacker goes on to another end of ours in the same role.
 fn again(attacker: &mut Attacker, driver: &Driver, ours: Ours) -> Endpoint {

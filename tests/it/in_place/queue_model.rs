@@ -10,7 +10,7 @@ use proptest::prelude::{Just, ProptestConfig, Strategy, prop_oneof, proptest};
 use wakering::{Driver, Packet, Receiver, Sender, TryReserveError};
 
 use super::{lend, small_halves};
-use crate::common::{SMALL, number, on_both_backends, packet, poll_once};
+use crate::common::{SMALL, number, on_both_backends, packet, poll_once, record_bytes};
 
 on_both_backends!(the_halves_do_what_a_queue_does);
 
@@ -86,11 +86,6 @@ fn step() -> impl Strategy<Value = Step> {
     ]
 }
 
-/// Bytes of a record: a header of 8, and the packet, rounded up to 8.
-fn record(len: usize) -> usize {
-    8 + len.next_multiple_of(8)
-}
-
 /// Both halves and the queue that they should be like.
 struct Model {
     tx: Sender,
@@ -119,8 +114,8 @@ impl Model {
     }
 
     fn used(&self) -> usize {
-        let kept = self.kept.iter().map(|&(_, len, _)| record(len)).sum::<usize>();
-        kept + self.queue.iter().map(|&(_, len)| record(len)).sum::<usize>()
+        let kept = self.kept.iter().map(|&(_, len, _)| record_bytes(len)).sum::<usize>();
+        kept + self.queue.iter().map(|&(_, len)| record_bytes(len)).sum::<usize>()
     }
 
     /// What nobody reads any more is given back, up to the oldest that somebody reads.
@@ -143,8 +138,8 @@ impl Model {
 
     /// Full is only what has no room, at the worst place in the ring.
     fn check_full(&self, len: usize) {
-        let pads = 2 * record(1016);
-        assert!(self.used() + pads + record(len) + 8 > SMALL, "has room");
+        let pads = 2 * record_bytes(1016);
+        assert!(self.used() + pads + record_bytes(len) + 8 > SMALL, "has room");
     }
 
     fn send(&mut self, step: &Step) {

@@ -5,7 +5,7 @@ use wakering::{CloseReason, Driver, Endpoint, SpscFace, SpscHandle};
 
 use crate::common::child::{self, Child, test_path};
 use crate::common::raw_peer::{self, End, Raw};
-use crate::common::{Dir, SMALL, join, number, on_both_backends, packet, wait};
+use crate::common::{Dir, SMALL, join, length, number, on_both_backends, packet, wait};
 
 on_both_backends!(
     what_is_sent_to_an_independent_end_comes_back,
@@ -54,11 +54,6 @@ fn child_that_was_written_from_the_page() {
         End::Cancelled => "cancelled",
         End::Died => "died",
     });
-}
-
-/// Of packet `n`: all lengths, in no order.
-fn length(n: u64) -> usize {
-    8 + usize::try_from(n * 389 % 1009).unwrap()
 }
 
 /// An end of ours, for each role and each way in which the other may sleep.

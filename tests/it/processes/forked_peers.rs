@@ -8,8 +8,9 @@ use std::process::{Command, Stdio};
 use std::sync::Arc;
 use std::time::Instant;
 
-use wakering::{CloseReason, Driver, Endpoint, RecvTimeoutError, ShmError, SpscFace, SpscHandle};
+use wakering::{CloseReason, Driver, Endpoint, RecvTimeoutError, SpscFace, SpscHandle};
 
+use super::{recv_reason, send_reason};
 use crate::common::child::{self, Child, test_path};
 use crate::common::roles::{beside, open};
 use crate::common::{
@@ -121,18 +122,6 @@ fn with_child(driver: &Driver, role: &str, count: u64, run: bool) -> (Endpoint, 
     }
     child.expect("ready");
     (end, child, dir)
-}
-
-fn recv_reason(end: &Endpoint, received: Option<impl Sized>) -> Option<CloseReason> {
-    assert!(received.is_none());
-    end.close_reason()
-}
-
-fn send_reason(sent: Result<(), ShmError>) -> Option<CloseReason> {
-    match sent {
-        Err(ShmError::Closed { reason, .. }) => Some(reason),
-        _ => None,
-    }
 }
 
 /// A call that waits for the peer, and whether for room.

@@ -6,11 +6,10 @@ mod forked_peers;
 mod peers;
 mod stopped_peers;
 
-use wakering::Endpoint;
+use wakering::{CloseReason, Endpoint, ShmError};
 
-use crate::common::child::{self};
 use crate::common::roles::open;
-use crate::common::{self};
+use crate::common::{self, child};
 
 /// The child's end, and what else it was told.
 fn as_child() -> Option<(Endpoint, Vec<String>)> {
@@ -21,4 +20,18 @@ fn as_child() -> Option<(Endpoint, Vec<String>)> {
         child::say("open");
     }
     Some((end, arguments.split_off(3)))
+}
+
+/// Why a receive returned nothing.
+fn recv_reason(end: &Endpoint, received: Option<impl Sized>) -> Option<CloseReason> {
+    assert!(received.is_none());
+    end.close_reason()
+}
+
+/// Why a send failed because the channel ended.
+fn send_reason(sent: Result<(), ShmError>) -> Option<CloseReason> {
+    match sent {
+        Err(ShmError::Closed { reason, .. }) => Some(reason),
+        _ => None,
+    }
 }

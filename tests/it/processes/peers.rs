@@ -7,7 +7,7 @@ use std::time::{Duration, Instant};
 
 use wakering::{CloseReason, Driver, Endpoint, ShmError, SpscFace, SpscHandle, TrySendError};
 
-use super::as_child;
+use super::{as_child, recv_reason, send_reason};
 use crate::common::child::{self, Child, test_path};
 use crate::common::roles::beside;
 use crate::common::{
@@ -203,18 +203,6 @@ fn measure_kills(
     // The figure above is the promise, on a machine that does nothing else. On a busy one, a process
     // waits for its turn; what must not be is a wait for some timer.
     assert!(median < Duration::from_millis(100), "{delays:?}");
-}
-
-fn send_reason(result: Result<(), ShmError>) -> Option<CloseReason> {
-    match result {
-        Err(ShmError::Closed { reason, .. }) => Some(reason),
-        _ => None,
-    }
-}
-
-fn recv_reason(end: &Endpoint, received: Option<impl Sized>) -> Option<CloseReason> {
-    assert!(received.is_none());
-    end.close_reason()
 }
 
 fn a_killed_peer_is_noticed_in_recv(driver: &Driver) {

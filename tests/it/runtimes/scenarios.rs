@@ -26,7 +26,7 @@ use futures::future::{BoxFuture, join_all};
 use futures::{FutureExt, Sink, SinkExt, StreamExt};
 use wakering::{CloseReason, Driver, Endpoint, ShmError, SpscFace, SpscHandle, SpscListener};
 
-use crate::common::{Dir, SMALL, fill, number, packet};
+use crate::common::{Dir, SMALL, fill, number, packet, unnamed_pair};
 
 pub(crate) type Task = BoxFuture<'static, ()>;
 
@@ -127,10 +127,10 @@ fn pair(driver: &Driver) -> (Endpoint, Endpoint) {
 }
 
 fn pair_with_timeout(driver: &Driver, timeout: Option<Duration>) -> (Endpoint, Endpoint) {
-    let builder = SpscFace::builder().ring_bytes(SMALL).send_timeout(timeout).driver(driver);
-    let (face, descriptor) = builder.pair().unwrap();
-    let handle = SpscHandle::builder().send_timeout(timeout).driver(driver).from_fd(descriptor);
-    (face.into(), handle.unwrap().into())
+    let face = SpscFace::builder().ring_bytes(SMALL).send_timeout(timeout).driver(driver);
+    let handle = SpscHandle::builder().send_timeout(timeout).driver(driver);
+    let (face, handle) = unnamed_pair(face, handle);
+    (face.into(), handle.into())
 }
 
 /// Sends and receives at once, on the whole end.

@@ -3,7 +3,7 @@
 use std::sync::Arc;
 
 use bytes::Bytes;
-use futures::stream::{self};
+use futures::stream;
 use futures::{Sink, SinkExt, Stream, StreamExt, TryStreamExt};
 use wakering::{CloseReason, Driver, Endpoint, ShmError};
 
