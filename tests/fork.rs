@@ -2,6 +2,7 @@
 #![allow(unsafe_code, reason = "fork is unsafe, and no crate here declares it")]
 
 use std::io::{Read, Write};
+use std::os::fd::OwnedFd;
 use std::os::unix::net::UnixStream;
 use std::panic::{AssertUnwindSafe, catch_unwind};
 use std::path::{Path, PathBuf};
@@ -11,10 +12,14 @@ use std::thread;
 use std::time::{Duration, Instant};
 
 use bytes::{BufMut, Bytes};
+use rustix::fs::{FlockOperation, flock};
+use rustix::io::{Errno, retry_on_intr};
+use rustix::net::sockopt::Timeout;
+use rustix::net::{self, AddressFamily, RecvFlags, SocketAddrUnix, SocketType};
 use rustix::process::{Pid, Signal, WaitOptions, kill_process, waitpid};
 use wakering::{
-    Backend, Canceller, CloseReason, Driver, Endpoint, PolledDriver, RecvTimeoutError, ShmError,
-    SpscFace, SpscHandle, SpscListener, TryRecvError, TrySendError,
+    Backend, Canceller, CloseReason, Driver, Endpoint, Grant, Packet, PolledDriver,
+    RecvTimeoutError, ShmError, SpscFace, SpscHandle, SpscListener, TryRecvError, TrySendError,
 };
 
 const DEADLINE: Duration = Duration::from_secs(20);
@@ -24,6 +29,7 @@ const DEADLINE: Duration = Duration::from_secs(20);
 unsafe extern "C" {
     safe fn fork() -> i32;
     safe fn _exit(code: i32) -> !;
+    safe fn unshare(flags: i32) -> i32;
 }
 
 /// Forks; in the child, runs `work` and ends with whether it went well.
@@ -283,6 +289,122 @@ fn a_child_takes_no_name_away() {
     drop((face, listener));
 }
 
+/// Enters a new PID namespace by its next child; as a user without rights in a user namespace of its
+/// own. `false` if the machine does not let us.
+fn enter_pid_namespace() -> bool {
+    const NEWUSER: i32 = 0x1000_0000;
+    const NEWPID: i32 = 0x2000_0000;
+    let user = rustix::process::geteuid().as_raw();
+    unshare(NEWPID) == 0
+        || (unshare(NEWUSER | NEWPID) == 0
+            && std::fs::write("/proc/thread-self/uid_map", format!("{user} {user} 1")).is_ok())
+}
+
+/// Both are process 1, each of its own namespace.
+#[test]
+fn a_child_with_its_parents_process_id_takes_no_name_away() {
+    let directory = Directory::new("namespace");
+    let name = directory.name("face");
+    expect_success(in_child(|| {
+        if !enter_pid_namespace() {
+            return eprintln!("left out: this machine gives no PID namespace");
+        }
+        expect_success(in_child(|| {
+            assert_eq!(std::process::id(), 1);
+            let driver = Driver::new().unwrap();
+            let face = SpscFace::builder().driver(&driver).create(&name).unwrap();
+            assert!(enter_pid_namespace());
+            expect_success(in_child(|| {
+                assert_eq!(std::process::id(), 1);
+                drop(copy(&face));
+            }));
+            assert!(Path::new(&name).exists(), "the child unlinked it");
+        }));
+    }));
+}
+
+/// A connection that says nothing.
+fn connect_in_silence(name: &str) -> OwnedFd {
+    let socket = net::socket(AddressFamily::UNIX, SocketType::SEQPACKET, None).unwrap();
+    net::connect(&socket, &SocketAddrUnix::new(name).unwrap()).unwrap();
+    net::sockopt::set_socket_timeout(&socket, Timeout::Recv, Some(DEADLINE)).unwrap();
+    socket
+}
+
+#[test]
+fn a_child_that_lives_on_keeps_no_name_of_a_dropped_engine() {
+    for backend in backends() {
+        let directory = Directory::new(&format!("kept-{backend}"));
+        let name = directory.name("face");
+        let driver = Driver::builder().backend(backend).build().unwrap();
+        let face = SpscFace::builder().driver(&driver).create(&name).unwrap();
+        let guest = connect_in_silence(&name);
+        for _ in 0..5 {
+            driver.park(Some(Duration::ZERO)).unwrap();
+        }
+        let in_backlog = connect_in_silence(&name);
+        let (mut told, mut tells) = UnixStream::pair().unwrap();
+        told.set_read_timeout(Some(3 * DEADLINE)).unwrap();
+        let child = in_child(|| told.read_exact(&mut [0]).unwrap());
+        // As if another engine took a name of the directory at this moment: the file stays.
+        let lock = std::fs::File::open(directory.name(".lock")).unwrap();
+        flock(&lock, FlockOperation::LockExclusive).unwrap();
+        drop(face);
+        drop(lock);
+        assert!(Path::new(&name).exists());
+        for (socket, which) in [(guest, "guest"), (in_backlog, "backlog")] {
+            let received = retry_on_intr(|| net::recv(&socket, &mut [0; 8], RecvFlags::empty()));
+            // Reset, if it is the listening socket that the kernel closes.
+            let is_over = matches!(received, Ok((0, _)) | Err(Errno::CONNRESET));
+            assert!(is_over, "{which}: {received:?}");
+        }
+        let refused = SpscHandle::connect(&name).map(drop);
+        assert!(matches!(refused, Err(ShmError::NotFound { .. })), "{refused:?}");
+        drop(SpscFace::builder().driver(&driver).create(&name).unwrap());
+        tells.write_all(&[1]).unwrap();
+        expect_success(child);
+    }
+}
+
+/// The engine has answered by the fork, or answers when the child is gone.
+#[test]
+fn a_child_that_drops_a_handshake_under_way_leaves_it_alone() {
+    for (backend, is_answered) in backends().into_iter().flat_map(|b| [(b, false), (b, true)]) {
+        let directory = Directory::new(&format!("handshake-{backend}-{is_answered}"));
+        let name = directory.name("face");
+        let make = || Driver::builder().backend(backend).build().unwrap();
+        let look = |driver: &Driver| driver.park(Some(Duration::ZERO)).unwrap();
+        let (engine, application) = (make(), make());
+        let face = SpscFace::builder().driver(&engine).create(&name).unwrap();
+        let builder = SpscHandle::builder().driver(&application).connect_timeout(DEADLINE);
+        let mut connected = Box::pin(builder.connect_async(&name));
+        let mut cx = std::task::Context::from_waker(std::task::Waker::noop());
+        assert!(connected.as_mut().poll(&mut cx).is_pending());
+        // From here on the driver has the handshake in its table.
+        look(&application);
+        if is_answered {
+            (0..5).for_each(|_| look(&engine));
+            assert!(face.is_connected());
+        }
+        expect_success(in_child(|| {
+            drop(copy(&connected));
+            drop(copy(&application));
+        }));
+        let begun = Instant::now();
+        let handle = loop {
+            look(&engine);
+            look(&application);
+            if let Poll::Ready(connected) = connected.as_mut().poll(&mut cx) {
+                break connected.unwrap();
+            }
+            assert!(begun.elapsed() < DEADLINE, "the engine does not answer");
+        };
+        let (face, handle) = (face.into(), handle.into());
+        ping_pong(&face, &handle, &|| [&engine, &application].into_iter().for_each(look));
+        assert_eq!((face.close_reason(), handle.close_reason()), (None, None));
+    }
+}
+
 #[test]
 fn a_child_and_its_child_have_drivers_of_their_own() {
     fn use_the_default() {
@@ -358,6 +480,54 @@ fn what_lies_in_the_ring_stays_the_parents() {
     assert_eq!(rx.try_recv().unwrap(), "parent's");
     assert_eq!(rx.try_recv(), Err(TryRecvError::Empty));
     assert_eq!(tx.free_bytes(), all);
+}
+
+/// The parent has committed its grant and sent more before the child writes by its copy.
+#[test]
+fn a_child_writes_nothing_by_its_parents_grant() {
+    type Write = fn(&mut Grant<'_>, &Packet<'_>);
+    let ways: [(&str, Write); 5] = [
+        ("put_slice", |grant, _| grant.put_slice(&[0xff; 60])),
+        ("put", |grant, _| grant.put(&[0xff; 60][..])),
+        ("put_bytes", |grant, _| grant.put_bytes(0xff, 60)),
+        ("put_packet", |grant, packet| grant.put_packet(packet)),
+        ("chunk_mut", |grant, _| {
+            assert_eq!(grant.chunk_mut().len(), 94);
+            grant.chunk_mut()[..60].copy_from_slice(&[0xff; 60]);
+            // SAFETY: so many were written.
+            unsafe { grant.advance_mut(60) };
+        }),
+    ];
+    for (way, write) in ways {
+        let (other_face, descriptor) = SpscFace::pair().unwrap();
+        let other_handle = SpscHandle::from_fd(descriptor).unwrap();
+        other_face.try_send(vec![0xff; 60].into()).unwrap();
+        let (_other_tx, mut other_rx) = other_handle.into_split();
+        let packet = other_rx.try_recv_ref().unwrap();
+        let (face, descriptor) = SpscFace::builder().ring_bytes(4096).pair().unwrap();
+        let handle = SpscHandle::from_fd(descriptor).unwrap();
+        let ((mut tx, _their_rx), (_their_tx, mut rx)) = (face.into_split(), handle.into_split());
+        let mut grant = tx.try_reserve(100).unwrap();
+        grant.put_slice(b"parent");
+        let (mut told, mut tells) = UnixStream::pair().unwrap();
+        told.set_read_timeout(Some(3 * DEADLINE)).unwrap();
+        let child = in_child(|| {
+            told.read_exact(&mut [0]).unwrap();
+            let mut grant = copy(&grant);
+            write(&mut grant, &packet);
+            assert_eq!((grant.len(), grant.remaining_mut()), (66, 34));
+            let too_much = AssertUnwindSafe(|| grant.put_bytes(0xff, 35));
+            assert!(catch_unwind(too_much).is_err());
+            assert!(is_forked(grant.commit()));
+        });
+        grant.commit().unwrap();
+        tx.try_send("second".into()).unwrap();
+        tells.write_all(&[1]).unwrap();
+        expect_success(child);
+        assert_eq!(rx.try_recv().as_deref(), Ok(&b"parent"[..]), "{way}");
+        assert_eq!(rx.try_recv().as_deref(), Ok(&b"second"[..]), "{way}");
+        assert_eq!(rx.try_recv(), Err(TryRecvError::Empty), "{way}");
+    }
 }
 
 /// A panic there, or a drop that is to cancel, is the child's own affair.

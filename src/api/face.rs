@@ -13,7 +13,7 @@ use crate::driver::{Binding, Source};
 use crate::error::ShmError;
 use crate::rendezvous::credentials::PeerCredentials;
 use crate::rendezvous::lifeline::Lifeline;
-use crate::rendezvous::{Desk, Host, Refusal};
+use crate::rendezvous::{Acceptor, Host, Refusal};
 use crate::sys::fork::ProcessLock;
 
 /// The engine's end of a channel, found by its name.
@@ -45,17 +45,17 @@ use crate::sys::fork::ProcessLock;
 pub struct SpscFace(pub(crate) Endpoint);
 
 impl SpscFace {
-    /// A face that receives its handle at `desk`.
+    /// A face that receives its handle at `acceptor`.
     pub(super) fn open(
         endpoint: Endpoint,
         file: OwnedFd,
-        desk: Desk,
+        acceptor: Acceptor,
         driver: &Binding,
     ) -> Result<Self, ShmError> {
         let channel = endpoint.channel();
         let file = ProcessLock::new(Some(file));
         let host = FaceHost { channel: Arc::downgrade(channel), file };
-        let serving = Serving::start(desk, host, driver)?;
+        let serving = Serving::start(acceptor, host, driver)?;
         channel.keep(Box::new(EndsWithFace(serving)));
         Ok(Self(endpoint))
     }

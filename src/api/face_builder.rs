@@ -8,7 +8,7 @@ use super::listener::SpscListener;
 use super::options::{CommonOptions, common_options};
 use crate::error::ShmError;
 use crate::rendezvous::credentials::{Allow, PeerCredentials};
-use crate::rendezvous::{self, BoundSocket, Desk, Name};
+use crate::rendezvous::{self, Acceptor, ListenerSocket, Name};
 use crate::shm::layout::Geometry;
 use crate::shm::region::Region;
 
@@ -93,8 +93,8 @@ impl FaceBuilder {
         let config = self.config()?;
         // Before the name: an application that finds the socket finds a face.
         let (endpoint, file) = config.make()?;
-        let desk = Desk::new(BoundSocket::bind(&name, self.mode)?, self.allow);
-        SpscFace::open(endpoint, file, desk, &config.driver)
+        let acceptor = Acceptor::new(ListenerSocket::bind(&name, self.mode)?, self.allow);
+        SpscFace::open(endpoint, file, acceptor, &config.driver)
     }
 
     /// Serves any number of applications under one name, with a face of these settings for each.
@@ -106,8 +106,8 @@ impl FaceBuilder {
         let config = self.config()?;
         // Before the name: an application that finds the socket could not be served.
         Region::check_limit(config.geometry)?;
-        let desk = Desk::new(BoundSocket::bind(&name, self.mode)?, self.allow);
-        SpscListener::open(desk, config)
+        let acceptor = Acceptor::new(ListenerSocket::bind(&name, self.mode)?, self.allow);
+        SpscListener::open(acceptor, config)
     }
 
     /// Creates a face without a name, and the descriptor that is its other end: see
@@ -145,7 +145,8 @@ impl SpscFace {
     ///
     /// Both sides have to find the socket by the same mount, or by bind mounts of one file system:
     /// a socket that is seen through another file system, as FUSE's or an overlay's, is one that
-    /// nobody listens on. `WAKERING_DIR`, and the directory of a path, must not be a symbolic link;
+    /// nobody listens on. On a network file system that two hosts mount, each takes the other's
+    /// engine for one that has died. `WAKERING_DIR`, and the directory of a path, must not be a symbolic link;
     /// one further up may be.
     ///
     /// Cleaners of temporary directories leave the socket of a living engine alone, as

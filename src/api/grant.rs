@@ -110,6 +110,9 @@ impl<'a> Grant<'a> {
     #[inline]
     pub fn put_packet(&mut self, packet: &Packet<'_>) {
         let at = self.make_way(packet.len());
+        if self.is_forked() {
+            return;
+        }
         self.tx.memory().copy_across(at, packet.memory(), packet.offset(), packet.len());
     }
 
@@ -125,6 +128,13 @@ impl<'a> Grant<'a> {
     pub fn commit(self) -> Result<(), ShmError> {
         let Self { tx, claim, written, withheld } = self;
         tx.commit(claim, written, withheld).map_err(|reason| ShmError::Closed { reason, sent: 0 })
+    }
+
+    /// Whether this process is a child of the one that reserved. Then the room is the parent's, who
+    /// may have sent more since, and nothing is written.
+    #[inline]
+    fn is_forked(&self) -> bool {
+        self.tx.is_forked()
     }
 
     /// Where in the ring the next `len` bytes go; they count as written.
@@ -156,6 +166,10 @@ unsafe impl BufMut for Grant<'_> {
     #[inline]
     fn chunk_mut(&mut self) -> &mut UninitSlice {
         let (at, len) = (self.claim.offset() + self.written, self.remaining_mut());
+        if self.is_forked() {
+            // Leaked: what the child writes here goes nowhere.
+            return UninitSlice::new(vec![0; len].leak());
+        }
         // SAFETY: the bytes are free: they were claimed, and nothing has been staged since, as this
         // grant has the producer to itself. Nobody else has a reference to them: there is one
         // producer for a ring, this borrows the grant that borrows it, and a packet of the
@@ -176,12 +190,18 @@ unsafe impl BufMut for Grant<'_> {
     #[inline]
     fn put_slice(&mut self, from: &[u8]) {
         let at = self.make_way(from.len());
+        if self.is_forked() {
+            return;
+        }
         self.tx.memory().copy_in(at, from);
     }
 
     #[inline]
     fn put_bytes(&mut self, byte: u8, count: usize) {
         let at = self.make_way(count);
+        if self.is_forked() {
+            return;
+        }
         self.tx.memory().fill(at, byte, count);
     }
 }

@@ -13,7 +13,7 @@ use super::sender::Sender;
 use crate::driver::{Binding, Registration, Source};
 use crate::error::{CloseReason, ShmError};
 use crate::rendezvous::credentials::{Allow, PeerCredentials};
-use crate::rendezvous::{self, Connection, Dial, Name, Progress};
+use crate::rendezvous::{self, Connection, Connector, Name, Progress};
 use crate::shm::layout::Side;
 use crate::wake::waiters::Waiters;
 
@@ -149,7 +149,7 @@ impl HandleBuilder {
     ///   engine offers is no region.
     pub fn connect(self, name: &str) -> Result<SpscHandle, ShmError> {
         let (name, driver) = (Name::new(name)?, self.common.driver()?);
-        let connection = self.dial(&name)?.block()?;
+        let connection = self.connector(&name)?.block()?;
         self.take(connection, driver.binding())
     }
 
@@ -169,7 +169,7 @@ impl HandleBuilder {
             let (name, driver) = (Name::new(name)?, self.common.driver()?.binding().clone());
             // The future is no handle: it ends, too, when nobody can run the driver any more.
             self.common.driver = None;
-            let connection = Dialling::start(self.dial(&name)?, &driver)?.finish().await?;
+            let connection = Connecting::start(self.connector(&name)?, &driver)?.finish().await?;
             self.take(connection, &driver)
         }
     }
@@ -190,12 +190,12 @@ impl HandleBuilder {
         Ok(handle)
     }
 
-    fn dial(&self, name: &Name) -> Result<Dial, ShmError> {
+    fn connector(&self, name: &Name) -> Result<Connector, ShmError> {
         let now = Instant::now();
         // A deadline that the clock cannot express is moved to one that it can.
         let far = now + Duration::from_secs(u64::from(u32::MAX));
         let deadline = now.checked_add(self.connect_timeout).map_or(far, |at| at.min(far));
-        Dial::new(name, self.allow.clone(), deadline)
+        Connector::new(name, self.allow.clone(), deadline)
     }
 
     fn take(&self, connection: Connection, driver: &Binding) -> Result<SpscHandle, ShmError> {
@@ -208,7 +208,7 @@ impl HandleBuilder {
 
 /// A handshake that a driver carries on.
 #[derive(Debug)]
-struct Dialling {
+struct Connecting {
     waiters: Waiters,
     step: Mutex<Step>,
     driver: OnceLock<Registration>,
@@ -218,7 +218,7 @@ struct Dialling {
 #[derive(Debug)]
 enum Step {
     /// Waits for the engine or for a time.
-    Under(Box<Dial>),
+    Under(Box<Connector>),
     Over(Result<Box<Connection>, ShmError>),
     /// The outcome was taken.
     Taken,
@@ -227,11 +227,11 @@ enum Step {
 /// Under which the driver watches the socket.
 const SOCKET: u16 = 1;
 
-impl Dialling {
-    fn start(dial: Dial, driver: &Binding) -> Result<Guard, ShmError> {
+impl Connecting {
+    fn start(connector: Connector, driver: &Binding) -> Result<Guard, ShmError> {
         let dialling = Arc::new(Self {
             waiters: Waiters::default(),
-            step: Mutex::new(Step::Under(Box::new(dial))),
+            step: Mutex::new(Step::Under(Box::new(connector))),
             driver: OnceLock::new(),
         });
         let registration = driver.register(dialling.clone())?;
@@ -245,18 +245,18 @@ impl Dialling {
     fn go_on(&self) {
         let Some(driver) = self.driver.get() else { return };
         let mut step = self.step.lock().unwrap_or_else(PoisonError::into_inner);
-        let Step::Under(dial) = &mut *step else { return };
-        let was_connected = dial.is_waiting();
-        let outcome = match dial.step() {
+        let Step::Under(connector) = &mut *step else { return };
+        let was_connected = connector.is_waiting();
+        let outcome = match connector.step() {
             Ok(Progress::Done(connection)) => Ok(Box::new(connection)),
             Err(error) => Err(error),
             Ok(Progress::RetryAt(at)) => {
-                dial.as_fd().into_iter().for_each(|socket| driver.unwatch(socket));
+                connector.as_fd().into_iter().for_each(|socket| driver.unwatch(socket));
                 return driver.wake_at(at);
             }
             Ok(Progress::WaitReadable) => {
-                driver.wake_at(dial.deadline());
-                match dial.as_fd().filter(|_| !was_connected) {
+                driver.wake_at(connector.deadline());
+                match connector.as_fd().filter(|_| !was_connected) {
                     Some(socket) => match driver.watch(socket, SOCKET) {
                         Ok(()) => return,
                         Err(error) => Err(error),
@@ -268,7 +268,7 @@ impl Dialling {
         // The socket goes on as the lifeline, with a watch of its own.
         match &outcome {
             Ok(connection) => driver.unwatch(connection.lifeline.as_fd()),
-            Err(_) => dial.as_fd().into_iter().for_each(|socket| driver.unwatch(socket)),
+            Err(_) => connector.as_fd().into_iter().for_each(|socket| driver.unwatch(socket)),
         }
         *step = Step::Over(outcome);
         drop(step);
@@ -288,7 +288,7 @@ impl Dialling {
     }
 }
 
-impl Source for Dialling {
+impl Source for Connecting {
     fn on_ready(&self, _token: u16) {
         self.go_on();
     }
@@ -309,7 +309,7 @@ impl Source for Dialling {
 }
 
 /// Ends the handshake when its future is dropped.
-struct Guard(Arc<Dialling>);
+struct Guard(Arc<Connecting>);
 
 impl Guard {
     async fn finish(self) -> Result<Connection, ShmError> {
@@ -334,8 +334,8 @@ impl Drop for Guard {
     fn drop(&mut self) {
         let Some(driver) = self.0.driver.get().filter(|driver| !driver.is_forked()) else { return };
         let step = self.0.step.lock().unwrap_or_else(PoisonError::into_inner);
-        if let Step::Under(dial) = &*step {
-            dial.as_fd().into_iter().for_each(|socket| driver.unwatch(socket));
+        if let Step::Under(connector) = &*step {
+            connector.as_fd().into_iter().for_each(|socket| driver.unwatch(socket));
         }
         drop(step);
         driver.cancel();

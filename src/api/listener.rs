@@ -16,7 +16,7 @@ use super::serving::{Served, Serving};
 use crate::error::{CloseReason, ShmError};
 use crate::rendezvous::credentials::PeerCredentials;
 use crate::rendezvous::lifeline::Lifeline;
-use crate::rendezvous::{Desk, Host, Refusal};
+use crate::rendezvous::{Acceptor, Host, Refusal};
 use crate::sys::fork::ProcessLock;
 use crate::wake::waiters::{Waiters, Waiting};
 
@@ -62,10 +62,10 @@ pub struct SpscListener {
 }
 
 impl SpscListener {
-    pub(super) fn open(desk: Desk, config: FaceConfig) -> Result<Self, ShmError> {
+    pub(super) fn open(acceptor: Acceptor, config: FaceConfig) -> Result<Self, ShmError> {
         let driver = config.driver.clone();
         let (state, waiters) = (ProcessLock::default(), Waiters::default());
-        let serving = Serving::start(desk, ListenerHost { config, state, waiters }, &driver)?;
+        let serving = Serving::start(acceptor, ListenerHost { config, state, waiters }, &driver)?;
         Ok(Self { serving, place: None, is_over: false })
     }
 
@@ -100,7 +100,7 @@ impl SpscListener {
 
     /// What became of the clients so far. In a forked child nobody was accepted, and nobody waits.
     pub fn stats(&self) -> ListenerStats {
-        let clients = self.serving.desk.clients();
+        let clients = self.serving.acceptor.clients();
         let state = self.host().state.lock();
         let (accepted, waiting) = state.map_or((0, 0), |state| (state.accepted, state.faces.len()));
         ListenerStats {
@@ -157,7 +157,7 @@ impl Drop for SpscListener {
 impl fmt::Debug for SpscListener {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
         f.debug_struct("SpscListener")
-            .field("path", &self.serving.desk.path())
+            .field("path", &self.serving.acceptor.path())
             .field("stats", &self.stats())
             .finish_non_exhaustive()
     }

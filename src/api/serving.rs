@@ -4,7 +4,7 @@ use std::sync::{Arc, OnceLock};
 
 use crate::driver::{Binding, Registration, Source};
 use crate::error::ShmError;
-use crate::rendezvous::{Desk, Host};
+use crate::rendezvous::{Acceptor, Host};
 
 /// Whom an acceptor serves.
 pub(super) trait Served: Host + Send + Sync + 'static {
@@ -15,18 +15,22 @@ pub(super) trait Served: Host + Send + Sync + 'static {
 /// An acceptor, its host, and the driver that tells what is ready.
 #[derive(Debug)]
 pub(super) struct Serving<H> {
-    pub(super) desk: Desk,
+    pub(super) acceptor: Acceptor,
     pub(super) host: H,
     driver: OnceLock<Registration>,
 }
 
 impl<H: Served> Serving<H> {
     /// Puts the acceptor into the driver's care.
-    pub(super) fn start(desk: Desk, host: H, driver: &Binding) -> Result<Arc<Self>, ShmError> {
-        let serving = Arc::new(Self { desk, host, driver: OnceLock::new() });
+    pub(super) fn start(
+        acceptor: Acceptor,
+        host: H,
+        driver: &Binding,
+    ) -> Result<Arc<Self>, ShmError> {
+        let serving = Arc::new(Self { acceptor, host, driver: OnceLock::new() });
         let registration = driver.register(serving.clone())?;
         let registration = serving.driver.get_or_init(|| registration);
-        match serving.desk.open(registration) {
+        match serving.acceptor.open(registration) {
             Ok(()) => Ok(serving),
             Err(error) => {
                 serving.end();
@@ -38,7 +42,7 @@ impl<H: Served> Serving<H> {
     /// Accepts no more, and gives the name up.
     pub(super) fn close(&self) {
         if let Some(driver) = self.driver.get() {
-            self.desk.close(driver);
+            self.acceptor.close(driver);
         }
     }
 
@@ -54,13 +58,13 @@ impl<H: Served> Serving<H> {
 impl<H: Served> Source for Serving<H> {
     fn on_ready(&self, token: u16) {
         if let Some(driver) = self.driver.get() {
-            self.desk.on_ready(token, driver, &self.host);
+            self.acceptor.on_ready(token, driver, &self.host);
         }
     }
 
     fn on_timer(&self) {
         if let Some(driver) = self.driver.get() {
-            self.desk.on_timer(driver, &self.host);
+            self.acceptor.on_timer(driver, &self.host);
         }
     }
 

@@ -117,6 +117,12 @@ impl Tx {
         self.producer.claim(len).map_err(|violation| self.channel.violated_tx(violation))
     }
 
+    /// Whether this process is a child of the one that sends.
+    #[inline]
+    pub(crate) fn is_forked(&self) -> bool {
+        self.channel.forked().is_some()
+    }
+
     /// The bytes of the ring, to write a claimed packet to.
     #[inline]
     pub(crate) fn memory(&self) -> &RingMemory {

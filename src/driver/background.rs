@@ -9,7 +9,7 @@ use std::time::Duration;
 use super::Backend;
 use super::epoll::EpollPoller;
 use super::event_loop::{EventLoop, Failure};
-use super::parker::Seated;
+use super::parker::Inside;
 use super::shared::Shared;
 use super::uring::{self, RingPoller};
 use crate::error::ShmError;
@@ -38,10 +38,10 @@ pub(super) fn start(backend: Backend) -> Answer {
 
 fn main(backend: Backend, started: &SyncSender<Answer>) {
     match open(backend) {
-        Ok((shared, runner)) => {
+        Ok((shared, event_loop)) => {
             // The other end waits for this.
             let _ = started.send(Ok(shared));
-            run(runner);
+            run(event_loop);
         }
         Err(error) => {
             let _ = started.send(Err(error));
@@ -64,21 +64,21 @@ fn open(wish: Backend) -> Result<(Arc<Shared>, EventLoop), ShmError> {
 }
 
 /// Runs the driver to its end.
-pub(super) fn run(mut runner: EventLoop) {
+pub(super) fn run(mut event_loop: EventLoop) {
     // A callback that blocks on a driver would hold this one up for ever.
-    let _seated = Seated::now();
+    let _inside = Inside::now();
     // Sources are shielded one by one; this is for a mistake in the driver itself, which must not
     // leave them asleep for ever.
-    match catch_unwind(AssertUnwindSafe(|| serve(&mut runner))) {
-        Ok(Ok(())) => runner.close(),
-        Ok(Err(_)) | Err(_) => runner.abandon(),
+    match catch_unwind(AssertUnwindSafe(|| serve(&mut event_loop))) {
+        Ok(Ok(())) => event_loop.close(),
+        Ok(Err(_)) | Err(_) => event_loop.abandon(),
     }
 }
 
-fn serve(runner: &mut EventLoop) -> io::Result<()> {
+fn serve(event_loop: &mut EventLoop) -> io::Result<()> {
     let mut failures = 0;
-    while !runner.is_done() {
-        match runner.turn(None, &|| false) {
+    while !event_loop.is_done() {
+        match event_loop.turn(None, &|| false) {
             Ok(()) => failures = 0,
             Err(Failure::Once(_)) if failures < ATTEMPTS => {
                 failures += 1;

@@ -119,7 +119,7 @@ struct Inside;
 impl Inside {
     fn enter() -> Self {
         assert!(
-            !parker::is_seated() && !INSIDE.with(|inside| inside.replace(true)),
+            !parker::is_inside() && !INSIDE.with(|inside| inside.replace(true)),
             "block_on inside of block_on or of a driver's callback, which could not go on meanwhile"
         );
         Self

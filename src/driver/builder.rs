@@ -4,7 +4,7 @@ use std::sync::{Mutex, PoisonError};
 
 use super::epoll::EpollPoller;
 use super::event_loop::{Failure, Poller};
-use super::parker::Seat;
+use super::parker::Parker;
 use super::polled::PolledDriver;
 use super::registration::Binding;
 use super::shared::Shared;
@@ -76,8 +76,8 @@ impl DriverBuilder {
     /// [`Backend::Auto`] to do without io_uring.
     pub fn build(self) -> Result<Driver, ShmError> {
         let shared = Shared::parked_in(self.probe()?)?;
-        let seat = Seat::new(shared.clone());
-        Ok(Driver { binding: Binding::new(shared, false), run: Run::Parked(Arc::new(seat)) })
+        let parker = Parker::new(shared.clone());
+        Ok(Driver { binding: Binding::new(shared, false), run: Run::Parked(Arc::new(parker)) })
     }
 
     /// Makes a driver for a reactor: it has a descriptor that is readable whenever there is

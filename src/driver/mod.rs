@@ -72,7 +72,7 @@ pub use builder::DriverBuilder;
 use builder::poller_of_this_thread;
 #[cfg(all(test, loom))]
 use model::poller_of_this_thread;
-use parker::Seat;
+use parker::Parker;
 #[cfg(not(all(test, loom)))]
 pub use polled::PolledDriver;
 pub(crate) use registration::{Binding, Registration};
@@ -168,8 +168,8 @@ pub struct Driver {
 enum Run {
     /// A thread of its own.
     Background,
-    /// Whoever parks. All handles share the seat; with the last of them it goes.
-    Parked(Arc<Seat>),
+    /// Whoever parks. All handles share the parker; with the last of them it goes.
+    Parked(Arc<Parker>),
     /// The owner of the [`PolledDriver`].
     Polled,
 }
@@ -221,7 +221,7 @@ impl Driver {
         is_wanted: &dyn Fn() -> bool,
     ) -> Result<(), ShmError> {
         match &self.run {
-            Run::Parked(seat) => seat.park(timeout, is_wanted),
+            Run::Parked(parker) => parker.park(timeout, is_wanted),
             Run::Background => {
                 Err(ShmError::Unsupported { reason: "a background driver runs by itself" })
             }

@@ -18,7 +18,7 @@ use std::time::Duration;
 use loom::thread::{self, ThreadId};
 
 use super::event_loop::{Failure, Found, Outcome, Poller};
-use super::parker::Seat;
+use super::parker::Parker;
 use super::registration::Binding;
 use super::shared::Shared;
 use super::table::Id;
@@ -125,9 +125,10 @@ impl Driver {
 
     fn with(shared: Result<Arc<Shared>, ShmError>) -> Self {
         let shared = shared.unwrap();
-        let seat = Arc::new(Seat::new(shared.clone()));
+        let parker = Arc::new(Parker::new(shared.clone()));
         // Somebody runs it in each model, as far as anybody has to: so its ends have no `Hangup`.
-        let driver = super::Driver { binding: Binding::new(shared, true), run: Run::Parked(seat) };
+        let driver =
+            super::Driver { binding: Binding::new(shared, true), run: Run::Parked(parker) };
         Self { driver, stopped: Arc::new(AtomicU32::new(0)) }
     }
 

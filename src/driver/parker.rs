@@ -1,8 +1,8 @@
-//! Where a thread sits down to run a driver that has none of its own.
+//! Runs a driver that has no thread of its own, on a thread that parks in it.
 
 use std::cell::Cell;
 use std::io;
-use std::sync::{PoisonError, TryLockError};
+use std::sync::TryLockError;
 use std::time::Duration;
 
 use super::event_loop::{EventLoop, Failure, Found, Poller};
@@ -10,61 +10,61 @@ use super::poller_of_this_thread;
 use super::shared::Shared;
 use super::table::Id;
 use crate::error::{CloseReason, ShmError};
-use crate::sync::{Arc, AtomicU32, Mutex, thread_local};
+use crate::sync::{Arc, AtomicU32, Mutex, lock, thread_local};
 
 /// How often in a row the kernel may fail before the driver is given up.
 const ATTEMPTS: u32 = 8;
 
-/// A seat for one at a time. Dropped, it leaves a driver that nobody can run.
-pub(super) struct Seat {
+/// Runs the driver for one thread at a time. Dropped, it leaves a driver that nobody can run.
+pub(super) struct Parker {
     shared: Arc<Shared>,
-    bench: Mutex<Bench>,
+    parked: Arc<Mutex<Parked>>,
 }
 
-struct Bench {
+struct Parked {
     /// `None` once the driver is given up.
-    runner: Option<EventLoop>,
+    event_loop: Option<EventLoop>,
     /// In a row.
     failures: u32,
 }
 
 thread_local! {
     /// This thread is inside of `park` or `turn`, of any driver, or is a driver's own.
-    static SEATED: Cell<bool> = Cell::new(false);
+    static INSIDE: Cell<bool> = Cell::new(false);
 }
 
 /// Whether this thread runs a driver just now: this is a callback.
-pub(super) fn is_seated() -> bool {
-    SEATED.with(Cell::get)
+pub(super) fn is_inside() -> bool {
+    INSIDE.with(Cell::get)
 }
 
 /// Notes that callbacks are called from here on.
-pub(super) struct Seated {
+pub(super) struct Inside {
     before: bool,
 }
 
-impl Seated {
+impl Inside {
     pub(super) fn now() -> Self {
-        Self { before: SEATED.with(|seated| seated.replace(true)) }
+        Self { before: INSIDE.with(|inside| inside.replace(true)) }
     }
 }
 
-impl Drop for Seated {
+impl Drop for Inside {
     fn drop(&mut self) {
-        SEATED.with(|seated| seated.set(self.before));
+        INSIDE.with(|inside| inside.set(self.before));
     }
 }
 
-impl Seat {
-    /// A seat for threads that sleep. What they sleep in is made by the first.
+impl Parker {
+    /// For threads that sleep. What they sleep in is made by the first.
     pub(super) fn new(shared: Arc<Shared>) -> Self {
         Self::with(shared, Box::new(Unmade))
     }
 
-    /// A seat for whoever has the means to wait.
+    /// For whoever has the means to wait.
     pub(super) fn with(shared: Arc<Shared>, waits: Box<dyn Poller>) -> Self {
-        let runner = Some(EventLoop::new(shared.clone(), waits));
-        Self { shared, bench: Mutex::new(Bench { runner, failures: 0 }) }
+        let event_loop = Some(EventLoop::new(shared.clone(), waits));
+        Self { shared, parked: Arc::new(Mutex::new(Parked { event_loop, failures: 0 })) }
     }
 
     /// See [`Driver::park`](super::Driver::park). Does not sleep once `is_wanted`, which becomes
@@ -75,77 +75,81 @@ impl Seat {
         is_wanted: &dyn Fn() -> bool,
     ) -> Result<(), ShmError> {
         const STEP: &str = "parking in the driver";
-        self.sit(STEP, |runner| {
-            if !runner.is_ours() {
-                runner.move_to(poller_of_this_thread(&self.shared)?);
+        self.run(STEP, |event_loop| {
+            if !event_loop.is_ours() {
+                event_loop.move_to(poller_of_this_thread(&self.shared)?);
             }
-            runner.turn(timeout, is_wanted)
+            event_loop.turn(timeout, is_wanted)
         })
     }
 
     /// See [`PolledDriver::turn`](super::PolledDriver::turn).
     pub(super) fn turn(&self) -> Result<usize, ShmError> {
-        self.sit("turning the driver", EventLoop::sweep)
+        self.run("turning the driver", EventLoop::sweep)
     }
 
     /// Runs the driver for one turn, unless somebody else does.
-    fn sit<T>(
+    fn run<T>(
         &self,
         step: &'static str,
         turn: impl FnOnce(&mut EventLoop) -> Result<T, Failure>,
     ) -> Result<T, ShmError> {
         self.shared.check_fork()?;
-        let _seated = Seated::now();
-        let mut bench = match self.bench.try_lock() {
-            Ok(bench) => bench,
+        let _inside = Inside::now();
+        let mut parked = match self.parked.try_lock() {
+            Ok(parked) => parked,
             Err(TryLockError::WouldBlock) => {
                 return Err(ShmError::Io { step, source: io::ErrorKind::ResourceBusy.into() });
             }
             Err(TryLockError::Poisoned(poisoned)) => {
                 // A mistake in the driver itself, which must not leave sources asleep for ever.
-                let mut bench = poisoned.into_inner();
-                bench.give_up();
-                bench
+                let mut parked = poisoned.into_inner();
+                parked.give_up();
+                parked
             }
         };
         let _running = self.shared.last_run.begin();
         let gone = ShmError::Closed { reason: CloseReason::DriverGone, sent: 0 };
-        let runner = bench.runner.as_mut().ok_or(gone)?;
-        match turn(runner) {
+        let event_loop = parked.event_loop.as_mut().ok_or(gone)?;
+        match turn(event_loop) {
             Ok(done) => {
-                bench.failures = 0;
+                parked.failures = 0;
                 Ok(done)
             }
             Err(Failure::Unmade(source)) => Err(ShmError::Io { step, source }),
-            Err(Failure::Once(source)) if bench.failures < ATTEMPTS => {
-                bench.failures += 1;
+            Err(Failure::Once(source)) if parked.failures < ATTEMPTS => {
+                parked.failures += 1;
                 Err(ShmError::Io { step, source })
             }
             Err(Failure::Once(source) | Failure::ForGood(source)) => {
-                bench.give_up();
+                parked.give_up();
                 Err(ShmError::Io { step, source })
             }
         }
     }
 }
 
-impl Bench {
+impl Parked {
     fn give_up(&mut self) {
-        if let Some(runner) = self.runner.take() {
-            runner.abandon();
+        if let Some(event_loop) = self.event_loop.take() {
+            event_loop.abandon();
         }
     }
 }
 
-impl Drop for Seat {
+impl Drop for Parker {
     fn drop(&mut self) {
-        let _seated = Seated::now();
-        let bench = self.bench.get_mut().unwrap_or_else(PoisonError::into_inner);
-        if self.shared.is_forked() {
+        let _inside = Inside::now();
+        if !self.shared.is_forked() {
+            return lock(&self.parked).give_up();
+        }
+        match self.parked.try_lock() {
             // Closes this process's copies; nobody is told, for nobody here has lost anything.
-            bench.runner = None;
-        } else {
-            bench.give_up();
+            Ok(mut parked) => parked.event_loop = None,
+            Err(TryLockError::Poisoned(poisoned)) => poisoned.into_inner().event_loop = None,
+            // A thread of the parent's was changing it at the fork. Leaked, so that no torn copy is
+            // dropped.
+            Err(TryLockError::WouldBlock) => std::mem::forget(self.parked.clone()),
         }
     }
 }

@@ -9,7 +9,7 @@ use std::{fmt, io};
 use super::epoll::EpollPoller;
 use super::event_loop::Poller;
 use super::notify_flag::NotifyFlag;
-use super::parker::Seat;
+use super::parker::Parker;
 use super::registration::Binding;
 use super::shared::Shared;
 use super::uring::PolledRing;
@@ -74,7 +74,7 @@ use crate::error::ShmError;
 /// Where the tasks are polled by the thread that turns it, [`drive`](Self::drive) is faster.
 pub struct PolledDriver {
     driver: Driver,
-    seat: Seat,
+    parker: Parker,
 }
 
 impl PolledDriver {
@@ -84,9 +84,9 @@ impl PolledDriver {
             Backend::Epoll => Box::new(EpollPoller::new(shared.clone())),
             Backend::Auto | Backend::IoUring => Box::new(PolledRing::open(&shared)?),
         };
-        let seat = Seat::with(shared.clone(), waits);
+        let parker = Parker::with(shared.clone(), waits);
         let driver = Driver { binding: Binding::new(shared, false), run: Run::Polled };
-        Ok(Self { driver, seat })
+        Ok(Self { driver, parker })
     }
 
     /// Does everything that is due, without blocking, and tells for how many endpoints and the like
@@ -102,7 +102,7 @@ impl PolledDriver {
     /// - [`Io`](ShmError::Io): the kernel failed. The descriptor stays readable, and the next try
     ///   may go well.
     pub fn turn(&self) -> Result<usize, ShmError> {
-        self.seat.turn()
+        self.parker.turn()
     }
 
     /// Runs `future` and this driver in one task, and ends with `future`: turns it whenever the

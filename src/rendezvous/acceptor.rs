@@ -1,14 +1,14 @@
 //! The engine's side of the handshake: who comes in, is heard, and answered.
 //!
-//! A desk does nothing by itself. Its owner is a source of a driver: it passes on what is ready
-//! and when an alarm goes off, and lends its [`Watcher`] and [`Host`] for the call. So the desk
+//! An acceptor does nothing by itself. Its owner is a source of a driver: it passes on what is ready
+//! and when an alarm goes off, and lends its [`Watcher`] and [`Host`] for the call. So the acceptor
 //! holds no reference to either, and whoever owns all three makes no circle.
 
 use std::os::fd::{AsFd, BorrowedFd, OwnedFd};
 use std::path::Path;
 use std::time::{Duration, Instant};
 
-use super::listener_socket::BoundSocket;
+use super::listener_socket::ListenerSocket;
 use super::message::{self, Spoken, Status};
 use super::socket::{self, Received};
 use crate::driver::Registration;
@@ -28,7 +28,7 @@ const PAUSE: Duration = Duration::from_millis(100);
 /// other sources. The rest keeps the socket readable.
 const ACCEPTS_A_TURN: usize = 16;
 
-/// What the desk asks of its driver: the registration of the source that owns the desk.
+/// What the acceptor asks of its driver: the registration of the source that owns the acceptor.
 pub(crate) trait Watcher {
     /// Reports `fd` as ready under `token` whenever it is readable or hung up.
     ///
@@ -37,7 +37,7 @@ pub(crate) trait Watcher {
     fn watch(&self, fd: BorrowedFd<'_>, token: u16) -> Result<(), ShmError>;
     /// Reports `fd` no more; nothing if it was not watched.
     fn unwatch(&self, fd: BorrowedFd<'_>);
-    /// Calls [`Desk::on_timer`] at this time. May be early; a later call need not forget this one.
+    /// Calls [`Acceptor::on_timer`] at this time. May be early; a later call need not forget this one.
     fn wake_at(&self, at: Instant);
 }
 
@@ -62,7 +62,7 @@ pub(crate) enum Refusal {
     Busy,
 }
 
-/// Whom the desk works for: a face, or a listener that makes one for each client.
+/// Whom the acceptor works for: a face, or a listener that makes one for each client.
 pub(crate) trait Host {
     /// A complete, acceptable hello. The host answers with the file of a region, which is the
     /// client's from then on, or with a refusal.
@@ -90,7 +90,7 @@ pub(crate) struct Clients {
 
 /// A listening socket and those who came in but have not said hello.
 #[derive(Debug)]
-pub(crate) struct Desk {
+pub(crate) struct Acceptor {
     path: Box<Path>,
     allow: Option<Allow>,
     room: Mutex<Room>,
@@ -103,34 +103,34 @@ pub(crate) struct Desk {
 
 #[derive(Debug)]
 struct Room {
-    /// `None` once the desk is closed.
-    socket: Option<BoundSocket>,
+    /// `None` once the acceptor is closed.
+    socket: Option<ListenerSocket>,
     /// The longest waiting first, so in the order of `until`.
-    guests: Vec<Guest>,
+    pending: Vec<Pending>,
     /// Set while nobody is accepted for want of descriptors or memory.
     resume: Option<Instant>,
 }
 
 /// A connection without a hello.
 #[derive(Debug)]
-struct Guest {
+struct Pending {
     socket: OwnedFd,
     token: u16,
     until: Instant,
 }
 
-impl Desk {
+impl Acceptor {
     /// Token of the listening socket.
     pub(crate) const LISTENING: u16 = 0;
-    /// The last token that a desk uses; those behind it are its owner's.
+    /// The last token that an acceptor uses; those behind it are its owner's.
     pub(crate) const LAST_TOKEN: u16 = MAX_GUESTS;
 
-    /// A desk at `socket`. It takes no notice of anybody until [`Desk::open`].
-    pub(crate) fn new(socket: BoundSocket, allow: Option<Allow>) -> Self {
+    /// An acceptor at `socket`. It takes no notice of anybody until [`Acceptor::open`].
+    pub(crate) fn new(socket: ListenerSocket, allow: Option<Allow>) -> Self {
         Self {
             path: socket.path().into(),
             allow,
-            room: Mutex::new(Room { socket: Some(socket), guests: Vec::new(), resume: None }),
+            room: Mutex::new(Room { socket: Some(socket), pending: Vec::new(), resume: None }),
             origin: Origin::here(),
             refused: AtomicU64::new(0),
             hostile: AtomicU64::new(0),
@@ -154,7 +154,7 @@ impl Desk {
         }
     }
 
-    /// What is watched under `token` is readable or hung up. Tokens that are not the desk's, or no
+    /// What is watched under `token` is readable or hung up. Tokens that are not the acceptor's, or no
     /// longer, do no harm.
     pub(crate) fn on_ready(&self, token: u16, watcher: &dyn Watcher, host: &dyn Host) {
         if token == Self::LISTENING {
@@ -162,23 +162,23 @@ impl Desk {
         } else {
             self.attend(token, watcher, host);
         }
-        self.set_alarm(watcher);
+        self.set_timer(watcher);
     }
 
     /// An alarm went off, perhaps early or for somebody else.
     pub(crate) fn on_timer(&self, watcher: &dyn Watcher, host: &dyn Host) {
         let now = Instant::now();
         let late = lock(&self.room).leave_late(now);
-        for guest in late {
-            self.send_off(guest, watcher, host);
+        for client in late {
+            self.send_off(client, watcher, host);
         }
         lock(&self.room).resume_at(now, watcher);
-        self.set_alarm(watcher);
+        self.set_timer(watcher);
     }
 
-    /// When the desk next wants [`Desk::on_timer`] to be called.
-    pub(crate) fn next_alarm(&self) -> Option<Instant> {
-        lock(&self.room).next_alarm()
+    /// When the acceptor next wants [`Acceptor::on_timer`] to be called.
+    pub(crate) fn next_timer(&self) -> Option<Instant> {
+        lock(&self.room).next_timer()
     }
 
     /// Stops accepting, sends everybody off and gives the name up. If somebody else binds or gives
@@ -186,18 +186,20 @@ impl Desk {
     /// to take over: this waits for nobody.
     ///
     /// In a forked child it closes the child's copy of the socket, unless a thread of the parent's
-    /// held the lock at the fork. The name and the guests stay the parent's.
+    /// held the lock at the fork. The name and the clients stay the parent's.
     pub(crate) fn close(&self, watcher: &dyn Watcher) {
         if self.origin.has_left() {
             let socket = fork::try_lock(&self.room).and_then(|mut room| room.socket.take());
             return drop(socket);
         }
-        let (socket, guests) = {
+        let (socket, pending) = {
             let mut room = lock(&self.room);
-            (room.socket.take(), std::mem::take(&mut room.guests))
+            (room.socket.take(), std::mem::take(&mut room.pending))
         };
-        for guest in guests {
-            watcher.unwatch(guest.socket.as_fd());
+        for client in pending {
+            watcher.unwatch(client.socket.as_fd());
+            // A forked child may have a copy of it.
+            socket::hang_up(client.socket.as_fd());
         }
         if let Some(socket) = socket {
             watcher.unwatch(socket.as_fd());
@@ -236,11 +238,11 @@ impl Desk {
         }
     }
 
-    /// Hears a guest who seems to say something. Outside of the lock, because a predicate and the
+    /// Hears a client that seems to say something. Outside of the lock, because a predicate and the
     /// host are asked; one who says nothing after all gets a seat again.
     fn attend(&self, token: u16, watcher: &dyn Watcher, host: &dyn Host) {
-        let guest = lock(&self.room).leave(token);
-        let Some(Guest { socket, until, .. }) = guest else { return };
+        let client = lock(&self.room).leave(token);
+        let Some(Pending { socket, until, .. }) = client else { return };
         watcher.unwatch(socket.as_fd());
         let Some(socket) = self.hear(socket, host) else { return };
         if !lock(&self.room).seat(socket, until, watcher) {
@@ -248,10 +250,10 @@ impl Desk {
         }
     }
 
-    /// Hears a guest for the last time: its hello may have come a moment ago.
-    fn send_off(&self, guest: Guest, watcher: &dyn Watcher, host: &dyn Host) {
-        watcher.unwatch(guest.socket.as_fd());
-        if let Some(socket) = self.hear(guest.socket, host) {
+    /// Hears a client for the last time: its hello may have come a moment ago.
+    fn send_off(&self, client: Pending, watcher: &dyn Watcher, host: &dyn Host) {
+        watcher.unwatch(client.socket.as_fd());
+        if let Some(socket) = self.hear(client.socket, host) {
             // A process that is just being started may have a copy of it for a moment.
             socket::hang_up(socket.as_fd());
             count(&self.half_done);
@@ -316,8 +318,8 @@ impl Desk {
         }
     }
 
-    fn set_alarm(&self, watcher: &dyn Watcher) {
-        if let Some(at) = self.next_alarm() {
+    fn set_timer(&self, watcher: &dyn Watcher) {
+        if let Some(at) = self.next_timer() {
             watcher.wake_at(at);
         }
     }
@@ -329,7 +331,7 @@ impl Room {
     fn accept(&mut self, watcher: &dyn Watcher) -> Option<OwnedFd> {
         let socket = self.socket.as_ref()?;
         match socket.accept() {
-            Ok(guest) => guest,
+            Ok(client) => client,
             Err(_) => {
                 watcher.unwatch(socket.as_fd());
                 self.resume = Some(Instant::now() + PAUSE);
@@ -342,45 +344,45 @@ impl Room {
     fn resume_at(&mut self, now: Instant, watcher: &dyn Watcher) {
         let (Some(at), Some(socket)) = (self.resume, &self.socket) else { return };
         if at <= now {
-            let watched = watcher.watch(socket.as_fd(), Desk::LISTENING);
+            let watched = watcher.watch(socket.as_fd(), Acceptor::LISTENING);
             self.resume = watched.is_err().then(|| now + PAUSE);
         }
     }
 
-    /// The oldest guest, if there is no seat for another one.
-    fn make_room(&mut self) -> Option<Guest> {
-        (self.guests.len() >= usize::from(MAX_GUESTS)).then(|| self.guests.remove(0))
+    /// The oldest client, if there is no seat for another one.
+    fn make_room(&mut self) -> Option<Pending> {
+        (self.pending.len() >= usize::from(MAX_GUESTS)).then(|| self.pending.remove(0))
     }
 
-    /// Gives a guest a token and a place by age. False if the driver cannot watch it, or if the
-    /// desk was closed meanwhile.
+    /// Gives a client a token and a place by age. False if the driver cannot watch it, or if the
+    /// acceptor was closed meanwhile.
     fn seat(&mut self, socket: OwnedFd, until: Instant, watcher: &dyn Watcher) -> bool {
-        let taken = |token: &u16| self.guests.iter().any(|guest| guest.token == *token);
-        let free = (1..=Desk::LAST_TOKEN).find(|token| !taken(token));
+        let taken = |token: &u16| self.pending.iter().any(|client| client.token == *token);
+        let free = (1..=Acceptor::LAST_TOKEN).find(|token| !taken(token));
         let Some(token) = free.filter(|_| self.socket.is_some()) else { return false };
         if watcher.watch(socket.as_fd(), token).is_err() {
             return false;
         }
-        let place = self.guests.partition_point(|other| other.until <= until);
-        self.guests.insert(place, Guest { socket, token, until });
+        let place = self.pending.partition_point(|other| other.until <= until);
+        self.pending.insert(place, Pending { socket, token, until });
         true
     }
 
-    /// Takes out the guest with this token.
-    fn leave(&mut self, token: u16) -> Option<Guest> {
-        let place = self.guests.iter().position(|guest| guest.token == token)?;
-        Some(self.guests.remove(place))
+    /// Takes out the client with this token.
+    fn leave(&mut self, token: u16) -> Option<Pending> {
+        let place = self.pending.iter().position(|client| client.token == token)?;
+        Some(self.pending.remove(place))
     }
 
-    /// Takes out the guests whose time is over.
-    fn leave_late(&mut self, now: Instant) -> Vec<Guest> {
-        let late = self.guests.partition_point(|guest| guest.until <= now);
-        self.guests.drain(..late).collect()
+    /// Takes out the clients whose time is over.
+    fn leave_late(&mut self, now: Instant) -> Vec<Pending> {
+        let late = self.pending.partition_point(|client| client.until <= now);
+        self.pending.drain(..late).collect()
     }
 
-    fn next_alarm(&self) -> Option<Instant> {
-        let guest = self.guests.first().map(|guest| guest.until);
-        guest.into_iter().chain(self.resume.filter(|_| self.socket.is_some())).min()
+    fn next_timer(&self) -> Option<Instant> {
+        let client = self.pending.first().map(|client| client.until);
+        client.into_iter().chain(self.resume.filter(|_| self.socket.is_some())).min()
     }
 }
 

@@ -45,7 +45,7 @@ pub(crate) struct Connection {
     pub(crate) lifeline: Lifeline,
 }
 
-/// How far a [`Dial`] has come.
+/// How far a [`Connector`] has come.
 #[derive(Debug)]
 pub(crate) enum Progress {
     /// All is there. Further steps are an error.
@@ -57,9 +57,9 @@ pub(crate) enum Progress {
     RetryAt(Instant),
 }
 
-/// A handshake under way. It never blocks; [`Dial::block`] does that on its behalf.
+/// A handshake under way. It never blocks; [`Connector::block`] does that on its behalf.
 #[derive(Debug)]
-pub(crate) struct Dial {
+pub(crate) struct Connector {
     name: Name,
     directory: Directory,
     allow: Option<Allow>,
@@ -75,7 +75,7 @@ pub(crate) struct Dial {
     has_hung_up: bool,
 }
 
-impl Dial {
+impl Connector {
     /// Prepares a handshake with the engine called `name`, to be over by `deadline`.
     ///
     /// # Errors
@@ -167,7 +167,7 @@ impl Dial {
     /// Waits for the end of the handshake.
     ///
     /// # Errors
-    /// As [`Dial::step`].
+    /// As [`Connector::step`].
     pub(crate) fn block(mut self) -> Result<Connection, ShmError> {
         loop {
             match self.step()? {

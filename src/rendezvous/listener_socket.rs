@@ -2,8 +2,9 @@
 //!
 //! A crash leaves the socket's file, and the next engine takes the name over. Each directory has
 //! one lock file, so that two engines never do that at once, and none unlinks what another has just
-//! bound. It is held for a few system calls, so nothing depends on it after a fork or a crash. It
-//! is never unlinked, because a lock on a file that others cannot find excludes nobody.
+//! bound. It is held for a few system calls. A fork or a crash in between keeps nobody out; both
+//! together do, for as long as the child lives that has a copy of the lock. The lock file is never
+//! unlinked, because a lock on a file that others cannot find excludes nobody.
 //!
 //! Cleaners of temporary directories (systemd-tmpfiles) are the other danger: they remove old
 //! files. They spare a socket that the kernel lists under its path, a directory that somebody holds
@@ -20,13 +21,13 @@ use std::time::{Duration, Instant};
 
 use rustix::fs::{AtFlags, FlockOperation, Mode, OFlags, Timespec, Timestamps, UTIME_NOW};
 use rustix::io::{Errno, retry_on_intr};
-use rustix::net::{SocketAddrUnix, SocketFlags};
-use rustix::process::Pid;
+use rustix::net::{Shutdown, SocketAddrUnix, SocketFlags};
 
 use super::directory::{Directory, Inode};
 use super::name::{LOCK_FILE, NEW_FILE, Name};
 use super::socket::{self, Silence};
 use crate::error::ShmError;
+use crate::sys::fork::Origin;
 use crate::sys::sockopt;
 
 /// Connections that the kernel completes before we accept them.
@@ -40,17 +41,17 @@ const DEFAULT_MODE: u32 = 0o600;
 
 /// A socket that listens under its name, until it is dropped.
 #[derive(Debug)]
-pub(crate) struct BoundSocket {
+pub(crate) struct ListenerSocket {
     socket: OwnedFd,
     directory: Directory,
     name: Name,
     /// The socket's file. Its number is not given to another one while the socket is open.
     inode: Inode,
-    /// Who bound it: a forked child that drops its copy leaves the parent's name alone.
-    owner: Pid,
+    /// A forked child that drops its copy leaves the parent's name alone.
+    origin: Origin,
 }
 
-impl BoundSocket {
+impl ListenerSocket {
     /// Binds `name` with `mode`, or readable and writable by its owner alone.
     ///
     /// # Errors
@@ -62,13 +63,13 @@ impl BoundSocket {
         let mode = permissions(mode.unwrap_or(DEFAULT_MODE))?;
         let directory = Directory::for_engine(name)?;
         let _lock = Lock::take(&directory)?;
-        expect_stale(&directory, name)?;
+        let stale = expect_stale(&directory, name)?;
+        remove_stale(&directory, name, stale)?;
         let (socket, inode) = match directory.real_path_of(name.file()) {
             Some(path) => listen_at(&directory, name, &path, mode)?,
             None => listen_and_rename(&directory, name, mode)?,
         };
-        let owner = rustix::process::getpid();
-        Ok(Self { socket, directory, name: name.clone(), inode, owner })
+        Ok(Self { socket, directory, name: name.clone(), inode, origin: Origin::here() })
     }
 
     /// Where it listens.
@@ -85,7 +86,7 @@ impl BoundSocket {
         loop {
             let flags = SocketFlags::CLOEXEC | SocketFlags::NONBLOCK;
             match rustix::net::accept_with(&self.socket, flags) {
-                Ok(guest) => return Ok(Some(guest)),
+                Ok(client) => return Ok(Some(client)),
                 Err(Errno::AGAIN) => return Ok(None),
                 Err(Errno::INTR | Errno::CONNABORTED) => {}
                 Err(error) => return Err(error.into()),
@@ -106,15 +107,22 @@ impl BoundSocket {
     }
 }
 
-impl AsFd for BoundSocket {
+impl AsFd for ListenerSocket {
     fn as_fd(&self) -> BorrowedFd<'_> {
         self.socket.as_fd()
     }
 }
 
-impl Drop for BoundSocket {
+impl Drop for ListenerSocket {
     fn drop(&mut self) {
-        if rustix::process::getpid() == self.owner {
+        if !self.origin.has_left() {
+            // From here on connects are refused, also while a forked child has a copy of the socket.
+            let _ = rustix::net::shutdown(&self.socket, Shutdown::Both);
+            // And those that nobody has accepted are hung up, at most as many as there can be.
+            for _ in 0..=BACKLOG {
+                let Ok(Some(client)) = self.accept() else { break };
+                socket::hang_up(client.as_fd());
+            }
             // What fails here leaves a stale socket, which the next engine takes over.
             let _ = self.give_up_name();
         }
@@ -130,20 +138,39 @@ fn permissions(mode: u32) -> Result<Mode, ShmError> {
     Ok(Mode::from_raw_mode(mode))
 }
 
-/// Under the lock: makes sure that nobody serves the name.
-fn expect_stale(directory: &Directory, name: &Name) -> Result<(), ShmError> {
+/// Under the lock: makes sure that nobody serves the name, and tells which file there is.
+fn expect_stale(directory: &Directory, name: &Name) -> Result<Option<Inode>, ShmError> {
     const STEP: &str = "looking for another engine";
+    let mut stale = None;
     let errno = match socket::find(directory.as_fd(), name.file()) {
         Ok(found) => match probe(found.as_fd()) {
             Ok(_somebody) => return Err(name.in_use()),
-            Err(errno) => errno,
+            Err(errno) => {
+                stale = rustix::fs::fstat(&found).ok().map(|stat| Inode::of(&stat));
+                errno
+            }
         },
         Err(errno) => errno,
     };
     match Silence::of(errno, STEP, name.path()) {
-        Silence::Nobody => Ok(()),
+        Silence::Nobody => Ok(stale),
         Silence::Foreign | Silence::NoSocket => Err(name.in_use()),
         Silence::Unknown(error) => Err(error),
+    }
+}
+
+/// Under the lock: unlinks the file that was found stale. A program that does not ask for the lock
+/// may have put another one there since: then the name is in use.
+fn remove_stale(directory: &Directory, name: &Name, stale: Option<Inode>) -> Result<(), ShmError> {
+    match directory.look_at(name.file()) {
+        Ok(found) if Some(Inode::of(&found)) != stale => return Err(name.in_use()),
+        Ok(_) => {}
+        Err(Errno::NOENT) => return Ok(()),
+        Err(errno) => return Err(socket::error("looking at the socket", errno, name.path())),
+    }
+    match unlink(directory, name.file()) {
+        Ok(()) | Err(Errno::NOENT) => Ok(()),
+        Err(errno) => Err(socket::error("removing a stale socket", errno, name.path())),
     }
 }
 
@@ -176,10 +203,6 @@ fn listen_at(
     mode: Mode,
 ) -> Result<(OwnedFd, Inode), ShmError> {
     let file = name.file();
-    match unlink(directory, file) {
-        Ok(()) | Err(Errno::NOENT) => {}
-        Err(errno) => return Err(socket::error("removing a stale socket", errno, name.path())),
-    }
     let socket = make_socket()?;
     match SocketAddrUnix::new(path).and_then(|path| rustix::net::bind(&socket, &path)) {
         Ok(()) => {}

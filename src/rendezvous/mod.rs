@@ -38,9 +38,9 @@ pub(crate) use acceptor::{Clients, Watcher};
 pub(crate) use message::{Status as AnswerStatus, answer as an_answer, hello as a_hello};
 #[cfg(not(all(test, loom)))]
 pub(crate) use {
-    acceptor::{Desk, Host, Refusal},
-    connector::{Connection, Dial, Progress},
-    listener_socket::BoundSocket,
+    acceptor::{Acceptor, Host, Refusal},
+    connector::{Connection, Connector, Progress},
+    listener_socket::ListenerSocket,
     name::Name,
     pair::{adopt, pair},
 };

@@ -9,6 +9,7 @@ use std::os::fd::{AsFd, BorrowedFd, OwnedFd};
 
 use rustix::net::{RecvAncillaryBuffer, RecvFlags, Shutdown};
 
+use crate::sys::fork::Origin;
 use crate::sys::signals;
 use crate::sys::sockopt;
 
@@ -45,11 +46,15 @@ impl Drop for Untrusted {
 
 /// A socket to somebody who may have passed descriptors that we have not taken: they go with it.
 #[derive(Debug)]
-pub(super) struct Line(Option<OwnedFd>);
+pub(super) struct Line {
+    socket: Option<OwnedFd>,
+    /// A forked child only closes its copy.
+    origin: Origin,
+}
 
 impl Line {
     pub(super) fn new(socket: OwnedFd) -> Self {
-        Self(Some(socket))
+        Self { socket: Some(socket), origin: Origin::here() }
     }
 
     /// Refuses all descriptors from now on, as far as the kernel can do that; then whether nothing
@@ -69,24 +74,24 @@ impl Line {
 
     /// The socket, which is quiet: closing it is harmless.
     pub(super) fn into_inner(mut self) -> OwnedFd {
-        self.0.take().expect("there until it is dropped")
+        self.socket.take().expect("there until it is dropped")
     }
 }
 
 impl AsFd for Line {
     fn as_fd(&self) -> BorrowedFd<'_> {
-        self.0.as_ref().expect("there until it is dropped").as_fd()
+        self.socket.as_ref().expect("there until it is dropped").as_fd()
     }
 }
 
 impl Drop for Line {
     fn drop(&mut self) {
-        if self.0.is_none() || self.is_quiet() {
+        if self.socket.is_none() || self.origin.has_left() || self.is_quiet() {
             return;
         }
         // It is over for the other side at once.
         let _ = rustix::net::shutdown(&*self, Shutdown::Both);
-        discard(self.0.take().into_iter().collect());
+        discard(self.socket.take().into_iter().collect());
     }
 }
 

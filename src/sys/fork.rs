@@ -15,7 +15,7 @@
 //!
 //! - A [`ProcessLock`] opens in the process that made it, and nowhere else.
 //! - A [`PerProcess`] value is a fresh one in each process.
-//! - A lock of neither kind is reached only after a look at an [`Origin`]: by `Link::forked` for
+//! - A lock of neither kind is reached only after a look at an [`Origin`]: by `Channel::forked` for
 //!   the halves, the waiting tasks and the loans of an end, by `Shared::is_forked` for a driver's
 //!   inbox.
 //!

@@ -10,11 +10,11 @@ use rustix::io::Errno;
 use super::*;
 use crate::rendezvous::name::{LOCK_FILE, NEW_FILE};
 
-fn bind(name: &Name) -> Result<BoundSocket, ShmError> {
-    BoundSocket::bind(name, None)
+fn bind(name: &Name) -> Result<ListenerSocket, ShmError> {
+    ListenerSocket::bind(name, None)
 }
 
-fn is_in_use(result: Result<BoundSocket, ShmError>, name: &Name) -> bool {
+fn is_in_use(result: Result<ListenerSocket, ShmError>, name: &Name) -> bool {
     matches!(result, Err(ShmError::NameInUse { path }) if *path == *name.path())
 }
 
@@ -32,7 +32,7 @@ fn a_bound_name_is_found_and_goes_with_its_engine() {
         std::fs::read_dir(dir.path()).unwrap().map(|e| e.unwrap().file_name()).collect();
     assert_eq!(left, [LOCK_FILE]);
     assert!(
-        matches!(dial(&name).unwrap().block(), Err(ShmError::NotFound { path }) if *path == *name.path())
+        matches!(connector(&name).unwrap().block(), Err(ShmError::NotFound { path }) if *path == *name.path())
     );
 }
 
@@ -41,7 +41,7 @@ fn the_directory_is_made_for_its_owner_alone() {
     let dir = TempDir::new();
     let inner = dir.path().join("inner");
     let name = name_in(&inner, "a");
-    assert!(matches!(dial(&name), Err(ShmError::NotFound { .. })));
+    assert!(matches!(connector(&name), Err(ShmError::NotFound { .. })));
     let _bound = bind(&name).unwrap();
     assert_eq!(inner.metadata().unwrap().mode() & 0o7777, 0o700);
     let deeper = name_in(&dir.path().join("x/y"), "a");
@@ -62,7 +62,7 @@ fn an_absolute_name_is_taken_as_it_is() {
     let missing = dir.path().join("missing/plain");
     let missing = Name::new(missing.to_str().unwrap()).unwrap();
     assert!(matches!(bind(&missing), Err(ShmError::Io { .. })), "its directory is not made");
-    assert!(matches!(dial(&missing), Err(ShmError::NotFound { .. })));
+    assert!(matches!(connector(&missing), Err(ShmError::NotFound { .. })));
 }
 
 /// The path of no socket in it fits into an address.
@@ -91,12 +91,12 @@ fn the_mode_is_the_builders() {
     for (given, expected) in [(None, 0o600), (Some(0o666), 0o666), (Some(0o620), 0o620)] {
         // The sticky bit protects those that the kernel lists by another path.
         for (name, sticky) in [(dir.name("a"), 0), (name_in(&deep, "a"), 0o1000)] {
-            let _bound = BoundSocket::bind(&name, given).unwrap();
+            let _bound = ListenerSocket::bind(&name, given).unwrap();
             let mode = name.path().metadata().unwrap().permissions().mode();
             assert_eq!(mode & 0o7777, expected | sticky);
         }
     }
-    let odd = BoundSocket::bind(&dir.name("a"), Some(0o4666));
+    let odd = ListenerSocket::bind(&dir.name("a"), Some(0o4666));
     assert!(matches!(odd, Err(ShmError::InvalidConfig { given: 0o4666, allowed: 0o777, .. })));
 }
 
@@ -105,7 +105,7 @@ fn a_stale_socket_is_taken_over() {
     let dir = TempDir::new();
     let name = dir.name("a");
     leave_stale_socket(name.path());
-    assert!(matches!(dial(&name).unwrap().block(), Err(ShmError::NotFound { .. })));
+    assert!(matches!(connector(&name).unwrap().block(), Err(ShmError::NotFound { .. })));
     let engine = Engine::new(&name);
     assert!(engine.connect(&name).is_ok());
 }
@@ -156,7 +156,7 @@ fn a_socket_is_listed_by_its_real_path_where_that_fits() {
         assert_eq!(is_listed(&path), fits, "{bytes}");
         assert!(engine.connect(&name).is_ok());
         assert!(is_in_use(bind(&name), &name));
-        engine.desk.close(&engine.board);
+        engine.acceptor.close(&engine.board);
         assert!(!path.exists());
         assert!(!real.join(NEW_FILE).exists());
     }
@@ -354,7 +354,7 @@ fn a_drop_unlinks_only_what_it_bound() {
     let engine = Engine::new(&name);
     drop(first);
     assert!(engine.connect(&name).is_ok());
-    engine.desk.close(&engine.board);
+    engine.acceptor.close(&engine.board);
     assert!(!name.path().exists());
     assert_eq!(engine.board.watched.load(Ordering::Relaxed), 0);
 }

@@ -1,4 +1,4 @@
-//! Desk and dial, with each other.
+//! Acceptor and connector, with each other.
 
 use super::*;
 
@@ -23,7 +23,7 @@ fn a_handshake_hands_the_region_over() {
     let Connection { lifeline, .. } = connection;
     drop(lifeline);
     assert!(drain(lock(&engine.face.peers)[0].as_fd(), 9).hung_up);
-    assert_eq!(engine.desk.clients(), Clients::default());
+    assert_eq!(engine.acceptor.clients(), Clients::default());
 }
 
 #[test]
@@ -32,7 +32,7 @@ fn the_blocking_dial_waits_for_the_engine() {
     let name = dir.name("a");
     let engine = Engine::new(&name);
     std::thread::scope(|scope| {
-        let client = scope.spawn(|| dial(&name).unwrap().block());
+        let client = scope.spawn(|| connector(&name).unwrap().block());
         engine.run_until(|engine| engine.lifelines() == 1);
         let connection = client.join().unwrap().unwrap();
         assert!(same_memory(&engine.face.region, &connection.region));
@@ -46,19 +46,20 @@ fn a_second_client_is_told_busy() {
     let engine = Engine::new(&name);
     let _first = engine.connect(&name).unwrap();
     assert!(matches!(engine.connect(&name), Err(ShmError::Busy)));
-    assert_eq!(engine.desk.clients(), Clients { refused: 1, ..Clients::default() });
+    assert_eq!(engine.acceptor.clients(), Clients { refused: 1, ..Clients::default() });
 }
 
 #[test]
 fn predicates_of_both_sides_are_asked() {
     let dir = TempDir::new();
     let name = dir.name("a");
-    let bound = BoundSocket::bind(&name, None).unwrap();
+    let bound = ListenerSocket::bind(&name, None).unwrap();
     let engine = Engine::with(bound, Some(Allow::new(|_| false)));
     let refused = engine.connect(&name).unwrap_err();
     assert!(is_denied(&refused, DenialCause::Engine, name.path()), "{refused:?}");
-    assert_eq!(engine.desk.clients().refused, 1);
-    let choosy = Dial::new(&name, Some(Allow::new(|_| panic!("never"))), Instant::now() + LONG);
+    assert_eq!(engine.acceptor.clients().refused, 1);
+    let choosy =
+        Connector::new(&name, Some(Allow::new(|_| panic!("never"))), Instant::now() + LONG);
     let refused = engine.meet(choosy.unwrap()).unwrap_err();
     let ourselves = DenialCause::EngineUser { uid: rustix::process::geteuid().as_raw() };
     assert!(is_denied(&refused, ourselves, name.path()), "{refused:?}");
@@ -72,9 +73,9 @@ fn a_full_backlog_is_tried_again() {
     let engine = Engine::new(&name);
     let silent: Vec<_> = std::iter::from_fn(|| raw(&name)).collect();
     assert!(silent.len() >= 128);
-    let mut late = Dial::new(&name, None, Instant::now()).unwrap();
+    let mut late = Connector::new(&name, None, Instant::now()).unwrap();
     assert!(matches!(late.step(), Err(ShmError::TimedOut { sent: 0 })));
-    let mut patient = dial(&name).unwrap();
+    let mut patient = connector(&name).unwrap();
     assert!(matches!(patient.step(), Ok(Progress::RetryAt(at)) if at > Instant::now()));
     assert!(patient.as_fd().is_none());
     assert!(engine.meet(patient).is_ok());
@@ -84,11 +85,11 @@ fn a_full_backlog_is_tried_again() {
 fn an_engine_that_never_answers_is_timed_out() {
     let dir = TempDir::new();
     let name = dir.name("a");
-    let _bound = BoundSocket::bind(&name, None).unwrap();
+    let _bound = ListenerSocket::bind(&name, None).unwrap();
     let start = Instant::now();
     let patience = Duration::from_millis(50);
-    let dial = Dial::new(&name, None, start + patience).unwrap();
-    assert!(matches!(dial.block(), Err(ShmError::TimedOut { sent: 0 })));
+    let connector = Connector::new(&name, None, start + patience).unwrap();
+    assert!(matches!(connector.block(), Err(ShmError::TimedOut { sent: 0 })));
     assert!(start.elapsed() >= patience);
 }
 
@@ -96,11 +97,11 @@ fn an_engine_that_never_answers_is_timed_out() {
 fn an_engine_that_leaves_half_way_is_a_failed_handshake() {
     let dir = TempDir::new();
     let name = dir.name("a");
-    let bound = BoundSocket::bind(&name, None).unwrap();
-    let mut dial = dial(&name).unwrap();
-    assert!(matches!(dial.step(), Ok(Progress::WaitReadable)));
+    let bound = ListenerSocket::bind(&name, None).unwrap();
+    let mut connector = connector(&name).unwrap();
+    assert!(matches!(connector.step(), Ok(Progress::WaitReadable)));
     drop(bound);
-    assert!(matches!(dial.step(), Err(ShmError::Io { step: "handshake", .. })));
+    assert!(matches!(connector.step(), Err(ShmError::Io { step: "handshake", .. })));
 }
 
 #[test]
@@ -110,10 +111,10 @@ fn a_closed_desk_is_not_found() {
     let engine = Engine::new(&name);
     let _silent = raw(&name).unwrap();
     engine.settle();
-    engine.desk.close(&engine.board);
+    engine.acceptor.close(&engine.board);
     assert_eq!(engine.board.watched.load(Ordering::Relaxed), 0);
     assert!(matches!(engine.connect(&name), Err(ShmError::NotFound { .. })));
-    assert_eq!(engine.desk.next_alarm(), None);
+    assert_eq!(engine.acceptor.next_timer(), None);
 }
 
 #[test]

@@ -42,7 +42,7 @@ fn junk_is_counted_and_changes_nothing() {
         engine.settle();
         assert!(was_sent_off(&client));
     }
-    assert_eq!(engine.desk.clients(), Clients { hostile: 5, ..Clients::default() });
+    assert_eq!(engine.acceptor.clients(), Clients { hostile: 5, ..Clients::default() });
     assert!(engine.connect(&name).is_ok());
 }
 
@@ -58,7 +58,7 @@ fn junk_from_one_who_has_a_seat_is_counted_too() {
     engine.settle();
     assert!(was_sent_off(&client));
     assert_eq!(engine.board.watched.load(Ordering::Relaxed), 1);
-    assert_eq!(engine.desk.clients().hostile, 1);
+    assert_eq!(engine.acceptor.clients().hostile, 1);
 }
 
 #[test]
@@ -74,7 +74,7 @@ fn another_version_is_told_ours() {
     };
     assert_eq!(answer.bytes(), message::answer(Status::VersionMismatch));
     assert!(was_sent_off(&client));
-    assert_eq!(engine.desk.clients().refused, 1);
+    assert_eq!(engine.acceptor.clients().refused, 1);
 }
 
 #[test]
@@ -93,7 +93,7 @@ fn hang_ups_are_counted_and_free_the_seat() {
     say(&client, b"");
     engine.settle();
     assert!(was_sent_off(&client));
-    assert_eq!(engine.desk.clients(), Clients { half_done: 3, ..Clients::default() });
+    assert_eq!(engine.acceptor.clients(), Clients { half_done: 3, ..Clients::default() });
     assert_eq!(engine.board.watched.load(Ordering::Relaxed), 1);
 }
 
@@ -104,10 +104,10 @@ fn silence_is_borne_for_a_second() {
     let engine = Engine::new(&name);
     let start = Instant::now();
     let client = raw(&name).unwrap();
-    engine.run_until(|engine| engine.desk.clients().half_done == 1);
+    engine.run_until(|engine| engine.acceptor.clients().half_done == 1);
     assert!(start.elapsed() >= Duration::from_secs(1));
     assert!(was_sent_off(&client));
-    assert_eq!(engine.desk.next_alarm(), None);
+    assert_eq!(engine.acceptor.next_timer(), None);
     assert!(engine.turns.load(Ordering::Relaxed) < 20, "it slept meanwhile");
 }
 
@@ -119,7 +119,7 @@ fn a_hundred_silent_clients_keep_nobody_out() {
     let silent: Vec<_> = (0..100).map(|_| raw(&name).unwrap()).collect();
     engine.settle();
     assert_eq!(engine.board.watched.load(Ordering::Relaxed), 9);
-    assert_eq!(engine.desk.clients().half_done, 92);
+    assert_eq!(engine.acceptor.clients().half_done, 92);
     assert!(silent[..92].iter().all(was_sent_off), "the oldest went");
     assert!(!silent[92..].iter().any(was_sent_off));
     assert!(engine.connect(&name).is_ok());
@@ -130,14 +130,14 @@ fn one_who_is_pushed_out_is_heard_a_last_time() {
     let dir = TempDir::new();
     let name = dir.name("a");
     let engine = Engine::new(&name);
-    let mut honest = dial(&name).unwrap();
-    // Accepted while it says nothing: the hello is held back until the desk is full.
+    let mut honest = connector(&name).unwrap();
+    // Accepted while it says nothing: the hello is held back until the acceptor is full.
     let early = raw(&name).unwrap();
     engine.settle();
     say(&early, &message::hello());
     let _crowd: Vec<_> = (0..8).map(|_| raw(&name).unwrap()).collect();
     // The listening socket comes first, whatever epoll thinks.
-    engine.desk.on_ready(Desk::LISTENING, &engine.board, &engine.face);
+    engine.acceptor.on_ready(Acceptor::LISTENING, &engine.board, &engine.face);
     assert_eq!(engine.lifelines(), 1);
     assert!(matches!(socket::receive_with_descriptor(early.as_fd()), Ok(Received::Message(_))));
     assert!(matches!(honest.step(), Ok(Progress::WaitReadable)));
@@ -169,7 +169,7 @@ fn a_client_that_does_not_wait_leaves_the_face_free() {
     drop(client);
     engine.settle();
     assert_eq!(engine.face.undelivered.load(Ordering::Relaxed), 1);
-    assert_eq!(engine.desk.clients().half_done, 1);
+    assert_eq!(engine.acceptor.clients().half_done, 1);
     assert!(engine.connect(&name).is_ok());
 }
 
@@ -178,27 +178,27 @@ fn foreign_tokens_and_early_alarms_do_no_harm() {
     let dir = TempDir::new();
     let name = dir.name("a");
     let engine = Engine::new(&name);
-    for token in [0, 1, Desk::LAST_TOKEN, Desk::LAST_TOKEN + 1, u16::MAX] {
-        engine.desk.on_ready(token, &engine.board, &engine.face);
-        engine.desk.on_timer(&engine.board, &engine.face);
+    for token in [0, 1, Acceptor::LAST_TOKEN, Acceptor::LAST_TOKEN + 1, u16::MAX] {
+        engine.acceptor.on_ready(token, &engine.board, &engine.face);
+        engine.acceptor.on_timer(&engine.board, &engine.face);
     }
     let client = raw(&name).unwrap();
     engine.settle();
-    engine.desk.on_ready(1, &engine.board, &engine.face);
-    engine.desk.on_timer(&engine.board, &engine.face);
+    engine.acceptor.on_ready(1, &engine.board, &engine.face);
+    engine.acceptor.on_timer(&engine.board, &engine.face);
     assert!(!was_sent_off(&client));
     assert!(engine.connect(&name).is_ok());
 }
 
-/// What a dial makes of a listener that does this with its client.
+/// What a connector makes of a listener that does this with its client.
 fn dial_foreign(act: impl FnOnce(OwnedFd)) -> ShmError {
     let dir = TempDir::new();
     let name = dir.name("a");
-    let bound = BoundSocket::bind(&name, None).unwrap();
-    let mut dial = dial(&name).unwrap();
-    assert!(matches!(dial.step(), Ok(Progress::WaitReadable)));
+    let bound = ListenerSocket::bind(&name, None).unwrap();
+    let mut connector = connector(&name).unwrap();
+    assert!(matches!(connector.step(), Ok(Progress::WaitReadable)));
     act(bound.accept().unwrap().unwrap());
-    dial.block().unwrap_err()
+    connector.block().unwrap_err()
 }
 
 #[test]
@@ -227,7 +227,7 @@ fn foreign_listeners_are_told_apart() {
 fn what_may_hold_descriptors_is_told_from_a_hang_up() {
     let dir = TempDir::new();
     let name = dir.name("a");
-    let bound = BoundSocket::bind(&name, None).unwrap();
+    let bound = ListenerSocket::bind(&name, None).unwrap();
     let line = |act: fn(OwnedFd)| {
         let line = Line::new(raw(&name).unwrap());
         act(bound.accept().unwrap().unwrap());
@@ -264,6 +264,6 @@ fn a_listener_of_another_type_is_no_engine() {
     let dir = TempDir::new();
     let name = dir.name("a");
     let _stream = UnixListener::bind(name.path()).unwrap();
-    let error = dial(&name).unwrap().block().unwrap_err();
+    let error = connector(&name).unwrap().block().unwrap_err();
     assert!(matches!(error, ShmError::VersionMismatch { theirs: 0, .. }));
 }

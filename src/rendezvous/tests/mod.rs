@@ -127,20 +127,20 @@ impl Host for Face {
     }
 }
 
-/// A desk with all that it needs, driven by hand.
+/// An acceptor with all that it needs, driven by hand.
 struct Engine {
     board: Board,
     face: Face,
-    desk: Desk,
+    acceptor: Acceptor,
     turns: AtomicUsize,
 }
 
 impl Engine {
     fn new(name: &Name) -> Self {
-        Self::with(BoundSocket::bind(name, None).unwrap(), None)
+        Self::with(ListenerSocket::bind(name, None).unwrap(), None)
     }
 
-    fn with(socket: BoundSocket, allow: Option<Allow>) -> Self {
+    fn with(socket: ListenerSocket, allow: Option<Allow>) -> Self {
         let (region, file) =
             Region::create(Geometry::new(Some(4096), None).unwrap(), false).unwrap();
         let face = Face {
@@ -152,10 +152,10 @@ impl Engine {
         let engine = Self {
             board: Board::new(),
             face,
-            desk: Desk::new(socket, allow),
+            acceptor: Acceptor::new(socket, allow),
             turns: AtomicUsize::new(0),
         };
-        engine.desk.open(&engine.board).unwrap();
+        engine.acceptor.open(&engine.board).unwrap();
         engine
     }
 
@@ -170,12 +170,12 @@ impl Engine {
         self.turns.fetch_add(1, Ordering::Relaxed);
         if let [event] = events {
             let token = u16::try_from(event.data.u64()).unwrap();
-            self.desk.on_ready(token, &self.board, &self.face);
+            self.acceptor.on_ready(token, &self.board, &self.face);
             return true;
         }
         if alarm.is_some_and(|alarm| alarm <= Instant::now()) {
             *lock(&self.board.alarm) = None;
-            self.desk.on_timer(&self.board, &self.face);
+            self.acceptor.on_timer(&self.board, &self.face);
             return true;
         }
         false
@@ -185,7 +185,7 @@ impl Engine {
     fn run_until(&self, done: impl Fn(&Self) -> bool) {
         let deadline = Instant::now() + LONG;
         while !done(self) {
-            assert!(self.turn(deadline), "nothing happens: {:?}", self.desk);
+            assert!(self.turn(deadline), "nothing happens: {:?}", self.acceptor);
         }
     }
 
@@ -194,19 +194,19 @@ impl Engine {
         while self.turn(Instant::now()) {}
     }
 
-    /// Steps a dial and the desk in turn until the dial comes to an end.
-    fn meet(&self, mut dial: Dial) -> Result<Connection, ShmError> {
+    /// Steps a connector and the acceptor in turn until the connector comes to an end.
+    fn meet(&self, mut connector: Connector) -> Result<Connection, ShmError> {
         loop {
-            match dial.step()? {
+            match connector.step()? {
                 Progress::Done(connection) => return Ok(connection),
                 Progress::RetryAt(at) => while self.turn(at) {},
-                Progress::WaitReadable => drop(self.turn(dial.deadline())),
+                Progress::WaitReadable => drop(self.turn(connector.deadline())),
             }
         }
     }
 
     fn connect(&self, name: &Name) -> Result<Connection, ShmError> {
-        self.meet(dial(name)?)
+        self.meet(connector(name)?)
     }
 
     fn lifelines(&self) -> usize {
@@ -214,8 +214,8 @@ impl Engine {
     }
 }
 
-fn dial(name: &Name) -> Result<Dial, ShmError> {
-    Dial::new(name, None, Instant::now() + LONG)
+fn connector(name: &Name) -> Result<Connector, ShmError> {
+    Connector::new(name, None, Instant::now() + LONG)
 }
 
 /// A bare connection, as a client makes that does not keep to the protocol.

@@ -38,14 +38,14 @@ fn serve(engine: &Engine, mut child: Child) {
 #[ignore = "run by another_user_is_let_in_by_a_predicate_alone"]
 fn as_another_user() {
     let Some(name) = given() else { return };
-    assert!(matches!(dial(&name).unwrap().block(), Err(ShmError::PermissionDenied { .. })));
+    assert!(matches!(connector(&name).unwrap().block(), Err(ShmError::PermissionDenied { .. })));
 }
 
 #[test]
 #[ignore = "run by another_user_is_let_in_by_a_predicate_alone"]
 fn as_another_user_who_is_welcome() {
     let Some(name) = given() else { return };
-    let connection = dial(&name).unwrap().block().unwrap();
+    let connection = connector(&name).unwrap().block().unwrap();
     assert_eq!(connection.lifeline.peer().uid, 0);
 }
 
@@ -64,13 +64,13 @@ fn another_user_is_let_in_by_a_predicate_alone() {
     };
     // The socket's mode keeps him out, then the engine.
     for (mode, refused) in [(0o600, 0), (0o666, 1)] {
-        let engine = Engine::with(BoundSocket::bind(&name, Some(mode)).unwrap(), None);
+        let engine = Engine::with(ListenerSocket::bind(&name, Some(mode)).unwrap(), None);
         let Some(child) = run("as_another_user") else { return };
         serve(&engine, child);
-        assert_eq!(engine.desk.clients().refused, refused, "{mode:o}");
+        assert_eq!(engine.acceptor.clients().refused, refused, "{mode:o}");
     }
     let allow = Allow::new(|peer| peer.uid == 54321);
-    let engine = Engine::with(BoundSocket::bind(&name, Some(0o666)).unwrap(), Some(allow));
+    let engine = Engine::with(ListenerSocket::bind(&name, Some(0o666)).unwrap(), Some(allow));
     let Some(child) = run("as_another_user_who_is_welcome") else { return };
     serve(&engine, child);
     assert_eq!(lock(&engine.face.peers)[0].peer().uid, 54321);
@@ -80,10 +80,10 @@ fn another_user_is_let_in_by_a_predicate_alone() {
 #[ignore = "run by an_application_that_comes_before_the_mode_is_let_in"]
 fn before_the_mode() {
     let Some(name) = given() else { return };
-    let mut early = dial(&name).unwrap();
+    let mut early = connector(&name).unwrap();
     // It is not believed at once that this is the mode that the engine wants.
     assert!(matches!(early.step(), Ok(Progress::RetryAt(_))));
-    let mut hurried = Dial::new(&name, None, Instant::now()).unwrap();
+    let mut hurried = Connector::new(&name, None, Instant::now()).unwrap();
     let denied = hurried.step().unwrap_err();
     assert!(is_denied(&denied, DenialCause::FileSystem, name.path()), "{denied:?}");
     rustix::process::kill_process(rustix::process::getpid(), rustix::process::Signal::STOP)
@@ -101,7 +101,7 @@ fn an_application_that_comes_before_the_mode_is_let_in() {
     let name = Name::new(path.to_str().unwrap()).unwrap();
     let allow = Allow::new(|peer| peer.uid == 54321);
     // As between `bind` and `chmod`.
-    let engine = Engine::with(BoundSocket::bind(&name, Some(0o755)).unwrap(), Some(allow));
+    let engine = Engine::with(ListenerSocket::bind(&name, Some(0o755)).unwrap(), Some(allow));
     let child = match other("before_the_mode", &path).uid(54321).gid(54321).spawn() {
         Ok(child) => child,
         Err(error) => return eprintln!("not to be run by others ({error}): left out"),
@@ -128,7 +128,7 @@ fn without_descriptors() {
     use rustix::process::{Resource, Rlimit, getrlimit, setrlimit};
     let Some(name) = given() else { return };
     let engine = Engine::new(&name);
-    let mut clients = vec![dial(&name).unwrap()];
+    let mut clients = vec![connector(&name).unwrap()];
     assert!(matches!(clients[0].step(), Ok(Progress::WaitReadable)));
     let limit = getrlimit(Resource::Nofile);
     setrlimit(Resource::Nofile, Rlimit { current: Some(0), maximum: limit.maximum }).unwrap();
@@ -166,26 +166,26 @@ fn a_killed_engine_is_taken_over() {
     let mut child = other("to_be_killed", &path).spawn().unwrap();
     let deadline = Instant::now() + LONG;
     let connection = loop {
-        match dial(&name).unwrap().block() {
+        match connector(&name).unwrap().block() {
             Ok(connection) => break connection,
             Err(ShmError::NotFound { .. }) => std::thread::yield_now(),
             Err(error) => panic!("{error:?}"),
         }
         assert!(Instant::now() < deadline);
     };
-    assert!(matches!(BoundSocket::bind(&name, None), Err(ShmError::NameInUse { .. })));
+    assert!(matches!(ListenerSocket::bind(&name, None), Err(ShmError::NameInUse { .. })));
     child.kill().unwrap();
     child.wait().unwrap();
     assert!(drain(connection.lifeline.as_fd(), 9).hung_up);
     assert!(path.exists());
-    assert!(BoundSocket::bind(&name, None).is_ok());
+    assert!(ListenerSocket::bind(&name, None).is_ok());
 }
 
 #[test]
 #[ignore = "run by a_peer_in_another_pid_namespace_has_no_pid"]
 fn in_another_pid_namespace() {
     let Some(name) = given() else { return };
-    let connection = dial(&name).unwrap().block().unwrap();
+    let connection = connector(&name).unwrap().block().unwrap();
     assert_eq!((connection.lifeline.peer().pid, connection.lifeline.peer().uid), (0, 0));
 }
 

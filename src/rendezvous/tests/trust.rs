@@ -5,7 +5,7 @@ use std::os::unix::fs::{chown, symlink};
 use super::*;
 
 fn refusals(name: &Name) -> (ShmError, ShmError) {
-    (BoundSocket::bind(name, None).unwrap_err(), dial(name).unwrap_err())
+    (ListenerSocket::bind(name, None).unwrap_err(), connector(name).unwrap_err())
 }
 
 #[test]
@@ -20,11 +20,11 @@ fn where_others_may_write_nobody_is_trusted() {
         }
     }
     let open = Name::new("/tmp/wakering-test-never").unwrap();
-    let refused = BoundSocket::bind(&open, None);
+    let refused = ListenerSocket::bind(&open, None);
     assert!(matches!(refused, Err(ShmError::PermissionDenied { .. })), "{refused:?}");
     // Reading is no danger.
     dir.set_mode(0o755);
-    assert!(BoundSocket::bind(&dir.name("a"), None).is_ok());
+    assert!(ListenerSocket::bind(&dir.name("a"), None).is_ok());
 }
 
 #[test]
@@ -54,7 +54,7 @@ fn a_link_or_a_file_in_the_directorys_place_is_an_error() {
     // Further up links are the administrator's business.
     let below = link.join("below");
     std::fs::create_dir(&below).unwrap();
-    assert!(BoundSocket::bind(&name_in(&below, "a"), None).is_ok());
+    assert!(ListenerSocket::bind(&name_in(&below, "a"), None).is_ok());
 }
 
 #[test]
@@ -66,12 +66,12 @@ fn somebody_elses_directory_is_refused() {
     let name = dir.name("a");
     let engine = Engine::new(&name);
     chown(dir.path(), Some(54321), None).unwrap();
-    let (bind, dial) = refusals(&name);
+    let (bind, connector) = refusals(&name);
     let its_owner = DenialCause::DirectoryOwner { uid: 54321 };
     assert!(is_denied(&bind, its_owner, dir.path()), "{bind:?}");
-    assert!(is_denied(&dial, its_owner, dir.path()), "{dial:?}");
+    assert!(is_denied(&connector, its_owner, dir.path()), "{connector:?}");
     // The predicate accepts the engine, but the directory belongs to neither of us.
-    let open = Dial::new(&name, Some(Allow::new(|_| true)), Instant::now() + LONG).unwrap();
+    let open = Connector::new(&name, Some(Allow::new(|_| true)), Instant::now() + LONG).unwrap();
     let refused = engine.meet(open).unwrap_err();
     assert!(is_denied(&refused, its_owner, dir.path()), "{refused:?}");
 }
@@ -83,7 +83,7 @@ fn a_link_in_the_sockets_place_is_not_followed() {
     let _engine = Engine::new(&name);
     symlink("a.sock", dir.path().join("b.sock")).unwrap();
     let link = dir.name("b");
-    let error = dial(&link).unwrap().block().unwrap_err();
+    let error = connector(&link).unwrap().block().unwrap_err();
     let ShmError::Io { source, .. } = error else { panic!("{error:?}") };
     assert!(source.to_string().starts_with(link.path().to_str().unwrap()), "{source}");
 }

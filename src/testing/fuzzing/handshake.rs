@@ -1,4 +1,4 @@
-//! Anything on the socket, to the engine's desk and to an application's dial.
+//! Anything on the socket, to the engine's acceptor and to an application's connector.
 
 use std::cell::{Cell, RefCell};
 use std::io::IoSlice;
@@ -18,7 +18,7 @@ use crate::error::ShmError;
 use crate::rendezvous::credentials::PeerCredentials;
 use crate::rendezvous::lifeline::Lifeline;
 use crate::rendezvous::{
-    BoundSocket, Clients, Desk, Dial, Host, Name, Progress, Refusal, Watcher, adopt,
+    Acceptor, Clients, Connector, Host, ListenerSocket, Name, Progress, Refusal, Watcher, adopt,
 };
 use crate::shm::layout::{Geometry, MAGIC, VERSION};
 use crate::shm::region::Region;
@@ -30,8 +30,8 @@ use crate::shm::region::Region;
 pub fn handshake(data: &[u8]) {
     let mut input = Input(data);
     let _ = match input.byte().map(|role| role % 4) {
-        Some(0 | 1) => desk(&mut input),
-        Some(2) => dial(&mut input),
+        Some(0 | 1) => acceptor(&mut input),
+        Some(2) => connector(&mut input),
         Some(_) => descriptor(&mut input),
         None => None,
     };
@@ -114,7 +114,7 @@ fn unconnected() -> OwnedFd {
         .expect("a descriptor")
 }
 
-/// Counts what a desk wants to be told of.
+/// Counts what an acceptor wants to be told of.
 #[derive(Default)]
 struct Board(Cell<isize>);
 
@@ -129,7 +129,10 @@ impl Watcher for Board {
     }
 
     fn wake_at(&self, at: Instant) {
-        assert!(at <= Instant::now() + Duration::from_secs(2), "a guest is patience's length here");
+        assert!(
+            at <= Instant::now() + Duration::from_secs(2),
+            "a client is patience's length here"
+        );
     }
 }
 
@@ -154,7 +157,7 @@ impl Host for Face {
     }
 }
 
-fn desk(input: &mut Input<'_>) -> Option<()> {
+fn acceptor(input: &mut Input<'_>) -> Option<()> {
     let path = path();
     let name = Name::new(path.to_str()?).ok()?;
     let geometry = Geometry::new(Some(4096), None).ok()?;
@@ -163,8 +166,9 @@ fn desk(input: &mut Input<'_>) -> Option<()> {
         lifelines: RefCell::default(),
     };
     let board = Board::default();
-    let desk = Desk::new(BoundSocket::bind(&name, None).expect("a name of our own"), None);
-    desk.open(&board).ok()?;
+    let acceptor =
+        Acceptor::new(ListenerSocket::bind(&name, None).expect("a name of our own"), None);
+    acceptor.open(&board).ok()?;
     let address = SocketAddrUnix::new(&path).ok()?;
     let mut clients = Vec::new();
     let mut lawful = 0;
@@ -179,7 +183,7 @@ fn desk(input: &mut Input<'_>) -> Option<()> {
             1 | 2 => {
                 let descriptors = input.byte().map(passed)?;
                 let Some(bytes) = message(input, 1) else { break };
-                // No lawful hello can be told from these without judging as the desk does; so the
+                // No lawful hello can be told from these without judging as the acceptor does; so the
                 // length and the constant part alone.
                 lawful += usize::from(bytes.len() == 32 && bytes[..8] == MAGIC);
                 if let Some(client) = clients.get(usize::from(op >> 3) % clients.len().max(1)) {
@@ -193,46 +197,47 @@ fn desk(input: &mut Input<'_>) -> Option<()> {
                 let client = &clients[usize::from(op >> 3) % clients.len()];
                 let _ = rustix::net::shutdown(client, Shutdown::Write);
             }
-            5 => desk.on_timer(&board, &face),
-            6 => desk.on_ready(Desk::LISTENING, &board, &face),
-            _ => desk.on_ready(u16::from(op >> 3) % (Desk::LAST_TOKEN + 2), &board, &face),
+            5 => acceptor.on_timer(&board, &face),
+            6 => acceptor.on_ready(Acceptor::LISTENING, &board, &face),
+            _ => acceptor.on_ready(u16::from(op >> 3) % (Acceptor::LAST_TOKEN + 2), &board, &face),
         }
         // The listening socket, and at most eight who have said nothing.
         assert!((1..=9).contains(&board.0.get()), "{} are watched", board.0.get());
     }
-    for token in 0..=Desk::LAST_TOKEN {
-        desk.on_ready(token, &board, &face);
+    for token in 0..=Acceptor::LAST_TOKEN {
+        acceptor.on_ready(token, &board, &face);
     }
-    let Clients { refused, hostile, half_done } = desk.clients();
+    let Clients { refused, hostile, half_done } = acceptor.clients();
     assert!(face.lifelines.borrow().len() <= lawful, "somebody came in without a hello");
     assert!(refused + hostile + half_done <= 10_000);
-    desk.close(&board);
+    acceptor.close(&board);
     assert_eq!(board.0.get(), 0, "nothing is watched any more");
     Some(())
 }
 
-fn dial(input: &mut Input<'_>) -> Option<()> {
+fn connector(input: &mut Input<'_>) -> Option<()> {
     let path = path();
     let name = Name::new(path.to_str()?).ok()?;
     let listener = unconnected();
     rustix::net::bind(&listener, &SocketAddrUnix::new(&path).ok()?).ok()?;
     rustix::net::listen(&listener, 1).ok()?;
-    let mut dial = Dial::new(&name, None, Instant::now() + Duration::from_secs(60)).ok()?;
-    let first = dial.step();
+    let mut connector =
+        Connector::new(&name, None, Instant::now() + Duration::from_secs(60)).ok()?;
+    let first = connector.step();
     let _ = std::fs::remove_file(&path);
     assert!(matches!(first, Ok(Progress::WaitReadable)), "{first:?}");
-    let mut guest = rustix::net::accept(&listener).ok();
+    let mut client = rustix::net::accept(&listener).ok();
     while let Some(op) = input.byte() {
         match op % 4 {
             0 | 1 => {
                 let descriptors = input.byte().map(passed)?;
                 let Some(bytes) = message(input, 2) else { break };
-                if let Some(guest) = &guest {
-                    send(guest, &bytes, &descriptors);
+                if let Some(client) = &client {
+                    send(client, &bytes, &descriptors);
                 }
             }
-            2 => drop(guest.take()),
-            _ => match dial.step() {
+            2 => drop(client.take()),
+            _ => match connector.step() {
                 Ok(Progress::WaitReadable) => {}
                 Ok(Progress::Done(connection)) => return check(&connection.region),
                 Ok(Progress::RetryAt(_)) => panic!("it was connected"),
@@ -240,7 +245,7 @@ fn dial(input: &mut Input<'_>) -> Option<()> {
             },
         }
     }
-    if let Ok(Progress::Done(connection)) = dial.step() {
+    if let Ok(Progress::Done(connection)) = connector.step() {
         check(&connection.region)?;
     }
     Some(())

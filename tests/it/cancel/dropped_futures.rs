@@ -209,7 +209,8 @@ fn futures_dropped_at_random_lose_and_double_nothing(driver: &Driver) {
                     let done = poll_once(send.as_mut()).is_ready();
                     drop(send);
                     let now = face.stats().packets_sent - before;
-                    assert_eq!(done, now == batch.len() as u64);
+                    // An empty batch is pending, too, where the budget is used up.
+                    assert!(done == (now == batch.len() as u64) || batch.is_empty());
                     sent += now;
                 }
                 _ => {
