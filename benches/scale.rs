@@ -10,8 +10,8 @@
 //! cargo bench --bench scale -- --one-core
 //! ```
 //!
-//! Between two cores, most of a wake is what it takes the kernel to rouse the other core. On one, what
-//! is left is the library's part and a switch of processes.
+//! Between two cores, most of a wake is what it takes the kernel to rouse the other core. On one,
+//! what is left is the library's part and a switch of processes.
 //!
 //! It fails if a wake is lost, if the latency of one grows with the number that is parked, if an
 //! idle side holds more memory than it may, or if the idle engine uses the processor at all.
@@ -54,11 +54,12 @@ const IDLE: Duration = Duration::from_secs(3);
 /// A packet that is not answered.
 const NO_ANSWER: u64 = 0;
 
-/// A side's memory may grow to this, all of it counted: pages of the region that it has touched, its
-/// page tables, its heap.
+/// A side's memory may grow to this, all of it counted: pages of the region that it has touched,
+/// its page tables, its heap.
 const MOST_BYTES: u64 = 64 << 10;
-/// The median latency of one among all may be so many times that of one among a hundred: of the same
-/// one each time, and of another one each time, none of which is in any cache when there are many.
+/// The median latency of one among all may be so many times that of one among a hundred: of the
+/// same one each time, and of another one each time, none of which is in any cache when there are
+/// many.
 const MOST_GROWTH: [f64; 2] = [1.5, 2.0];
 
 fn main() {

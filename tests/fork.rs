@@ -289,8 +289,8 @@ fn a_child_takes_no_name_away() {
     drop((face, listener));
 }
 
-/// Enters a new PID namespace by its next child; as a user without rights in a user namespace of its
-/// own. `false` if the machine does not let us.
+/// Enters a new PID namespace by its next child; as a user without rights in a user namespace of
+/// its own. `false` if the machine does not let us.
 fn enter_pid_namespace() -> bool {
     const NEWUSER: i32 = 0x1000_0000;
     const NEWPID: i32 = 0x2000_0000;
@@ -603,8 +603,8 @@ fn a_child_that_asks_for_room_ends_nothing() {
     assert_eq!(rx.try_recv().unwrap(), "still open");
 }
 
-/// The driver's thread accepts applications, with the locks of the face and of the listener held for
-/// some of the time.
+/// The driver's thread accepts applications, with the locks of the face and of the listener held
+/// for some of the time.
 #[test]
 fn a_child_drops_faces_and_listeners_while_applications_connect() {
     for backend in backends() {

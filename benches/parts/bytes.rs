@@ -1,8 +1,9 @@
 //! What is the cheapest memory for a packet that goes out as `Bytes`?
 //!
-//! What is measured is the making, the copy and the drop of one packet, or of 64 that are kept until
-//! all are there, as by a batch. `src/pool.rs` has what it gave. What was freed before changes what
-//! glibc gives back to the kernel, so for figures to go by, run each in a process of its own.
+//! What is measured is the making, the copy and the drop of one packet, or of 64 that are kept
+//! until all are there, as by a batch. `src/pool.rs` has what it gave. What was freed before
+//! changes what glibc gives back to the kernel, so for figures to go by, run each in a process of
+//! its own.
 
 use std::hint::black_box;
 use std::sync::{Arc, Mutex};

@@ -7,10 +7,10 @@ use std::str::FromStr;
 use std::time::{Duration, Instant};
 
 use bytes::{Bytes, BytesMut};
+use hdrhistogram::Histogram;
 use wakering::{Backend, Driver, Receiver, Sender, SpscHandle};
 
 use crate::Result;
-use crate::latency::Latencies;
 use crate::packet::{self, Checker};
 
 /// Bytes that one `send_batch` offers, so that sender and receiver stay close and in the cache.
@@ -80,7 +80,8 @@ async fn obey(driver: &Driver, order: &Order) -> Result<Outcome> {
 }
 
 async fn ping(tx: &mut Sender, rx: &mut Receiver, bytes: usize, time: Duration) -> Result<Outcome> {
-    let mut latencies = Latencies::new();
+    // Nanoseconds up to a minute, to three digits.
+    let mut latencies = Histogram::<u64>::new_with_max(60_000_000_000, 3)?;
     let mut checker = Checker::default();
     let begin = Instant::now();
     let mut sent = begin;
@@ -88,14 +89,14 @@ async fn ping(tx: &mut Sender, rx: &mut Receiver, bytes: usize, time: Duration) 
         tx.send(new_packet(Bytes::new(), checker.next, bytes)).await?;
         let echo = rx.recv().await.ok_or("the channel ended before the echo came")?;
         let now = Instant::now();
-        latencies.add(nanoseconds(now - sent));
+        latencies.saturating_record(nanoseconds(now - sent));
         checker.look(&echo, bytes);
         sent = now;
     }
     Ok(Outcome {
-        p50_ns: latencies.permille(500),
-        p99_ns: latencies.permille(990),
-        p999_ns: latencies.permille(999),
+        p50_ns: latencies.value_at_quantile(0.5),
+        p99_ns: latencies.value_at_quantile(0.99),
+        p999_ns: latencies.value_at_quantile(0.999),
         ..outcome(&checker, begin.elapsed())
     })
 }

@@ -14,7 +14,6 @@
 mod application;
 mod arguments;
 mod engine;
-mod latency;
 mod packet;
 mod report;
 

@@ -8,8 +8,8 @@
 //!
 //! Every packet is checked, byte for byte and by its number, and every end for whether it may end
 //! there (`session.rs`). At last the engine, and each application that was not killed, must hold
-//! what they held when all was warm: descriptors, mappings, threads, memory. The exit status is 1 if
-//! anything is wrong.
+//! what they held when all was warm: descriptors, mappings, threads, memory. The exit status is 1
+//! if anything is wrong.
 #![allow(clippy::print_stdout, reason = "the result goes there")]
 
 mod application;

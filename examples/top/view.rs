@@ -48,7 +48,8 @@ impl View<'_> {
         text
     }
 
-    /// Lines of at most 110 columns, two for each channel, the busiest first; at most `lines` in all.
+    /// Lines of at most 110 columns, two for each channel, the busiest first; at most `lines` in
+    /// all.
     pub(crate) fn table(&self, lines: usize) -> Vec<String> {
         let count = self.now.len();
         let plural = if count == 1 { "" } else { "s" };

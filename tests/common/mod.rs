@@ -25,8 +25,8 @@ pub mod running;
 pub mod seccomp;
 pub mod woken;
 
-/// How many times as slow as usual the machine may be. Tests that were built with `WAKERING_SLOW` are
-/// for an emulated one.
+/// How many times as slow as usual the machine may be. Tests that were built with `WAKERING_SLOW`
+/// are for an emulated one.
 const SLOWNESS: u64 = if option_env!("WAKERING_SLOW").is_some() { 10 } else { 1 };
 
 /// How long anything may take before it counts as hung.
@@ -95,8 +95,8 @@ pub fn watched(test: impl FnOnce() + Send + 'static) {
     }
 }
 
-/// Whether the kernel is at least of this version, from which on it can do `what`. If not, says what
-/// is left out.
+/// Whether the kernel is at least of this version, from which on it can do `what`. If not, says
+/// what is left out.
 pub fn kernel_can(version: (u32, u32), what: &str) -> bool {
     let release = fs::read_to_string("/proc/sys/kernel/osrelease").unwrap();
     let mut numbers = release.split(|c: char| !c.is_ascii_digit()).map_while(|n| n.parse().ok());
@@ -278,8 +278,8 @@ pub fn wait<F: Future>(what: &str, future: F) -> F::Output {
     }
 }
 
-/// Keeps what the caller has until the process is killed. A thread's first `park` may return at once: a
-/// channel of std's that it has used before may have left it a token.
+/// Keeps what the caller has until the process is killed. A thread's first `park` may return at
+/// once: a channel of std's that it has used before may have left it a token.
 #[allow(dead_code, reason = "not for a file whose processes end by themselves")]
 pub fn stay() -> ! {
     loop {

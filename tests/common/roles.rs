@@ -10,8 +10,8 @@ pub fn other(role: &str) -> &'static str {
     if role == "engine" { "application" } else { "engine" }
 }
 
-/// An end of the channel called `name`, whose rings are small, and whose sends wait for as long as it
-/// takes.
+/// An end of the channel called `name`, whose rings are small, and whose sends wait for as long as
+/// it takes.
 pub fn open(driver: &Driver, role: &str, name: &str) -> Endpoint {
     open_with(driver, role, name, SMALL)
 }

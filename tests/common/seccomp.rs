@@ -1,4 +1,5 @@
-//! System calls that are refused, by a filter which this thread and all that it starts keep for good.
+//! System calls that are refused, by a filter which this thread and all that it starts keep for
+//! good.
 #![allow(unsafe_code, reason = "no crate here declares prctl")]
 #![allow(dead_code, unreachable_pub, reason = "no file needs all of it")]
 
@@ -32,7 +33,8 @@ impl Refuse {
         Self { action: TRAP, ..self }
     }
 
-    // These numbers are the same on every architecture that got them since 2019, so on all but alpha.
+    // These numbers are the same on every architecture that got them since 2019, so on all but
+    // alpha.
 
     pub const fn io_uring_setup(errno: Errno) -> Self {
         Self::call(425, errno)

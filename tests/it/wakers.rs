@@ -1,5 +1,5 @@
-//! Wakers that misbehave: they panic, drop, come late, use what they wake for, or belong to an executor
-//! that is gone; on drivers that are run in every way.
+//! Wakers that misbehave: they panic, drop, come late, use what they wake for, or belong to an
+//! executor that is gone; on drivers that are run in every way.
 
 use std::panic::{AssertUnwindSafe, catch_unwind, resume_unwind};
 use std::pin::Pin;

@@ -64,8 +64,8 @@ impl Scarcity {
     }
 }
 
-/// Tries `make` with one descriptor more each time until it works; each time before, it says what is
-/// wanting and leaves nothing behind. What `make` needs is made with descriptors enough.
+/// Tries `make` with one descriptor more each time until it works; each time before, it says what
+/// is wanting and leaves nothing behind. What `make` needs is made with descriptors enough.
 fn with_more_each_time<I, T: Debug>(
     what: &str,
     prepare: impl Fn() -> I,

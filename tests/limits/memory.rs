@@ -139,8 +139,8 @@ fn child_that_may_make_no_file() {
 /// A cgroup of a few MiB, gone with this.
 struct Cgroup(PathBuf);
 
-/// How the two kinds of cgroups are found and limited: the line of the hierarchy in `/proc`, where it
-/// is mounted, and the files of the limits, of which the last may be missing.
+/// How the two kinds of cgroups are found and limited: the line of the hierarchy in `/proc`, where
+/// it is mounted, and the files of the limits, of which the last may be missing.
 const KINDS: [(&str, &str, [&str; 2]); 2] = [
     (":memory:", "/sys/fs/cgroup/memory", ["memory.limit_in_bytes", "memory.memsw.limit_in_bytes"]),
     ("0::", "/sys/fs/cgroup", ["memory.max", "memory.swap.max"]),

@@ -107,7 +107,8 @@ fn each_way_to_receive_lets_others_run(driver: &Driver) {
     }
 }
 
-/// A way to send a few packets, numbered from here on: how many were sent, and whether it was pending.
+/// A way to send a few packets, numbered from here on: how many were sent, and whether it was
+/// pending.
 type SendWay = (&'static str, fn(&mut Sender, u64) -> (u64, bool));
 
 const SEND: [SendWay; 5] = [

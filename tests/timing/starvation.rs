@@ -54,9 +54,9 @@ fn run_on<T, F: Future<Output = T>>(
 
 const MILLISECOND: Duration = Duration::from_millis(1);
 
-/// How late may be what has nothing to do with a channel in full flight. (Without budgets it is up to
-/// 4 s, and 31 s in a debug build. With them it is 1 to 10 ms on a machine that does nothing else, and
-/// some ten times that in a debug build.)
+/// How late may be what has nothing to do with a channel in full flight. (Without budgets it is up
+/// to 4 s, and 31 s in a debug build. With them it is 1 to 10 ms on a machine that does nothing
+/// else, and some ten times that in a debug build.)
 const LATE: Duration = Duration::from_millis(1000);
 
 /// A task in full flight and the thread at the other end. `end` ends both.

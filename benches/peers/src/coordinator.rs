@@ -27,8 +27,8 @@ const PATIENCE: Duration = Duration::from_secs(15);
 /// A run is disturbed if others keep so many cores busy meanwhile, and is made again so often.
 const DISTURBED: f64 = 0.3;
 const RETRIES: usize = 2;
-/// The time of a run that counts system calls: so long that the few dozen which belong to a ring's first
-/// way round, or to a driver's start, do not pass for some of each packet's.
+/// The time of a run that counts system calls: so long that the few dozen which belong to a ring's
+/// first way round, or to a driver's start, do not pass for some of each packet's.
 const COUNTING: Duration = Duration::from_millis(200);
 
 pub(crate) fn run(wish: &Wish) -> Result<()> {

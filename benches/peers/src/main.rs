@@ -1,15 +1,14 @@
 //! Measures wakering beside other ways to carry packets between two processes, and beside what the
 //! machine gives at best: all in one run, on one machine.
 //!
-//! From below: [`packet`] says what is carried and checks it, [`port`] what a system has to offer and
-//! the loops that use it, [`systems`] has them all. [`stage`] is a process in which one side of a
-//! system performs; [`coordinator`] starts two of them for each [`cell`] of the tables, watches over
-//! them and gathers the [`outcome`]s; [`report`] writes them down.
+//! From below: [`packet`] says what is carried and checks it, [`port`] what a system has to offer
+//! and the loops that use it, [`systems`] has them all. [`stage`] is a process in which one side of
+//! a system performs; [`coordinator`] starts two of them for each [`cell`] of the tables, watches
+//! over them and gathers the [`outcome`]s; [`report`] writes them down.
 
 use std::process::ExitCode;
 
 mod packet;
-mod latency;
 mod meters;
 mod outcome;
 mod cell;

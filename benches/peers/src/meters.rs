@@ -50,8 +50,8 @@ pub(crate) fn resident_bytes() -> Result<u64> {
     Ok(kib.trim().parse::<u64>()? * 1024)
 }
 
-/// What this process's ended children, it, and the whole machine have worked so far; to tell how much
-/// of a time others had.
+/// What this process's ended children, it, and the whole machine have worked so far; to tell how
+/// much of a time others had.
 #[derive(Debug, Clone, Copy)]
 pub(crate) struct Work {
     all: u64,
@@ -71,8 +71,8 @@ impl Work {
             .skip(1)
             .map(str::parse)
             .collect::<std::result::Result<_, _>>()?;
-        // All but idle and waiting; what another machine on the same processor had counts as well, what
-        // guests had is in the first two.
+        // All but idle and waiting; what another machine on the same processor had counts as well,
+        // what guests had is in the first two.
         let idle = |nth: usize| nth == 3 || nth == 4 || nth >= 8;
         let all = times.iter().enumerate().filter(|(nth, _)| !idle(*nth)).map(|(_, time)| time);
         let stat = std::fs::read_to_string("/proc/self/stat")?;

@@ -1,7 +1,7 @@
 //! What the packets hold, and how their receiver judges them: the same for every system.
 //!
-//! A packet's first word is its number, its last word a mixture of it. Both are written and read for
-//! each packet; what lies between is written once, when the buffer is made. So a packet that is
+//! A packet's first word is its number, its last word a mixture of it. Both are written and read
+//! for each packet; what lies between is written once, when the buffer is made. So a packet that is
 //! lost, doubled, out of order, cut off or torn is seen, and the check costs everybody the same
 //! few nanoseconds. The number after the last one is told by a packet that says so.
 

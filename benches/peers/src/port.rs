@@ -6,9 +6,10 @@
 
 use std::time::{Duration, Instant};
 
+use hdrhistogram::Histogram;
+
 use crate::Result;
 use crate::cell::{Measure, Side};
-use crate::latency::Latencies;
 use crate::packet::{Sink, Source};
 
 /// One side of a channel, by calls.
@@ -60,7 +61,8 @@ pub(crate) struct Tally {
     pub(crate) sent: u64,
     /// From the first packet to the last.
     pub(crate) elapsed: Duration,
-    pub(crate) latencies: Latencies,
+    /// In nanoseconds.
+    pub(crate) latencies: Histogram<u64>,
 }
 
 /// Packets, or so many bytes, between two looks at the clock of who streams.
@@ -71,7 +73,7 @@ const BYTES_A_LOOK: u64 = 128 << 10;
 struct Run {
     source: Source,
     sink: Sink,
-    latencies: Latencies,
+    latencies: Histogram<u64>,
     time: Duration,
     looks_every: u64,
     begun: Option<Instant>,
@@ -82,7 +84,8 @@ impl Run {
         Self {
             source: Source::new(bytes),
             sink: Sink::new(bytes),
-            latencies: Latencies::new(),
+            // Up to a minute, to three digits.
+            latencies: Histogram::new_with_max(60_000_000_000, 3).expect("lawful bounds"),
             time,
             looks_every: PACKETS_A_LOOK.min(BYTES_A_LOOK / bytes as u64).max(1),
             begun: None,
@@ -92,7 +95,8 @@ impl Run {
     /// The first tenth of the time is for caches and for whatever adapts itself.
     fn note(&mut self, begun: Instant, sent: Instant, came: Instant) {
         if came - begun > self.time / 10 {
-            self.latencies.add(u64::try_from((came - sent).as_nanos()).unwrap_or(u64::MAX));
+            let nanos = u64::try_from((came - sent).as_nanos()).unwrap_or(u64::MAX);
+            self.latencies.saturating_record(nanos);
         }
     }
 

@@ -1,4 +1,5 @@
-//! Where a system performs: in a process that the coordinator has started, with a link to the other.
+//! Where a system performs: in a process that the coordinator has started, with a link to the
+//! other.
 
 use std::os::fd::{AsFd, OwnedFd};
 use std::sync::Barrier;
@@ -193,9 +194,9 @@ impl Meter {
             elapsed_ns: nanoseconds(elapsed),
             cpu_ns: nanoseconds(cpu),
             calls,
-            p50_ns: tally.latencies.permille(500),
-            p99_ns: tally.latencies.permille(990),
-            p999_ns: tally.latencies.permille(999),
+            p50_ns: tally.latencies.value_at_quantile(0.5),
+            p99_ns: tally.latencies.value_at_quantile(0.99),
+            p999_ns: tally.latencies.value_at_quantile(0.999),
             resident: 0,
         })
     }

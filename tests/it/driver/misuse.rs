@@ -136,7 +136,8 @@ fn an_end_may_be_dropped_elsewhere_while_its_driver_sleeps(like: &Driver) {
     });
 }
 
-/// Runs a driver on two threads at once: the second is told so, and what came meanwhile is not lost.
+/// Runs a driver on two threads at once: the second is told so, and what came meanwhile is not
+/// lost.
 fn run_twice(driver: &Driver, run: &(dyn Fn() -> Result<(), ShmError> + Sync)) {
     let ((held, held_peer), (good, good_peer)) = (pair(driver), pair(driver));
     let ((say_inside, inside), (go_on, held_up)) = (channel(), channel::<()>());

@@ -325,8 +325,8 @@ impl Honest {
     }
 }
 
-/// A new attacker against a new end of ours, in each role, beside an honest channel. `what` names the
-/// attack.
+/// A new attacker against a new end of ours, in each role, beside an honest channel. `what` names
+/// the attack.
 pub(super) fn against_each(
     driver: &Driver,
     what: &str,

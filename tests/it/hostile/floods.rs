@@ -52,8 +52,8 @@ fn flooded(driver: &Driver, how: &str, judge: impl Fn(&Endpoint, &mut Attacker))
     });
 }
 
-/// Floods until the end is over. What counts is how often the driver was disturbed, and where it seldom
-/// runs, because the machine is busy, many rings disturb it once.
+/// Floods until the end is over. What counts is how often the driver was disturbed, and where it
+/// seldom runs, because the machine is busy, many rings disturb it once.
 fn flood_until_over(end: &Endpoint, attacker: &mut Attacker, how: &str) {
     let begin = Instant::now();
     while end.close_reason().is_none() {

@@ -35,8 +35,8 @@ fn assert_come(rx: &mut Receiver, numbers: Range<u64>) {
     assert!(rx.is_empty());
 }
 
-/// By `publish`, by a drop, and by itself once an eighth of the ring is withheld; and a sleeping peer
-/// is woken once for all of them.
+/// By `publish`, by a drop, and by itself once an eighth of the ring is withheld; and a sleeping
+/// peer is woken once for all of them.
 fn a_batch_is_shown_when_it_is_published(driver: &Driver) {
     both_roles(driver, SMALL, None, |here, there| {
         let (mut tx, mut rx, (_unused_rx, unused_tx)) = halves(here, there);

@@ -149,7 +149,8 @@ fn a_stream_is_lent_and_dropped_in_any_order_on_any_thread(driver: &Driver) {
     assert!(wait("the end", rx.recv_ref()).is_none());
 }
 
-/// The receiver waits for packets, and the sender for room that is lent. Neither can help the other.
+/// The receiver waits for packets, and the sender for room that is lent. Neither can help the
+/// other.
 fn two_sleepers_do_not_wake_each_other_over_lent_bytes(driver: &Driver) {
     for blocking in [false, true] {
         let (mut tx, mut rx, _unused) = small_halves(driver);

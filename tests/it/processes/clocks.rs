@@ -18,8 +18,8 @@ fn sources(directory: &Path) -> Vec<PathBuf> {
     directories.iter().flat_map(|directory| sources(directory)).chain(files).collect()
 }
 
-/// A clock that is set cannot matter to who never looks at it: all times are of the monotonic clock.
-/// (`Instant` is, a futex's relative timeout is, and so is io_uring's and epoll's.)
+/// A clock that is set cannot matter to who never looks at it: all times are of the monotonic
+/// clock. (`Instant` is, a futex's relative timeout is, and so is io_uring's and epoll's.)
 #[test]
 fn no_line_of_the_library_asks_for_the_time_of_day() {
     let directory = Path::new(env!("CARGO_MANIFEST_DIR")).join("src");

@@ -1,5 +1,6 @@
-//! A peer that dies while a child that it forked lives on, with copies of all that the peer had. The
-//! lifeline does not hang up then, and yet everybody who waits for the peer learns of its death.
+//! A peer that dies while a child that it forked lives on, with copies of all that the peer had.
+//! The lifeline does not hang up then, and yet everybody who waits for the peer learns of its
+//! death.
 #![allow(unsafe_code, reason = "fork is unsafe, and no crate here declares it")]
 
 use std::fs;

@@ -200,8 +200,8 @@ fn measure_kills(
     let (median, p99, max) = (delays[KILLS / 2], delays[KILLS * 99 / 100], delays[KILLS - 1]);
     let backend = driver.backend();
     eprintln!("death noticed in {what} on {backend}: median {median:?} p99 {p99:?} max {max:?}");
-    // The figure above is the promise, on a machine that does nothing else. On a busy one, a process
-    // waits for its turn; what must not be is a wait for some timer.
+    // The figure above is the promise, on a machine that does nothing else. On a busy one, a
+    // process waits for its turn; what must not be is a wait for some timer.
     assert!(median < Duration::from_millis(100), "{delays:?}");
 }
 

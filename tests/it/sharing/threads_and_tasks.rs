@@ -1,5 +1,5 @@
-//! Threads that block on an end, and tasks that wait on it, by turns and at once: the driver lets go
-//! of the bell for the first, and no task is left to a bell that nobody waits on.
+//! Threads that block on an end, and tasks that wait on it, by turns and at once: the driver lets
+//! go of the bell for the first, and no task is left to a bell that nobody waits on.
 
 use std::sync::atomic::{AtomicU64, Ordering};
 use std::thread;

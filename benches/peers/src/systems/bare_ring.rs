@@ -2,8 +2,8 @@
 //!
 //! Records lie as in the library's ring: a header of a word, which publishes the packet behind it,
 //! then the packet, aligned to words and in one piece. The read position goes back to the producer
-//! every eighth of the ring. So this is how fast such a ring can be, by three ways of taking a packet
-//! out of it.
+//! every eighth of the ring. So this is how fast such a ring can be, by three ways of taking a
+//! packet out of it.
 
 use std::ptr;
 use std::slice;
@@ -146,8 +146,8 @@ impl Producer<'_> {
         let at = self.tail + pad;
         self.ring.header(at + record).store(NONE, Ordering::Relaxed);
         let place = self.ring.place(at).wrapping_add(HEADER);
-        // SAFETY: the record does not cross the ring's end, by the padding, and nobody reads it before
-        // its header is there, because the consumer has gone past all that lay here.
+        // SAFETY: the record does not cross the ring's end, by the padding, and nobody reads it
+        // before its header is there, because the consumer has gone past all that lay here.
         unsafe { ptr::copy_nonoverlapping(packet.as_ptr(), place, packet.len()) };
         let header = packet.len() as u64 + 1;
         if pad > 0 {

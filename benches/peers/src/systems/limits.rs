@@ -69,8 +69,8 @@ struct Line<'a> {
     last: u64,
 }
 
-/// A packet's number as it is in a word, where nothing was written yet if it is 0. The number that ends a
-/// run becomes 0 as well by this, so it is shifted out of the way.
+/// A packet's number as it is in a word, where nothing was written yet if it is 0. The number that
+/// ends a run becomes 0 as well by this, so it is shifted out of the way.
 fn encoded(number: u64) -> u64 {
     number.wrapping_add(2)
 }

@@ -104,8 +104,8 @@ impl<'a> Wait<'a> {
             u64::from(u32::MAX),
             FLAGS,
         );
-        // SAFETY: the kernel writes to no memory of ours for it, and the word stays mapped until the
-        // run is over; there is never more than one in the queue.
+        // SAFETY: the kernel writes to no memory of ours for it, and the word stays mapped until
+        // the run is over; there is never more than one in the queue.
         unsafe { self.ring.submission().push(&wait.build()) }.expect("room for eight");
     }
 

@@ -1,7 +1,7 @@
 //! ringfire: rings of fixed slots, and of references into an arena.
 //!
-//! Its fixed ring has a mode in which the writer waits for its readers; that is the one to compare. Its
-//! arena has none, so the writer looks itself how much room its slowest reader has left.
+//! Its fixed ring has a mode in which the writer waits for its readers; that is the one to compare.
+//! Its arena has none, so the writer looks itself how much room its slowest reader has left.
 
 use std::path::PathBuf;
 
