@@ -8,14 +8,13 @@ use std::time::Duration;
 use bytes::Bytes;
 use futures::stream::{FusedStream, Stream};
 
-use crate::api::canceller::Canceller;
+use super::half_calls::half_calls;
 use crate::api::packet::Packet;
 use crate::channel::{
-    Channel, Directions, Limit, RecvFuture, Rx, Stats, deadline_after, from_taken, from_timed,
+    Channel, Directions, Limit, RecvFuture, Rx, deadline_after, from_taken, from_timed,
     take_at_once,
 };
 use crate::error::{CloseReason, RecvTimeoutError, ShmError, TryRecvError};
-use crate::rendezvous::credentials::PeerCredentials;
 use crate::sync::Arc;
 use crate::wake::waiters::Waiting;
 
@@ -51,6 +50,10 @@ pub struct Receiver {
 impl Receiver {
     pub(crate) fn new(channel: &Arc<Channel>, rx: Rx) -> Self {
         Self { channel: channel.clone(), rx, place: None, is_over: false }
+    }
+
+    fn channel(&self) -> &Arc<Channel> {
+        &self.channel
     }
 
     /// Receives the next packet; `None` is the end, and [`finished`](Self::finished) tells whether
@@ -225,18 +228,6 @@ impl Receiver {
         self.readable().is_none()
     }
 
-    /// Cuts the channel off: see [`Endpoint::cancel`](crate::Endpoint::cancel).
-    pub fn cancel(&self) {
-        self.channel.cancel();
-    }
-
-    /// A new [`Canceller`] for this end.
-    pub fn canceller(&self) -> Canceller {
-        let canceller = Canceller::new();
-        canceller.add(&self.channel);
-        canceller
-    }
-
     /// Whether the peer sends no more. What it sent before that may still be there.
     pub fn is_closed(&self) -> bool {
         self.channel.direction_end(Directions::RX).is_some()
@@ -271,20 +262,7 @@ impl Receiver {
         self.channel.finished()
     }
 
-    /// Longest packet in bytes.
-    pub fn max_packet(&self) -> usize {
-        self.channel.region().geometry().max_packet()
-    }
-
-    /// What this end, with both its halves, has done so far.
-    pub fn stats(&self) -> Stats {
-        self.channel.counters().read()
-    }
-
-    /// Who the peer is, once it has connected.
-    pub fn peer_credentials(&self) -> Option<PeerCredentials> {
-        self.channel.peer()
-    }
+    half_calls!();
 }
 
 impl Stream for Receiver {

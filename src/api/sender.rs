@@ -7,12 +7,11 @@ use std::task::{Context, Poll};
 use bytes::Bytes;
 use futures::sink::Sink;
 
+use super::half_calls::half_calls;
 use crate::api::batch::Batch;
-use crate::api::canceller::Canceller;
 use crate::api::grant::Grant;
-use crate::channel::{Channel, Directions, SendHalf, Stats};
+use crate::channel::{Channel, Directions, SendHalf};
 use crate::error::{CloseReason, ShmError, TryReserveError, TrySendError};
-use crate::rendezvous::credentials::PeerCredentials;
 use crate::sync::Arc;
 
 /// The sending half of an [`Endpoint`](crate::Endpoint): a `Sink<Bytes>`, and the same calls as
@@ -244,18 +243,6 @@ impl Sender {
         self.channel().cancel_on_drop(cancel);
     }
 
-    /// Cuts the channel off: see [`Endpoint::cancel`](crate::Endpoint::cancel).
-    pub fn cancel(&self) {
-        self.channel().cancel();
-    }
-
-    /// A new [`Canceller`] for this end.
-    pub fn canceller(&self) -> Canceller {
-        let canceller = Canceller::new();
-        canceller.add(self.channel());
-        canceller
-    }
-
     /// Whether nothing can be sent any more.
     pub fn is_closed(&self) -> bool {
         self.channel().direction_end(Directions::TX).is_some()
@@ -279,11 +266,6 @@ impl Sender {
         self.channel().tx_end()
     }
 
-    /// Longest packet in bytes.
-    pub fn max_packet(&self) -> usize {
-        self.channel().region().geometry().max_packet()
-    }
-
     /// Bytes that are free in the ring now, less what the next record takes for its header. Room
     /// for one packet of that size is not promised: they may lie in a few pieces, and a record does
     /// not go around the ring's end. Once all was read, any packet finds room. 0 in a forked
@@ -292,15 +274,7 @@ impl Sender {
         self.half.tx().free_bytes()
     }
 
-    /// What this end, with both its halves, has done so far.
-    pub fn stats(&self) -> Stats {
-        self.channel().counters().read()
-    }
-
-    /// Who the peer is, once it has connected.
-    pub fn peer_credentials(&self) -> Option<PeerCredentials> {
-        self.channel().peer()
-    }
+    half_calls!();
 }
 
 impl Sink<Bytes> for Sender {
