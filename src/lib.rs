@@ -187,7 +187,7 @@
 //!     end.send_batch(&packets).await
 //! }
 //!
-//! /// `None` if the channel ended before the body was whole, or if this is longer than we care for.
+//! /// `None` if the channel ended before the body was whole, or if the body is too long for us.
 //! async fn recv_body(end: &Endpoint, limit: usize) -> Option<Bytes> {
 //!     let len = usize::try_from(end.recv().await?.try_get_u64_le().ok()?).ok()?;
 //!     let mut body = BytesMut::with_capacity(Some(len).filter(|len| *len <= limit)?);

@@ -146,8 +146,8 @@ impl SpscFace {
     /// Both sides have to find the socket by the same mount, or by bind mounts of one file system:
     /// a socket that is seen through another file system, as FUSE's or an overlay's, is one that
     /// nobody listens on. On a network file system that two hosts mount, each takes the other's
-    /// engine for one that has died. `WAKERING_DIR`, and the directory of a path, must not be a symbolic link;
-    /// one further up may be.
+    /// engine for one that has died. `WAKERING_DIR`, and the directory of a path, must not be a
+    /// symbolic link; one further up may be.
     ///
     /// Cleaners of temporary directories leave the socket of a living engine alone, as
     /// systemd-tmpfiles does for three reasons: the kernel lists the socket under its path, the

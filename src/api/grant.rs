@@ -97,7 +97,8 @@ impl<'a> Grant<'a> {
     /// # use wakering::{SpscFace, SpscHandle};
     /// # let (face, descriptor) = SpscFace::pair()?;
     /// # let handle = SpscHandle::from_fd(descriptor)?;
-    /// # let ((mut tx, mut rx), (mut far_tx, mut far_rx)) = (face.into_split(), handle.into_split());
+    /// # let (mut tx, mut rx) = face.into_split();
+    /// # let (mut far_tx, mut far_rx) = handle.into_split();
     /// far_tx.try_send("back to where it came from".into())?;
     /// let packet = rx.try_recv_ref()?;
     /// let mut grant = tx.try_reserve(packet.len())?;

@@ -34,7 +34,8 @@ const MOST_WAITING: usize = 128;
 /// # Examples
 ///
 /// ```
-/// # let directory = std::env::temp_dir().join(format!("wakering-listener-{}", std::process::id()));
+/// # let directory = format!("wakering-listener-{}", std::process::id());
+/// # let directory = std::env::temp_dir().join(directory);
 /// # std::fs::create_dir_all(&directory)?;
 /// # use std::os::unix::fs::PermissionsExt;
 /// # std::fs::set_permissions(&directory, std::fs::Permissions::from_mode(0o700))?;

@@ -31,17 +31,17 @@ macro_rules! common_options {
         /// unless set; 0 is not at all, and 1 ms the most that is heeded).
         ///
         /// What comes meanwhile costs no system call on either side. Whether it is done depends on
-        /// whether it has paid lately; where both sides have one and the same core it never is, nor by
-        /// the face of a [pair](crate::SpscFace::pair) whose process has but one: that cannot know
-        /// where its application runs. The thread serves nobody else while it spins.
+        /// whether it has paid lately; where both sides have one and the same core it never is, nor
+        /// by the face of a [pair](crate::SpscFace::pair) whose process has but one: that cannot
+        /// know where its application runs. The thread serves nobody else while it spins.
         ///
         /// A task whose driver is parked in spins for 2 us at most. The rest is done in
         /// [`park`](crate::Driver::park), where the thread has nothing else to run, for up to eight
         /// channels at once.
         ///
         /// A receiver that has caught up with a sender in full flight (more than three packets a
-        /// microsecond) lets 4 us pass before it looks again, or the cap if that is less: so it stays
-        /// some distance behind, where both are about twice as fast. So do `try_recv` and
+        /// microsecond) lets 4 us pass before it looks again, or the cap if that is less: so it
+        /// stays some distance behind, where both are about twice as fast. So do `try_recv` and
         /// `try_recv_ref`, which never spin otherwise.
         pub fn spin(mut self, cap: std::time::Duration) -> Self {
             self.common.end.spin = cap;

@@ -1,8 +1,8 @@
 //! The engine's side of the handshake: who comes in, is heard, and answered.
 //!
-//! An acceptor does nothing by itself. Its owner is a source of a driver: it passes on what is ready
-//! and when an alarm goes off, and lends its [`Watcher`] and [`Host`] for the call. So the acceptor
-//! holds no reference to either, and whoever owns all three makes no circle.
+//! An acceptor does nothing by itself. Its owner is a source of a driver: it passes on what is
+//! ready and when an alarm goes off, and lends its [`Watcher`] and [`Host`] for the call. So the
+//! acceptor holds no reference to either, and whoever owns all three makes no circle.
 
 use std::os::fd::{AsFd, BorrowedFd, OwnedFd};
 use std::path::Path;
@@ -37,7 +37,8 @@ pub(crate) trait Watcher {
     fn watch(&self, fd: BorrowedFd<'_>, token: u16) -> Result<(), ShmError>;
     /// Reports `fd` no more; nothing if it was not watched.
     fn unwatch(&self, fd: BorrowedFd<'_>);
-    /// Calls [`Acceptor::on_timer`] at this time. May be early; a later call need not forget this one.
+    /// Calls [`Acceptor::on_timer`] at this time. May be early; a later call need not forget this
+    /// one.
     fn wake_at(&self, at: Instant);
 }
 
@@ -154,8 +155,8 @@ impl Acceptor {
         }
     }
 
-    /// What is watched under `token` is readable or hung up. Tokens that are not the acceptor's, or no
-    /// longer, do no harm.
+    /// What is watched under `token` is readable or hung up. Tokens that are not the acceptor's, or
+    /// no longer, do no harm.
     pub(crate) fn on_ready(&self, token: u16, watcher: &dyn Watcher, host: &dyn Host) {
         if token == Self::LISTENING {
             self.accept(watcher, host);

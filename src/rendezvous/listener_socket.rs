@@ -116,7 +116,8 @@ impl AsFd for ListenerSocket {
 impl Drop for ListenerSocket {
     fn drop(&mut self) {
         if !self.origin.has_left() {
-            // From here on connects are refused, also while a forked child has a copy of the socket.
+            // From here on connects are refused, also while a forked child has a copy of the
+            // socket.
             let _ = rustix::net::shutdown(&self.socket, Shutdown::Both);
             // And those that nobody has accepted are hung up, at most as many as there can be.
             for _ in 0..=BACKLOG {

@@ -183,8 +183,8 @@ fn acceptor(input: &mut Input<'_>) -> Option<()> {
             1 | 2 => {
                 let descriptors = input.byte().map(passed)?;
                 let Some(bytes) = message(input, 1) else { break };
-                // No lawful hello can be told from these without judging as the acceptor does; so the
-                // length and the constant part alone.
+                // No lawful hello can be told from these without judging as the acceptor does; so
+                // the length and the constant part alone.
                 lawful += usize::from(bytes.len() == 32 && bytes[..8] == MAGIC);
                 if let Some(client) = clients.get(usize::from(op >> 3) % clients.len().max(1)) {
                     send(client, &bytes, &descriptors);
