@@ -7,7 +7,7 @@
 //! ```text
 //! to park:   register the waiter; announce (head, wants); waiting |= bit; fence; look again;
 //!            if nothing is there, sleep
-//! to wake:   publish; fence; if waiting & bit is set: clear it; if that cleared it: bell += 1, wake
+//! to wake:   publish; fence; if waiting & bit: clear it; if that cleared it: bell += 1, wake
 //! to block:  read the bell; then as to park; sleep as long as the bell is what was read
 //! ```
 //!
