@@ -1,4 +1,4 @@
-//! The errors and the reasons that callers see, and the ways in which a peer can break the
+//! The errors and close reasons that callers see, and the ways in which a peer can break the
 //! protocol.
 
 use std::fmt;
@@ -9,7 +9,7 @@ use bytes::Bytes;
 
 /// What can go wrong while a channel is made, or while packets are sent on it.
 ///
-/// At most 40 bytes, and cheap to make: the channel's own errors hold no allocation.
+/// Has at most 40 bytes and is cheap to make: the channel's own errors allocate nothing.
 #[derive(Debug, thiserror::Error)]
 #[non_exhaustive]
 pub enum ShmError {
@@ -21,10 +21,10 @@ pub enum ShmError {
     )]
     InvalidName,
 
-    /// A builder was given a number that it cannot work with.
+    /// A builder was given a number that is out of range.
     #[error("invalid {what}: given {given}, allowed {allowed}")]
     InvalidConfig {
-        /// Which setting, and the rule it has to follow.
+        /// Which setting, and the rule that it has to follow.
         what: &'static str,
         /// The number that was given.
         given: u64,
@@ -46,41 +46,41 @@ pub enum ShmError {
         path: Box<Path>,
     },
 
-    /// The file system, this side's own rules or the other side do not permit it.
+    /// The file system, this side's own rules or the other side deny access.
     #[error("permission denied at {}: {cause}", path.display())]
     PermissionDenied {
-        /// Who does not permit it, and why.
+        /// Who denies it, and why.
         cause: DenialCause,
-        /// The socket, its directory, or the directory's lock file: what the cause is about.
+        /// What the cause is about: the socket, its directory, or the directory's lock file.
         path: Box<Path>,
     },
 
-    /// There is no room now, or no packet. From a `try_` call, whose error was converted:
+    /// There is no room now, or no packet. Comes from converting the error of a `try_` call:
     /// [`TrySendError::Full`], [`TryReserveError::Full`] or [`TryRecvError::Empty`].
     #[error("would block: no room, or no packet, at present")]
     WouldBlock,
 
-    /// The face already serves a handle. One face serves one handle in its life.
+    /// The face already serves a handle. A face serves one handle in its lifetime.
     #[error("busy: the face already serves another handle")]
     Busy,
 
-    /// The other side does not speak this version of the protocol, or none at all.
+    /// The other side speaks another version of the protocol, or does not speak the protocol.
     #[error("version mismatch: ours is {ours}, theirs is {theirs}")]
     VersionMismatch {
         /// The protocol version of this library.
         ours: u32,
-        /// What the other side claimed; 0 where it made no sense.
+        /// The version that the other side claimed, or 0 where it made no sense.
         theirs: u32,
     },
 
     /// A deadline passed.
     #[error("timed out{}", After(*sent))]
     TimedOut {
-        /// How many packets of the call went before that.
+        /// How many packets of the call were sent before that.
         sent: usize,
     },
 
-    /// The packet is larger than the channel carries. Nothing of the call was sent.
+    /// The packet is larger than the channel allows. The call sent nothing.
     #[error("packet too large: {len} bytes, at most {max}")]
     PacketTooLarge {
         /// Length of the packet in bytes.
@@ -94,11 +94,11 @@ pub enum ShmError {
     Closed {
         /// Why.
         reason: CloseReason,
-        /// How many packets of the call went before that.
+        /// How many packets of the call were sent before that.
         sent: usize,
     },
 
-    /// The kernel lacks something that the library cannot do without.
+    /// The kernel lacks something that the library needs.
     #[error("unsupported: {reason}")]
     Unsupported {
         /// What is missing.
@@ -108,21 +108,21 @@ pub enum ShmError {
     /// A system call failed.
     #[error("{step} failed")]
     Io {
-        /// What was being done.
+        /// What the library was doing.
         step: &'static str,
-        /// What the kernel said. Where the step was about a file, the text begins with its path;
+        /// The kernel's error. If the step was about a file, its text begins with the file's path;
         /// such an error keeps its kind, but its `raw_os_error` is `None`.
         source: io::Error,
     },
 }
 
 impl ShmError {
-    /// Wraps the kernel's answer to `step`; used as `.map_err(ShmError::io("bind"))`.
+    /// Wraps the kernel's error for `step`; used as `.map_err(ShmError::io("bind"))`.
     pub(crate) fn io<E: Into<io::Error>>(step: &'static str) -> impl FnOnce(E) -> Self {
         move |source| Self::Io { step, source: source.into() }
     }
 
-    /// As [`ShmError::io`], for a step that was about the file at `path`.
+    /// Like [`ShmError::io`], for a step that was about the file at `path`.
     pub(crate) fn io_at<E: Into<io::Error>>(step: &'static str, path: &Path, source: E) -> Self {
         let error = source.into();
         let (kind, path) = (error.kind(), path.into());
@@ -130,8 +130,8 @@ impl ShmError {
     }
 }
 
-/// What the kernel said of a file. It is the payload of an `io::Error`, because a path of its own
-/// would make every `ShmError` larger.
+/// The kernel's error about a file. This is the payload of an `io::Error`, because a path in
+/// `ShmError` itself would make every `ShmError` larger.
 ///
 /// `error` is part of the text and therefore not a source: a chain of sources would print it twice.
 #[derive(Debug, thiserror::Error)]
@@ -141,8 +141,8 @@ struct AtPath {
     error: io::Error,
 }
 
-/// How many packets of a call were sent. Says nothing if there were none: most calls that sent
-/// none send one packet at most.
+/// Displays how many packets of a call were sent. Displays nothing for 0, because most calls that
+/// sent none send at most one packet.
 struct After(usize);
 
 impl fmt::Display for After {
@@ -155,7 +155,7 @@ impl fmt::Display for After {
     }
 }
 
-/// That a channel has ended, and why. Some reasons say both.
+/// Displays that a channel has ended, and why. Some reasons already say both.
 struct Ended(CloseReason);
 
 impl fmt::Display for Ended {
@@ -189,33 +189,33 @@ impl From<ShmError> for io::Error {
     }
 }
 
-/// Who or what does not permit a call: the cause of [`ShmError::PermissionDenied`].
+/// Who or what denies access: the cause of [`ShmError::PermissionDenied`].
 #[derive(Debug, Clone, Copy, PartialEq, Eq, Hash)]
 #[non_exhaustive]
 pub enum DenialCause {
-    /// The kernel does not let this process reach or change the file: by its mode, or by a security
-    /// module. For an application that is mostly the mode of the engine's socket.
+    /// The kernel does not let this process reach or change the file, because of its mode or a
+    /// security module. For an application, this is usually the mode of the engine's socket.
     FileSystem,
-    /// The socket's directory belongs to a user who is not trusted: whoever owns it can pose as the
-    /// engine. An engine wants to own the directory itself. An application accepts its own user's
-    /// and root's, and by its `allow` one that belongs to the engine's user.
+    /// The socket's directory belongs to a user who is not trusted: its owner can pose as the
+    /// engine. An engine must own the directory itself. An application accepts a directory that its
+    /// own user or root owns, and one that belongs to the engine's user if its `allow` accepts that
+    /// user.
     DirectoryOwner {
         /// The user who owns it.
         uid: u32,
     },
-    /// The group or others may write to the socket's directory, so that they could pose as the
-    /// engine.
+    /// The group or others may write to the socket's directory, so they could pose as the engine.
     DirectoryWritable {
         /// The directory's permission bits.
         mode: u32,
     },
-    /// The engine runs as a user whom the application does not trust: neither its own nor root, or
-    /// one whom its `allow` refuses.
+    /// The engine runs as a user whom the application does not trust: neither its own user nor
+    /// root, or one that its `allow` refuses.
     EngineUser {
         /// The engine's user.
         uid: u32,
     },
-    /// The engine does not let this user in: by its own rule, or by its `allow`.
+    /// The engine refuses this user, by its default rule or by its `allow`.
     Engine,
 }
 
@@ -245,20 +245,21 @@ pub enum CloseReason {
     Local,
     /// The other side closed or dropped its end, or the half that mattered.
     Peer,
-    /// Either side called `cancel`, itself or through a [`Canceller`](crate::Canceller).
+    /// Either side called `cancel`, directly or through a [`Canceller`](crate::Canceller).
     Cancelled,
-    /// The other process exited, or was killed, without closing its end.
+    /// The other process exited or was killed before it closed its end.
     PeerDied,
-    /// The driver of this end stopped, so that nothing could be waited for any more.
+    /// The driver of this end stopped, so this end cannot wait for anything any more.
     DriverGone,
-    /// This process is a forked child of the one that the channel belongs to.
+    /// This process is a forked child of the process that the channel belongs to.
     Forked,
     /// The other side broke the protocol.
     Violation(Violation),
 }
 
 impl CloseReason {
-    /// Whether packets may have been lost: everything but an orderly close by either side.
+    /// Whether packets may have been lost: true for everything except an orderly close by either
+    /// side.
     ///
     /// ```
     /// use wakering::CloseReason;
@@ -295,63 +296,63 @@ impl fmt::Display for CloseReason {
     }
 }
 
-/// Which rule of the protocol the peer broke. The numbers are its claims.
+/// Which rule of the protocol the peer broke. The numbers are the peer's claims.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, Hash, thiserror::Error)]
 #[non_exhaustive]
 pub enum Violation {
-    /// A record's header has a kind that does not exist.
+    /// A record's header has an unknown kind.
     #[error("unknown record header {0:#018x}")]
     UnknownRecord(u64),
     /// A record claims to be longer than the channel's `max_packet`.
     #[error("record of {0} bytes, longer than a packet may be")]
     RecordTooLong(u32),
-    /// A record runs over the end of the ring.
+    /// A record extends past the end of the ring.
     #[error("record of {0} bytes runs over the end of the ring")]
     RecordOverEnd(u32),
-    /// A marker leads to where no record can begin: over the ring's end, or to an offset that is
+    /// A marker points to where no record can begin: past the ring's end, or to an offset that is
     /// not a multiple of 8.
     #[error("jump to offset {0}, where no record can be")]
     JumpAstray(u32),
-    /// A marker leads to where no packet is: to nothing, or to another marker.
+    /// A marker points to where there is no packet: to nothing, or to another marker.
     #[error("jump to offset {0}, where no packet is")]
     JumpToNoPacket(u32),
     /// After the peer closed its sending direction, or died, its ring held more bytes of records
-    /// and markers than it is long: they lead round in a circle.
+    /// and markers than its length, so they form a loop.
     #[error("more than {0} bytes of records after the end, in a ring of that length")]
     EndlessRing(u64),
     /// The consumer's head is not a multiple of 8.
     #[error("head {0} is not a multiple of 8")]
     UnalignedHead(u64),
-    /// The consumer's head went backwards.
+    /// The consumer's head moved backwards.
     #[error("head went back to {0}")]
     HeadMovedBack(u64),
-    /// The consumer's head is beyond what was published.
+    /// The consumer's head is past what was published.
     #[error("head {0} is beyond what was published")]
     HeadOvertook(u64),
-    /// The word that announces ends has bits that mean nothing.
+    /// The ends word, which announces ends, has unknown bits.
     #[error("unknown bits in the ends word {0:#010x}")]
     UnknownEnds(u32),
-    /// More wakes arrived than were asked for.
+    /// More wakes arrived than this side asked for.
     #[error("woke this side more often than it asked for")]
     WakeFlood,
 }
 
-/// Why a packet was not sent by `try_send`; it comes back inside.
+/// Why `try_send` did not send a packet; contains the packet.
 #[derive(thiserror::Error)]
 pub enum TrySendError {
-    /// There is no room, or other tasks queue for it.
+    /// There is no room, or other tasks are queued for it.
     #[error("full")]
     Full(Bytes),
     /// The channel, or its sending direction, has ended.
     #[error("closed: {1}")]
     Closed(Bytes, CloseReason),
-    /// The packet is longer than the number of bytes given here.
+    /// The packet is longer than the maximum, which is the second field.
     #[error("packet too large: {len} bytes, at most {1}", len = .0.len())]
     TooLarge(Bytes, usize),
 }
 
 impl TrySendError {
-    /// The packet that was not sent.
+    /// Returns the packet that was not sent.
     ///
     /// ```
     /// # use wakering::TrySendError;
@@ -367,7 +368,7 @@ impl TrySendError {
 }
 
 impl fmt::Debug for TrySendError {
-    /// Tells the packet's length and nothing of its content.
+    /// Prints the packet's length and nothing of its content.
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
         match self {
             Self::Full(packet) => f.debug_struct("Full").field("len", &packet.len()).finish(),
@@ -383,7 +384,7 @@ impl fmt::Debug for TrySendError {
     }
 }
 
-/// Why `try_reserve` gave no room.
+/// Why `try_reserve` reserved no room.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, thiserror::Error)]
 pub enum TryReserveError {
     /// There is no room now, or a packet that the half holds back as a `Sink` waits for it.
@@ -392,7 +393,7 @@ pub enum TryReserveError {
     /// The channel, or its sending direction, has ended.
     #[error("closed: {0}")]
     Closed(CloseReason),
-    /// So many bytes were asked for, and a packet has at most so many.
+    /// The first number of bytes was asked for; a packet has at most the second.
     #[error("packet too large: {0} bytes, at most {1}")]
     TooLarge(usize, usize),
 }
@@ -411,7 +412,7 @@ pub enum TryRecvError {
 /// Why `recv_timeout` returned no packet.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, thiserror::Error)]
 pub enum RecvTimeoutError {
-    /// None came in time.
+    /// No packet came in time.
     #[error("timed out")]
     Timeout,
     /// No packet will ever come. The reason is that of the receiving direction.
@@ -420,8 +421,8 @@ pub enum RecvTimeoutError {
 }
 
 impl From<TrySendError> for ShmError {
-    /// Drops the packet that was not sent. Take it out by [`TrySendError::into_inner`] instead if
-    /// it is to be sent again.
+    /// Drops the packet that was not sent. To send it again, take it out with
+    /// [`TrySendError::into_inner`] instead.
     fn from(error: TrySendError) -> Self {
         match error {
             TrySendError::Full(_) => Self::WouldBlock,
@@ -460,7 +461,7 @@ impl From<RecvTimeoutError> for ShmError {
 }
 
 impl From<TrySendError> for io::Error {
-    /// Drops the packet that was not sent, as the conversion into [`ShmError`] does.
+    /// Drops the packet that was not sent, as the conversion to [`ShmError`] does.
     fn from(error: TrySendError) -> Self {
         ShmError::from(error).into()
     }
@@ -562,7 +563,7 @@ mod tests {
     #[test]
     fn an_error_tells_what_applies_and_no_more() {
         let timed_out = |sent| ShmError::TimedOut { sent }.to_string();
-        // Of a connect, or of a single send.
+        // From a connect, or from a single send.
         assert_eq!(timed_out(0), "timed out");
         assert_eq!(timed_out(1), "timed out after 1 packet was sent");
         assert_eq!(timed_out(7), "timed out after 7 packets were sent");

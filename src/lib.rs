@@ -2,10 +2,10 @@
 //!
 //! An *engine* (a router, a broker, a media server) and its *applications* run on one machine and
 //! exchange packets of a few bytes to a few hundred KiB, both ways. Each channel is a piece of
-//! shared memory with one ring for each direction. What wakes a side that sleeps are futex words
-//! inside that memory, so a stream in full flight makes no system call at all; and what waits on
-//! them for your tasks is a driver of ours, not a runtime, so the tasks may run anywhere: smol,
-//! async-std, Tokio, `futures::executor`, an executor of your own, or plain threads.
+//! shared memory with one ring for each direction. Futex words inside that memory wake a side that
+//! sleeps, so a stream in full flight makes no system calls at all. A driver of this crate, not a
+//! runtime, waits on these words for your tasks. So the tasks may run anywhere: on smol, async-std,
+//! Tokio, `futures::executor`, an executor of your own, or plain threads.
 //!
 //! ```
 //! # fn main() -> Result<(), Box<dyn std::error::Error>> {
@@ -18,13 +18,13 @@
 //! use bytes::Bytes;
 //! use wakering::{SpscFace, SpscHandle};
 //!
-//! // The engine's process: `name` is "video", say.
+//! // The engine's process. `name` is a name such as "video".
 //! let face = SpscFace::create(name)?;
 //! let engine = std::thread::spawn(move || pollster::block_on(async {
 //!     while let Some(packet) = face.recv().await {
 //!         face.send(packet).await?;
 //!     }
-//!     // The end looks the same for a peer that died: this tells whether all has come.
+//!     // `recv` also ends if the peer died; `finished` tells whether every packet has come.
 //!     Ok::<_, wakering::ShmError>(face.finished())
 //! }));
 //!
@@ -43,111 +43,117 @@
 //! # }
 //! ```
 //!
-//! # What is there
+//! # Overview
 //!
-//! [`SpscFace`] is the engine's end of one channel, [`SpscHandle`] the application's, and
-//! [`SpscListener`] gives an engine one face after the other, for applications that come and go.
-//! What both ends can do is in [`Endpoint`], to which they deref. [`Endpoint::into_split`] makes a
-//! [`Sender`], which is a `futures` `Sink<Bytes>`, and a [`Receiver`], which is a `Stream`. A
-//! [`Driver`] waits for the bells of many channels; you need not name one. The protocol is written
-//! down in [`spec`], for those who want to write an end in another language.
+//! [`SpscFace`] is the engine's end of one channel, and [`SpscHandle`] is the application's.
+//! [`SpscListener`] gives an engine one face after another, for applications that come and go. Both
+//! ends dereference to [`Endpoint`], which has the methods that they share.
+//! [`Endpoint::into_split`] makes a [`Sender`], which is a `futures` `Sink<Bytes>`, and a
+//! [`Receiver`], which is a `Stream`. A [`Driver`] waits on the bells of many channels; unless you
+//! name one, the process's own is used. [`spec`] specifies the protocol, for implementations in
+//! other languages.
 //!
-//! # Which call
+//! # Which call to use
 //!
 //! | you | send by | receive by |
 //! |---|---|---|
 //! | are a task | [`send`](Endpoint::send) | [`recv`](Endpoint::recv) |
-//! | have many packets at once | [`send_batch`](Endpoint::send_batch): one look at the peer's bell for all | [`recv_batch`](Endpoint::recv_batch) |
+//! | have many packets at once | [`send_batch`](Endpoint::send_batch): checks the peer's bell once for all | [`recv_batch`](Endpoint::recv_batch) |
 //! | must not wait | [`try_send`](Endpoint::try_send), which gives the packet back | [`try_recv`](Endpoint::try_recv) |
 //! | are a thread | [`send_blocking`](Endpoint::send_blocking) | [`recv_blocking`](Endpoint::recv_blocking), [`recv_timeout`](Endpoint::recv_timeout) |
-//! | want no copy | [`reserve`](Sender::reserve): a [`Grant`] to write the packet where it will lie; many of them by a [`Batch`] | [`recv_ref`](Receiver::recv_ref): a [`Packet`] to read where it lies |
+//! | want no copy | [`reserve`](Sender::reserve): a [`Grant`] to write the packet in place; a [`Batch`] for many of them | [`recv_ref`](Receiver::recv_ref): a [`Packet`] to read in place |
 //! | build a pipeline | [`Sender`] as a `Sink`, without a deadline | [`Receiver`] as a `Stream` of `Result`s |
 //!
-//! All can be mixed. The whole end takes `&self`, from any number of tasks, and costs a lock that
-//! is hardly ever contended; the halves take `&mut self` and cost none. `send` gives up after the
-//! builder's `send_timeout` (5 s unless set); a `Sink` waits for as long as it takes.
+//! These calls can be mixed. The methods of a whole end take `&self`, may be called from any number
+//! of tasks, and take a lock that is rarely contended. Those of the halves take `&mut self` and no
+//! lock. `send` gives up after the builder's `send_timeout` (5 s unless set); a `Sink` waits
+//! without a limit.
 //!
-//! # What is promised
+//! # Guarantees
 //!
-//! - **Delivery.** Once `send` has returned `Ok` the packet is in shared memory. The peer receives
-//!   it, whole and once, even if this process is killed right away; unless either side cancels, the
-//!   peer stops receiving or dies, or the driver of an end goes that was not closed before. A
-//!   packet that was not wholly written is never seen.
-//! - **Order.** Packets of one direction arrive in the order in which their sends were queued; a
-//!   batch is not interleaved with others.
-//! - **Cancellation.** A `send` that is dropped before it was ready has sent nothing, a `recv` has
-//!   taken nothing, a `send_batch` has sent the first so many. [`cancel`](Endpoint::cancel), by
-//!   either side, from any thread or through a [`Canceller`], ends both directions on both sides at
-//!   once: whatever waits returns.
-//! - **Ends are told apart.** Each direction ends for itself, with a [reason](CloseReason) that
+//! - **Delivery.** Once `send` has returned `Ok`, the packet is in shared memory. The peer receives
+//!   it, whole and once, even if this process is killed right away. It may be lost only if either
+//!   side cancels, if the peer stops receiving or dies, or if the driver of an end stops before
+//!   that end is closed. A packet that was not completely written is never seen.
+//! - **Order.** Packets of one direction arrive in the order in which their sends were queued. A
+//!   batch is not interleaved with other packets.
+//! - **Cancellation.** If a future is dropped before it is ready, `send` has sent nothing, `recv`
+//!   has taken nothing, and `send_batch` has sent the first zero or more packets.
+//!   [`cancel`](Endpoint::cancel), by either side, from any thread or through a [`Canceller`], ends
+//!   both directions on both sides at once: every waiting call returns.
+//! - **Ends are told apart.** Each direction ends separately, with a [reason](CloseReason) that
 //!   never changes. After `recv` has returned `None`, [`finished`](Endpoint::finished) is `Ok` if
-//!   the peer ended its stream in order and all of it has come, else it tells what cut the stream
-//!   off. As a `Stream`, a receiver yields one `Err` before any end that may have lost packets. The
-//!   channel is over when both directions are, and its [`close_reason`](Endpoint::close_reason) is
-//!   the worse of the two, so an orderly end of one direction never hides that the other was cut
-//!   off. A half that the peer closes or drops ends its own direction only.
-//! - **A part does not pass for the whole.** A `Sender`, or a whole end, that is dropped while its
-//!   thread panics cancels the channel. After [`cancel_on_drop(true)`](Sender::cancel_on_drop) so
-//!   does every drop without a close: a `?` in the middle of a stream, a future that is dropped. So
-//!   does the drop of a `Sender` that still holds back a packet for which there is no room. Any
-//!   other drop is an orderly end.
-//! - **Nobody sleeps for nothing.** No wake is lost; a peer's death is noticed in about a
+//!   the peer ended its stream in order and every packet has arrived; otherwise it returns what cut
+//!   the stream off. As a `Stream`, a receiver yields one `Err` before any end that may have lost
+//!   packets. The channel is over when both directions are. Its
+//!   [`close_reason`](Endpoint::close_reason) is the worse of the two, so an orderly end of one
+//!   direction never hides that the other was cut off. A half that the peer closes or drops ends
+//!   only its own direction.
+//! - **A partial stream does not look complete.** A `Sender`, or a whole end, that is dropped while
+//!   its thread panics cancels the channel. After [`cancel_on_drop(true)`](Sender::cancel_on_drop),
+//!   so does every drop without a close: a `?` in the middle of a stream, or a future that is
+//!   dropped. So does dropping a `Sender` that still holds back a packet for which there is no
+//!   room. Any other drop is an orderly end.
+//! - **No call waits for a peer that is gone.** No wake is lost. Any call that waits, to send or to
+//!   receive, notices the peer's death in about a millisecond, also across PID namespaces.
 //!   millisecond, by whoever waits, to send or to receive, also across PID namespaces.
 //!
 //! # Fairness
 //!
 //! A channel in full flight always has a packet to receive, or room to send one. A future that is
-//! ready as long as that holds never returns to its executor, and the other tasks of the thread
-//! starve. So each direction of an end has a budget: 256 packets of up to 64 bytes, fewer if they
-//! are longer, about 272 KiB in all. It counts since a future of this direction was last `Pending`.
-//! When it is used up, the next future wakes its own task and is `Pending` once. It has taken and
-//! sent nothing by that, and it may be dropped.
+//! ready whenever that holds never returns to its executor, and starves the other tasks of the
+//! thread. So each direction of an end has a budget: 256 packets of up to 64 bytes, fewer if they
+//! are longer, about 272 KiB in all. The budget is refilled when a future of this direction is
+//! `Pending`. When the budget is used up, the next future wakes its own task and returns `Pending`
+//! once. That poll takes and sends nothing, and the future may be dropped.
 //!
 //! This holds for all futures: `send`, `recv`, both batches, `reserve`, `recv_ref`, the `Sink` and
-//! the `Stream`. The `try_` and the blocking calls count too, but nothing stops them.
+//! the `Stream`. The `try_` and the blocking calls use up the budget too, but are not limited by
+//! it.
 //!
 //! **`Pending` does not mean empty, or full.** A program that polls by hand, as `select!` and
-//! `now_or_never` do, may see `Pending` while packets are there; it is woken at once. To ask what
+//! `now_or_never` do, may see `Pending` while packets are there; it is woken at once. To check what
 //! is there now, use [`try_recv`](Endpoint::try_recv), [`try_send`](Endpoint::try_send) or
 //! [`readable`](Receiver::readable).
 //!
 //! # What a peer can do
 //!
 //! A peer that **dies** ends the channel with [`CloseReason::PeerDied`], whatever it had
-//! half-closed before; what it had wholly published is received first. (Also, from Linux 6.5 on, if
-//! a child that it forked lives on with copies of its descriptors.) Nothing outlives both processes
-//! but an empty socket file, which the next engine takes over.
+//! half-closed before; the packets that it had completely published are received first. (From Linux
+//! 6.5 on, this also holds if a forked child of the peer lives on with copies of its descriptors.)
+//! Only an empty socket file outlives both processes, and the next engine takes it over.
 //!
-//! A **hostile** peer can send any packets, stop talking, fill its own ring, ring in vain until it
-//! is closed for it, and end the channel. It cannot cause undefined behaviour, a panic or a hang,
-//! because nothing that it writes is believed: the memory is sealed against resizing, every number
-//! is judged before use, packets are copied out (to read one in place as a slice is `unsafe`,
-//! because that rests on the peer's good conduct). After its end, by whatever way, at most one ring
-//! of packets follows. What it breaks is a [`Violation`], and ends this
-//! channel and no other. Who may connect is decided by the socket's mode and the peer's user: our
-//! own and root, unless a builder's `allow` says otherwise.
+//! A **hostile** peer can send any packets, stop talking, fill its own ring, send spurious wakes
+//! until the channel is closed for it, and end the channel. It cannot cause undefined behaviour, a
+//! panic or a hang, because nothing that it writes is trusted: the memory is sealed against
+//! resizing, every number is checked before use, and packets are copied out. (Reading one in place
+//! as a slice is `unsafe`, because it depends on the peer's good conduct.) After the peer's end,
+//! however it came about, at most one ring of packets follows. A rule that the peer breaks is
+//! reported as a [`Violation`], which ends this channel and no other. The socket's mode and the
+//! peer's user decide who may connect: our own user and root, unless a builder's `allow` says
+//! otherwise.
 //!
 //! # Kernels
 //!
 //! Linux, on machines with 64-bit atomics. On Linux 6.7 or later, where io_uring is permitted, the
 //! driver keeps one futex wait armed for each channel in an io_uring: [`Backend::IoUring`].
-//! Elsewhere it uses epoll alone, and the peer rings it by a byte on the channel's socket:
-//! [`Backend::Epoll`]. The choice is made silently, is shown by [`Driver::backend`], and is each
-//! side's own. A program that puts itself into a sandbox without io_uring does so before it makes a
-//! driver: one that was promised a ring, and is refused it later, ends. `/proc` must be mounted.
-//! The library installs no signal handler.
+//! Elsewhere it uses only epoll, and the peer wakes it with a byte on the channel's socket:
+//! [`Backend::Epoll`]. Each side chooses for itself, silently; [`Driver::backend`] returns the
+//! choice. A program that enters a sandbox without io_uring must do so before it makes a driver: a
+//! driver that found io_uring permitted, and is refused it later, stops. `/proc` must be mounted.
+//! The library installs no signal handlers.
 //!
 //! # Targets
 //!
 //! | Linux target | drivers wait by |
 //! |---|---|
-//! | x86-64, AArch64, RISC-V 64, LoongArch64, POWER 64 | io_uring, or epoll where it is not to be had |
+//! | x86-64, AArch64, RISC-V 64, LoongArch64, POWER 64 | io_uring, or epoll where it is not available |
 //! | any other with 64-bit atomics: x86, Armv7, s390x and more | epoll |
 //!
-//! The feature `io-uring` is on by default. Without it, all drivers wait by epoll, and the crate of
-//! that name is not built. Asking for [`Backend::IoUring`] is
-//! [`Unsupported`](ShmError::Unsupported) then. On 32-bit targets a ring is of at most 512 MiB, and
-//! an engine's larger one is refused.
+//! The feature `io-uring` is on by default. Without it, all drivers wait by epoll, the crate of
+//! that name is not built, and asking for [`Backend::IoUring`] fails with
+//! [`Unsupported`](ShmError::Unsupported). On 32-bit targets a ring has at most 512 MiB, and a
+//! larger one that an engine offers is refused.
 //!
 //! # Recipes
 //!
@@ -171,8 +177,8 @@
 //!
 //! ## Bodies larger than a packet
 //!
-//! Say first how long the body is, then send it in pieces. [`send_batch`](Endpoint::send_batch)
-//! keeps other senders out of the middle:
+//! Send the length of the body first, then the body in pieces. [`send_batch`](Endpoint::send_batch)
+//! keeps the packets of other senders out of the middle:
 //!
 //! ```
 //! # use wakering::{SpscFace, SpscHandle};
@@ -187,7 +193,7 @@
 //!     end.send_batch(&packets).await
 //! }
 //!
-//! /// `None` if the channel ended before the body was whole, or if the body is too long for us.
+//! /// Returns `None` if the channel ended before the body was whole, or if it exceeds `limit`.
 //! async fn recv_body(end: &Endpoint, limit: usize) -> Option<Bytes> {
 //!     let len = usize::try_from(end.recv().await?.try_get_u64_le().ok()?).ok()?;
 //!     let mut body = BytesMut::with_capacity(Some(len).filter(|len| *len <= limit)?);
@@ -210,8 +216,8 @@
 //!
 //! ## A codec
 //!
-//! The halves carry `Bytes`; what goes in and out as something else is a matter of `SinkExt::with`
-//! and `StreamExt::map`:
+//! The halves carry `Bytes`. Use `SinkExt::with` and `StreamExt::map` to send and receive other
+//! types:
 //!
 //! ```
 //! # use wakering::{SpscFace, SpscHandle};
@@ -254,7 +260,7 @@
 //!     SinkExt::send(&mut tx, "to be seen".into()).await?;
 //!     tx.close().await?;
 //!     let mut text = String::new();
-//!     // A peer that died or cancelled would be an error here, not the end of the text.
+//!     // If the peer dies or cancels, this returns an error.
 //!     reader.read_to_string(&mut text).await?;
 //!     Ok::<_, std::io::Error>(text)
 //! })?;
@@ -264,8 +270,8 @@
 //!
 //! ## A stream that is complete, or fails
 //!
-//! The sender says when it is done, and cancels if it gets there in no other way. The receiver asks
-//! after the last packet; those who receive by the `Stream` need not, because an `Err` comes first.
+//! The sender closes when it is done; any other way out cancels. The receiver checks `finished`
+//! after the last packet. With the `Stream`, this is not needed, because an `Err` comes first.
 //!
 //! ```
 //! # use wakering::{SpscFace, SpscHandle};
@@ -277,7 +283,7 @@
 //! async fn send_lines(mut tx: Sender, file: impl BufRead) -> io::Result<()> {
 //!     tx.cancel_on_drop(true);
 //!     for line in file.lines() {
-//!         // A line that cannot be read is not the end of the file.
+//!         // The `?` cancels the channel, so that the file does not look complete.
 //!         tx.send(line?.into()).await?;
 //!     }
 //!     Ok(tx.close().await?)
@@ -306,7 +312,7 @@
 //!
 //! ## Waiting for the engine
 //!
-//! `connect` waits for an engine's answer, not for an engine:
+//! `connect` waits for an engine's answer, but not for an engine to appear:
 //!
 //! ```
 //! # use std::os::unix::fs::PermissionsExt;
@@ -319,7 +325,7 @@
 //! async fn connect_patiently(name: &str) -> Result<SpscHandle, ShmError> {
 //!     loop {
 //!         match SpscHandle::connect_async(name).await {
-//!             // Busy: the face of an earlier handle of ours may not have noticed its end yet.
+//!             // Busy: the face may not have noticed yet that an earlier handle of ours is gone.
 //!             Err(ShmError::NotFound { .. } | ShmError::Busy) => {}
 //!             settled => return settled,
 //!         }
@@ -399,7 +405,7 @@ pub use {
     driver::{DriverBuilder, PolledDriver},
 };
 
-/// Has the example of the README compiled and run.
+/// Compiles and runs the example in the README.
 #[cfg(doctest)]
 #[doc = include_str!("../README.md")]
 struct Readme;
