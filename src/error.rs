@@ -15,13 +15,13 @@ use bytes::Bytes;
 pub enum ShmError {
     /// The name of an engine has a form that is not allowed.
     #[error(
-        "invalid name: allowed are 1 to 100 ASCII letters, digits, dots, underscores and hyphens, \
+        "invalid name: must be 1 to 100 ASCII letters, digits, dots, underscores and hyphens, \
          not beginning with a dot, or an absolute path without a NUL whose last part has at most \
          255 bytes"
     )]
     InvalidName,
 
-    /// A builder was given a number that is out of range.
+    /// A setting has a number that is not allowed.
     #[error("invalid {what}: given {given}, allowed {allowed}")]
     InvalidConfig {
         /// Which setting, and the rule that it has to follow.
@@ -57,7 +57,7 @@ pub enum ShmError {
 
     /// There is no room now, or no packet. Comes from converting the error of a `try_` call:
     /// [`TrySendError::Full`], [`TryReserveError::Full`] or [`TryRecvError::Empty`].
-    #[error("would block: no room, or no packet, at present")]
+    #[error("would block: no room, or no packet, now")]
     WouldBlock,
 
     /// The face already serves a handle. A face serves one handle in its lifetime.
@@ -290,7 +290,7 @@ impl fmt::Display for CloseReason {
             Self::Cancelled => f.write_str("cancelled"),
             Self::PeerDied => f.write_str("the peer died"),
             Self::DriverGone => f.write_str("the driver is gone"),
-            Self::Forked => f.write_str("it belongs to the process that forked this one"),
+            Self::Forked => f.write_str("this process is a forked child"),
             Self::Violation(violation) => write!(f, "protocol violation by the peer: {violation}"),
         }
     }
@@ -304,30 +304,30 @@ pub enum Violation {
     #[error("unknown record header {0:#018x}")]
     UnknownRecord(u64),
     /// A record claims to be longer than the channel's `max_packet`.
-    #[error("record of {0} bytes, longer than a packet may be")]
+    #[error("record of {0} bytes is longer than max_packet")]
     RecordTooLong(u32),
     /// A record extends past the end of the ring.
-    #[error("record of {0} bytes runs over the end of the ring")]
+    #[error("record of {0} bytes extends past the end of the ring")]
     RecordOverEnd(u32),
     /// A marker points to where no record can begin: past the ring's end, or to an offset that is
     /// not a multiple of 8.
-    #[error("jump to offset {0}, where no record can be")]
+    #[error("jump to offset {0}, where no record can begin")]
     JumpAstray(u32),
     /// A marker points to where there is no packet: to nothing, or to another marker.
-    #[error("jump to offset {0}, where no packet is")]
+    #[error("jump to offset {0}, where there is no packet")]
     JumpToNoPacket(u32),
     /// After the peer closed its sending direction, or died, its ring held more bytes of records
     /// and markers than its length, so they form a loop.
-    #[error("more than {0} bytes of records after the end, in a ring of that length")]
+    #[error("more than {0} bytes of records after the end, in a ring of that size")]
     EndlessRing(u64),
     /// The consumer's head is not a multiple of 8.
     #[error("head {0} is not a multiple of 8")]
     UnalignedHead(u64),
     /// The consumer's head moved backwards.
-    #[error("head went back to {0}")]
+    #[error("head moved back to {0}")]
     HeadMovedBack(u64),
     /// The consumer's head is past what was published.
-    #[error("head {0} is beyond what was published")]
+    #[error("head {0} is past what was published")]
     HeadOvertook(u64),
     /// The ends word, which announces ends, has unknown bits.
     #[error("unknown bits in the ends word {0:#010x}")]
