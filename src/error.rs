@@ -57,7 +57,7 @@ pub enum ShmError {
 
     /// There is no room now, or no packet. Comes from converting the error of a `try_` call:
     /// [`TrySendError::Full`], [`TryReserveError::Full`] or [`TryRecvError::Empty`].
-    #[error("would block: no room, or no packet, now")]
+    #[error("would block: no room or no packet now")]
     WouldBlock,
 
     /// The face already serves a handle. A face serves one handle in its lifetime.

@@ -78,7 +78,7 @@
 //! - **Order.** Packets of one direction arrive in the order in which their sends were queued. A
 //!   batch is not interleaved with other packets.
 //! - **Cancellation.** If a future is dropped before it is ready, `send` has sent nothing, `recv`
-//!   has taken nothing, and `send_batch` has sent the first zero or more packets.
+//!   has taken nothing, and `send_batch` has sent the first N packets (N may be 0).
 //!   [`cancel`](Endpoint::cancel), by either side, from any thread or through a [`Canceller`], ends
 //!   both directions on both sides at once: every waiting call returns.
 //! - **Ends are told apart.** Each direction ends separately, with a [reason](CloseReason) that

@@ -1,4 +1,4 @@
-//! Packets that are written in place and shown together.
+//! Packets that are written in place and published together.
 
 use std::fmt;
 
@@ -6,27 +6,27 @@ use crate::api::grant::Grant;
 use crate::channel::SendHalf;
 use crate::error::{ShmError, TryReserveError};
 
-/// Packets that are written where they will lie, one after the other, and published together; from
+/// Packets that are written in place, one after another, and published together; from
 /// [`Sender::batch`](crate::Sender::batch).
 ///
-/// A packet costs a publication, a fence and a look at the peer's bell; a batch costs one of each,
-/// and the peer, who sees all of it at once, keeps off the lines that are still being written. In
-/// streams of async calls and of packets from 8 KiB on that was a fifth to a half more packets a
-/// second (`benches/peers`, two cores); for `try_` calls and 64 bytes it was none.
-/// [`Sender::send_batch`](crate::Sender::send_batch) does the same for packets that are `Bytes`
-/// already.
+/// Each separate packet costs a publication, a fence and a check of the peer's bell; a batch costs
+/// one of each. The peer sees the whole batch at once, so it does not touch cache lines that are
+/// still being written. In benchmarks of streams (`benches/peers`, two cores), async calls with
+/// packets of 8 KiB or more sent a fifth to a half more packets a second with batches; `try_` calls
+/// with 64 bytes gained nothing. [`Sender::send_batch`](crate::Sender::send_batch) does the same
+/// for packets that are already `Bytes`.
 ///
-/// A [`Grant`] of a batch that is committed is withheld until
-/// - [`publish`](Self::publish), or the batch is dropped;
+/// A committed [`Grant`] of a batch is withheld until one of these happens:
+/// - [`publish`](Self::publish) is called, or the batch is dropped;
 /// - an eighth of the ring is withheld, or 128 KiB if that is less;
-/// - there is no room for the next one.
+/// - there is no room for the next packet.
 ///
-/// The packets come in order, none before those withheld earlier. A batch that was leaked
-/// (`std::mem::forget`) is published with whatever is sent next, or by a `flush` or the end of the
+/// Packets arrive in order: none overtakes packets that were withheld earlier. A batch that is
+/// leaked (`std::mem::forget`) is published with the next send, by a `flush`, or at the end of the
 /// [`Sender`](crate::Sender).
 ///
-/// The peer cannot know of what is withheld. So do not wait for its answer, nor for anything else,
-/// with a batch that is not published.
+/// The peer cannot see withheld packets. So do not wait for its answer, or for anything else,
+/// before the batch is published.
 ///
 /// # Examples
 /// ```
@@ -58,15 +58,15 @@ impl<'a> Batch<'a> {
         Self { half }
     }
 
-    /// Reserves room for the next packet, of up to `len` bytes; waits for room if there is none,
-    /// after it has published what was withheld.
+    /// Reserves room for the next packet, of up to `len` bytes. If there is none, publishes the
+    /// withheld packets and waits for room.
     ///
     /// # Errors
     /// As [`Sender::reserve`](crate::Sender::reserve).
     ///
     /// # Cancel safety
-    /// A future that is dropped before it was ready has reserved nothing. (What was withheld may be
-    /// out by then.)
+    /// If the future is dropped before it is ready, it has reserved nothing. (It may have published
+    /// the withheld packets.)
     pub fn reserve(
         &mut self,
         len: usize,
@@ -78,7 +78,7 @@ impl<'a> Batch<'a> {
     }
 
     /// Reserves room for the next packet, of up to `len` bytes, if there is room now. If there is
-    /// none, what was withheld is published.
+    /// none, publishes the withheld packets.
     ///
     /// # Errors
     /// As [`Sender::try_reserve`](crate::Sender::try_reserve).
@@ -88,7 +88,7 @@ impl<'a> Batch<'a> {
         Ok(Grant::of_batch(self.half.tx(), claim))
     }
 
-    /// As [`reserve`](Self::reserve), blocking the thread.
+    /// Like [`reserve`](Self::reserve), but blocks the thread.
     ///
     /// # Errors
     /// As [`Sender::reserve`](crate::Sender::reserve).
@@ -97,14 +97,14 @@ impl<'a> Batch<'a> {
         Ok(Grant::of_batch(self.half.tx(), claim))
     }
 
-    /// Publishes what was withheld, all at once, and wakes the peer if it sleeps. The batch may go
-    /// on.
+    /// Publishes the withheld packets, all at once, and wakes the peer if it sleeps. The batch can
+    /// be used further.
     ///
-    /// Dropping the batch does the same, and tells of no error.
+    /// Dropping the batch does the same, but reports no error.
     ///
     /// # Errors
-    /// [`Closed`](ShmError::Closed): the channel has ended, or the peer receives no more. What was
-    /// withheld then is lost.
+    /// [`Closed`](ShmError::Closed): the channel has ended, or the peer no longer receives. The
+    /// withheld packets are lost.
     pub fn publish(&mut self) -> Result<(), ShmError> {
         self.half.publish_withheld()
     }

@@ -1,4 +1,4 @@
-//! Cancelling ends of channels from afar.
+//! Cancels ends of channels from elsewhere in the program.
 
 use std::fmt;
 use std::sync::atomic::{AtomicBool, Ordering};
@@ -7,13 +7,13 @@ use std::sync::{Arc, Mutex, PoisonError, Weak};
 use crate::channel::Channel;
 use crate::sys::fork::PerProcess;
 
-/// Cancels the ends that it was given to, all at once, from any thread.
+/// Cancels all ends that it was given to, at once, from any thread.
 ///
 /// Clones cancel the same ends. A canceller keeps no end alive. Once used it stays cancelled: an
 /// end that is given to it later is cancelled right away.
 ///
-/// After a fork without an exec, parent and child each have a canceller of their own: it cancels
-/// the ends that it is given in that process, and no others.
+/// After a fork without an exec, the parent and the child each have a separate canceller. Each
+/// cancels the ends that were given to it in its own process, and no others.
 ///
 /// ```
 /// use wakering::Canceller;
@@ -35,17 +35,17 @@ struct Inner {
 }
 
 impl Canceller {
-    /// A canceller of nothing yet; see [`Endpoint::set_cancel`](crate::Endpoint::set_cancel).
+    /// Creates a canceller without ends; see [`Endpoint::set_cancel`](crate::Endpoint::set_cancel).
     pub fn new() -> Self {
         Self::default()
     }
 
-    /// Cancels all ends: see [`Endpoint::cancel`](crate::Endpoint::cancel).
+    /// Cancels all its ends: see [`Endpoint::cancel`](crate::Endpoint::cancel).
     pub fn cancel(&self) {
         let ends = {
             let mut ends = self.lock();
-            // ORDERING: Release pairs with the Acquire in `is_cancelled`. With the lock held, so
-            // that an end is either in the list by now or sees the flag in `add`.
+            // ORDERING: Release pairs with the Acquire in `is_cancelled`. Stored while the lock is
+            // held, so that an end is either already in the list or sees the flag in `add`.
             self.inner.cancelled.store(true, Ordering::Release);
             std::mem::take(&mut *ends)
         };
@@ -62,10 +62,10 @@ impl Canceller {
         self.inner.cancelled.load(Ordering::Acquire)
     }
 
-    /// Runs `future` to its end, then cancels, and gives the future's output.
+    /// Runs `future` to completion, then cancels, and returns the future's output.
     ///
     /// # Cancel safety
-    /// Dropped before that, it cancels nothing.
+    /// If it is dropped before that, it cancels nothing.
     pub fn cancel_on<F: Future>(self, future: F) -> impl Future<Output = F::Output> {
         async move {
             let output = future.await;
@@ -77,7 +77,7 @@ impl Canceller {
     pub(crate) fn add(&self, end: &Arc<Channel>) {
         let is_too_late = {
             let mut ends = self.lock();
-            // Ends that are gone make room here, so that a canceller for life does not grow.
+            // Removes ends that are gone, so that a long-lived canceller does not grow.
             if ends.len() == ends.capacity() {
                 ends.retain(|end| end.strong_count() > 0);
             }

@@ -1,4 +1,4 @@
-//! One side of a channel, whole.
+//! One side of a channel, with both directions.
 
 #[cfg(all(test, not(loom)))]
 mod tests;
@@ -23,21 +23,20 @@ use crate::shm::layout::Side;
 use crate::shm::region::Region;
 use crate::sync::{Arc, Mutex, lock};
 
-/// One side of a channel: what [`SpscFace`](crate::SpscFace) and
-/// [`SpscHandle`](crate::SpscHandle) have in common.
+/// One side of a channel: what [`SpscFace`](crate::SpscFace) and [`SpscHandle`](crate::SpscHandle)
+/// have in common.
 ///
 /// All methods take `&self` and may be called from any number of tasks and threads; to share an
-/// end, put it into an `Arc`. Senders that find the ring full queue and are served in the order in
-/// which they came; receivers that find it empty likewise. A task that both sends and receives in
-/// full flight is better served by the two halves of [`into_split`](Self::into_split), which take
-/// no lock.
+/// end, put it into an `Arc`. Senders that find the ring full queue, and are served in order of
+/// arrival. Receivers that find it empty do the same. A task that both sends and receives in full
+/// flight should use the two halves of [`into_split`](Self::into_split), which take no lock.
 ///
-/// Dropping an end closes it in order: the other side receives all that was sent, then the end. One
-/// that is dropped while its thread panics is cancelled instead, unless it was closed before, so
-/// that the other side does not take a part for the whole. What counts is the thread that drops it.
-/// An end in an `Arc` is dropped by whoever has the last clone: if the thread that panics is not
-/// that one, the drop is an orderly one. See [`cancel_on_drop`](Self::cancel_on_drop) for other
-/// ways out of the middle of a stream.
+/// Dropping an end closes it in order: the other side receives everything that was sent, then the
+/// end. An end that is dropped while its thread panics is cancelled instead, unless it was closed
+/// before, so that the other side does not take a partial stream for a complete one. Only the
+/// thread that drops the end counts: if the last clone of an `Arc` is dropped on a thread that does
+/// not panic, the drop is orderly, even if another thread panics. See
+/// [`cancel_on_drop`](Self::cancel_on_drop) for other ways to leave a stream in the middle.
 pub struct Endpoint {
     channel: Arc<Channel>,
     tx: Mutex<SharedTx>,
@@ -45,7 +44,7 @@ pub struct Endpoint {
 }
 
 impl Endpoint {
-    /// The end of `region` that is `side`, in the care of `driver`.
+    /// Opens the `side` end of `region`, and registers it with `driver`.
     pub(crate) fn open(
         region: Arc<Region>,
         side: Side,
@@ -70,36 +69,39 @@ impl Endpoint {
         &self.channel
     }
 
-    /// Sends a packet, waiting for room if there is none.
+    /// Sends a packet, and waits for room if there is none.
     ///
     /// `Ok` means that the packet is in shared memory: the peer receives it even if this process
     /// ends right away, unless either side cancels or the peer stops receiving.
     ///
     /// # Errors
-    /// - [`PacketTooLarge`](ShmError::PacketTooLarge): longer than
+    /// - [`PacketTooLarge`](ShmError::PacketTooLarge): the packet is longer than
     ///   [`max_packet`](Self::max_packet).
-    /// - [`TimedOut`](ShmError::TimedOut): no room for the builder's `send_timeout` (5 s unless
-    ///   set), counted from when the send first had to wait, whether or not anybody is connected.
-    /// - [`Closed`](ShmError::Closed): the channel has ended, or the peer receives no more.
+    /// - [`TimedOut`](ShmError::TimedOut): there was no room for the builder's `send_timeout` (5 s
+    ///   unless set). The time runs from when the send first had to wait, whether or not a peer is
+    ///   connected.
+    /// - [`Closed`](ShmError::Closed): the channel has ended, or the peer no longer receives.
     ///
     /// # Cancel safety
-    /// A future that is dropped before it was ready has sent nothing, and passes its turn on.
+    /// If the future is dropped before it is ready, it has sent nothing, and gives up its place in
+    /// the queue.
     pub fn send(&self, packet: Bytes) -> impl Future<Output = Result<(), ShmError>> + Send + '_ {
         SendFuture::new(self.whole(), [packet])
     }
 
-    /// Sends packets one after the other. No other sender's packets come in between.
+    /// Sends packets one after another. No other sender's packets come in between.
     ///
-    /// They are published together, with one fence and one look at the peer's bell, so that the
-    /// peer sees none before all are written: as many as fit, and at most an eighth of the ring
-    /// at a time, or 128 KiB if that is less, so that it has something to go on with.
+    /// The packets are published together, with one fence and one check of the peer's bell, so the
+    /// peer sees none before all are written. If they do not all fit, or exceed an eighth of the
+    /// ring (or 128 KiB if that is less), they are published in several parts, so that the peer can
+    /// start on the first.
     ///
     /// # Errors
-    /// As [`send`](Self::send). `PacketTooLarge` means that none was sent; the others tell in
-    /// `sent` how many went. The batch has one deadline for all.
+    /// As [`send`](Self::send). After `PacketTooLarge` no packet was sent; in the other errors,
+    /// `sent` is the number of packets that were sent. One deadline holds for the whole batch.
     ///
     /// # Cancel safety
-    /// A future that is dropped before it was ready has sent the first so many of the packets.
+    /// If the future is dropped before it is ready, it has sent the first N packets (N may be 0).
     pub fn send_batch<'a>(
         &'a self,
         packets: &'a [Bytes],
@@ -107,7 +109,7 @@ impl Endpoint {
         SendFuture::new(self.whole(), packets)
     }
 
-    /// Sends a packet if there is room for it now and nobody else waits for room.
+    /// Sends a packet if there is room for it now and no other sender waits for room.
     ///
     /// # Errors
     /// The packet comes back in the error: see [`TrySendError`].
@@ -118,8 +120,8 @@ impl Endpoint {
         lock(&self.tx).try_send(packet)
     }
 
-    /// As [`send`](Self::send), blocking the thread. It sleeps on the bell itself, so the peer's
-    /// wake reaches it without a detour over the driver.
+    /// Like [`send`](Self::send), but blocks the thread. The thread sleeps on the bell itself, so
+    /// the peer wakes it directly, without the driver.
     ///
     /// # Errors
     /// As [`send`](Self::send).
@@ -127,7 +129,7 @@ impl Endpoint {
         SendFuture::new(self.whole(), [packet]).block()
     }
 
-    /// As [`send_batch`](Self::send_batch), blocking the thread.
+    /// Like [`send_batch`](Self::send_batch), but blocks the thread.
     ///
     /// # Errors
     /// As [`send_batch`](Self::send_batch).
@@ -135,32 +137,33 @@ impl Endpoint {
         SendFuture::new(self.whole(), packets).block()
     }
 
-    /// Receives the next packet; `None` is the end, and [`finished`](Self::finished) tells whether
-    /// it is an orderly one.
+    /// Receives the next packet. `None` is the end; [`finished`](Self::finished) tells whether it
+    /// is an orderly one.
     ///
     /// # Cancel safety
-    /// A future that is dropped before it was ready has taken nothing.
+    /// If the future is dropped before it is ready, it has taken nothing.
     ///
-    /// Where several tasks receive from one end, a packet wakes one of them. Dropped, that one
-    /// passes the wake on; but one that is woken and then neither polled nor dropped keeps it, and
-    /// the others may sleep although a packet is there, until the next one comes.
+    /// If several tasks receive from one end, a packet wakes one of them. If that task drops its
+    /// future, the wake passes to the next task. If it neither polls nor drops the future, it keeps
+    /// the wake, and the other tasks may sleep although a packet is there, until the next packet
+    /// comes.
     pub fn recv(&self) -> impl Future<Output = Option<Bytes>> + Send + '_ {
         let receiving = RecvFuture::new(&self.channel, &self.rx, Rx::take);
         async move { receiving.await.ok() }
     }
 
-    /// Receives at least one and at most `max` packets, appends them to `packets` and tells how
-    /// many; 0 is the end (or a `max` of 0).
+    /// Receives at least one and at most `max` packets, appends them to `packets` and returns their
+    /// number. 0 is the end (or a `max` of 0).
     ///
-    /// Their room goes back to the sender together, and once for each eighth of the ring, or 128
-    /// KiB if that is less, with one look at whether it waits. It takes what is there and
-    /// sleeps only if that is nothing. Packets under 2 KiB of one batch lie side by side in up
-    /// to 16 KiB, which live as long as one of them. One call takes at most one ring's length
-    /// of records, however large `max` is.
+    /// It takes the packets that are there, and sleeps only if there are none. Their room returns
+    /// to the sender together, or once for each eighth of the ring (or 128 KiB if that is less),
+    /// with one check of whether the sender waits. Packets under 2 KiB of one batch share buffers
+    /// of up to 16 KiB, each of which lives as long as any packet in it. One call takes at most one
+    /// ring's length of records, however large `max` is.
     ///
     /// # Cancel safety
-    /// A future that is dropped before it was ready has taken nothing and leaves `packets` as it
-    /// was.
+    /// If the future is dropped before it is ready, it has taken nothing and leaves `packets`
+    /// unchanged.
     pub fn recv_batch<'a>(
         &'a self,
         packets: &'a mut Vec<Bytes>,
@@ -174,8 +177,8 @@ impl Endpoint {
 
     /// Takes the next packet if one is there.
     ///
-    /// Where a stream in full flight has just run dry, it looks once more 4 us later, so that a
-    /// caller who asks again and again does not go at the pace of the sender's cache misses.
+    /// If a stream in full flight has just run dry, this checks once more after 4 us, so that a
+    /// caller in a loop is not slowed down to the pace of the sender's cache misses.
     ///
     /// # Errors
     /// [`TryRecvError::Empty`] if there is none now, [`TryRecvError::Closed`] if none will come.
@@ -186,12 +189,12 @@ impl Endpoint {
         from_taken(take_at_once(&self.rx, Rx::take))
     }
 
-    /// As [`recv`](Self::recv), blocking the thread.
+    /// Like [`recv`](Self::recv), but blocks the thread.
     pub fn recv_blocking(&self) -> Option<Bytes> {
         RecvFuture::new(&self.channel, &self.rx, Rx::take).block(None)?.ok()
     }
 
-    /// As [`recv_batch`](Self::recv_batch), blocking the thread.
+    /// Like [`recv_batch`](Self::recv_batch), but blocks the thread.
     pub fn recv_batch_blocking(&self, packets: &mut Vec<Bytes>, max: usize) -> usize {
         let take = |rx: &mut Rx| rx.take_batch(packets, max, Limit::None);
         RecvFuture::new(&self.channel, &self.rx, take)
@@ -199,7 +202,7 @@ impl Endpoint {
             .map_or(0, |taken| taken.unwrap_or(0))
     }
 
-    /// As [`recv_blocking`](Self::recv_blocking), for no longer than `timeout`.
+    /// Like [`recv_blocking`](Self::recv_blocking), but waits at most `timeout`.
     ///
     /// # Errors
     /// [`RecvTimeoutError::Timeout`] if no packet came in time, [`RecvTimeoutError::Closed`] if
@@ -210,10 +213,10 @@ impl Endpoint {
         )
     }
 
-    /// Ends both directions in order: the peer receives all that was sent, then the end; its sends
-    /// fail at once, and so do ours. Our own `recv` ends at once.
+    /// Ends both directions in order: the peer receives everything that was sent, then the end.
+    /// Sends of both sides fail at once, and our own `recv` ends at once.
     ///
-    /// No `send` returns `Ok` once this has returned.
+    /// After this has returned, no `send` returns `Ok`.
     pub fn close(&self) {
         if self.channel.forked().is_some() {
             return;
@@ -225,35 +228,35 @@ impl Endpoint {
         self.channel.tell_everyone();
     }
 
-    /// Cuts the channel off for both sides: what was sent and not received is lost, and every
-    /// waiting call returns.
+    /// Cuts the channel off for both sides: packets that were sent and not received are lost, and
+    /// every waiting call returns.
     ///
-    /// After [`close`](Self::close) it still cuts off what the peer has not received. Our own
+    /// After [`close`](Self::close), this still cuts off what the peer has not received. Our own
     /// reason stays [`Local`](CloseReason::Local).
     pub fn cancel(&self) {
         self.channel.cancel();
     }
 
-    /// A new [`Canceller`] that cancels this end, from any thread and after the end has moved.
+    /// Creates a [`Canceller`] that cancels this end, from any thread and after the end has moved.
     pub fn canceller(&self) -> Canceller {
         let canceller = Canceller::new();
         self.set_cancel(&canceller);
         canceller
     }
 
-    /// Lets `canceller` cancel this end too; if it has been used already, that happens now. An end
+    /// Lets `canceller` cancel this end too. If it was used already, it cancels the end now. An end
     /// may have any number of cancellers.
     pub fn set_cancel(&self, canceller: &Canceller) {
         canceller.add(&self.channel);
     }
 
-    /// Whether dropping this end without [`close`](Self::close) cancels the channel instead of
+    /// Sets whether dropping this end without [`close`](Self::close) cancels the channel instead of
     /// ending it in order. `false` unless set.
     ///
-    /// For code that may leave a stream in the middle, by a `?` or because its future is dropped,
-    /// and that closes the end when all is sent. After [`into_split`](Self::into_split) the
-    /// setting is the [`Sender`]'s, who closes by [`SinkExt::close`](futures::SinkExt::close);
-    /// a [`Receiver`] may be dropped at any time.
+    /// Use this in code that may leave a stream in the middle, by a `?` or because its future is
+    /// dropped, and that closes the end when everything is sent. After
+    /// [`into_split`](Self::into_split) the setting belongs to the [`Sender`], which is closed by
+    /// [`SinkExt::close`](futures::SinkExt::close); a [`Receiver`] may be dropped at any time.
     ///
     /// # Examples
     /// ```
@@ -276,24 +279,23 @@ impl Endpoint {
     /// Whether the channel is over: nothing can be sent and nothing more will come.
     ///
     /// Packets that were sent before an orderly close by the peer, or before its death, can still
-    /// be received. A half that the peer closed or dropped ends its own direction and not the
+    /// be received. A half that the peer closes or drops ends only its own direction, not the
     /// channel.
     pub fn is_closed(&self) -> bool {
         self.channel.close_reason_so_far().is_some()
     }
 
-    /// Why the channel is over, or `None` while it is not.
+    /// Returns why the channel is over, or `None` while it is not.
     ///
-    /// Each direction has a reason of its own, and this is the worse of the two. From the worst to
-    /// the best: [`Violation`](CloseReason::Violation), [`PeerDied`](CloseReason::PeerDied),
+    /// Each direction has its own reason, and this is the worse of the two. From the worst to the
+    /// best: [`Violation`](CloseReason::Violation), [`PeerDied`](CloseReason::PeerDied),
     /// [`DriverGone`](CloseReason::DriverGone), [`Forked`](CloseReason::Forked),
     /// [`Cancelled`](CloseReason::Cancelled), [`Peer`](CloseReason::Peer),
     /// [`Local`](CloseReason::Local). So an orderly end of one direction never hides that the other
     /// was cut off.
     ///
-    /// Once `Some`, it never changes. If packets are still in the ring when it is first asked for,
-    /// and are cut off later, [`finished`](Self::finished) tells that. To learn whether
-    /// everything that the peer sent has come, ask `finished`.
+    /// Once `Some`, it never changes, even if packets that are still in the ring are cut off later.
+    /// Use [`finished`](Self::finished) to learn whether everything that the peer sent has come.
     pub fn close_reason(&self) -> Option<CloseReason> {
         self.channel.close_reason()
     }
@@ -313,7 +315,7 @@ impl Endpoint {
     /// use bytes::Bytes;
     /// use wakering::{CloseReason, Endpoint};
     ///
-    /// /// All packets of a stream, or why it is not whole.
+    /// /// Returns all packets of a stream, or why it is not complete.
     /// async fn collect(end: &Endpoint) -> Result<Vec<Bytes>, CloseReason> {
     ///     let mut packets = Vec::new();
     ///     while let Some(packet) = end.recv().await {
@@ -334,21 +336,22 @@ impl Endpoint {
         self.channel.finished()
     }
 
-    /// Waits until the channel is over, as [`is_closed`](Self::is_closed) has it, and tells why.
+    /// Waits until the channel is over, as defined by [`is_closed`](Self::is_closed), and returns
+    /// why.
     ///
     /// # Cancel safety
-    /// Changes nothing.
+    /// Dropping the future changes nothing.
     pub fn closed(&self) -> impl Future<Output = CloseReason> + Send + '_ {
         self.channel.wait_for(|channel| channel.close_reason())
     }
 
-    /// Waits until the peer has connected, and tells who it is.
+    /// Waits until the peer has connected, and returns who it is.
     ///
     /// # Errors
     /// [`Closed`](ShmError::Closed) if this end is over before that.
     ///
     /// # Cancel safety
-    /// Changes nothing.
+    /// Dropping the future changes nothing.
     pub fn connected(&self) -> impl Future<Output = Result<PeerCredentials, ShmError>> + Send + '_ {
         self.channel.wait_for(|channel| {
             let ended =
@@ -362,22 +365,22 @@ impl Endpoint {
         self.channel.is_connected()
     }
 
-    /// Who the peer is, once it has connected.
+    /// Returns who the peer is, once it has connected.
     pub fn peer_credentials(&self) -> Option<PeerCredentials> {
         self.channel.peer()
     }
 
-    /// Longest packet in bytes.
+    /// Returns the length of the longest allowed packet, in bytes.
     pub fn max_packet(&self) -> usize {
         self.channel.region().geometry().max_packet()
     }
 
-    /// Size of the ring of each direction in bytes.
+    /// Returns the size of each direction's ring, in bytes.
     pub fn ring_bytes(&self) -> usize {
         self.channel.region().geometry().ring_bytes()
     }
 
-    /// What this end has done so far.
+    /// Returns what this end has done so far.
     pub fn stats(&self) -> Stats {
         self.channel.counters().read()
     }
@@ -393,12 +396,12 @@ impl Endpoint {
         (sender, Receiver::new(&channel, into_inner(rx)))
     }
 
-    /// The line of a handshake that is through: the peer is there.
+    /// Attaches the lifeline of a completed handshake: the peer is there.
     pub(crate) fn attach(&self, lifeline: Lifeline) -> Result<(), ShmError> {
         self.channel.attach(lifeline)
     }
 
-    /// Says who we are to an engine that was not told in the handshake.
+    /// Tells an engine who we are, if the handshake did not tell it.
     pub(crate) fn introduce(&self) {
         self.channel.introduce();
     }
