@@ -1,4 +1,4 @@
-//! The engine's end.
+//! The engine's end of a channel.
 
 use std::ops::Deref;
 use std::os::fd::OwnedFd;
@@ -18,8 +18,8 @@ use crate::sys::fork::ProcessLock;
 
 /// The engine's end of a channel, found by its name.
 ///
-/// A face serves one handle in its life: a second one is told `Busy`, and once its peer is gone
-/// the face is over. Everything that it can do it has from [`Endpoint`].
+/// A face serves one handle in its lifetime: a second one gets `Busy`, and once its peer is gone
+/// the face is over. Its methods are those of [`Endpoint`].
 ///
 /// ```
 /// # fn main() -> Result<(), Box<dyn std::error::Error>> {
@@ -45,7 +45,7 @@ use crate::sys::fork::ProcessLock;
 pub struct SpscFace(pub(crate) Endpoint);
 
 impl SpscFace {
-    /// A face that receives its handle at `acceptor`.
+    /// Opens a face whose handle connects through `acceptor`.
     pub(super) fn open(
         endpoint: Endpoint,
         file: OwnedFd,
@@ -83,9 +83,9 @@ impl From<SpscFace> for Endpoint {
 /// Gives the face's region to the handle.
 #[derive(Debug)]
 struct FaceHost {
-    /// Weak, because the channel keeps the acceptor.
+    /// Weak, because the channel keeps the acceptor alive.
     channel: Weak<Channel>,
-    /// The region's, until some handle has it.
+    /// The region's file, until a handle has received it.
     file: ProcessLock<Option<OwnedFd>>,
 }
 
@@ -93,7 +93,7 @@ impl Served for FaceHost {}
 
 impl Host for FaceHost {
     fn admit(&self, _peer: PeerCredentials) -> Result<OwnedFd, Refusal> {
-        // Who let go of the face wants nobody any more.
+        // A face that was dropped admits no client.
         let file = self.channel.upgrade().and_then(|_there| self.file.lock()?.take());
         file.ok_or(Refusal::Busy)
     }
@@ -101,7 +101,7 @@ impl Host for FaceHost {
     fn connected(&self, lifeline: Lifeline) {
         let Some(channel) = self.channel.upgrade() else { return };
         if channel.attach(lifeline).is_err() {
-            // Nobody would notice the peer's death.
+            // Without the lifeline, the peer's death would go unnoticed.
             channel.on_abandoned();
         }
     }

@@ -1,4 +1,4 @@
-//! How faces and listeners are made.
+//! Settings and constructors of faces and listeners.
 
 use std::os::fd::{AsFd, OwnedFd};
 
@@ -12,7 +12,7 @@ use crate::rendezvous::{self, Acceptor, ListenerSocket, Name};
 use crate::shm::layout::Geometry;
 use crate::shm::region::Region;
 
-/// Settings of a face. Built by [`SpscFace::builder`].
+/// Settings of a face; created by [`SpscFace::builder`].
 #[derive(Debug, Clone, Default)]
 #[must_use = "a builder does nothing until its last call"]
 pub struct FaceBuilder {
@@ -25,44 +25,45 @@ pub struct FaceBuilder {
 }
 
 impl FaceBuilder {
-    /// Longest packet in bytes: 1 to `ring_bytes / 4 - 8`. Set alone, it makes the ring as large as
-    /// it has to be, at least 4 MiB.
+    /// Sets the length of the longest packet in bytes: 1 to `ring_bytes / 4 - 8`. If only this is
+    /// set, the ring is as large as this requires, at least 4 MiB.
     pub fn max_packet(mut self, bytes: usize) -> Self {
         self.max_packet = Some(bytes);
         self
     }
 
-    /// Size of the ring of each direction in bytes: a power of two from 4 KiB to 1 GiB, or to 512
-    /// MiB on a 32-bit target. Set alone, it makes `max_packet` as large as the ring allows.
+    /// Sets the size of each direction's ring in bytes: a power of two from 4 KiB to 1 GiB, or to
+    /// 512 MiB on a 32-bit target. If only this is set, `max_packet` is as large as the ring
+    /// allows.
     ///
-    /// A longer one lets a sender get further ahead of a receiver that is late. It is no slower for
-    /// that: as long as the receiver keeps up, the two go round in the first MiB, which a
-    /// core's own cache has room for.
+    /// A larger ring lets a sender get further ahead of a late receiver. It is not slower: as long
+    /// as the receiver keeps up, both use only the first MiB, which fits into a core's own cache.
     ///
-    /// Memory is taken as it is first used, and at most as much again beforehand, or 128 KiB; an
-    /// idle channel takes a few pages whatever its size.
+    /// Memory is taken a little before its first use: ahead of use, at most as much as is in use
+    /// already, and at most 128 KiB. An idle channel takes a few pages whatever its size.
     pub fn ring_bytes(mut self, bytes: usize) -> Self {
         self.ring_bytes = Some(bytes);
         self
     }
 
-    /// Takes all memory at creation (`false` unless set). Otherwise a packet has to wait for some
-    /// now and then, while its ring is gone round for the first time.
+    /// Takes all memory at creation (`false` unless set). Otherwise, a packet sometimes waits for
+    /// memory during the first pass through the ring.
     pub fn prefault(mut self, prefault: bool) -> Self {
         self.prefault = prefault;
         self
     }
 
-    /// Permissions of the socket (`0o600` unless set). To let others in, set [`allow`](Self::allow)
-    /// as well, and use a directory that they can reach.
+    /// Sets the permissions of the socket (`0o600` unless set). To let other users in, set
+    /// [`allow`](Self::allow) as well, and use a directory that they can reach.
     pub fn mode(mut self, mode: u32) -> Self {
         self.mode = Some(mode);
         self
     }
 
-    /// Who may connect, in place of the rule that lets in our own user and root.
+    /// Decides who may connect, in place of the default rule, which admits our own user and root.
     ///
-    /// The predicate runs on the driver's thread and must not block. If it panics, it refuses.
+    /// The predicate runs on the driver's thread and must not block. If it panics, the client is
+    /// refused.
     pub fn allow(
         mut self,
         predicate: impl Fn(&PeerCredentials) -> bool + Send + Sync + 'static,
@@ -79,39 +80,39 @@ impl FaceBuilder {
     /// - [`InvalidName`](ShmError::InvalidName), [`InvalidConfig`](ShmError::InvalidConfig): the
     ///   name or a setting is not allowed.
     /// - [`NameInUse`](ShmError::NameInUse): another engine serves the name, or a file that is not
-    ///   a socket has it. (What an engine left that was killed is taken over.)
+    ///   a socket has it. (The socket of an engine that was killed is taken over.)
     /// - [`PermissionDenied`](ShmError::PermissionDenied): the socket's directory belongs to
-    ///   somebody else, or others may write to it; or the file system does not let us in. Tells
-    ///   which ([`DenialCause`](crate::DenialCause)), and the path.
-    /// - [`Unsupported`](ShmError::Unsupported): `/proc` is not mounted, or the driver serves as
-    ///   many endpoints as it can.
-    /// - [`Io`](ShmError::Io): a system call failed; or somebody else has held the directory's lock
-    ///   file for two seconds (of the kind `TimedOut`), for which this call waits. Dropping a face
-    ///   or a listener does not wait for it.
+    ///   another user, others may write to it, or the file system denies access. Contains which of
+    ///   these it is ([`DenialCause`](crate::DenialCause)), and the path.
+    /// - [`Unsupported`](ShmError::Unsupported): `/proc` is not mounted, or the driver already
+    ///   serves as many endpoints as it can.
+    /// - [`Io`](ShmError::Io): a system call failed, or another process held the directory's lock
+    ///   file for two seconds, which is how long this call waits for it (kind `TimedOut`). Dropping
+    ///   a face or a listener does not wait for the lock.
     pub fn create(self, name: &str) -> Result<SpscFace, ShmError> {
         let name = Name::new(name)?;
         let config = self.config()?;
-        // Before the name: an application that finds the socket finds a face.
+        // Before binding the name: an application that finds the socket also finds a face.
         let (endpoint, file) = config.make()?;
         let acceptor = Acceptor::new(ListenerSocket::bind(&name, self.mode)?, self.allow);
         SpscFace::open(endpoint, file, acceptor, &config.driver)
     }
 
-    /// Serves any number of applications under one name, with a face of these settings for each.
+    /// Serves any number of applications under one name, each with a face that has these settings.
     ///
     /// # Errors
     /// As [`create`](Self::create).
     pub fn bind(self, name: &str) -> Result<SpscListener, ShmError> {
         let name = Name::new(name)?;
         let config = self.config()?;
-        // Before the name: an application that finds the socket could not be served.
+        // Before binding the name: otherwise an application may find the socket but not be served.
         Region::check_limit(config.geometry)?;
         let acceptor = Acceptor::new(ListenerSocket::bind(&name, self.mode)?, self.allow);
         SpscListener::open(acceptor, config)
     }
 
-    /// Creates a face without a name, and the descriptor that is its other end: see
-    /// [`SpscFace::pair`]. `mode` and `allow` mean nothing here.
+    /// Creates a face without a name, and the descriptor of its other end: see [`SpscFace::pair`].
+    /// `mode` and `allow` have no effect here.
     ///
     /// # Errors
     /// [`InvalidConfig`](ShmError::InvalidConfig), [`Io`](ShmError::Io),
@@ -134,28 +135,28 @@ impl FaceBuilder {
 }
 
 impl SpscFace {
-    /// Creates a face that applications find under `name`, with rings of 4 MiB for packets of up
-    /// to 1 MiB less 8 bytes.
+    /// Creates a face that applications find under `name`, with rings of 4 MiB for packets of up to
+    /// 1 MiB less 8 bytes.
     ///
     /// A name has 1 to 100 ASCII letters, digits, dots, underscores and hyphens and does not begin
-    /// with a dot. Its socket is `<name>.sock` in `$WAKERING_DIR`, else in
-    /// `$XDG_RUNTIME_DIR/wakering`, else in `/run/wakering` for root or `/tmp/wakering-<uid>`. A
-    /// name that begins with a slash is the path of the socket itself, whose last part has at most
-    /// 255 bytes.
+    /// with a dot. Its socket is `<name>.sock` in the first of these directories that applies:
+    /// `$WAKERING_DIR`, `$XDG_RUNTIME_DIR/wakering`, `/run/wakering` for root,
+    /// `/tmp/wakering-<uid>`. A name that begins with a slash is the path of the socket itself,
+    /// whose last part has at most 255 bytes.
     ///
-    /// Both sides have to find the socket by the same mount, or by bind mounts of one file system:
-    /// a socket that is seen through another file system, as FUSE's or an overlay's, is one that
-    /// nobody listens on. On a network file system that two hosts mount, each takes the other's
+    /// Both sides must find the socket through the same mount, or through bind mounts of one file
+    /// system. Nobody listens on a socket that is seen through another file system, such as FUSE or
+    /// an overlay. On a network file system that two hosts mount, each host takes the other's
     /// engine for one that has died. `WAKERING_DIR`, and the directory of a path, must not be a
-    /// symbolic link; one further up may be.
+    /// symbolic link; a directory further up may be.
     ///
-    /// Cleaners of temporary directories leave the socket of a living engine alone, as
-    /// systemd-tmpfiles does for three reasons: the kernel lists the socket under its path, the
+    /// Cleaners of temporary directories leave the socket of a living engine alone.
+    /// systemd-tmpfiles does so for three reasons: the kernel lists the socket under its path, the
     /// engine holds a shared `flock` on the directory (if it may list it), and a socket with a path
-    /// of more than 107 bytes has the sticky bit. One exception is left: a directory with a line of
-    /// its own in `tmpfiles.d` that gives it an age, and an engine that runs in another network
-    /// namespace than the cleaner, or sees the directory under another path. There, add an `x` line
-    /// for the directory.
+    /// of more than 107 bytes has the sticky bit. There is one exception: `tmpfiles.d` has a line
+    /// for the directory itself that gives it an age, and the engine runs in another network
+    /// namespace than the cleaner, or sees the directory under another path. In that case, add an
+    /// `x` line for the directory.
     ///
     /// # Errors
     /// See [`FaceBuilder::create`].
@@ -163,7 +164,7 @@ impl SpscFace {
         Self::builder().create(name)
     }
 
-    /// As [`create`](Self::create), for packets of up to `mtu` bytes.
+    /// Like [`create`](Self::create), for packets of up to `mtu` bytes.
     ///
     /// # Errors
     /// See [`FaceBuilder::create`].
@@ -171,10 +172,11 @@ impl SpscFace {
         Self::builder().max_packet(mtu).create(name)
     }
 
-    /// Creates a face without a name, and a descriptor from which another process makes the handle
-    /// by [`SpscHandle::from_fd`](crate::SpscHandle::from_fd). Typically a child inherits it.
+    /// Creates a face without a name, and a descriptor from which another process, typically a
+    /// child that inherits it, makes the handle by
+    /// [`SpscHandle::from_fd`](crate::SpscHandle::from_fd).
     ///
-    /// All that `from_fd` needs is queued already: nobody has to wait for anybody, so both ends can
+    /// Everything that `from_fd` needs is queued already, so it does not wait, and both ends can
     /// live on one thread, as in a test.
     ///
     /// ```
@@ -193,15 +195,14 @@ impl SpscFace {
         Self::builder().pair()
     }
 
-    /// Creates a face with other settings.
+    /// Returns a builder, to create a face with other settings.
     pub fn builder() -> FaceBuilder {
         FaceBuilder::default()
     }
 }
 
 impl SpscListener {
-    /// Binds `name` with the settings of a builder that was told nothing; see
-    /// [`SpscFace::create`] for names.
+    /// Binds `name` with the default settings; see [`SpscFace::create`] for names.
     ///
     /// # Errors
     /// See [`FaceBuilder::bind`].
@@ -209,7 +210,7 @@ impl SpscListener {
         Self::builder().bind(name)
     }
 
-    /// Settings for the faces to come; ends in [`FaceBuilder::bind`].
+    /// Returns a builder with the settings of future faces; finish with [`FaceBuilder::bind`].
     pub fn builder() -> FaceBuilder {
         FaceBuilder::default()
     }

@@ -1,4 +1,4 @@
-//! What faces are made from.
+//! The checked settings of faces.
 
 use std::os::fd::OwnedFd;
 use std::sync::Arc;
@@ -16,12 +16,12 @@ pub(crate) struct FaceConfig {
     pub(super) geometry: Geometry,
     pub(super) prefault: bool,
     pub(super) options: Options,
-    /// Not a handle: a listener's driver keeps the listener, which keeps this.
+    /// A `Binding`, not a `Driver`: a listener's driver keeps the listener, which keeps this.
     pub(super) driver: Binding,
 }
 
 impl FaceConfig {
-    /// A face's end of a new region, and the region's file for the other end.
+    /// Creates a region, and returns the face's end and the region's file for the other end.
     pub(crate) fn make(&self) -> Result<(Endpoint, OwnedFd), ShmError> {
         let (region, file) = Region::create(self.geometry, self.prefault)?;
         let endpoint = Endpoint::open(Arc::new(region), Side::Face, self.options, &self.driver)?;

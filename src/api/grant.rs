@@ -1,4 +1,4 @@
-//! A packet that is written where it will lie.
+//! Writing a packet in place.
 
 use std::fmt;
 
@@ -10,14 +10,15 @@ use crate::channel::Tx;
 use crate::error::ShmError;
 use crate::ring::Claim;
 
-/// Room in the ring for a packet that is still to be written, from [`Sender::reserve`] and its kin.
+/// Room in the ring for a packet that is still to be written; from [`Sender::reserve`] and similar
+/// methods.
 ///
-/// It is a [`BufMut`]: bytes are put into it one behind the other, straight into shared memory, as
-/// far as [`remaining_mut`](BufMut::remaining_mut) goes. [`commit`](Self::commit) publishes what
-/// was put, which may be less than was reserved: the packet is that long, and the rest stays free.
+/// It is a [`BufMut`]: bytes are appended straight into shared memory, up to
+/// [`remaining_mut`](BufMut::remaining_mut). [`commit`](Self::commit) publishes what was written,
+/// which may be less than was reserved: the packet has that length, and the rest stays free.
 ///
-/// Dropped or forgotten, it is given up: nothing was sent, the peer sees nothing, and the next
-/// packet begins at the same place. While it lives, nothing else can be sent on this half.
+/// Dropping or forgetting the grant gives it up: nothing is sent, the peer sees nothing, and the
+/// next packet begins at the same place. While it lives, nothing else can be sent on this half.
 ///
 /// ```
 /// # use wakering::{SpscFace, SpscHandle};
@@ -40,11 +41,11 @@ use crate::ring::Claim;
 /// # Write only
 ///
 /// The memory is shared, and a hostile peer can write to it at any moment. No safe call reads it.
-/// Who takes the [`UninitSlice`] of [`chunk_mut`](BufMut::chunk_mut) apart, to let a system call or
-/// a codec write there, must not read back what was written, as the contract of
-/// [`as_uninit_slice_mut`](UninitSlice::as_uninit_slice_mut) has it: it may be something else by
-/// then. What is skipped by [`advance_mut`](BufMut::advance_mut) without having been written is
-/// what the ring held before, never memory of this process.
+/// You may pass the [`UninitSlice`] of [`chunk_mut`](BufMut::chunk_mut) to a system call or a codec
+/// that writes there, but they must not read back what was written, as the contract of
+/// [`as_uninit_slice_mut`](UninitSlice::as_uninit_slice_mut) requires: it may have changed. Bytes
+/// that [`advance_mut`](BufMut::advance_mut) skips without writing have the earlier content of the
+/// ring, never memory of this process.
 ///
 /// [`Sender::reserve`]: crate::Sender::reserve
 #[must_use = "a grant that is dropped publishes nothing: commit it"]
@@ -52,45 +53,46 @@ pub struct Grant<'a> {
     tx: &'a mut Tx,
     claim: Claim,
     written: usize,
-    /// It becomes one of a batch.
+    /// The packet becomes part of a batch.
     withheld: bool,
 }
 
 impl<'a> Grant<'a> {
-    /// What `tx` has just claimed.
+    /// Wraps what `tx` has just claimed.
     #[inline]
     pub(crate) fn new(tx: &'a mut Tx, claim: Claim) -> Self {
         Self { tx, claim, written: 0, withheld: false }
     }
 
-    /// As [`new`](Self::new), for a packet that is published with those of a batch.
+    /// Like [`new`](Self::new), for a packet that is published with those of a batch.
     #[inline]
     pub(crate) fn of_batch(tx: &'a mut Tx, claim: Claim) -> Self {
         Self { tx, claim, written: 0, withheld: true }
     }
 
-    /// Bytes written so far: the length of the packet that a commit now would publish.
+    /// Returns the number of bytes written so far: the length of the packet that a commit now would
+    /// publish.
     #[inline]
     pub fn len(&self) -> usize {
         self.written
     }
 
-    /// Whether nothing was written so far.
+    /// Whether nothing has been written so far.
     #[inline]
     pub fn is_empty(&self) -> bool {
         self.written == 0
     }
 
-    /// Bytes that were reserved.
+    /// Returns the number of bytes that were reserved.
     #[inline]
     pub fn capacity(&self) -> usize {
         self.claim.len()
     }
 
-    /// Appends a packet that lies in another ring, by one copy from there to here.
+    /// Appends a packet that lies in another ring, with a single copy.
     ///
     /// # Panics
-    /// If it is longer than [`remaining_mut`](BufMut::remaining_mut).
+    /// If the packet is longer than [`remaining_mut`](BufMut::remaining_mut).
     ///
     /// # Examples
     /// ```
@@ -119,26 +121,26 @@ impl<'a> Grant<'a> {
 
     /// Publishes what was written as one packet, and wakes the peer if it sleeps.
     ///
-    /// `Ok` means what it does for [`send`](crate::Sender::send): the packet is in shared memory.
-    /// One of a [`Batch`](crate::Batch) is not seen there before the batch is published.
+    /// `Ok` means the same as for [`send`](crate::Sender::send): the packet is in shared memory. A
+    /// packet of a [`Batch`](crate::Batch) is not visible there before the batch is published.
     ///
     /// # Errors
     /// [`Closed`](ShmError::Closed): the channel has ended since the room was reserved, or the peer
-    /// receives no more. Nothing was sent.
+    /// no longer receives. Nothing was sent.
     #[inline]
     pub fn commit(self) -> Result<(), ShmError> {
         let Self { tx, claim, written, withheld } = self;
         tx.commit(claim, written, withheld).map_err(|reason| ShmError::Closed { reason, sent: 0 })
     }
 
-    /// Whether this process is a child of the one that reserved. Then the room is the parent's, who
-    /// may have sent more since, and nothing is written.
+    /// Whether this process is a child of the one that reserved. Then the room belongs to the
+    /// parent, which may have sent more since, and the child writes nothing.
     #[inline]
     fn is_forked(&self) -> bool {
         self.tx.is_forked()
     }
 
-    /// Where in the ring the next `len` bytes go; they count as written.
+    /// Returns where in the ring the next `len` bytes go, and counts them as written.
     #[inline]
     fn make_way(&mut self, len: usize) -> usize {
         let left = self.claim.len() - self.written;
@@ -149,8 +151,9 @@ impl<'a> Grant<'a> {
     }
 }
 
-// SAFETY: `remaining_mut` never grows but by what `advance_mut` has not taken, both stay within the
-// claim, and `chunk_mut` gives the very bytes behind those written: all of `remaining_mut`.
+// SAFETY: `remaining_mut` never grows and shrinks only by what is written or advanced over, both
+// methods stay within the claim, and `chunk_mut` gives exactly the bytes after those written: all
+// of `remaining_mut`.
 unsafe impl BufMut for Grant<'_> {
     #[inline]
     fn remaining_mut(&self) -> usize {
@@ -158,7 +161,7 @@ unsafe impl BufMut for Grant<'_> {
     }
 
     /// # Panics
-    /// If that is more than [`remaining_mut`](Self::remaining_mut).
+    /// If `count` is more than [`remaining_mut`](Self::remaining_mut).
     #[inline]
     unsafe fn advance_mut(&mut self, count: usize) {
         self.make_way(count);
@@ -168,13 +171,13 @@ unsafe impl BufMut for Grant<'_> {
     fn chunk_mut(&mut self) -> &mut UninitSlice {
         let (at, len) = (self.claim.offset() + self.written, self.remaining_mut());
         if self.is_forked() {
-            // Leaked: what the child writes here goes nowhere.
+            // Leaked: what the child writes here has no effect.
             return UninitSlice::new(vec![0; len].leak());
         }
-        // SAFETY: the bytes are free: they were claimed, and nothing has been staged since, as this
-        // grant has the producer to itself. Nobody else has a reference to them: there is one
-        // producer for a ring, this borrows the grant that borrows it, and a packet of the
-        // same ring that is held, should this process have that end as well, is not free.
+        // SAFETY: the bytes are free: they were claimed, and nothing has been staged since, because
+        // this grant borrows the producer exclusively. Nobody else has a reference to them: a ring
+        // has one producer, this borrows the grant that borrows it, and if this process also has
+        // the receiving end of the same ring, a packet that it holds there is not free.
         unsafe { self.tx.memory().spare(at, len) }
     }
 
@@ -208,7 +211,7 @@ unsafe impl BufMut for Grant<'_> {
 }
 
 impl fmt::Debug for Grant<'_> {
-    /// Tells the lengths and nothing of the content.
+    /// Prints the lengths and nothing of the content.
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
         f.debug_struct("Grant")
             .field("len", &self.len())

@@ -1,4 +1,4 @@
-//! The application's end.
+//! The application's end of a channel.
 
 use std::ops::Deref;
 use std::os::fd::{AsFd, OwnedFd};
@@ -22,16 +22,16 @@ const DEFAULT_CONNECT_TIMEOUT: Duration = Duration::from_secs(5);
 
 /// The application's end of a channel.
 ///
-/// Everything that it can do it has from [`Endpoint`]. See [`SpscFace`](crate::SpscFace) for an
-/// example with both ends.
+/// Its methods are those of [`Endpoint`]. See [`SpscFace`](crate::SpscFace) for an example with
+/// both ends.
 #[derive(Debug)]
 pub struct SpscHandle(Endpoint);
 
 impl SpscHandle {
     /// Connects to the engine that serves `name`.
     ///
-    /// Blocks the thread until the engine has answered, for at most 5 seconds. Not to be called on
-    /// the thread that runs the engine's driver, which could then not answer.
+    /// Blocks the thread until the engine has answered, for at most 5 seconds. Do not call this on
+    /// the thread that runs the engine's driver, because the engine could then not answer.
     ///
     /// # Errors
     /// See [`HandleBuilder::connect`].
@@ -39,20 +39,20 @@ impl SpscHandle {
         Self::builder().connect(name)
     }
 
-    /// As [`connect`](Self::connect), without blocking.
+    /// Like [`connect`](Self::connect), but does not block.
     ///
     /// # Errors
     /// See [`HandleBuilder::connect`].
     ///
     /// # Cancel safety
-    /// A future that is dropped before it was ready hangs up. A face whose answer was already
-    /// under way is used up by that.
+    /// If the future is dropped before it is ready, it hangs up. A face whose answer was already
+    /// under way is used up.
     pub fn connect_async(name: &str) -> impl Future<Output = Result<Self, ShmError>> + Send + '_ {
         Self::builder().connect_async(name)
     }
 
-    /// Makes the handle of a face that was made by [`SpscFace::pair`](crate::SpscFace::pair), from
-    /// the descriptor that came with it.
+    /// Makes the handle of a face from the descriptor that
+    /// [`SpscFace::pair`](crate::SpscFace::pair) returned with it.
     ///
     /// # Errors
     /// See [`HandleBuilder::from_fd`].
@@ -60,7 +60,7 @@ impl SpscHandle {
         Self::builder().from_fd(descriptor)
     }
 
-    /// Connects with other settings.
+    /// Returns a builder, to connect with other settings.
     pub fn builder() -> HandleBuilder {
         HandleBuilder::default()
     }
@@ -87,7 +87,7 @@ impl From<SpscHandle> for Endpoint {
     }
 }
 
-/// Settings of a handle. Built by [`SpscHandle::builder`].
+/// Settings of a handle; created by [`SpscHandle::builder`].
 #[derive(Debug, Clone)]
 #[must_use = "a builder does nothing until its last call"]
 pub struct HandleBuilder {
@@ -109,16 +109,17 @@ impl Default for HandleBuilder {
 impl HandleBuilder {
     common_options!();
 
-    /// How long the engine may take to answer (5 s unless set).
+    /// Sets how long the engine may take to answer (5 s unless set).
     pub fn connect_timeout(mut self, timeout: Duration) -> Self {
         self.connect_timeout = timeout;
         self
     }
 
-    /// Which engine to talk to, in place of the rule that it must run as our own user or as root.
+    /// Decides which engine to trust, in place of the default rule that it must run as our own user
+    /// or as root.
     ///
-    /// It is asked about the process that bound the socket, on the calling thread. If it panics,
-    /// the engine is refused.
+    /// The predicate is called with the process that bound the socket, on the calling thread. If it
+    /// panics, the engine is refused.
     pub fn allow(
         mut self,
         predicate: impl Fn(&PeerCredentials) -> bool + Send + Sync + 'static,
@@ -127,36 +128,36 @@ impl HandleBuilder {
         self
     }
 
-    /// Connects to the engine that serves `name`, blocking the thread.
+    /// Connects to the engine that serves `name`, and blocks the thread.
     ///
     /// # Errors
     /// - [`InvalidName`](ShmError::InvalidName): the name has a form that is not allowed.
-    /// - [`NotFound`](ShmError::NotFound): no engine serves it; tells the path.
-    /// - [`PermissionDenied`](ShmError::PermissionDenied): the engine, or its directory, belongs to
-    ///   somebody whom we do not trust; or it does not let us in. Tells which of these it is
+    /// - [`NotFound`](ShmError::NotFound): no engine serves the name. Contains the path.
+    /// - [`PermissionDenied`](ShmError::PermissionDenied): the engine or its directory belongs to a
+    ///   user whom we do not trust, or the engine does not let us in. Contains which of these it is
     ///   ([`DenialCause`](crate::DenialCause)), and the path.
     /// - [`Busy`](ShmError::Busy): the face serves another handle, or has served one; or a listener
-    ///   cannot serve one more now.
-    /// - [`VersionMismatch`](ShmError::VersionMismatch): what listens there speaks another version,
-    ///   or is no wakering engine at all.
+    ///   cannot serve another one now.
+    /// - [`VersionMismatch`](ShmError::VersionMismatch): the listening process speaks another
+    ///   version of the protocol, or is not a wakering engine.
     /// - [`InvalidConfig`](ShmError::InvalidConfig): the engine offers a region with sizes that no
     ///   channel may have.
-    /// - [`TimedOut`](ShmError::TimedOut): no answer for the `connect_timeout`.
+    /// - [`TimedOut`](ShmError::TimedOut): no answer came within the `connect_timeout`.
     /// - [`Unsupported`](ShmError::Unsupported): `/proc` is not mounted; the engine's region uses
-    ///   features that this version does not know; or the driver serves as many endpoints as it
-    ///   can.
+    ///   features that this version does not know; or the driver already serves as many endpoints
+    ///   as it can.
     /// - [`Io`](ShmError::Io): the engine hung up half-way, a system call failed, or what the
-    ///   engine offers is no region.
+    ///   engine offers is not a region.
     pub fn connect(self, name: &str) -> Result<SpscHandle, ShmError> {
         let (name, driver) = (Name::new(name)?, self.common.driver()?);
         let connection = self.connector(&name)?.block()?;
         self.take(connection, driver.binding())
     }
 
-    /// As [`connect`](Self::connect), without blocking.
+    /// Like [`connect`](Self::connect), but does not block.
     ///
     /// # Errors
-    /// As [`connect`](Self::connect), and [`Closed`](ShmError::Closed) if the driver goes
+    /// As [`connect`](Self::connect), and [`Closed`](ShmError::Closed) if the driver stops
     /// meanwhile.
     ///
     /// # Cancel safety
@@ -167,22 +168,25 @@ impl HandleBuilder {
     ) -> impl Future<Output = Result<SpscHandle, ShmError>> + Send + '_ {
         async move {
             let (name, driver) = (Name::new(name)?, self.common.driver()?.binding().clone());
-            // The future is no handle: it ends, too, when nobody can run the driver any more.
+            // The future keeps no `Driver`, so that it ends too when nobody can run the driver any
+            // more.
             self.common.driver = None;
             let connection = Connecting::start(self.connector(&name)?, &driver)?.finish().await?;
             self.take(connection, &driver)
         }
     }
 
-    /// Makes the handle of a pair: see [`SpscHandle::from_fd`]. Who could give us the descriptor is
-    /// trusted to be the engine; `allow` and `connect_timeout` mean nothing here.
+    /// Makes the handle of a pair: see [`SpscHandle::from_fd`]. The process that gave us the
+    /// descriptor is trusted to be the engine; `allow` and `connect_timeout` have no effect here.
     ///
     /// # Errors
     /// - [`VersionMismatch`](ShmError::VersionMismatch): the descriptor is of another version, or
-    ///   not of a pair at all.
+    ///   not of a pair.
     /// - [`InvalidConfig`](ShmError::InvalidConfig), [`Unsupported`](ShmError::Unsupported): the
-    ///   region's sizes or features, as for [`connect`](Self::connect).
-    /// - [`Io`](ShmError::Io): it was used already, its face is gone, or a system call failed.
+    ///   region's sizes or features are not allowed or not supported, as for
+    ///   [`connect`](Self::connect).
+    /// - [`Io`](ShmError::Io): the descriptor was used already, its face is gone, or a system call
+    ///   failed.
     pub fn from_fd(self, descriptor: OwnedFd) -> Result<SpscHandle, ShmError> {
         let driver = self.common.driver()?;
         let handle = self.take(rendezvous::adopt(descriptor)?, driver.binding())?;
@@ -192,7 +196,7 @@ impl HandleBuilder {
 
     fn connector(&self, name: &Name) -> Result<Connector, ShmError> {
         let now = Instant::now();
-        // A deadline that the clock cannot express is moved to one that it can.
+        // Moves a deadline that the clock cannot express to one that it can.
         let far = now + Duration::from_secs(u64::from(u32::MAX));
         let deadline = now.checked_add(self.connect_timeout).map_or(far, |at| at.min(far));
         Connector::new(name, self.allow.clone(), deadline)
@@ -214,17 +218,17 @@ struct Connecting {
     driver: OnceLock<Registration>,
 }
 
-/// Where it stands.
+/// The state of the handshake.
 #[derive(Debug)]
 enum Step {
-    /// Waits for the engine or for a time.
+    /// Waits for the engine or for a point in time.
     Under(Box<Connector>),
     Over(Result<Box<Connection>, ShmError>),
     /// The outcome was taken.
     Taken,
 }
 
-/// Under which the driver watches the socket.
+/// The token under which the driver watches the socket.
 const SOCKET: u16 = 1;
 
 impl Connecting {
@@ -235,13 +239,13 @@ impl Connecting {
             driver: OnceLock::new(),
         });
         let registration = driver.register(dialling.clone())?;
-        // Set once, here.
+        // Set only here.
         let _ = dialling.driver.set(registration);
         dialling.go_on();
         Ok(Guard(dialling))
     }
 
-    /// Takes the next step, and asks the driver for what it then waits for.
+    /// Takes the next step, and asks the driver for what the handshake then waits for.
     fn go_on(&self) {
         let Some(driver) = self.driver.get() else { return };
         let mut step = self.step.lock().unwrap_or_else(PoisonError::into_inner);
@@ -265,7 +269,7 @@ impl Connecting {
                 }
             }
         };
-        // The socket goes on as the lifeline, with a watch of its own.
+        // The socket lives on as the lifeline, with its own watch.
         match &outcome {
             Ok(connection) => driver.unwatch(connection.lifeline.as_fd()),
             Err(_) => connector.as_fd().into_iter().for_each(|socket| driver.unwatch(socket)),
@@ -275,7 +279,7 @@ impl Connecting {
         self.waiters.notify_all();
     }
 
-    /// The outcome, once.
+    /// Returns the outcome, once.
     fn take(&self) -> Option<Result<Connection, ShmError>> {
         let mut step = self.step.lock().unwrap_or_else(PoisonError::into_inner);
         match std::mem::replace(&mut *step, Step::Taken) {
@@ -323,7 +327,7 @@ impl Guard {
                 return Poll::Ready(outcome);
             }
             self.0.waiters.register(&mut place, cx);
-            // What happens from now on notifies us.
+            // From here on, any change notifies us.
             self.0.take().map_or(Poll::Pending, Poll::Ready)
         })
         .await
