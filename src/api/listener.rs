@@ -1,4 +1,4 @@
-//! Faces for applications that come and go.
+//! A stream of faces, for applications that come and go.
 
 use std::collections::VecDeque;
 use std::fmt;
@@ -20,16 +20,17 @@ use crate::rendezvous::{Acceptor, Host, Refusal};
 use crate::sys::fork::ProcessLock;
 use crate::wake::waiters::{Waiters, Waiting};
 
-/// Applications that have shaken hands and wait to be accepted, at most. Another one is told
+/// How many applications that have completed the handshake may wait to be accepted. Any more get
 /// `Busy`.
 const MOST_WAITING: usize = 128;
 
-/// Serves any number of applications under one name: a `Stream` of faces, one for each handshake
-/// that was completed.
+/// Serves any number of applications under one name: a `Stream` of faces, one for each completed
+/// handshake.
 ///
 /// An item is a face whose peer is there, or an error of the listener itself, after which it goes
-/// on. Clients that are refused, hostile or half-done are counted in [`stats`](Self::stats) and
-/// never an item. At most 128 applications wait to be accepted; more are told `Busy`.
+/// on. Clients that are refused, are hostile or do not complete the handshake are never an item;
+/// [`stats`](Self::stats) counts them. At most 128 applications wait to be accepted; any more get
+/// `Busy`.
 ///
 /// # Examples
 ///
@@ -56,9 +57,9 @@ const MOST_WAITING: usize = 128;
 /// ```
 pub struct SpscListener {
     serving: Arc<Serving<ListenerHost>>,
-    /// The stream's own place among those who accept.
+    /// The stream's own place among the tasks that accept.
     place: Option<Waiting>,
-    /// The stream has told its end.
+    /// The stream has yielded its last item.
     is_over: bool,
 }
 
@@ -80,26 +81,26 @@ impl SpscListener {
         self.host().waiters.notify_all();
     }
 
-    /// Waits for the next application, and gives the face that serves it.
+    /// Waits for the next application, and returns the face that serves it.
     ///
     /// # Errors
-    /// [`Closed`](ShmError::Closed) after [`close`](Self::close), or if the driver is gone; the
-    /// errors of making a face, after which the listener goes on.
+    /// [`Closed`](ShmError::Closed) after [`close`](Self::close), or if the driver has stopped;
+    /// otherwise, the errors of making a face, after which the listener goes on.
     ///
     /// # Cancel safety
-    /// A future that is dropped before it was ready has accepted nobody.
+    /// If the future is dropped before it is ready, it has accepted no application.
     pub fn accept(&self) -> impl Future<Output = Result<SpscFace, ShmError>> + Send + '_ {
         let mut place = None;
         std::future::poll_fn(move |cx| self.host().poll_accept(&mut place, cx))
     }
 
-    /// Accepts no more, and gives the name up. Applications that were not accepted yet are still
-    /// given out; then `accept` fails and the stream ends. Faces live on.
+    /// Stops accepting, and gives up the name. Applications that already wait to be accepted are
+    /// still returned; then `accept` fails and the stream ends. Existing faces live on.
     pub fn close(&self) {
         self.end_with(CloseReason::Local);
     }
 
-    /// What became of the clients so far. In a forked child nobody was accepted, and nobody waits.
+    /// Returns counts of the clients so far. In a forked child, `accepted` and `waiting` are 0.
     pub fn stats(&self) -> ListenerStats {
         let clients = self.serving.acceptor.clients();
         let state = self.host().state.lock();
@@ -127,7 +128,7 @@ impl Stream for SpscListener {
                 Poll::Ready(None)
             }
             Poll::Ready(Err(closed @ ShmError::Closed { .. })) => {
-                // Told once; then the stream is at its end.
+                // Yields the error once; then the stream has ended.
                 *is_over = true;
                 Poll::Ready(Some(Err(closed)))
             }
@@ -148,7 +149,7 @@ impl Drop for SpscListener {
     fn drop(&mut self) {
         self.end_with(CloseReason::Local);
         self.serving.end();
-        // Their peers learn that nobody will serve them.
+        // Their peers learn that nobody serves them.
         let state = self.host().state.lock();
         let unaccepted = state.map(|mut state| std::mem::take(&mut state.faces));
         drop(unaccepted);
@@ -164,19 +165,20 @@ impl fmt::Debug for SpscListener {
     }
 }
 
-/// What became of a listener's clients.
+/// Counts of a listener's clients.
 #[derive(Debug, Clone, Copy, Default, PartialEq, Eq)]
 #[non_exhaustive]
 pub struct ListenerStats {
     /// Faces that were made.
     pub accepted: u64,
-    /// Of those, how many nobody has asked for yet.
+    /// How many of those have not been accepted yet.
     pub waiting: usize,
-    /// Clients that were told no: the user, the version, or busy.
+    /// Clients that were refused because of their user or version, or because the listener was
+    /// busy.
     pub refused: u64,
-    /// Clients that said something that is no hello.
+    /// Clients that sent something other than a hello.
     pub hostile: u64,
-    /// Clients that hung up before the end of the handshake, or took too long.
+    /// Clients that hung up during the handshake, or took too long.
     pub half_done: u64,
 }
 
@@ -190,7 +192,7 @@ struct ListenerHost {
 
 #[derive(Debug, Default)]
 struct State {
-    /// The face whose region is on its way to the client.
+    /// The end whose region is on its way to the client.
     admitted: Option<Endpoint>,
     faces: VecDeque<Result<SpscFace, ShmError>>,
     accepted: u64,
@@ -231,8 +233,8 @@ impl ListenerHost {
         self.state.lock()?.admitted.take()
     }
 
-    /// Everybody is woken: the first who waits may be a stream that was polled once and left, and
-    /// would swallow the wake of an `accept`.
+    /// Wakes everybody: the first waiter may be a stream that was polled once and left, which would
+    /// swallow the wake of an `accept`.
     fn give(&self, face: Result<SpscFace, ShmError>) {
         if let Some(mut state) = self.state.lock() {
             state.faces.push_back(face);

@@ -1,4 +1,4 @@
-//! What users name: the two ends, their builders and halves, and packets in place.
+//! The public types: the two ends, their builders and halves, and packets in place.
 
 pub(crate) mod batch;
 pub(crate) mod canceller;

@@ -1,10 +1,10 @@
-//! Settings that the builders of both ends have.
+//! Settings that the builders of both ends share.
 
 use crate::channel::Options;
 use crate::driver::Driver;
 use crate::error::ShmError;
 
-/// What an end of either kind is made with.
+/// The settings that ends of both kinds share.
 #[derive(Debug, Clone, Default)]
 pub(crate) struct CommonOptions {
     pub(crate) end: Options,
@@ -12,45 +12,48 @@ pub(crate) struct CommonOptions {
 }
 
 impl CommonOptions {
-    /// The driver that was set, or the process's own.
+    /// Returns the driver that was set, or the process's own.
     pub(crate) fn driver(&self) -> Result<Driver, ShmError> {
         self.driver.clone().map_or_else(Driver::global, Ok)
     }
 }
 
-/// The methods of a builder that set [`CommonOptions`], its field `common`.
+/// Defines the methods of a builder that set [`CommonOptions`], its field `common`.
 macro_rules! common_options {
     () => {
-        /// How long `send` and `send_batch` wait for room (5 s unless set); `None` is for ever.
+        /// Sets how long `send` and `send_batch` wait for room (5 s unless set); `None` is for
+        /// ever.
         pub fn send_timeout(mut self, timeout: Option<std::time::Duration>) -> Self {
             self.common.end.send_timeout = timeout;
             self
         }
 
-        /// How long a call that finds no packet, or no room, may look again before it sleeps (50 us
-        /// unless set; 0 is not at all, and 1 ms the most that is heeded).
+        /// Sets for how long a call that finds no packet, or no room, may spin before it sleeps (50
+        /// us unless set). 0 turns spinning off; more than 1 ms counts as 1 ms.
         ///
-        /// What comes meanwhile costs no system call on either side. Whether it is done depends on
-        /// whether it has paid lately; where both sides have one and the same core it never is, nor
-        /// by the face of a [pair](crate::SpscFace::pair) whose process has but one: that cannot
-        /// know where its application runs. The thread serves nobody else while it spins.
+        /// If a packet or room comes while the call spins, neither side makes a system call. An end
+        /// spins only if spinning has paid off lately. It never spins if both sides are limited to
+        /// the same single core, or if it is the face of a [pair](crate::SpscFace::pair) whose
+        /// process has only one core and so cannot know where its application runs. While a thread
+        /// spins, it runs nothing else.
         ///
-        /// A task whose driver is parked in spins for 2 us at most. The rest is done in
-        /// [`park`](crate::Driver::park), where the thread has nothing else to run, for up to eight
-        /// channels at once.
+        /// If the driver is run by [`park`](crate::Driver::park), a task spins for 2 us at most.
+        /// `park` does the rest, for up to eight channels at once, because its thread then has
+        /// nothing else to run.
         ///
         /// A receiver that has caught up with a sender in full flight (more than three packets a
-        /// microsecond) lets 4 us pass before it looks again, or the cap if that is less: so it
-        /// stays some distance behind, where both are about twice as fast. So do `try_recv` and
-        /// `try_recv_ref`, which never spin otherwise.
+        /// microsecond) waits 4 us, or the cap if that is less, before it checks again. So it stays
+        /// some distance behind, and both sides are about twice as fast. `try_recv` and
+        /// `try_recv_ref` do this too, but never spin otherwise.
         pub fn spin(mut self, cap: std::time::Duration) -> Self {
             self.common.end.spin = cap;
             self
         }
 
-        /// Who does the waiting, in place of the process's own background driver.
+        /// Sets the driver that waits for this end, in place of the process's own background
+        /// driver.
         ///
-        /// Somebody has to run it: see [`Driver`](crate::Driver).
+        /// Some thread must run the driver: see [`Driver`](crate::Driver).
         pub fn driver(mut self, driver: &crate::Driver) -> Self {
             self.common.driver = Some(driver.clone());
             self

@@ -1,4 +1,4 @@
-//! A packet that is read where it lies.
+//! Reading a packet in place.
 
 use std::fmt;
 use std::mem::ManuallyDrop;
@@ -9,27 +9,27 @@ use crate::channel::{Returning, Rx};
 use crate::ring::Held;
 use crate::shm::region::{Kept, RingMemory};
 
-/// A packet that lies in the ring still, from [`Receiver::recv_ref`] and its kin.
+/// A packet that still lies in the ring; from [`Receiver::recv_ref`] and similar methods.
 ///
-/// It has been taken: the next receive gives the next packet. What has not happened is the copy.
-/// Parts of it can be copied out, or [put](crate::Grant::put_packet) into another ring, and those
-/// who trust the peer can read it in place, by [`as_slice`](Self::as_slice), or make it a `Bytes`
-/// that points into the ring, by [`into_lent_bytes`](Self::into_lent_bytes).
+/// The packet has been taken, so the next receive gives the next packet, but it has not been
+/// copied. Parts of it can be copied out, or [put](crate::Grant::put_packet) into another ring. If
+/// you trust the peer, you can read it in place with [`as_slice`](Self::as_slice), or make it a
+/// `Bytes` that points into the ring with [`into_lent_bytes`](Self::into_lent_bytes).
 ///
-/// # What holding one does to the sender
+/// # Effect on the sender
 ///
-/// The room of this record, and of all that the peer sends behind it, is not given back while this
-/// value lives: the peer goes on until the ring is full, and then waits, until its `send_timeout`
-/// if it has one. So drop it before anything that may take long. Dropped, it gives its room back
-/// and wakes a sender that waits for that. Forgotten (`std::mem::forget`), it does so with the next
-/// receive, of whatever kind.
+/// While this value lives, the room of this record, and of everything that the peer sends after it,
+/// is not given back. The peer goes on until the ring is full, and then waits, until its
+/// `send_timeout` if it has one. So drop this value before anything that may take long. Dropping it
+/// gives its room back and wakes a sender that waits for it. If it is forgotten
+/// (`std::mem::forget`), the next receive of any kind does so.
 ///
 /// # What the peer can do
 ///
-/// The length was judged once and is kept in private memory. The bytes are in shared memory: a
-/// lawful peer does not touch them as long as they are held, but a hostile one can change them at
-/// any moment. So this is not a [`Buf`](bytes::Buf), whose readers may rely on what they read
-/// before. What was copied out by a single call stays what it is.
+/// The length was checked once and is kept in private memory. The bytes are in shared memory: a
+/// well-behaved peer does not touch them while they are held, but a hostile one can change them at
+/// any moment. So this is not a [`Buf`](bytes::Buf), whose readers may rely on reading the same
+/// bytes again. Bytes that were copied out by a single call no longer change.
 ///
 /// ```
 /// # use wakering::{SpscFace, SpscHandle};
@@ -53,25 +53,25 @@ pub struct Packet<'a> {
 }
 
 impl<'a> Packet<'a> {
-    /// What `rx` has just come to hold.
+    /// Wraps the packet that `rx` has just begun to hold.
     #[inline]
     pub(crate) fn new(rx: &'a mut Rx, held: Held) -> Self {
         Self { rx, held }
     }
 
-    /// Its length in bytes, which cannot change any more.
+    /// Returns the packet's length in bytes, which cannot change any more.
     #[inline]
     pub fn len(&self) -> usize {
         self.held.len()
     }
 
-    /// Whether it has no bytes.
+    /// Whether the packet has no bytes.
     #[inline]
     pub fn is_empty(&self) -> bool {
         self.len() == 0
     }
 
-    /// Copies the first bytes to `to`, as many as it has.
+    /// Copies the packet's first `to.len()` bytes to `to`.
     ///
     /// # Panics
     /// If the packet is shorter than `to`.
@@ -80,10 +80,10 @@ impl<'a> Packet<'a> {
         self.copy_to_slice_at(0, to);
     }
 
-    /// Copies bytes from `offset` on to `to`, as many as it has.
+    /// Copies `to.len()` bytes, from `offset` on, to `to`.
     ///
     /// # Panics
-    /// If the packet has not so many bytes behind `offset`.
+    /// If the packet has fewer bytes than that after `offset`.
     ///
     /// # Examples
     /// ```
@@ -108,20 +108,20 @@ impl<'a> Packet<'a> {
         self.memory().copy_to(self.held.offset() + offset, to);
     }
 
-    /// Copies it out, as [`recv`](crate::Receiver::recv) would have done.
+    /// Copies the packet out, as [`recv`](crate::Receiver::recv) does.
     pub fn to_bytes(&self) -> Bytes {
         self.rx.copy(self.held)
     }
 
-    /// The packet where it lies, without a copy.
+    /// Returns the packet in place, without a copy.
     ///
     /// # Safety
-    /// - The peer does not write to the packet for as long as the slice is used. A peer that
-    ///   follows the protocol never does; one that has been taken over, or whose own memory is
-    ///   corrupted, may. A change under a shared slice is undefined behaviour in *this* process. So
-    ///   the caller vouches for the other process as it would for a thread of its own.
-    /// - In a child that was forked while the packet was held, the parent still holds it as well.
-    ///   The room is the parent's to give back, and the peer writes there after that.
+    /// - The peer must not write to the packet while the slice is used. A peer that follows the
+    ///   protocol never does; one that has been taken over, or whose own memory is corrupted, may.
+    ///   A change under a shared slice is undefined behaviour in *this* process. So the caller
+    ///   vouches for the other process as for a thread of its own.
+    /// - In a child that was forked while the packet was held, the parent holds the packet too. The
+    ///   parent may give the room back, and the peer writes there after that.
     ///
     /// # Examples
     /// ```
@@ -137,29 +137,29 @@ impl<'a> Packet<'a> {
     /// ```
     #[inline]
     pub unsafe fn as_slice(&self) -> &[u8] {
-        // SAFETY: nobody writes to these bytes: in this process, a producer writes only to room
-        // that was given back, and this record is held for as long as `self` is borrowed;
-        // that the peer does not either is the duty of our caller.
+        // SAFETY: nobody writes to these bytes. In this process, a producer writes only to room
+        // that was given back, and this record is held for as long as `self` is borrowed. Our
+        // caller ensures that the peer does not write to them either.
         unsafe { self.memory().slice(self.held.offset(), self.len()) }
     }
 
-    /// Makes it a `Bytes` that points into the ring, without a copy.
+    /// Turns the packet into a `Bytes` that points into the ring, without a copy.
     ///
-    /// It may be kept, cloned, sliced and sent on, and dropped on any thread, after the
-    /// [`Receiver`](crate::Receiver) and the whole channel too: it keeps the memory mapped.
-    /// Receiving goes on meanwhile, and any number may be out.
+    /// The `Bytes` may be kept, cloned, sliced, sent on, and dropped on any thread, even after the
+    /// [`Receiver`](crate::Receiver) and the whole channel are gone: it keeps the memory mapped.
+    /// Receiving goes on meanwhile, and any number of them may exist.
     ///
-    /// Room comes back in the order of the ring: that of this packet, and of all that was received
-    /// behind it in whatever way, when this `Bytes` and all that were lent before it are dropped.
-    /// So one that somebody keeps stops the peer once the ring has filled up behind it; copy
-    /// what is to be kept. Each costs an allocation and a lock, more than a small packet's
-    /// copy: this is for large ones.
+    /// Room returns in the order of the ring. The room of this packet, and of everything that was
+    /// received after it in any way, returns when this `Bytes` and all that were lent before it are
+    /// dropped. So a `Bytes` that is kept stops the peer once the ring has filled up after it; make
+    /// a copy of what you keep. Each costs an allocation and a lock, which is more than copying a
+    /// small packet: use this for large packets.
     ///
     /// # Safety
-    /// - The peer does not write to the packet for as long as the `Bytes` or any part or clone of
-    ///   it lives, also after the channel has ended. As for [`as_slice`](Self::as_slice), the
-    ///   caller vouches for the other process; and for all the code that the `Bytes` is given to.
-    ///   In a child that is forked meanwhile it is valid only as long as the parent has its own.
+    /// - The peer must not write to the packet while the `Bytes` or any part or clone of it lives,
+    ///   even after the channel has ended. As for [`as_slice`](Self::as_slice), the caller vouches
+    ///   for the other process, and for all code that the `Bytes` is given to. In a child that is
+    ///   forked meanwhile, it is valid only as long as the parent has its own.
     ///
     /// # Examples
     /// ```
@@ -182,23 +182,23 @@ impl<'a> Packet<'a> {
             return Bytes::new();
         }
         if self.rx.is_forked() {
-            // The parent gives the room back when it likes.
+            // The parent gives the room back at any time.
             return self.to_bytes();
         }
-        // It is not given back, but lent.
+        // The room is not given back, but lent.
         let mut packet = ManuallyDrop::new(self);
         let kept = packet.memory().keep(packet.offset(), packet.len());
         let held = packet.held;
         Bytes::from_owner(Lent { kept, _returning: packet.rx.lend(held) })
     }
 
-    /// Where the packet lies.
+    /// Returns the ring in which the packet lies.
     #[inline]
     pub(crate) fn memory(&self) -> &RingMemory {
         self.rx.memory()
     }
 
-    /// Where in that it begins.
+    /// Returns where in that ring the packet begins.
     #[inline]
     pub(crate) fn offset(&self) -> usize {
         self.held.offset()
@@ -220,15 +220,15 @@ struct Lent {
 
 impl AsRef<[u8]> for Lent {
     fn as_ref(&self) -> &[u8] {
-        // SAFETY: nobody writes to these bytes: in this process, a producer writes only to room
-        // that was given back, and this record is lent for as long as `self` lives; that
-        // the peer does not either is what the caller of `into_lent_bytes` has vouched for.
+        // SAFETY: nobody writes to these bytes. In this process, a producer writes only to room
+        // that was given back, and this record is lent for as long as `self` lives. The caller of
+        // `into_lent_bytes` has vouched that the peer does not write to them either.
         unsafe { self.kept.as_slice() }
     }
 }
 
 impl fmt::Debug for Packet<'_> {
-    /// Tells the length and nothing of the content.
+    /// Prints the length and nothing of the content.
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
         f.debug_struct("Packet").field("len", &self.len()).finish_non_exhaustive()
     }

@@ -1,4 +1,4 @@
-//! The receiving half.
+//! The receiving half of an end.
 
 use std::fmt;
 use std::pin::Pin;
@@ -18,26 +18,26 @@ use crate::error::{CloseReason, RecvTimeoutError, ShmError, TryRecvError};
 use crate::sync::Arc;
 use crate::wake::waiters::Waiting;
 
-/// The receiving half of an [`Endpoint`](crate::Endpoint): a `Stream` of packets, and the same
-/// calls as the whole end has, without its lock.
+/// The receiving half of an [`Endpoint`](crate::Endpoint): a `Stream` of packets, with the same
+/// calls as the whole end, but without its lock.
 ///
 /// # As a `Stream`
 ///
 /// Packets come as `Ok`. If the direction ends in a way that may have lost packets (cancelled, the
-/// peer died, the driver gone, a violation of the protocol), one `Err` comes before the end, so
-/// that a pipeline such as `receiver.forward(sink)` fails where its source was cut off. An orderly
-/// close is a bare end.
+/// peer died, the driver stopped, a violation of the protocol), one `Err` comes before the end. So
+/// a pipeline such as `receiver.forward(sink)` fails if its source was cut off. After an orderly
+/// close, the stream ends without an `Err`.
 ///
-/// `ready_chunks` takes packets one by one, so each gives its room back by itself, which is a store
-/// without a fence. A chunk that is not full has polled once in vain before it comes: it may have
-/// spun, and has asked the peer for a wake that nobody sleeps for.
+/// `ready_chunks` takes packets one by one, so each gives its room back separately, which is a
+/// store without a fence. Before it returns a chunk that is not full, it has polled once and found
+/// nothing: that poll may have spun, and has asked the peer for a wake that no task needs.
 /// [`recv_batch`](Self::recv_batch) does neither.
 ///
 /// # How it ends
 ///
 /// Dropping the half tells the peer that nobody receives any more: its sends fail.
 ///
-/// [`recv`](Self::recv) and its kin return the end as `None` or 0, whatever the reason.
+/// [`recv`](Self::recv) and similar methods return the end as `None` or 0, whatever the reason.
 /// [`finished`](Self::finished) then tells whether everything that the peer sent has come.
 pub struct Receiver {
     channel: Arc<Channel>,
@@ -52,15 +52,11 @@ impl Receiver {
         Self { channel: channel.clone(), rx, place: None, is_over: false }
     }
 
-    fn channel(&self) -> &Arc<Channel> {
-        &self.channel
-    }
-
-    /// Receives the next packet; `None` is the end, and [`finished`](Self::finished) tells whether
-    /// it is an orderly one.
+    /// Receives the next packet. `None` is the end; [`finished`](Self::finished) tells whether it
+    /// is an orderly one.
     ///
     /// # Cancel safety
-    /// A future that is dropped before it was ready has taken nothing.
+    /// If the future is dropped before it is ready, it has taken nothing.
     pub fn recv(&mut self) -> impl Future<Output = Option<Bytes>> + Send + '_ {
         async move {
             if self.rx.has_budget() {
@@ -73,18 +69,18 @@ impl Receiver {
         }
     }
 
-    /// Receives at least one and at most `max` packets, appends them to `packets` and tells how
-    /// many; 0 is the end (or a `max` of 0).
+    /// Receives at least one and at most `max` packets, appends them to `packets` and returns their
+    /// number. 0 is the end (or a `max` of 0).
     ///
-    /// Their room goes back to the sender together, and once for each eighth of the ring, or 128
-    /// KiB if that is less, with one look at whether it waits. It takes what is there and
-    /// sleeps only if that is nothing. Packets under 2 KiB of one batch lie side by side in up
-    /// to 16 KiB, which live as long as one of them. One call takes at most one ring's length
-    /// of records, however large `max` is.
+    /// It takes the packets that are there, and sleeps only if there are none. Their room returns
+    /// to the sender together, or once for each eighth of the ring (or 128 KiB if that is less),
+    /// with one check of whether the sender waits. Packets under 2 KiB of one batch share buffers
+    /// of up to 16 KiB, each of which lives as long as any packet in it. One call takes at most one
+    /// ring's length of records, however large `max` is.
     ///
     /// # Cancel safety
-    /// A future that is dropped before it was ready has taken nothing and leaves `packets` as it
-    /// was.
+    /// If the future is dropped before it is ready, it has taken nothing and leaves `packets`
+    /// unchanged.
     pub fn recv_batch<'a>(
         &'a mut self,
         packets: &'a mut Vec<Bytes>,
@@ -104,7 +100,7 @@ impl Receiver {
         from_taken(take_at_once(&mut self.rx, Rx::take))
     }
 
-    /// As [`recv`](Self::recv), blocking the thread.
+    /// Like [`recv`](Self::recv), but blocks the thread.
     pub fn recv_blocking(&mut self) -> Option<Bytes> {
         self.channel.watch_peer();
         match self.rx.take() {
@@ -113,14 +109,14 @@ impl Receiver {
         }
     }
 
-    /// As [`recv_batch`](Self::recv_batch), blocking the thread.
+    /// Like [`recv_batch`](Self::recv_batch), but blocks the thread.
     pub fn recv_batch_blocking(&mut self, packets: &mut Vec<Bytes>, max: usize) -> usize {
         let take = |rx: &mut Rx| rx.take_batch(packets, max, Limit::None);
         let taken = RecvFuture::new(&self.channel, &mut self.rx, take).block(None);
         taken.map_or(0, |taken| taken.unwrap_or(0))
     }
 
-    /// As [`recv_blocking`](Self::recv_blocking), for no longer than `timeout`.
+    /// Like [`recv_blocking`](Self::recv_blocking), but waits at most `timeout`.
     ///
     /// # Errors
     /// [`RecvTimeoutError::Timeout`] if no packet came in time, [`RecvTimeoutError::Closed`] if
@@ -130,14 +126,14 @@ impl Receiver {
         from_timed(receiving.block(deadline_after(timeout)))
     }
 
-    /// Takes the next packet and leaves it where it lies, in shared memory; `None` is the end.
+    /// Takes the next packet and leaves it in place, in shared memory. `None` is the end.
     ///
-    /// Saves the copy out of the ring, where parts of the packet are enough, or where the peer is
-    /// trusted. Its room, and that of everything behind it, is taken until it is dropped: see
-    /// [`Packet`].
+    /// This saves the copy out of the ring, if parts of the packet are enough, or if the peer is
+    /// trusted. The room of the packet, and of everything after it, stays taken until the packet is
+    /// dropped: see [`Packet`].
     ///
     /// # Cancel safety
-    /// A future that is dropped before it was ready has taken nothing.
+    /// If the future is dropped before it is ready, it has taken nothing.
     ///
     /// # Examples
     /// ```
@@ -167,7 +163,7 @@ impl Receiver {
         }
     }
 
-    /// Takes the next packet, if one is there, and leaves it where it lies.
+    /// Takes the next packet, if one is there, and leaves it in place.
     ///
     /// # Errors
     /// [`TryRecvError::Empty`] if there is none now, [`TryRecvError::Closed`] if none will come.
@@ -186,15 +182,15 @@ impl Receiver {
     /// assert!(rx.is_empty());
     /// # Ok::<(), Box<dyn std::error::Error>>(())
     /// ```
-    // Always: the result's parts go on in registers. Stored and loaded again, as one, they cost
-    // more than all the rest.
+    // Always inlined: the result's parts stay in registers. Storing and loading the result as a
+    // whole costs more than all the rest.
     #[inline(always)]
     pub fn try_recv_ref(&mut self) -> Result<Packet<'_>, TryRecvError> {
         let held = from_taken(take_at_once(&mut self.rx, Rx::hold))?;
         Ok(Packet::new(&mut self.rx, held))
     }
 
-    /// As [`recv_ref`](Self::recv_ref), blocking the thread.
+    /// Like [`recv_ref`](Self::recv_ref), but blocks the thread.
     pub fn recv_ref_blocking(&mut self) -> Option<Packet<'_>> {
         self.channel.watch_peer();
         let held = match self.rx.hold() {
@@ -204,7 +200,8 @@ impl Receiver {
         Some(Packet::new(&mut self.rx, held))
     }
 
-    /// The length of the next packet in bytes; `None` if none is there now. Takes nothing.
+    /// Returns the length of the next packet in bytes, or `None` if none is there now. Takes
+    /// nothing.
     ///
     /// # Examples
     /// ```
@@ -228,30 +225,42 @@ impl Receiver {
         self.readable().is_none()
     }
 
-    /// Whether the peer sends no more. What it sent before that may still be there.
+    /// Cuts the channel off: see [`Endpoint::cancel`](crate::Endpoint::cancel).
+    pub fn cancel(&self) {
+        self.channel.cancel();
+    }
+
+    /// Creates a [`Canceller`] for this end.
+    pub fn canceller(&self) -> Canceller {
+        let canceller = Canceller::new();
+        canceller.add(&self.channel);
+        canceller
+    }
+
+    /// Whether the peer no longer sends. Packets that it sent before may still be there.
     pub fn is_closed(&self) -> bool {
         self.channel.direction_end(Directions::RX).is_some()
     }
 
-    /// Waits until the peer sends no more, and tells why. What it sent before that may still be
-    /// there.
+    /// Waits until the peer no longer sends, and returns why. Packets that it sent before may still
+    /// be there.
     ///
-    /// If what is still there is cut off later, by a cancel for example,
-    /// [`close_reason`](Self::close_reason) tells that.
+    /// If these are cut off later, by a cancel for example, [`close_reason`](Self::close_reason)
+    /// tells so.
     ///
     /// # Cancel safety
-    /// Changes nothing.
+    /// Dropping the future changes nothing.
     pub fn closed(&self) -> impl Future<Output = CloseReason> + Send + '_ {
         self.channel.wait_for(|channel| channel.direction_end(Directions::RX))
     }
 
-    /// Why nothing more will be received, or `None` while something may. Once `Some`, it never
-    /// changes.
+    /// Returns why nothing more will be received, or `None` while something may come. Once `Some`,
+    /// it never changes.
     ///
-    /// It is the reason of this direction alone. After an orderly end or the peer's death it is
+    /// This is the reason of this direction alone. After an orderly end or the peer's death it is
     /// `Some` as soon as a call has returned the end (`None`, 0, [`TryRecvError::Closed`]): until
-    /// then there may be packets, and they may still be cut off. What cuts them off (a cancel, a
-    /// violation) is told at once.
+    /// then there may be packets, and they may still be cut off. If they are (by a cancel or a
+    /// violation), it is `Some` at once.
     pub fn close_reason(&self) -> Option<CloseReason> {
         self.channel.rx_end()
     }
@@ -262,7 +271,20 @@ impl Receiver {
         self.channel.finished()
     }
 
-    half_calls!();
+    /// Returns the length of the longest allowed packet, in bytes.
+    pub fn max_packet(&self) -> usize {
+        self.channel.region().geometry().max_packet()
+    }
+
+    /// Returns what this end, with both its halves, has done so far.
+    pub fn stats(&self) -> Stats {
+        self.channel.counters().read()
+    }
+
+    /// Returns who the peer is, once it has connected.
+    pub fn peer_credentials(&self) -> Option<PeerCredentials> {
+        self.channel.peer()
+    }
 }
 
 impl Stream for Receiver {

@@ -1,4 +1,4 @@
-//! The sending half.
+//! The sending half of an end.
 
 use std::fmt;
 use std::pin::Pin;
@@ -14,36 +14,36 @@ use crate::channel::{Channel, Directions, SendHalf};
 use crate::error::{CloseReason, ShmError, TryReserveError, TrySendError};
 use crate::sync::Arc;
 
-/// The sending half of an [`Endpoint`](crate::Endpoint): a `Sink<Bytes>`, and the same calls as
-/// the whole end has, without its lock.
+/// The sending half of an [`Endpoint`](crate::Endpoint): a `Sink<Bytes>`, with the same calls as
+/// the whole end, but without its lock.
 ///
 /// # As a `Sink`
 ///
-/// `start_send` publishes the packet at once, and wakes the peer if it sleeps: a packet never
-/// waits for a `flush` while there is room. If there is none, the half holds that one packet back,
-/// and `poll_ready` and `poll_flush` are pending until it is out. A `Sink` has no deadline:
+/// `start_send` publishes the packet at once, and wakes the peer if it sleeps: while there is room,
+/// a packet never waits for a `flush`. If there is no room, the half holds that one packet back,
+/// and `poll_ready` and `poll_flush` are pending until it is sent. A `Sink` has no deadline:
 /// backpressure is not an error.
 ///
-/// So `feed` costs what `send` costs, a publication, a fence and a look at the peer's bell for each
-/// packet, and the `flush` behind it has nothing left to do. It has to be so: `forward` flushes
-/// only when its source is pending, and `send_all` not at all when its source fails, and the peer
-/// would sleep over what was written. Those who have many packets at once, and want one publication
-/// and one look for all, use [`send_batch`](Self::send_batch), or [`batch`](Self::batch) to write
-/// them in place.
+/// So `feed` costs the same as `send`: a publication, a fence and a check of the peer's bell for
+/// each packet. The `flush` after it has nothing left to do. This is necessary: `forward` flushes
+/// only when its source is pending, and `send_all` does not flush when its source fails, so the
+/// peer would sleep although packets were written. To send many packets with one publication and
+/// one check, use [`send_batch`](Self::send_batch), or [`batch`](Self::batch) to write them in
+/// place.
 ///
 /// # How it ends
 ///
-/// [`SinkExt::close`](futures::SinkExt::close), or dropping the half, ends this direction in
-/// order: the peer receives everything, then the end. Neither waits until the peer has read it. A
-/// half that is dropped while it holds a packet back tries once more to send it. If there is still
-/// no room, that packet is lost, and the drop cancels the channel: `flush` or `close` first.
+/// [`SinkExt::close`](futures::SinkExt::close), or dropping the half, ends this direction in order:
+/// the peer receives everything, then the end. Neither waits until the peer has read it. A half
+/// that is dropped while it holds a packet back tries once more to send it. If there is still no
+/// room, that packet is lost, and the drop cancels the channel: `flush` or `close` first.
 ///
 /// An orderly end says that the stream is complete. A sender that is dropped while its thread
-/// panics says the opposite: it [cancels](Self::cancel) the channel, unless it was closed before.
-/// Other ways out of the middle of a stream look like an orderly drop: a `?`, an early `return`, a
-/// future that is dropped, a panic that is caught before the sender is dropped. Call
-/// [`cancel_on_drop(true)`](Self::cancel_on_drop) and close the sender when all is sent; then each
-/// of them cancels the channel.
+/// panics [cancels](Self::cancel) the channel instead, unless it was closed before. Other ways to
+/// leave a stream in the middle look like an orderly drop: a `?`, an early `return`, a future that
+/// is dropped, a panic that is caught before the sender is dropped. Call
+/// [`cancel_on_drop(true)`](Self::cancel_on_drop) and close the sender when everything is sent;
+/// then each of them cancels the channel.
 pub struct Sender {
     half: SendHalf,
 }
@@ -57,14 +57,14 @@ impl Sender {
         self.half.channel()
     }
 
-    /// Sends a packet, waiting for room if there is none.
+    /// Sends a packet, and waits for room if there is none.
     ///
     /// # Errors
     /// As [`Endpoint::send`](crate::Endpoint::send).
     ///
     /// # Cancel safety
-    /// A future that is dropped before it was ready has not sent this packet. (One that the half
-    /// held back as a `Sink` may be out by then.)
+    /// If the future is dropped before it is ready, it has not sent this packet. (It may have sent
+    /// the packet that the half held back as a `Sink`.)
     #[inline]
     pub fn send(
         &mut self,
@@ -78,15 +78,15 @@ impl Sender {
         }
     }
 
-    /// Sends packets one after the other, with one publication, one fence and one look at the
-    /// peer's bell for as many as fit, and at most an eighth of the ring, or 128 KiB if that is
-    /// less: see [`Endpoint::send_batch`](crate::Endpoint::send_batch).
+    /// Sends packets one after another, with one publication, one fence and one check of the peer's
+    /// bell for as many as fit, and at most an eighth of the ring (or 128 KiB if that is less): see
+    /// [`Endpoint::send_batch`](crate::Endpoint::send_batch).
     ///
     /// # Errors
     /// As [`Endpoint::send_batch`](crate::Endpoint::send_batch).
     ///
     /// # Cancel safety
-    /// A future that is dropped before it was ready has sent the first so many of the packets.
+    /// If the future is dropped before it is ready, it has sent the first N packets (N may be 0).
     #[inline]
     pub fn send_batch<'a>(
         &'a mut self,
@@ -103,7 +103,7 @@ impl Sender {
         self.half.try_send(packet)
     }
 
-    /// As [`send`](Self::send), blocking the thread.
+    /// Like [`send`](Self::send), but blocks the thread.
     ///
     /// # Errors
     /// As [`send`](Self::send).
@@ -111,7 +111,7 @@ impl Sender {
         self.half.send_blocking(packet)
     }
 
-    /// As [`send_batch`](Self::send_batch), blocking the thread.
+    /// Like [`send_batch`](Self::send_batch), but blocks the thread.
     ///
     /// # Errors
     /// As [`send_batch`](Self::send_batch).
@@ -119,22 +119,22 @@ impl Sender {
         self.half.send_batch_blocking(packets)
     }
 
-    /// Reserves room for a packet of up to `len` bytes, to be written in place; waits for room if
-    /// there is none.
+    /// Reserves room for a packet of up to `len` bytes, to be written in place, and waits for room
+    /// if there is none.
     ///
-    /// Saves the copy from a buffer of one's own. The packet's length is what is written in the
-    /// end: see [`Grant`].
+    /// This saves the copy from a separate buffer. The packet has the length that is finally
+    /// written: see [`Grant`].
     ///
     /// # Errors
-    /// - [`PacketTooLarge`](ShmError::PacketTooLarge): longer than
+    /// - [`PacketTooLarge`](ShmError::PacketTooLarge): `len` is more than
     ///   [`max_packet`](Self::max_packet).
-    /// - [`TimedOut`](ShmError::TimedOut): no room for the builder's `send_timeout` (5 s unless
-    ///   set), counted from when the call first had to wait.
-    /// - [`Closed`](ShmError::Closed): the channel has ended, or the peer receives no more.
+    /// - [`TimedOut`](ShmError::TimedOut): there was no room for the builder's `send_timeout` (5 s
+    ///   unless set). The time runs from when the call first had to wait.
+    /// - [`Closed`](ShmError::Closed): the channel has ended, or the peer no longer receives.
     ///
     /// # Cancel safety
-    /// A future that is dropped before it was ready has reserved nothing. (A packet that the half
-    /// held back as a `Sink` may be out by then.)
+    /// If the future is dropped before it is ready, it has reserved nothing. (It may have sent the
+    /// packet that the half held back as a `Sink`.)
     ///
     /// # Examples
     /// ```
@@ -166,8 +166,8 @@ impl Sender {
     /// Reserves room for a packet of up to `len` bytes if there is room now.
     ///
     /// # Errors
-    /// See [`TryReserveError`]. It is `Full` also while a packet that the half holds back as a
-    /// `Sink` finds no room.
+    /// See [`TryReserveError`]. It is also `Full` while there is no room for a packet that the half
+    /// holds back as a `Sink`.
     ///
     /// # Examples
     /// ```
@@ -191,7 +191,7 @@ impl Sender {
         Ok(Grant::new(self.half.tx(), claim))
     }
 
-    /// As [`reserve`](Self::reserve), blocking the thread.
+    /// Like [`reserve`](Self::reserve), but blocks the thread.
     ///
     /// # Errors
     /// As [`reserve`](Self::reserve).
@@ -202,17 +202,18 @@ impl Sender {
 
     /// Begins a batch: packets that are written in place, and published together.
     ///
-    /// See [`Batch`] for when that is. One that is dropped at once does nothing.
+    /// See [`Batch`] for when they are published. A batch that is dropped at once does nothing.
     pub fn batch(&mut self) -> Batch<'_> {
         Batch::new(&mut self.half)
     }
 
-    /// Whether dropping this sender without [`SinkExt::close`](futures::SinkExt::close) cancels the
-    /// channel, both directions, instead of ending this one in order. `false` unless set.
+    /// Sets whether dropping this sender without [`SinkExt::close`](futures::SinkExt::close)
+    /// cancels the channel, both directions, instead of ending this direction in order. `false`
+    /// unless set.
     ///
     /// A sender that is dropped while its thread panics cancels the channel in any case. The
-    /// setting is the end's: [`Endpoint::cancel_on_drop`](crate::Endpoint::cancel_on_drop) sets
-    /// the same.
+    /// setting belongs to the end: [`Endpoint::cancel_on_drop`](crate::Endpoint::cancel_on_drop)
+    /// sets the same.
     ///
     /// # Examples
     /// ```
@@ -225,7 +226,7 @@ impl Sender {
     /// async fn send_all(mut tx: Sender, lines: &str) -> Result<(), Box<dyn std::error::Error>> {
     ///     tx.cancel_on_drop(true);
     ///     for line in lines.lines() {
-    ///         // Without the setting, a number that cannot be read would look like the last one.
+    ///         // Without the setting, an error here would look like the end of the stream.
     ///         let number: u64 = line.parse()?;
     ///         tx.send(number.to_le_bytes().to_vec().into()).await?;
     ///     }
@@ -243,38 +244,63 @@ impl Sender {
         self.channel().cancel_on_drop(cancel);
     }
 
+    /// Cuts the channel off: see [`Endpoint::cancel`](crate::Endpoint::cancel).
+    pub fn cancel(&self) {
+        self.channel().cancel();
+    }
+
+    /// Creates a [`Canceller`] for this end.
+    pub fn canceller(&self) -> Canceller {
+        let canceller = Canceller::new();
+        canceller.add(self.channel());
+        canceller
+    }
+
     /// Whether nothing can be sent any more.
     pub fn is_closed(&self) -> bool {
         self.channel().direction_end(Directions::TX).is_some()
     }
 
-    /// Waits until nothing can be sent any more: the peer receives no longer, or the channel is
-    /// over.
+    /// Waits until nothing can be sent any more, because the peer no longer receives or the channel
+    /// is over, and returns why.
     ///
     /// # Cancel safety
-    /// Changes nothing.
+    /// Dropping the future changes nothing.
     pub fn closed(&self) -> impl Future<Output = CloseReason> + Send + '_ {
         self.channel().wait_for(|channel| channel.direction_end(Directions::TX))
     }
 
-    /// Why nothing can be sent any more, or `None` while something can. Once `Some`, it never
-    /// changes.
+    /// Returns why nothing can be sent any more, or `None` while something can. Once `Some`, it
+    /// never changes.
     ///
-    /// It is the reason of this direction alone, and the one that failed sends have in
+    /// This is the reason of this direction alone, and the one that failed sends have in
     /// [`ShmError::Closed`].
     pub fn close_reason(&self) -> Option<CloseReason> {
         self.channel().tx_end()
     }
 
-    /// Bytes that are free in the ring now, less what the next record takes for its header. Room
-    /// for one packet of that size is not promised: they may lie in a few pieces, and a record does
-    /// not go around the ring's end. Once all was read, any packet finds room. 0 in a forked
-    /// child.
+    /// Returns the length of the longest allowed packet, in bytes.
+    pub fn max_packet(&self) -> usize {
+        self.channel().region().geometry().max_packet()
+    }
+
+    /// Returns the number of bytes that are free in the ring now, less the header of the next
+    /// record. One packet of that size may still find no room: the free bytes may be in several
+    /// pieces, and a record does not wrap around the ring's end. Once everything has been read, any
+    /// packet finds room. Returns 0 in a forked child.
     pub fn free_bytes(&mut self) -> usize {
         self.half.tx().free_bytes()
     }
 
-    half_calls!();
+    /// Returns what this end, with both its halves, has done so far.
+    pub fn stats(&self) -> Stats {
+        self.channel().counters().read()
+    }
+
+    /// Returns who the peer is, once it has connected.
+    pub fn peer_credentials(&self) -> Option<PeerCredentials> {
+        self.channel().peer()
+    }
 }
 
 impl Sink<Bytes> for Sender {
@@ -285,7 +311,7 @@ impl Sink<Bytes> for Sender {
     }
 
     /// # Panics
-    /// If a packet is still held back, because `poll_ready` was not asked.
+    /// If a packet is still held back, because `poll_ready` was not called.
     fn start_send(mut self: Pin<&mut Self>, packet: Bytes) -> Result<(), ShmError> {
         assert!(!self.half.holds(), "start_send without a poll_ready that was ready");
         self.half.start_send(packet)

@@ -1,4 +1,4 @@
-//! An acceptor in the care of a driver.
+//! An acceptor that is registered with a driver.
 
 use std::sync::{Arc, OnceLock};
 
@@ -6,13 +6,13 @@ use crate::driver::{Binding, Registration, Source};
 use crate::error::ShmError;
 use crate::rendezvous::{Acceptor, Host};
 
-/// Whom an acceptor serves.
+/// What an acceptor serves.
 pub(super) trait Served: Host + Send + Sync + 'static {
-    /// The driver is gone: nobody will accept any more.
+    /// Called when the driver is gone: nobody will accept any more.
     fn driver_gone(&self) {}
 }
 
-/// An acceptor, its host, and the driver that tells what is ready.
+/// An acceptor, its host, and the driver that reports what is ready.
 #[derive(Debug)]
 pub(super) struct Serving<H> {
     pub(super) acceptor: Acceptor,
@@ -21,7 +21,7 @@ pub(super) struct Serving<H> {
 }
 
 impl<H: Served> Serving<H> {
-    /// Puts the acceptor into the driver's care.
+    /// Registers the acceptor with the driver.
     pub(super) fn start(
         acceptor: Acceptor,
         host: H,
@@ -39,14 +39,14 @@ impl<H: Served> Serving<H> {
         }
     }
 
-    /// Accepts no more, and gives the name up.
+    /// Stops accepting, and gives up the name.
     pub(super) fn close(&self) {
         if let Some(driver) = self.driver.get() {
             self.acceptor.close(driver);
         }
     }
 
-    /// Also leaves the driver.
+    /// Does the same as `close`, and leaves the driver.
     pub(super) fn end(&self) {
         self.close();
         if let Some(driver) = self.driver.get() {
@@ -69,7 +69,7 @@ impl<H: Served> Source for Serving<H> {
     }
 
     fn on_abandoned(&self) {
-        // Better that applications are told.
+        // Closes the name, so that applications get an error instead of no answer.
         self.close();
         self.host.driver_gone();
     }
