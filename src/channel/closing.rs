@@ -1,5 +1,5 @@
-//! How a channel ends, seen from one side: what the peer says, what this side has settled, and who
-//! has to be told.
+//! How a channel ends, seen from one side: what the peer announces, what this side has settled, and
+//! who must be told.
 
 use super::ends::Directions;
 use super::shared::Channel;
@@ -8,9 +8,9 @@ use crate::shm::layout::{CANCELLED, ENDS, RING_BY_BYTE, RX_CLOSED, TX_CLOSED};
 use crate::sync::Ordering;
 
 impl Channel {
-    /// Why nothing can be done here, if this process is a child of the one that the end belongs to:
-    /// then the region, the lifeline and the driver are the parent's, and a lock may be held by a
-    /// thread that does not exist here.
+    /// Returns a reason if this process is a forked child of the one that owns the end. The region,
+    /// the lifeline and the driver then belong to the parent, and a lock may be held by a thread
+    /// that does not exist here.
     #[inline]
     pub(crate) fn forked(&self) -> Option<CloseReason> {
         self.origin.has_left().then(|| self.disown())
@@ -18,13 +18,13 @@ impl Channel {
 
     #[cold]
     pub(super) fn disown(&self) -> CloseReason {
-        // Private memory: the parent has its own.
+        // Private memory: the parent has its own copy.
         self.ends.end(Directions::BOTH, CloseReason::Forked);
         CloseReason::Forked
     }
 
-    /// As [`forked`](Self::forked), for a call that is about to return the end of `direction`: with
-    /// that direction's reason, which may be older than the fork.
+    /// Like [`forked`](Self::forked), for a call that is about to return the end of `direction`:
+    /// returns that direction's reason, which may be older than the fork.
     #[inline]
     pub(crate) fn forked_end(&self, direction: Directions) -> Option<CloseReason> {
         let forked = self.forked()?;
@@ -33,17 +33,17 @@ impl Channel {
         Some(ended.unwrap_or(forked))
     }
 
-    /// What the peer says of its ends.
+    /// Returns what the peer announces of its ends.
     ///
-    /// PEER: loaded once for each question; unknown bits end the channel.
+    /// PEER: loaded once for each question; an unknown bit ends the channel.
     #[inline]
     pub(super) fn peer_ends(&self) -> u32 {
         if self.forked().is_some() {
-            // Every call comes by here, and finds its answer in our own ends.
+            // Every call comes through here, and finds its answer in our own `ends`.
             return 0;
         }
-        // ORDERING: Acquire pairs with the Release in the peer's `announce`: all that it published
-        // before an end is seen by who sees the end.
+        // ORDERING: Acquire pairs with the Release in the peer's `announce`: if we see the end, we
+        // see everything that the peer published before it.
         let ends = self.peer_words().ends.0.load(Ordering::Acquire);
         if ends & !ENDS != 0 {
             self.violated(Violation::UnknownEnds(ends));
@@ -51,14 +51,14 @@ impl Channel {
         ends
     }
 
-    /// Adds bits to what the other side sees of ours; they are never taken back. `true` if one of
-    /// them is new.
+    /// Adds bits to the ends that the peer sees of ours. Bits are never taken back. Returns `true`
+    /// if at least one of them is new.
     pub(super) fn announce(&self, bits: u32) -> bool {
         // ORDERING: Release orders all packets published before it; pairs with `peer_ends`.
         self.own_words().ends.0.fetch_or(bits, Ordering::Release) & bits != bits
     }
 
-    /// Tells the peer of an end, whether or not it sleeps. The flag comes before the ring.
+    /// Announces an end to the peer, whether or not it sleeps. The flag is set before the wake.
     pub(super) fn announce_end(&self, bits: u32) {
         if self.announce(bits) {
             self.peer_bell.wake();
@@ -66,10 +66,10 @@ impl Channel {
         }
     }
 
-    /// Why sending is over, if it is. Looks at the peer's word each time.
+    /// Returns why sending is over, if it is. Loads the peer's word each time.
     #[inline(always)]
     pub(crate) fn tx_end(&self) -> Option<CloseReason> {
-        // Nearly always open, and asked twice for a packet that is written in place.
+        // The channel is nearly always open, and a packet written in place asks twice.
         // ORDERING: Acquire as in `peer_ends`.
         let ends = self.peer_words().ends.0.load(Ordering::Acquire);
         let is_open = ends & !(TX_CLOSED | RING_BY_BYTE) == 0 && self.ends.tx().is_none();
@@ -85,7 +85,7 @@ impl Channel {
         self.ends.tx()
     }
 
-    /// Why receiving is cut off, whatever the ring still holds.
+    /// Returns why receiving is cut off, whatever the ring still holds.
     #[inline]
     pub(super) fn rx_cut(&self) -> Option<CloseReason> {
         let ends = self.peer_ends();
@@ -95,8 +95,8 @@ impl Channel {
         self.ends.rx()
     }
 
-    /// Why receiving is cut off; or else, whether it is over once the ring is empty. To be asked
-    /// before the look at the ring.
+    /// Returns why receiving is cut off as an error, otherwise whether it is over once the ring is
+    /// empty. Must be called before the look at the ring.
     #[inline(always)]
     pub(super) fn rx_standing(&self) -> Result<bool, CloseReason> {
         let ends = self.peer_ends();
@@ -105,13 +105,13 @@ impl Channel {
         }
         match self.ends.rx() {
             Some(reason) => Err(reason),
-            // PEER: a flag that was seen and is taken back changes nothing.
+            // PEER: a flag that we have seen stays in effect if the peer takes it back.
             None => Ok(ends & TX_CLOSED != 0 || self.ends.is_rx_over()),
         }
     }
 
-    /// Why receiving is over, if it is, whatever the ring still holds. To be asked before the look
-    /// at the ring.
+    /// Returns why receiving is over, if it is, whatever the ring still holds. Must be called
+    /// before the look at the ring.
     pub(super) fn rx_over(&self) -> Option<CloseReason> {
         self.heed(self.peer_ends());
         self.ends.rx_over()
@@ -130,45 +130,48 @@ impl Channel {
         }
     }
 
-    /// Why the channel as a whole is over, if it is. Once told, the answer stays.
+    /// Returns why the channel as a whole is over, if it is. Once returned, the answer stays.
     ///
-    /// It is over when nothing more can go or come. What is left in the ring aside: if that is cut
-    /// off after this was told, the receiver's own reason says so, and this one does not change.
+    /// The channel is over when nothing more can be sent and nothing more can come, even if the
+    /// ring still holds packets. If these are cut off after this call, the receiver's own reason
+    /// says so, but this answer does not change.
     pub(crate) fn close_reason(&self) -> Option<CloseReason> {
         self.heed(self.peer_ends());
         self.ends.settle()
     }
 
-    /// Why the channel would be over, if it is, without settling the answer.
+    /// Returns why the channel would be over, if it is, without settling the answer.
     pub(crate) fn close_reason_so_far(&self) -> Option<CloseReason> {
         self.heed(self.peer_ends());
         self.ends.channel()
     }
 
-    /// Why one direction is over, as far as calls on it would find out; of receiving, what is left
-    /// in the ring aside.
+    /// Returns why one direction is over, as calls on it would find out. Packets left in the ring
+    /// do not keep receiving from being over.
     pub(crate) fn direction_end(&self, direction: Directions) -> Option<CloseReason> {
         if direction == Directions::TX { self.tx_end() } else { self.rx_over() }
     }
 
-    /// Why receiving has ended, if so: nothing will be received, whatever the ring holds.
+    /// Returns why receiving has ended, if it has: nothing more will be received, whatever the ring
+    /// holds.
     pub(crate) fn rx_end(&self) -> Option<CloseReason> {
         self.rx_cut()
     }
 
-    /// Whether all that the peer sent has come, once a call has returned the end.
+    /// Whether everything that the peer sent has arrived. `None` until a call has returned the end.
     pub(crate) fn finished(&self) -> Option<Result<(), CloseReason>> {
         let reason = self.ends.rx_told()?;
         Some(if reason == CloseReason::Peer { Ok(()) } else { Err(reason) })
     }
 
-    /// A call is about to return that `direction` has ended, for `reason`. May be called with a
-    /// producer or consumer held, so those who wait for this are told by the driver.
+    /// Notes that a call is about to return that `direction` has ended, for `reason`. May be called
+    /// while a producer or consumer is held, so the driver tells those who wait for this.
     pub(crate) fn tell(&self, direction: Directions, reason: CloseReason) {
         if !self.ends.tell(direction) || self.forked().is_some() {
             return;
         }
-        // Found in the peer's word, which may have to ring yet. The others have told everybody.
+        // These two come from the peer's word, and the peer's wake may still be on its way. For all
+        // other reasons, everybody has been told already.
         let is_news = matches!(reason, CloseReason::Peer | CloseReason::Cancelled);
         if let (true, Some(driver)) = (is_news, self.driver.get()) {
             driver.notify();
@@ -185,8 +188,8 @@ impl Channel {
         self.tell_everyone();
     }
 
-    /// Ends both directions for a reason of our own. If sending has ended in order before, the peer
-    /// still receives what was sent.
+    /// Ends both directions for a reason of our own. If sending has already ended in order, the
+    /// peer still receives what was sent.
     pub(super) fn end_unless_closed(&self, reason: CloseReason) {
         if self.forked().is_some() {
             return;
@@ -197,8 +200,9 @@ impl Channel {
         self.tell_everyone();
     }
 
-    /// An orderly end. The caller holds this end's producer, so that no send goes on behind it.
-    /// What is left to do without it, because it calls wakers, is [`tell_everyone`].
+    /// Closes the end in order. The caller holds this end's producer, so that no send continues
+    /// after the close. The caller then calls [`tell_everyone`] without the producer, because that
+    /// calls wakers.
     ///
     /// [`tell_everyone`]: Self::tell_everyone
     pub(crate) fn close(&self) {
@@ -206,7 +210,7 @@ impl Channel {
         self.end_both();
     }
 
-    /// An orderly end of both directions, by one store: nobody sees one without the other.
+    /// Ends both directions in order by one store, so that nobody sees one end without the other.
     pub(super) fn end_both(&self) {
         if self.forked().is_some() {
             return;
@@ -217,8 +221,9 @@ impl Channel {
 
     /// Cuts the channel off. Takes no lock.
     ///
-    /// Not once the end was dropped, as far as a canceller still finds it in the driver's hands:
-    /// what was sent before an orderly end would be lost or not by chance.
+    /// Does nothing once both halves were dropped, which a canceller can meet while the driver
+    /// still holds the channel: otherwise it would be chance whether packets sent before an orderly
+    /// end are lost.
     pub(crate) fn cancel(&self) {
         // ORDERING: Acquire pairs with the AcqRel in `leave`.
         if self.left.load(Ordering::Acquire) != TX_CLOSED | RX_CLOSED {
@@ -226,8 +231,8 @@ impl Channel {
         }
     }
 
-    /// The peer broke a rule. May be called with a producer or consumer held, so the tasks are
-    /// told by the driver.
+    /// Ends the channel because the peer broke a rule. May be called while a producer or consumer
+    /// is held, so the driver tells the tasks.
     #[cold]
     pub(super) fn violated(&self, violation: Violation) {
         if self.ends.tx().is_some() && self.ends.rx().is_some() {
@@ -241,15 +246,15 @@ impl Channel {
         }
     }
 
-    /// As [`violated`](Self::violated), for a call that sends: the reason of that direction, which
-    /// may have ended before.
+    /// Like [`violated`](Self::violated), for a call that sends: returns the reason of that
+    /// direction, which may have ended before.
     #[cold]
     pub(super) fn violated_tx(&self, violation: Violation) -> CloseReason {
         self.violated(violation);
         self.ends.tx().unwrap_or(CloseReason::Violation(violation))
     }
 
-    /// As [`violated_tx`](Self::violated_tx), for a call that receives.
+    /// Like [`violated_tx`](Self::violated_tx), for a call that receives.
     #[cold]
     pub(super) fn violated_rx(&self, violation: Violation) -> CloseReason {
         self.violated(violation);
@@ -268,28 +273,29 @@ impl Channel {
     pub(super) fn tell_tasks(&self) {
         self.data.notify_all();
         self.news.notify_all();
-        // Those who wait for their place would take a wake for the place itself.
+        // Not unless sending is over: a sender that waits for its place would take the wake for the
+        // place itself.
         if self.tx_end().is_some() {
             self.room.notify_all();
             self.place.notify_all();
         }
     }
 
-    /// The lifeline hung up: settles what that means and tells everybody.
+    /// Handles the hang-up of the lifeline: settles what it means and tells everybody.
     pub(super) fn hung_up(&self) {
         self.peer_gone();
         self.tell_everyone();
     }
 
     pub(super) fn peer_gone(&self) {
-        // What it said of its ends comes first: those were in order.
+        // What the peer announced of its ends comes first: those ends were in order.
         self.heed(self.peer_ends());
         self.ends.end(Directions::TX, CloseReason::PeerDied);
         self.ends.end_rx_when_empty(CloseReason::PeerDied);
         self.ends.set_peer_gone();
     }
 
-    /// An orderly end of one direction. The caller holds the half of it.
+    /// Ends one direction in order. The caller holds that half.
     pub(super) fn end_direction(&self, bit: u32) {
         if self.forked().is_some() {
             return;
@@ -299,29 +305,30 @@ impl Channel {
         self.announce_end(bit);
     }
 
-    /// This side has said that all was sent: dropping the sender is no accident any more.
+    /// Notes that this side has announced the end of sending: from now on, dropping the sender is
+    /// not an accident.
     pub(super) fn set_tx_closed(&self) {
-        // ORDERING: Relaxed, here and below. A drop comes after all calls on what is dropped, and
-        // what brought it to the dropping thread orders them.
+        // ORDERING: Relaxed, here and below. A drop comes after all calls on the dropped value, and
+        // the hand-over to the dropping thread orders them.
         self.tx_closed.store(true, Ordering::Relaxed);
     }
 
-    /// Whether dropping the sender without a close cancels the channel in any case.
+    /// Sets whether dropping the sender without a close always cancels the channel.
     pub(crate) fn cancel_on_drop(&self, cancel: bool) {
         self.cancel_on_drop.store(cancel, Ordering::Relaxed);
     }
 
-    /// The sender is being dropped. Whether that may be in the middle of a stream.
+    /// Whether the drop of the sender, which is under way, may come in the middle of a stream.
     pub(crate) fn is_cut_off_by_drop(&self) -> bool {
         let is_unwanted =
             || std::thread::panicking() || self.cancel_on_drop.load(Ordering::Relaxed);
         !self.tx_closed.load(Ordering::Relaxed) && is_unwanted()
     }
 
-    /// One half is dropped: its direction ends in order. With the second, the end is over.
+    /// Ends the direction of a dropped half in order. After the second half, the whole end is over.
     pub(super) fn leave(&self, bit: u32) {
         self.end_direction(bit);
-        // ORDERING: AcqRel; of two halves dropped at once, the second sees the first.
+        // ORDERING: AcqRel; if both halves are dropped at once, the second sees the first.
         let left = self.left.fetch_or(bit, Ordering::AcqRel) | bit;
         if left == TX_CLOSED | RX_CLOSED {
             if self.forked().is_none() {

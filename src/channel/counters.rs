@@ -1,42 +1,43 @@
-//! What a channel has done so far.
+//! Counters of what a channel has done.
 
 use std::sync::atomic::{AtomicU64, Ordering};
 
-/// Counters of one end of a channel since it was made. All from this side's own books.
+/// Counters of one end of a channel since it was created.
+///
+/// This side counts all of them itself; none comes from the peer.
 #[derive(Debug, Clone, Copy, Default, PartialEq, Eq)]
 #[non_exhaustive]
 pub struct Stats {
     /// Packets that this side published.
     pub packets_sent: u64,
-    /// Their bytes, without headers.
+    /// Bytes of the published packets, without headers.
     pub bytes_sent: u64,
-    /// Packets that this side took out.
+    /// Packets that this side took out of the ring.
     pub packets_received: u64,
-    /// Their bytes, without headers.
+    /// Bytes of the packets taken, without headers.
     pub bytes_received: u64,
-    /// How often this side woke the other, each time at the price of a system call.
+    /// How often this side woke the peer. Each wake costs a system call.
     pub wakes_sent: u64,
-    /// How often this side's driver looked after this channel because somebody asked: the peer's
-    /// wakes, ends, and our own notifications. Two wakes may be one look, and one wake two. Those
-    /// that end the sleep of a thread in a blocking call do not count where no task waits as
-    /// well: they pass the driver by.
+    /// How often this side's driver served this channel on request: after a wake by the peer, an
+    /// end, or a notification of our own. Wakes may coalesce, or be counted twice. A wake that only
+    /// ends the sleep of threads in blocking calls is not counted, because it bypasses the driver.
     pub wakes_received: u64,
-    /// How often this side announced that it was about to sleep. A lawful peer wakes it that often
-    /// at most, and a few times more for ends.
+    /// How often this side announced that it was about to sleep. A conforming peer wakes it at most
+    /// that often, plus a few times for ends.
     pub parks: u64,
-    /// How many of those were for want of room.
+    /// How many of these parks were for lack of room.
     pub full_stalls: u64,
     /// How often spinning before a park found something.
     pub spins_paid: u64,
-    /// How often it did not.
+    /// How often spinning before a park found nothing.
     pub spins_unpaid: u64,
 }
 
-/// The live form of [`Stats`].
+/// The atomic form of [`Stats`].
 ///
-/// Those that one end of a ring counts have a single writer at a time, which holds that end; they
-/// are stored, not added to, and lie on lines of their own: the halves of an end may be at work on
-/// different cores. The rest are rare.
+/// The counters of one direction have a single writer at a time, which holds that half of the end.
+/// They are updated with a load and a store, and have cache lines of their own, because the two
+/// halves of an end may run on different cores. The other counters change rarely.
 #[derive(Debug, Default)]
 pub(crate) struct Counters {
     pub(crate) sent: Passed,
@@ -49,7 +50,7 @@ pub(crate) struct Counters {
     pub(crate) spins_unpaid: AtomicU64,
 }
 
-/// What passed in one direction, on two cache lines: processors fetch them in pairs.
+/// What passed in one direction. Takes two cache lines, because processors fetch them in pairs.
 #[derive(Debug, Default)]
 #[repr(align(128))]
 pub(crate) struct Passed {
@@ -58,7 +59,7 @@ pub(crate) struct Passed {
 }
 
 impl Passed {
-    /// Adds for the only writer.
+    /// Adds to both counters. There must be no other writer.
     #[inline]
     pub(crate) fn add(&self, packets: u64, bytes: u64) {
         bump(&self.packets, packets);
@@ -77,14 +78,14 @@ impl Passed {
     }
 }
 
-/// Adds for the counter's only writer.
+/// Adds to a counter that has no other writer.
 #[inline]
 fn bump(counter: &AtomicU64, by: u64) {
     // ORDERING: Relaxed, here and below; a counter publishes nothing.
     counter.store(counter.load(Ordering::Relaxed).wrapping_add(by), Ordering::Relaxed);
 }
 
-/// Adds one, whoever else does.
+/// Adds one to a counter that may have other writers, and returns the new count.
 pub(crate) fn count(counter: &AtomicU64) -> u64 {
     counter.fetch_add(1, Ordering::Relaxed).wrapping_add(1)
 }

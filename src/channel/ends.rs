@@ -1,11 +1,11 @@
-//! How each direction of a channel ended, as this side has settled it.
+//! How each direction of a channel ended, as settled by this side.
 
 use std::sync::OnceLock;
 
 use crate::error::{CloseReason, Violation};
 use crate::sync::{AtomicU32, Ordering};
 
-/// Directions, as bits.
+/// A set of directions, as bits.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub(crate) struct Directions(u32);
 
@@ -19,35 +19,36 @@ impl Directions {
     }
 }
 
-/// Why this end can send no more and why it can receive no more, each settled once and then
-/// constant.
+/// Why this end can send no more and why it can receive no more. Each reason is settled once and
+/// then constant.
 ///
 /// Receiving ends in two steps. First nothing more can come, but the ring may still hold packets:
-/// the direction is *over*, and [`rx_over`](Self::rx_over) tells why. Then a receive has found the
-/// ring empty, or something cut the ring off: the direction has *ended*, and [`rx`](Self::rx) tells
-/// why. In between, a cancel or a violation can still cut off what is in the ring.
+/// the direction is *over*, and [`rx_over`](Self::rx_over) returns why. Then a receive finds the
+/// ring empty, or something cuts the ring off: the direction has *ended*, and [`rx`](Self::rx)
+/// returns why. Between the two steps, a cancel or a violation can still cut off what is in the
+/// ring.
 ///
-/// The channel is over when sending has ended and receiving is over, with the worse of the two
-/// reasons. That answer is computed when somebody asks for the first time, and stays.
+/// The channel is over when sending has ended and receiving is over. Its reason is the worse of the
+/// two. It is computed when somebody asks for the first time, and then stays.
 #[derive(Debug)]
 pub(crate) struct Ends {
-    /// Four bits for each reason, 0 while there is none, and the flags.
+    /// Four bits for each reason, which are 0 while there is none, and the flags.
     state: AtomicU32,
     violation: OnceLock<Violation>,
 }
 
 const TX: u32 = 0;
 const RX: u32 = 4;
-/// What `RX` becomes when the ring is found empty.
+/// The reason that moves to `RX` when the ring is found empty.
 const RX_OVER: u32 = 8;
-/// The worse of both, as it was told.
+/// The worse of both reasons, once it was returned.
 const CHANNEL: u32 = 12;
 const PEER_GONE: u32 = 1 << 16;
-/// A call has returned that sending has ended, and that receiving has.
+/// A call has returned that sending, or receiving, has ended.
 const TX_TOLD: u32 = 1 << 17;
 const RX_TOLD: u32 = 1 << 18;
 
-// In the order of how bad they are.
+// From the least bad to the worst.
 const LOCAL: u32 = 1;
 const PEER: u32 = 2;
 const CANCELLED: u32 = 3;
@@ -61,50 +62,50 @@ impl Ends {
         Self { state: AtomicU32::new(0), violation: OnceLock::new() }
     }
 
-    /// Everything at once, to tell whether something changed.
+    /// Returns the whole state, to find out whether something changed.
     #[inline]
     pub(crate) fn state(&self) -> u32 {
-        // ORDERING: Acquire pairs with the AcqRel in `update`: who sees the end sees what was
-        // recorded before it.
+        // ORDERING: Acquire pairs with the AcqRel in `update`: a caller that sees the end sees what
+        // was recorded before it.
         self.state.load(Ordering::Acquire)
     }
 
-    /// Why this side can send no more, if so.
+    /// Returns why this side can send no more, if so.
     #[inline]
     pub(crate) fn tx(&self) -> Option<CloseReason> {
         self.decode(self.state() >> TX)
     }
 
-    /// Why this side can receive no more, if so.
+    /// Returns why this side can receive no more, if so.
     #[inline]
     pub(crate) fn rx(&self) -> Option<CloseReason> {
         self.decode(self.state() >> RX)
     }
 
-    /// Why nothing more can come, if so, whatever the ring still holds.
+    /// Returns why nothing more can come, if so, whatever the ring still holds.
     pub(crate) fn rx_over(&self) -> Option<CloseReason> {
         self.decode(receiving(self.state()))
     }
 
-    /// Whether nothing more can come, as far as [`end_rx_when_empty`](Self::end_rx_when_empty) was
-    /// told. A receive that finds the ring empty has found the end.
+    /// Whether [`end_rx_when_empty`](Self::end_rx_when_empty) was called, so that nothing more can
+    /// come. A receive that then finds the ring empty has found the end.
     #[inline]
     pub(crate) fn is_rx_over(&self) -> bool {
         self.state() & 0xf << RX_OVER != 0
     }
 
-    /// Why the channel is over, if it is. Settles nothing.
+    /// Returns why the channel is over, if it is. Settles nothing.
     pub(crate) fn channel(&self) -> Option<CloseReason> {
         self.decode(channel(self.state()))
     }
 
-    /// Why the channel is over, if it is. From then on the answer stays.
+    /// Returns why the channel is over, if it is. From then on the answer stays.
     pub(crate) fn settle(&self) -> Option<CloseReason> {
         let state = self.update(|state| fill(state, CHANNEL, channel(state)));
         self.decode(state >> CHANNEL)
     }
 
-    /// Why receiving has ended, if a call has returned that it has.
+    /// Returns why receiving has ended, if a call has already returned that it has.
     pub(crate) fn rx_told(&self) -> Option<CloseReason> {
         let state = self.state();
         if state & RX_TOLD == 0 { None } else { self.decode(state >> RX) }
@@ -114,12 +115,12 @@ impl Ends {
         self.state() & PEER_GONE != 0
     }
 
-    /// Notes that the peer is gone. Before this, the caller ends the directions that it ends.
+    /// Notes that the peer is gone. The caller ends the directions that this ends first.
     pub(crate) fn set_peer_gone(&self) {
         self.update(|_| PEER_GONE);
     }
 
-    /// Notes that a call is about to return the end of `direction`; `true` the first time.
+    /// Notes that a call is about to return the end of `direction`. Returns `true` the first time.
     pub(crate) fn tell(&self, direction: Directions) -> bool {
         let tx = if direction.has(Directions::TX) { TX_TOLD } else { 0 };
         let rx = if direction.has(Directions::RX) { RX_TOLD } else { 0 };
@@ -130,7 +131,7 @@ impl Ends {
         true
     }
 
-    /// Ends directions for `reason`, as far as they have not ended yet.
+    /// Ends those of `directions` that have not ended yet, for `reason`.
     pub(crate) fn end(&self, directions: Directions, reason: CloseReason) {
         let code = self.encode(reason);
         self.update(|state| {
@@ -140,17 +141,17 @@ impl Ends {
         });
     }
 
-    /// Nothing more can come, for `reason`; receiving ends when the ring is empty.
+    /// Notes that nothing more can come, for `reason`. Receiving ends when the ring is empty.
     pub(crate) fn end_rx_when_empty(&self, reason: CloseReason) {
         let code = self.encode(reason);
         self.update(|state| fill(state, RX_OVER, code));
     }
 
-    /// Sets bits, and returns the state that has them. Nothing is stored if they are there.
+    /// Sets bits, and returns the state that has them. Stores nothing if they are already set.
     fn update(&self, bits: impl Fn(u32) -> u32) -> u32 {
         let add = |state: u32| Some(state | bits(state)).filter(|new| *new != state);
-        // ORDERING: AcqRel orders what the caller recorded before the end; pairs with `state`, and
-        // so does the Acquire of who finds nothing to store.
+        // ORDERING: AcqRel orders what the caller recorded before the end; pairs with `state`, as
+        // does the Acquire of a caller that finds nothing to store.
         match self.state.fetch_update(Ordering::AcqRel, Ordering::Acquire, add) {
             Ok(before) => before | bits(before),
             Err(unchanged) => unchanged,
@@ -166,7 +167,7 @@ impl Ends {
             CloseReason::DriverGone => DRIVER_GONE,
             CloseReason::Forked => FORKED,
             CloseReason::Violation(violation) => {
-                // The first one counts; it was set before its code can be read.
+                // The first violation counts. It is set before its code can be read.
                 let _ = self.violation.set(violation);
                 VIOLATION
             }
@@ -175,7 +176,7 @@ impl Ends {
 
     #[inline]
     fn decode(&self, code: u32) -> Option<CloseReason> {
-        // Nearly always open, and asked for each packet.
+        // The channel is nearly always open, and this is asked for each packet.
         if code & 0xf == 0 { None } else { self.reason(code & 0xf) }
     }
 
@@ -194,7 +195,7 @@ impl Ends {
     }
 }
 
-/// Why receiving is over in `state`: because it has ended, or else will when the ring is empty.
+/// Returns why receiving is over in `state`: because it has ended, or will when the ring is empty.
 fn receiving(state: u32) -> u32 {
     match state >> RX & 0xf {
         0 => state >> RX_OVER & 0xf,
@@ -202,7 +203,8 @@ fn receiving(state: u32) -> u32 {
     }
 }
 
-/// Why the channel is over in `state`: what was told, else the worse reason of both directions.
+/// Returns why the channel is over in `state`: the reason that was returned before, otherwise the
+/// worse reason of both directions.
 fn channel(state: u32) -> u32 {
     let (told, tx, rx) = (state >> CHANNEL & 0xf, state >> TX & 0xf, receiving(state));
     match (told, tx, rx) {
@@ -212,7 +214,7 @@ fn channel(state: u32) -> u32 {
     }
 }
 
-/// The bits that put `code` into an empty field of `state`.
+/// Returns the bits that put `code` into `field` of `state`, if it is empty.
 fn fill(state: u32, field: u32, code: u32) -> u32 {
     if (state >> field) & 0xf == 0 { code << field } else { 0 }
 }

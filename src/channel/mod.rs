@@ -1,4 +1,4 @@
-//! One side of a channel at work: both directions, and how they end.
+//! One end of a channel: sending, receiving, waiting, and closing.
 
 mod bell_wait;
 mod block;
