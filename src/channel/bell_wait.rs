@@ -1,28 +1,30 @@
-//! Whether anybody needs the driver to be woken by this end's bell.
+//! Whether the driver has to be woken by this end's bell.
 //!
-//! Threads that block sleep on the bell themselves. Were the driver to wait there too, each ring
-//! would wake it for nothing: with all on one core, that doubles the price of a round trip. So it
-//! lets its wait lapse where threads have slept and no task waits, and the next task that is about
-//! to wait has it waited for again: a command, which costs a system call if the driver sleeps, and
-//! comes once for each change from blocking to waiting.
+//! Threads that block sleep on the bell themselves. If the driver waited there too, each wake would
+//! wake it needlessly: with everything on one core, that doubles the cost of a round trip. So the
+//! driver lets its wait lapse where threads have slept and no task waits. The next task that is
+//! about to wait has the driver wait again, by a command. The command costs a system call if the
+//! driver sleeps, and is needed once for each change from blocking to waiting.
 //!
 //! | state | what it means |
 //! |---|---|
-//! | `TASKS` | the driver waits on the bell, or has a command that makes it |
-//! | `THREADS` | it does still, but threads have slept there since: at the next ring it may let go |
-//! | `LAPSED` | it does not |
+//! | `TASKS` | the driver waits on the bell, or has a command to do so |
+//! | `THREADS` | the same, but threads have slept there since: at the next wake it may let go |
+//! | `LAPSED` | the driver does not wait on the bell |
 //!
-//! No task is left to a bell that nobody waits on:
+//! No task relies on a bell that the driver does not wait on:
 //!
-//! - The driver says `LAPSED`, fences, and looks for tasks in the queues; a task joins a queue,
-//!   fences, and looks for `LAPSED`. So either the driver finds the task, and keeps its wait, or
-//!   the task finds the lapse.
-//! - A task that finds the lapse reads the bell before it says `TASKS`, and before it arms the bell
-//!   and looks for what it waits for. Its command carries that count, and the driver's wait
-//!   compares with it. A ring before the read: what was published for it is found by the look. A
-//!   ring behind the read: the compare fails, or the wait is woken.
-//! - Another task that finds `TASKS`, or the `THREADS` that a thread made of it, has what the first
-//!   one read before it: a ring for it that the first one's count includes is found by its look.
+//! - The driver stores `LAPSED`, fences, and looks for tasks in the queues; a task joins a queue,
+//!   fences, and looks for `LAPSED`. So either the driver finds the task and keeps its wait, or the
+//!   task finds the lapse.
+//! - A task that finds the lapse reads the bell's count before it stores `TASKS`, and before it
+//!   arms the bell and looks for what it waits for. Its command carries that count, and the
+//!   driver's wait compares with it. If the peer wakes before the read, the task's look finds what
+//!   the peer published. If the peer wakes after the read, the compare fails or the driver's wait
+//!   is woken.
+//! - Another task that finds `TASKS`, or `THREADS` that a thread made of it, has the first task's
+//!   read before its own look. So its look finds what was published for it before any wake that the
+//!   first task's count includes.
 
 use crate::sync::{AtomicU32, Ordering, fence};
 
@@ -30,7 +32,7 @@ const TASKS: u32 = 0;
 const THREADS: u32 = 1;
 const LAPSED: u32 = 2;
 
-/// Who relies on the driver's wait.
+/// Whether tasks rely on the driver's wait on the bell.
 #[derive(Debug)]
 pub(super) struct BellWait {
     state: AtomicU32,
@@ -42,18 +44,18 @@ impl BellWait {
         Self { state: AtomicU32::new(TASKS) }
     }
 
-    /// A thread is about to sleep on the bell.
+    /// Notes that a thread is about to sleep on the bell.
     pub(super) fn thread_sleeps(&self) {
-        // ORDERING: Relaxed for the look: a stale answer means another wake of the driver. AcqRel,
-        // so that it hands on what `task_waits` released.
+        // ORDERING: Relaxed for the load: a stale value means another wake of the driver. AcqRel
+        // for the exchange, so that it passes on what `task_waits` released.
         if self.state.load(Ordering::Relaxed) == TASKS {
             let (was, is) = (Ordering::AcqRel, Ordering::Relaxed);
             let _ = self.state.compare_exchange(TASKS, THREADS, was, is);
         }
     }
 
-    /// A task has joined a queue. `Some` if the driver does not wait on the bell: with the count
-    /// that it has to compare with.
+    /// Notes that a task has joined a queue. Returns `Some` if the driver does not wait on the
+    /// bell: the count that its new wait has to compare with.
     pub(super) fn task_waits(&self, count: impl FnOnce() -> u32) -> Option<u32> {
         // ORDERING: between the queue and the state; partner of the one in `lapse`.
         fence(Ordering::SeqCst);
@@ -62,15 +64,15 @@ impl BellWait {
             return None;
         }
         let seen = count();
-        // ORDERING: Release hands the count that was read to who finds `TASKS`; Acquire, if another
-        // has been faster.
+        // ORDERING: Release passes the count that was read to any task that finds `TASKS`; Acquire,
+        // in case another task has been faster.
         (self.state.swap(TASKS, Ordering::AcqRel) == LAPSED).then_some(seen)
     }
 
-    /// The bell has rung, and the driver's wait is over. Whether it may stay so, as far as
-    /// `has_tasks` tells.
+    /// Called after a wake of the bell has ended the driver's wait. Returns whether the driver may
+    /// leave the bell, given `has_tasks`.
     pub(super) fn lapse(&self, has_tasks: impl FnOnce() -> bool) -> bool {
-        // ORDERING: AcqRel, as in `thread_sleeps`; against the queues it is ordered by the fence.
+        // ORDERING: AcqRel, as in `thread_sleeps`; the fence orders it against the queues.
         let lapsed = |state| (state != TASKS).then_some(LAPSED);
         if self.state.fetch_update(Ordering::AcqRel, Ordering::Relaxed, lapsed).is_err() {
             return false;
@@ -80,7 +82,8 @@ impl BellWait {
         if !has_tasks() {
             return true;
         }
-        // A task may have said so already, and then its command finds a bell that is waited on.
+        // A task may have stored `TASKS` already. Its command then finds that the driver already
+        // waits.
         // ORDERING: AcqRel, as in `thread_sleeps`.
         self.state.swap(TASKS, Ordering::AcqRel);
         false

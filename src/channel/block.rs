@@ -1,9 +1,10 @@
 //! Threads of this process that sleep on their side's bell.
 //!
-//! The bell lies in memory that the peer has too, so the peer can do to its sleepers in the kernel
-//! what any thread can: move them to another word (`FUTEX_REQUEUE`), or queue up before them. Then
-//! a ring does not reach them, and that is as if it had not rung. But a cancel, a close and a death
-//! must reach them whatever the peer does. So these are told by a word of our own as well.
+//! The bell lies in memory that the peer maps too, so the peer can do to its sleepers in the kernel
+//! what any thread can: move them to another word (`FUTEX_REQUEUE`), or queue up before them. A
+//! wake then does not reach them, which is the same as if the peer had not woken them. But a
+//! cancel, a close and the peer's death must reach them whatever the peer does. So these also use a
+//! word in our own memory.
 
 use std::time::Duration;
 
@@ -12,28 +13,28 @@ use crate::sync::{AtomicU32, Ordering};
 use crate::sys::futex;
 use crate::wake::bell::Bell;
 
-/// How long a thread sleeps on the bell alone at first: that is cheaper than to sleep on two words,
-/// and what is in full flight sleeps for less.
+/// How long a thread first sleeps on the bell alone. That is cheaper than sleeping on two words,
+/// and on a busy channel sleeps are shorter than this.
 const ALONE: Duration = Duration::from_millis(100);
 
-/// How long a thread sleeps at most where not all can wake it: where the kernel knows no sleep on
-/// two words, and where there are too many sleepers already.
+/// The longest that a thread sleeps where not every wake reaches it: where the kernel cannot sleep
+/// on two words, and where too many threads sleep already.
 const LATE: Duration = Duration::from_millis(100);
 
-/// Threads that may sleep on one bell. The rest of [`MOST_WAITERS`] is the driver's: one wait, and
-/// those of its former rings, which linger for a millisecond.
+/// How many threads may sleep on one bell. The rest of [`MOST_WAITERS`] is for the driver: its one
+/// wait, and the waits of its former io_uring rings, which linger for a millisecond.
 const MOST_THREADS: u32 = MOST_WAITERS - 64;
 
-/// Those threads, as a whole.
+/// All threads of this process that sleep on one bell.
 #[derive(Debug, Default)]
 pub(super) struct Blocked {
-    /// Counted up by each end of ours. The peer does not have this memory.
+    /// Incremented by each end of ours. The peer does not map this memory.
     ends: AtomicU32,
-    /// How many want to sleep on the bell.
+    /// How many threads want to sleep on the bell.
     threads: AtomicU32,
 }
 
-/// What a thread read before it looked for what it waits for.
+/// The counts that a thread read before it looked for what it waits for.
 #[derive(Debug, Clone, Copy)]
 pub(super) struct Seen {
     bell: u32,
@@ -42,17 +43,17 @@ pub(super) struct Seen {
 
 impl Blocked {
     pub(super) fn before_looking(&self, bell: &Bell) -> Seen {
-        // ORDERING: Acquire pairs with the Release in `end`: whoever sees the count finds the end.
+        // ORDERING: Acquire pairs with the Release in `end`: if we see the count, we see the end.
         Seen { bell: bell.count(), ends: self.ends.load(Ordering::Acquire) }
     }
 
-    /// Sleeps until the bell rings or an end comes, unless either has happened since `seen`.
+    /// Sleeps until the bell is woken or an end comes, unless either has happened since `seen`.
     pub(super) fn sleep(&self, bell: &Bell, seen: Seen, timeout: Option<Duration>) {
         // ORDERING: Relaxed, here and below; a count, which publishes nothing.
         if self.threads.fetch_add(1, Ordering::Relaxed) < MOST_THREADS {
             self.sleep_on(bell, seen, timeout);
         } else {
-            // A ring that wakes so many others need not wake us.
+            // A wake that wakes that many other threads need not wake this one.
             futex::wait(&self.ends, seen.ends, Some(at_most(timeout, LATE)));
         }
         self.threads.fetch_sub(1, Ordering::Relaxed);
@@ -71,7 +72,7 @@ impl Blocked {
         }
     }
 
-    /// An end of ours has come, and is to be seen: wakes all.
+    /// Wakes all threads after an end of ours, which is already visible.
     pub(super) fn end(&self, bell: &Bell) {
         // ORDERING: Release pairs with the Acquire in `before_looking`.
         self.ends.fetch_add(1, Ordering::Release);

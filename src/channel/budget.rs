@@ -1,48 +1,48 @@
 //! How much the futures of one direction do before they let other tasks run.
 //!
-//! A channel in full flight always has a packet, or room for one. Futures that are `Ready` as long
-//! as that is so never return to their executor, and the other tasks of the thread starve. So each
-//! direction of an end has a budget, as runtimes give one to their tasks. It counts packets and
-//! bytes since the direction was last `Pending`. When it is used up, the next future wakes itself
-//! and is `Pending` once. It has taken and sent nothing by that.
+//! A busy channel always has a packet, or room for one. Futures that are `Ready` as long as that is
+//! so never return to their executor, and the other tasks of the thread starve. So each direction
+//! of an end has a budget, like the one that runtimes give their tasks. It counts packets and bytes
+//! since the direction was last `Pending`. When it is used up, the next future wakes itself and
+//! returns `Pending` once, without taking or sending anything.
 //!
-//! There is no look at the clock: the counters that an end keeps anyway say how much has passed.
-//! Time that a call has spun, and has measured, counts as well.
+//! The budget never reads the clock: it uses the counters that an end keeps anyway. Time that a
+//! call has spun, which the call has measured, counts as well.
 //!
-//! `try_` and blocking calls count and are never stopped.
+//! `try_` and blocking calls use up the budget, but are never stopped by it.
 
 use std::time::Duration;
 
 use super::counters::Passed;
 
-/// What a packet counts, in bytes: its copy aside, a packet of a stream costs about what 1 KiB
-/// costs to copy, 50 to 100 ns.
+/// What a packet counts, in bytes. Without its copy, a packet of a stream costs about as much as
+/// copying 1 KiB, 50 to 100 ns.
 const PACKET: u64 = 1 << 10;
 
-/// What a nanosecond of spinning counts.
+/// What a nanosecond of spinning counts, in bytes.
 const NANOSECOND: u64 = 8;
 
-/// When a future lets others run: 256 packets of up to 64 bytes, or 272 KiB less 1 KiB for each
-/// packet, or 34 us of spinning.
+/// When a future lets others run: after 256 packets of up to 64 bytes, or after 272 KiB less 1 KiB
+/// for each packet, or after 34 us of spinning.
 ///
-/// An executor may run a few hundred tasks between two looks at its timers (smol's runs 200), and
-/// each of them may use up a budget. With this one such a round is over in 5 to 10 ms. To be polled
-/// anew costs 30 to 300 ns, once for each budget.
+/// An executor may run a few hundred tasks between two checks of its timers (smol runs 200), and
+/// each of them may use up a budget. With this one such a round takes 5 to 10 ms. Being polled
+/// again costs 30 to 300 ns, once for each budget.
 const BUDGET: u64 = 256 * (PACKET + 64);
 
 /// Whether a call may be stopped by its budget.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub(crate) enum Limit {
-    /// It is a future.
+    /// The call is a future.
     Budget,
-    /// It is a `try_` or blocking call.
+    /// The call is a `try_` or blocking call.
     None,
 }
 
-/// The budget of one direction. Whoever holds the producer or the consumer holds this.
+/// The budget of one direction, held together with its producer or consumer.
 #[derive(Debug)]
 pub(super) struct Budget {
-    /// The measure of what had passed when it was renewed; earlier by what was spent on spinning.
+    /// The measure of what had passed at the last renewal, minus what was spent on spinning since.
     since: u64,
 }
 
@@ -51,7 +51,7 @@ impl Budget {
         Self { since: 0 }
     }
 
-    /// How much may pass under `limit`.
+    /// Returns how much may pass under `limit`.
     #[inline]
     pub(super) fn allowance(&self, passed: &Passed, limit: Limit) -> Allowance {
         match limit {
@@ -66,8 +66,8 @@ impl Budget {
         self.used(passed) < BUDGET
     }
 
-    /// Whether it is used up, and the caller has to wake itself and be `Pending`: it is renewed
-    /// then.
+    /// Whether the budget is used up, so that the caller has to wake itself and return `Pending`.
+    /// If so, renews the budget.
     #[inline]
     pub(super) fn ends_turn(&mut self, passed: &Passed) -> bool {
         let is_over = !self.is_left(passed);
@@ -77,12 +77,12 @@ impl Budget {
         is_over
     }
 
-    /// The task is `Pending`.
+    /// Renews the budget, because the task is `Pending`.
     pub(super) fn renew(&mut self, passed: &Passed) {
         self.since = measure(passed);
     }
 
-    /// A call has spun for so long.
+    /// Counts the `time` that a call has spun.
     pub(super) fn spend(&mut self, time: Duration) {
         let nanos = u64::try_from(time.as_nanos()).unwrap_or(u64::MAX);
         self.since = self.since.wrapping_sub(nanos.saturating_mul(NANOSECOND).min(BUDGET));
@@ -94,7 +94,7 @@ impl Budget {
     }
 }
 
-/// Packets and bytes as one number, which grows.
+/// Returns packets and bytes as one number, which grows.
 #[inline]
 fn measure(passed: &Passed) -> u64 {
     passed.packets().wrapping_mul(PACKET).wrapping_add(passed.bytes())
@@ -107,13 +107,13 @@ pub(crate) struct Allowance(u64);
 impl Allowance {
     pub(crate) const UNLIMITED: Self = Self(u64::MAX);
 
-    /// Whether another packet may pass. One that is longer than what is left may.
+    /// Whether another packet may pass. It may be longer than what is left.
     #[inline]
     pub(crate) fn is_left(self) -> bool {
         self.0 > 0
     }
 
-    /// A packet of `len` bytes has passed.
+    /// Counts a packet of `len` bytes that has passed.
     #[inline]
     pub(crate) fn spend(&mut self, len: usize) {
         self.0 = self.0.saturating_sub(PACKET.saturating_add(len as u64));

@@ -1,4 +1,4 @@
-//! An end in the care of its driver: what the driver is asked to watch, and what it calls.
+//! An end as a source of its driver: what the driver watches for it, and what the driver calls.
 
 use std::os::fd::AsFd;
 use std::sync::Weak;
@@ -12,18 +12,18 @@ use crate::rendezvous::lifeline::Lifeline;
 use crate::shm::layout::{RING_BY_BYTE, SEND};
 use crate::sync::{Arc, AtomicU32, Ordering, fence};
 
-/// Under which the driver watches the lifeline, and the peer's process.
+/// The tokens of the lifeline and of the peer's process in the driver.
 const LIFELINE: u16 = 1;
 const PROCESS: u16 = 2;
 
-/// Wakes beyond twice what was asked for that are put up with: ends, and wakes of a former wait.
+/// How many wakes are tolerated beyond twice the number of parks: ends, and wakes of a former wait.
 ///
-/// Twice, because one ring may end two waits of the driver: its count fails the compare of the one
-/// that is armed next, and its wake then ends the one after that.
+/// Twice, because one wake of the bell may end two waits of the driver: its count fails the compare
+/// of the wait that is armed next, and the futex wake then ends the wait after that.
 const SPARE_WAKES: u64 = 64;
 
 impl Channel {
-    /// Puts the channel into the driver's care, before anybody waits on it.
+    /// Registers the channel with the driver, before anybody waits on it.
     pub(crate) fn bind(self: &Arc<Self>, driver: &Binding) -> Result<(), ShmError> {
         let registration = driver.register(self.clone())?;
         if registration.backend() == Backend::Epoll {
@@ -38,7 +38,8 @@ impl Channel {
         Ok(())
     }
 
-    /// Takes the line that the handshake went over: from now on the peer is there.
+    /// Takes the socket that carried the handshake as the lifeline: from now on the peer is
+    /// connected.
     pub(crate) fn attach(&self, lifeline: Lifeline) -> Result<(), ShmError> {
         for spin in [&self.data_spin, &self.room_spin, &self.park_spin] {
             spin.meet(lifeline.peer().pid);
@@ -48,14 +49,15 @@ impl Channel {
             match driver.watch(lifeline.as_fd(), LIFELINE) {
                 Ok(()) => lifeline.watch_process(driver, PROCESS),
                 Err(error) if !driver.is_cancelled() => return Err(error),
-                // The end was dropped while its peer came in: that is an orderly end, not a
+                // The end was dropped while its peer connected: that is an orderly end, not a
                 // failure.
                 Err(_) => lifeline.hang_up(),
             }
         }
-        // A ring that came before the line was there went without its byte.
-        // ORDERING: this fence, behind the store of the lifeline, and the one in `wake_by_byte`:
-        // either that one finds the line, or the announcement that it saw is seen here.
+        // A wake that came before the lifeline was set could not send its byte.
+        // ORDERING: this fence, after the store of the lifeline, pairs with the one in
+        // `wake_by_byte`: either that call finds the lifeline, or we see here the announcement that
+        // it saw.
         fence(Ordering::SeqCst);
         if self.wants_bytes() {
             lifeline.wake();
@@ -67,17 +69,18 @@ impl Channel {
         Ok(())
     }
 
-    /// Has the engine of a pair know us by our first ring; also one whose driver nobody runs.
+    /// Wakes the peer of a pair for the first time, so that its engine learns of us; also an engine
+    /// whose driver no thread runs.
     pub(crate) fn introduce(&self) {
         count(&self.counters.wakes_sent);
         if let Some(lifeline) = self.lifeline.get() {
             lifeline.wake();
         }
-        // The call that blocks there wakes, and finds the line's.
+        // A call that blocks there wakes, and finds the byte in the lifeline.
         self.peer_bell.wake();
     }
 
-    /// Has the peer's process watched, once it has introduced itself.
+    /// Has the peer's process watched, once the peer has introduced itself.
     pub(super) fn learn_of_peer(&self, lifeline: &Lifeline) {
         if !lifeline.learn() {
             return;
@@ -85,32 +88,33 @@ impl Channel {
         if let Some(driver) = self.driver.get() {
             lifeline.watch_process(driver, PROCESS);
         }
-        // ORDERING: the partner of the fence in `Hangup::watch`: either the process is found there,
-        // or its driver is found here.
+        // ORDERING: the partner of the fence in `Hangup::watch`: either that call finds the
+        // process, or we find its driver here.
         fence(Ordering::SeqCst);
         if let Some(hangup) = self.hangup.get() {
             hangup.learned(lifeline);
         }
     }
 
-    /// Whether the ends have changed since the tasks were last told.
+    /// Whether the ends have changed since the tasks were last told. Notes the new state as told.
     pub(super) fn has_news(&self) -> bool {
         let now = self.now();
         // ORDERING: Relaxed, here and below; only the driver's thread calls these.
         self.told.swap(now, Ordering::Relaxed) != now
     }
 
-    /// As [`has_news`](Self::has_news), before they are told.
+    /// Like [`has_news`](Self::has_news), but notes nothing.
     fn will_have_news(&self) -> bool {
         self.told.load(Ordering::Relaxed) != self.now()
     }
 
-    /// The ends.
+    /// Returns the present state of the ends, ours and the peer's.
     fn now(&self) -> u64 {
         u64::from(self.ends.state()) << 32 | u64::from(self.peer_ends() & !RING_BY_BYTE)
     }
 
-    /// Tells the tasks of ends if there are any, else the receivers that there may be packets.
+    /// Tells the tasks of ends if there are any, otherwise tells receivers that there may be
+    /// packets.
     fn tell_news_or_receivers(&self) {
         if self.has_news() {
             self.tell_tasks();
@@ -122,19 +126,20 @@ impl Channel {
         }
     }
 
-    /// A lawful peer wakes us as often as we asked, and a few times for ends.
+    /// Checks for a flood of wakes: a conforming peer wakes us as often as we parked, plus a few
+    /// times for ends.
     pub(super) fn check_flood(&self) {
         let counters = self.counters.read();
         if counters.wakes_received > 2 * counters.parks + SPARE_WAKES {
-            // Changes nothing where all has ended; then only the driver is spared.
+            // Changes nothing if both directions have ended; leaving then only spares the driver.
             self.violated(Violation::WakeFlood);
             self.leave_driver();
         }
     }
 
-    /// A task asks for the next hint after it has looked for itself. By then somebody has taken the
-    /// packet that the last hint was for. A header that comes and goes is no packet, and would keep
-    /// the driver from sleeping for ever.
+    /// Checks for a flood of hints. A task asks for the next hint after it has looked for itself.
+    /// By then a receiver has taken the packet of the last hint. A header that comes and goes is
+    /// not a packet, and would keep the driver from ever sleeping.
     fn check_hints(&self) {
         // ORDERING: Relaxed; only the thread that runs the driver counts them.
         let hints = self.hints.fetch_add(1, Ordering::Relaxed);
@@ -144,7 +149,7 @@ impl Channel {
         }
     }
 
-    /// Takes this end out of the driver's care once it can bring no news any more but floods.
+    /// Removes this end from the driver after a violation: from then on it can bring only floods.
     pub(super) fn mute(&self) {
         let ends = [self.ends.tx(), self.ends.rx()];
         if ends.iter().any(|end| matches!(end, Some(CloseReason::Violation(_)))) {
@@ -191,12 +196,13 @@ impl Source for Channel {
     fn on_wake(&self) {
         count(&self.counters.wakes_received);
         self.check_flood();
-        // Always the receivers: one of them may have taken the bit that another slept by, and a
-        // look costs little. The sender only if it was its own bit: there is but one that waits
-        // for room, and one that looks too early has its sleep cut into pieces.
+        // Always the receivers: one of them may have cleared the bit that another slept with, and a
+        // look costs little. The sender only if the wake was for its own bit: only one sender waits
+        // for room, and a look too early cuts its sleep into pieces.
         self.tell_news_or_receivers();
-        // Behind news as well: one wake may stand for both. And all of them, of whom but one can
-        // be awaited: the others are places of sends that were forgotten or not polled again.
+        // Also after news, because one wake may stand for both. All entries are woken, although
+        // only one of them can be awaited: the others are places of sends that were leaked or are
+        // not polled again.
         if !self.bell.is_armed(SEND) {
             self.room.notify_all();
         }
@@ -210,7 +216,7 @@ impl Source for Channel {
             self.learn_of_peer(lifeline);
             let drained = lifeline.drain();
             if drained.rings > 0 {
-                // One wake for each, as if each had come by the bell.
+                // Count one wake for each byte, as if each had come through the bell.
                 for _ in 1..drained.rings {
                     count(&self.counters.wakes_received);
                 }
@@ -222,7 +228,7 @@ impl Source for Channel {
             if let Some(driver) = self.driver.get() {
                 lifeline.unwatch(driver);
             }
-            // Who holds the dead peer's copy of it hears the end, too.
+            // A process that holds a copy of the dead peer's socket sees the hang-up, too.
             lifeline.hang_up();
             self.hung_up();
         }
@@ -244,7 +250,7 @@ impl Source for Channel {
 
     fn on_hint(&self) {
         if self.will_have_news() {
-            // An end, or what looks like one: as if it had been rung for.
+            // An end, or what looks like one: counts as if the peer had woken us for it.
             count(&self.counters.wakes_received);
             self.check_flood();
         } else {

@@ -1,8 +1,8 @@
-//! For the blocking calls of an end whose driver may not be run by anybody.
+//! Detects the peer's death for the blocking calls of an end whose driver may have no thread.
 //!
-//! They sleep on the bell itself. A wake, a cancel and a deadline reach them there, but of the
-//! peer's death only the lifeline tells, and its process. So with the first blocking call this
-//! process's background driver watches them too.
+//! Blocking calls sleep on the bell itself. A wake, a cancel and a deadline reach them there, but
+//! only the lifeline and the peer's process show that the peer has died. So from the first blocking
+//! call on, this process's background driver watches these two as well.
 
 use std::fmt::Debug;
 use std::os::fd::AsFd;
@@ -13,30 +13,30 @@ use crate::driver::{Driver, Registration, Source};
 use crate::error::ShmError;
 use crate::rendezvous::lifeline::Lifeline;
 
-/// Under which the background driver watches the lifeline, and the peer's process.
+/// The tokens of the lifeline and of the peer's process in the background driver.
 const LIFELINE: u16 = 0;
 const PROCESS: u16 = 1;
 
-/// What it is asked of an end, and what it tells it.
+/// What the background driver asks of an end, and what it tells the end.
 pub(super) trait HangupOf: Debug + Send + Sync {
     fn lifeline(&self) -> Option<&Lifeline>;
 
-    /// The threads that sleep on the bell have to look for themselves.
+    /// Wakes the threads that sleep on the bell, so that they check the peer themselves.
     fn wake_threads(&self);
 
     fn hung_up(&self);
 }
 
-/// One end, as the background driver sees it that does not look after its bell.
+/// One end as a source of the background driver, which does not wait on its bell.
 #[derive(Debug)]
 pub(super) struct Hangup {
-    /// Weak, because the channel keeps this.
+    /// Weak, because the channel owns this.
     channel: Weak<dyn HangupOf>,
-    /// Somebody has blocked.
+    /// A call has blocked.
     is_wanted: AtomicBool,
-    /// Somebody has seen to it.
+    /// A thread has begun to set up the watch.
     has_begun: AtomicBool,
-    /// And the driver watches.
+    /// The background driver watches.
     is_watched: AtomicBool,
     /// Cancelled when the channel leaves, or is dropped.
     driver: OnceLock<Registration>,
@@ -53,28 +53,29 @@ impl Hangup {
         })
     }
 
-    /// Somebody is about to block. `false` if the peer is there and nobody would tell of its end.
+    /// Notes that a call is about to block. Returns `false` if the peer is connected and nothing
+    /// would report its death.
     pub(super) fn want(self: &Arc<Self>, channel: &dyn HangupOf) -> bool {
-        // ORDERING: Relaxed; whoever sees it set by another thread leaves the rest to that one.
+        // ORDERING: Relaxed; a thread that sees it set by another leaves the rest to that thread.
         let is_first = || !self.is_wanted.swap(true, Ordering::Relaxed);
         if !self.is_wanted.load(Ordering::Relaxed) && is_first() {
             // ORDERING: the partner of the fence in `connected`: at least one of the two sees both
-            // the wish and the lifeline.
+            // `is_wanted` and the lifeline.
             fence(Ordering::SeqCst);
             self.begin(channel);
         }
-        // ORDERING: Relaxed; who misses it looks for itself for a while.
+        // ORDERING: Relaxed; a thread that misses the store checks the peer itself for a while.
         self.is_watched.load(Ordering::Relaxed) || channel.lifeline().is_none()
     }
 
-    /// The lifeline is there.
+    /// Notes that the lifeline is there.
     pub(super) fn connected(self: &Arc<Self>, channel: &dyn HangupOf) {
         // ORDERING: see `want`.
         fence(Ordering::SeqCst);
         if self.is_wanted.load(Ordering::Relaxed) {
             self.begin(channel);
             if !self.is_watched.load(Ordering::Relaxed) {
-                // Those who have blocked have to look for themselves.
+                // Threads that have blocked already must check the peer themselves.
                 channel.wake_threads();
             }
         }
@@ -82,14 +83,14 @@ impl Hangup {
 
     fn begin(self: &Arc<Self>, channel: &dyn HangupOf) {
         let Some(lifeline) = channel.lifeline() else { return };
-        // ORDERING: Relaxed; it only elects one.
+        // ORDERING: Relaxed; it only elects one thread.
         if self.has_begun.swap(true, Ordering::Relaxed) {
             return;
         }
         if self.watch(lifeline).is_ok() {
             self.is_watched.store(true, Ordering::Relaxed);
         } else {
-            // For want of descriptors or a thread. The next call that blocks tries again.
+            // There was no descriptor or no thread left. The next call that blocks tries again.
             self.dismiss(lifeline);
             self.has_begun.store(false, Ordering::Relaxed);
             self.is_wanted.store(false, Ordering::Relaxed);
@@ -99,11 +100,11 @@ impl Hangup {
     fn watch(self: &Arc<Self>, lifeline: &Lifeline) -> Result<(), ShmError> {
         if self.driver.get().is_none() {
             let registration = Driver::global()?.binding().register(self.clone())?;
-            // Set once: there is one who begins.
+            // Set once: only one thread begins.
             let _ = self.driver.set(registration);
         }
         let Some(driver) = self.driver.get() else { return Ok(()) };
-        // Not for what can be read: on some backends, that is for the other driver.
+        // Only for hang-up, not for input: on some backends, input is for the end's own driver.
         driver.watch_hang_up(lifeline.as_fd(), LIFELINE)?;
         // ORDERING: the partner of the fence in `learn_of_peer`.
         fence(Ordering::SeqCst);
@@ -111,21 +112,21 @@ impl Hangup {
         Ok(())
     }
 
-    /// The peer's process is known from now on.
+    /// Watches the peer's process, which has just become known.
     pub(super) fn learned(&self, lifeline: &Lifeline) {
         if let Some(driver) = self.driver.get() {
             lifeline.watch_process(driver, PROCESS);
         }
     }
 
-    /// The end is over, or the peer.
+    /// Stops watching, because this end or the peer is gone.
     fn dismiss(&self, lifeline: &Lifeline) {
         if let Some(driver) = self.driver.get() {
             lifeline.unwatch(driver);
         }
     }
 
-    /// This end leaves its drivers.
+    /// Removes this end from the background driver.
     pub(super) fn leave(&self, lifeline: Option<&Lifeline>) {
         if let Some(driver) = self.driver.get() {
             driver.cancel();
@@ -141,14 +142,15 @@ impl Source for Hangup {
         let Some(channel) = self.channel.upgrade() else { return };
         if let Some(lifeline) = channel.lifeline() {
             self.dismiss(lifeline);
-            // The other driver, whenever somebody runs it, hears of the end by this.
+            // The end's own driver sees the hang-up by this, as soon as a thread runs it.
             lifeline.hang_up();
         }
         channel.hung_up();
     }
 
     fn on_abandoned(&self) {
-        // ORDERING: Relaxed, as in `want`. Those who sleep look for themselves from now on.
+        // ORDERING: Relaxed, as in `want`. Threads that sleep check the peer themselves from now
+        // on.
         self.is_watched.store(false, Ordering::Relaxed);
         if let Some(channel) = self.channel.upgrade() {
             channel.wake_threads();
@@ -180,7 +182,7 @@ mod tests {
             assert!(begun.elapsed() < DEADLINE);
             std::thread::yield_now();
         }
-        // The background driver is gone, and tells of nothing any more.
+        // The background driver is gone, and reports nothing any more.
         hangup.leave(channel.lifeline());
         hangup.on_abandoned();
         handle.channel().lifeline().unwrap().hang_up();
