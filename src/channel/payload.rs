@@ -1,19 +1,19 @@
-//! What a sender waits for room with: packets, or room itself.
+//! What a sender needs room for: packets, or room to write in.
 
 use bytes::Bytes;
 
-/// What a sender waits for room with.
+/// What a sender needs room for.
 #[derive(Debug, Clone, Copy)]
 pub(crate) enum Payload<'a> {
-    /// One packet after another.
+    /// Packets that are sent in order.
     Packets(&'a [Bytes]),
-    /// Room for a packet of this length, which is to be written in place. It counts as one packet
-    /// that is sent as soon as there is room, and nothing changes by that.
+    /// Room for a packet of this length, which is to be written in place. It counts as one packet,
+    /// which counts as sent as soon as there is room; the ring does not change.
     Room(usize),
 }
 
 impl<'a> Payload<'a> {
-    /// How many packets.
+    /// Returns the number of packets.
     #[inline]
     pub(super) fn count(self) -> usize {
         match self {
@@ -22,7 +22,7 @@ impl<'a> Payload<'a> {
         }
     }
 
-    /// The length of the packet with this number.
+    /// Returns the length of the packet at index `packet`.
     #[inline]
     pub(super) fn len_of(self, packet: usize) -> usize {
         match self {
@@ -31,14 +31,14 @@ impl<'a> Payload<'a> {
         }
     }
 
-    /// The length of the first packet that is longer than `max`.
+    /// Returns the length of the first packet that is longer than `max`.
     #[inline]
     pub(super) fn longer_than(self, max: usize) -> Option<usize> {
         (0..self.count()).map(|packet| self.len_of(packet)).find(|len| *len > max)
     }
 }
 
-/// What a future keeps of its payload.
+/// What a future owns of its payload.
 pub(crate) trait AsPayload {
     fn as_payload(&self) -> Payload<'_>;
 }

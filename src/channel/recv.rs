@@ -18,17 +18,17 @@ use crate::wake::pace::let_pass;
 use crate::wake::spin::{IN_POLL, Spinning};
 use crate::wake::waiters::Waiting;
 
-/// A receive under way: takes by `take`, and sleeps while that finds nothing.
+/// A receive under way. Takes with `take`, and sleeps while that finds nothing.
 #[must_use = "futures do nothing unless polled"]
 pub(crate) struct RecvFuture<'a, A, F> {
     channel: &'a Channel,
     rx: A,
     take: F,
     place: Option<Waiting>,
-    /// It has let others run, for want of budget. Once is enough: another task of this end may use
-    /// the next budget up as well.
+    /// It has yielded because the budget was used up. Once is enough: another task of this end may
+    /// use up the next budget as well.
     has_yielded: bool,
-    /// Found nothing, and is not yet entered in the thread's books.
+    /// A spin without effect that is not yet accounted to the thread.
     vain: Option<Spinning>,
 }
 
@@ -41,8 +41,8 @@ where
         Self { channel, rx, take, place: None, has_yielded: false, vain: None }
     }
 
-    /// Takes, or looks again for a while if that is worth it. `Pending` if a budget is used up;
-    /// then nothing was taken.
+    /// Takes, or looks again for a while if that is worth it. Returns `Pending` if the budget is
+    /// used up; then nothing was taken.
     #[inline(always)]
     fn look<W: Wait>(&mut self) -> Poll<Taken<T>> {
         if let Some(reason) = self.channel.forked_end(Directions::RX) {
@@ -81,14 +81,15 @@ where
         }
     }
 
-    /// A spin that was in vain is at the thread's expense.
+    /// Accounts a spin without effect to the thread.
     fn pay(&mut self) {
         if let Some(vain) = self.vain.take() {
             vain.lost();
         }
     }
 
-    /// As the future does, but the place in the queue is the caller's, who polls again later.
+    /// Polls like the future, with a place in the queue that belongs to the caller, who polls again
+    /// later.
     pub(crate) fn poll_in(
         &mut self,
         place: &mut Option<Waiting>,
@@ -101,8 +102,8 @@ where
         }
     }
 
-    /// Takes, or waits. `None` if the deadline passed. The place in the queue is the caller's, who
-    /// polls again later.
+    /// Takes, or waits. `None` if the deadline passed. The place in the queue belongs to the
+    /// caller, who polls again later.
     #[inline]
     pub(crate) fn poll_with<W: Wait>(
         &mut self,
@@ -110,7 +111,7 @@ where
         deadline: Option<Instant>,
         wait: &mut W,
     ) -> Poll<Option<Result<T, CloseReason>>> {
-        // Whatever is published after the looks ends the sleep.
+        // Anything published after the looks ends the sleep.
         wait.before_looking(self.channel);
         match self.look::<W>() {
             Poll::Ready(Ok(Some(taken))) if place.is_none() => Poll::Ready(Some(Ok(taken))),
@@ -118,7 +119,7 @@ where
         }
     }
 
-    /// Goes on after the first look.
+    /// Continues after the first look.
     #[inline(never)]
     fn wait_with<W: Wait>(
         &mut self,
@@ -131,7 +132,7 @@ where
             match looked {
                 Poll::Pending => {
                     self.has_yielded = true;
-                    // A place in the queue stays as it is, with its wake if it has one.
+                    // Its place in the queue stays as it is, with its wake if it has one.
                     ready!(wait.yield_now());
                 }
                 Poll::Ready(mut taken) => {
@@ -141,8 +142,8 @@ where
                     }
                     if let Some(taken) = taken.transpose() {
                         if place.take().is_some() && self.channel.forked().is_none() {
-                            // We may have been the one of several that was woken, for more than one
-                            // packet.
+                            // We may be the only one of several receivers that was woken, for more
+                            // than one packet.
                             self.channel.data.notify_one();
                         }
                         return Poll::Ready(Some(taken));
@@ -158,18 +159,19 @@ where
         }
     }
 
-    /// Whether the driver spins on: it is parked in, where that keeps nobody waiting.
+    /// Whether the driver continues the spin. It does if its thread is parked in it, so that the
+    /// spin delays nobody.
     fn spins_on<W: Wait>(&self) -> bool {
         W::LIMIT == Limit::Budget
             && self.channel.driver.get().is_some_and(Registration::is_parked_in)
     }
 
-    /// Parks, with a last look; or has the driver spin.
+    /// Parks with a last look, or has the driver spin.
     fn look_at_last<W: Wait>(&mut self) -> Taken<T> {
         let wish = if self.spins_on::<W>() { self.channel.park_spin.wish() } else { None };
         let Self { rx, take, .. } = self;
         if let Some(taken) = wish.and_then(|spin| rx.with(|rx| rx.ask_driver_to_spin(spin, take))) {
-            // The driver spins on: ours was the beginning of its own.
+            // The driver continues the spin: ours was the beginning of its own.
             self.vain = None;
             return taken;
         }
@@ -199,8 +201,7 @@ where
     }
 }
 
-/// Takes what is there. Where a stream has just run dry, that is looked at once more a moment
-/// later.
+/// Takes what is there. If a stream has just run dry, looks once more a moment later.
 #[inline(always)]
 pub(crate) fn take_at_once<T>(
     mut rx: impl WithMut<Rx>,
@@ -223,7 +224,7 @@ fn take_in_a_moment<T>(
     rx.with(take)
 }
 
-/// A packet or the error of `try_recv`.
+/// Returns a packet or the error of `try_recv`.
 #[inline]
 pub(crate) fn from_taken<T>(taken: Taken<T>) -> Result<T, TryRecvError> {
     match taken {
@@ -233,14 +234,14 @@ pub(crate) fn from_taken<T>(taken: Taken<T>) -> Result<T, TryRecvError> {
     }
 }
 
-/// A packet or the error of `recv_timeout`.
+/// Returns a packet or the error of `recv_timeout`.
 pub(crate) fn from_timed(
     taken: Option<Result<Bytes, CloseReason>>,
 ) -> Result<Bytes, RecvTimeoutError> {
     taken.ok_or(RecvTimeoutError::Timeout)?.map_err(RecvTimeoutError::Closed)
 }
 
-/// A deadline that the clock cannot express is as good as none.
+/// Returns the deadline. One that the clock cannot express is the same as none.
 pub(crate) fn deadline_after(timeout: Duration) -> Option<Instant> {
     Instant::now().checked_add(timeout)
 }

@@ -1,4 +1,4 @@
-//! A packet that was lent, on its way back.
+//! A lent packet that is to be returned.
 
 use std::sync::Weak;
 
@@ -7,8 +7,7 @@ use crate::ring::Loan;
 use crate::shm::layout::SEND;
 use crate::sync::{Ordering, fence};
 
-/// Brings a loan back when it is dropped, on whatever thread, and wakes a sender that waits for the
-/// room.
+/// Returns a loan when it is dropped, on any thread, and wakes a sender that waits for the room.
 #[derive(Debug)]
 pub(crate) struct Returning {
     loan: Loan,
@@ -26,13 +25,14 @@ impl Drop for Returning {
     fn drop(&mut self) {
         let Some(channel) = self.channel.upgrade() else { return };
         if channel.forked().is_some() {
-            // The ring is the parent's, and a thread that does not exist here may have the book.
+            // The ring is the parent's, and a thread that does not exist here may hold the lock on
+            // the loans.
             return;
         }
         self.loan.bring_back();
-        // ORDERING: between the store of `taken` and the look at the bit; partner of the one in
-        // `Bell::arm`. Rarer than a take, so it can afford what that leaves to the sender's second
-        // look.
+        // ORDERING: between the store of `taken` and the load of the bit; partner of the one in
+        // `Bell::arm`. Loans are returned less often than packets are taken, so this can afford the
+        // fence instead of relying on the sender's second look.
         fence(Ordering::SeqCst);
         if channel.peer_bell.is_armed(SEND) && self.loan.gives_what_it_wants() {
             channel.wake_if_waiting(SEND);

@@ -26,16 +26,16 @@ use crate::wake::bell::Bell;
 use crate::wake::spin::{DEFAULT_SPIN, Spin, Spinning};
 use crate::wake::waiters::Waiters;
 
-/// How long a thread sleeps before it looks for itself whether the peer is there, while there is no
-/// descriptor or no thread for those who would tell it.
+/// How long a blocked thread sleeps before it checks the peer itself, while there is no descriptor
+/// or no thread for the background driver's watch.
 const UNWATCHED: Duration = Duration::from_millis(20);
 
-/// What a builder lets one choose of an end.
+/// The options of an end that a builder sets.
 #[derive(Debug, Clone, Copy)]
 pub(crate) struct Options {
-    /// How long a send waits for room; `None` is for ever.
+    /// How long a send waits for room; `None` means forever.
     pub(crate) send_timeout: Option<Duration>,
-    /// How long an empty look may be repeated before the task parks.
+    /// For how long a look that finds nothing may be repeated before the task parks.
     pub(crate) spin: Duration,
 }
 
@@ -45,7 +45,7 @@ impl Default for Options {
     }
 }
 
-/// One end of a channel, seen from both its halves and from the driver.
+/// One end of a channel, shared by its two halves and the driver.
 #[derive(Debug)]
 pub(crate) struct Channel {
     region: Arc<Region>,
@@ -54,18 +54,18 @@ pub(crate) struct Channel {
     peers: Words,
     /// Wakes this side.
     pub(super) bell: Bell,
-    /// Wakes the other.
+    /// Wakes the peer.
     pub(super) peer_bell: Bell,
     pub(super) ends: Ends,
-    /// Threads that sleep on the first of them.
+    /// Threads that sleep on `bell`.
     pub(super) blocked: Blocked,
-    /// Whether the driver has to be woken by it too.
+    /// Whether `bell` has to wake the driver too.
     pub(super) bell_wait: BellWait,
     /// Tasks that wait for a packet.
     pub(super) data: Waiters,
     /// The one task that waits for room.
     pub(super) room: Waiters,
-    /// Tasks that wait for their place at the front, to wait for room.
+    /// Tasks that wait for their place at the front, where they may wait for room.
     pub(super) place: Waiters,
     /// Tasks that wait for a deadline, for the peer or for the end.
     pub(super) news: Waiters,
@@ -73,19 +73,19 @@ pub(crate) struct Channel {
     pub(super) send_timeout: Option<Duration>,
     pub(super) data_spin: Spin,
     pub(super) room_spin: Spin,
-    /// Of the driver's spins for our packets.
+    /// For the driver's spins for our packets.
     pub(super) park_spin: Spin,
-    /// Where the driver looks then.
+    /// Where the driver looks while it spins.
     pub(super) probe: Probe,
     pub(super) driver: OnceLock<Registration>,
-    /// Where the driver may be one that nobody runs.
+    /// Set if the driver may be one that no thread runs.
     pub(super) hangup: OnceLock<Arc<Hangup>>,
     pub(super) lifeline: OnceLock<Lifeline>,
     /// `TX_CLOSED` and `RX_CLOSED` of the halves that were dropped.
     pub(super) left: StdAtomicU32,
     /// `close` was called, or the `Sink` was closed.
     pub(super) tx_closed: AtomicBool,
-    /// Dropping the sender without that cancels the channel.
+    /// Dropping the sender while `tx_closed` is false cancels the channel.
     pub(super) cancel_on_drop: AtomicBool,
     /// The ends when the tasks were last told.
     pub(super) told: StdAtomicU64,
@@ -93,11 +93,11 @@ pub(crate) struct Channel {
     watched_at: StdAtomicU64,
     /// How often the driver has seen a record for a task.
     pub(super) hints: StdAtomicU64,
-    /// The halves go their own ways: one task at a time receives, and one sends.
+    /// The end was split into halves: one task at a time receives, and one sends.
     pub(super) split: AtomicBool,
     /// What has to live as long as this end does: the engine's socket.
     pub(super) kept: ProcessLock<Option<Box<dyn Debug + Send>>>,
-    /// The process that it belongs to.
+    /// The process that the end belongs to.
     pub(super) origin: Origin,
 }
 
@@ -145,15 +145,15 @@ impl Channel {
         }
     }
 
-    /// From now on each half is used by one caller at a time, so that whoever waits on it besides
-    /// the last caller (a stream's place, a future that was forgotten) must not swallow its wake.
+    /// Notes that from now on one caller at a time uses each half. Other waiters of a half (a
+    /// stream's place, a future that was leaked) must then not swallow the wake of its last caller.
     pub(crate) fn split(&self) {
-        // ORDERING: Relaxed; who waits from now on was given its half behind this.
+        // ORDERING: Relaxed; a caller that waits from now on was given its half after this store.
         self.split.store(true, Ordering::Relaxed);
     }
 
     pub(super) fn is_split(&self) -> bool {
-        // ORDERING: Relaxed; a wake that finds the old answer came before anybody waited anew.
+        // ORDERING: Relaxed; a wake that loads the old value came before any new wait.
         self.split.load(Ordering::Relaxed)
     }
 
@@ -173,8 +173,9 @@ impl Channel {
         self.lifeline.get()
     }
 
-    /// A call is about to block the thread, whoever runs the driver or not. It has read the bell: a
-    /// death from now on, or before, counts that up. Unless this says that nobody would notice it.
+    /// Prepares for a call that is about to block the thread, whether or not a thread runs the
+    /// driver. The call has read the bell: a death that is detected counts it up. Returns `false`
+    /// if nothing would detect one.
     pub(super) fn prepare_to_block(&self) -> bool {
         let Some(hangup) = self.hangup.get() else { return true };
         if let Some(lifeline) = self.lifeline() {
@@ -183,9 +184,9 @@ impl Channel {
         hangup.want(self)
     }
 
-    /// A blocking call is about to receive. It has the peer watched once for each ring's length of
-    /// records, also if it never sleeps: nobody may run the driver, and a peer that has left a
-    /// cycle of records behind would feed the receiver for ever.
+    /// Called by a blocking call that is about to receive. Has the peer watched once for each
+    /// ring's length of records, even if the call never sleeps: no thread may run the driver, and a
+    /// peer that has left a cycle of records would feed the receiver forever.
     #[inline]
     pub(crate) fn watch_peer(&self) {
         if self.hangup.get().is_none() {
@@ -194,7 +195,7 @@ impl Channel {
         let received = &self.counters.received;
         let records = received.packets().wrapping_mul(RECORD_HEADER as u64 * 2);
         let passed = records.wrapping_add(received.bytes());
-        // ORDERING: Relaxed, here and below; it says only when to look again.
+        // ORDERING: Relaxed, here and below; it only says when to check again.
         let since = passed.wrapping_sub(self.watched_at.load(Ordering::Relaxed));
         if since >= self.region.geometry().ring_bytes() as u64 {
             self.watched_at.store(passed, Ordering::Relaxed);
@@ -223,10 +224,11 @@ impl Channel {
         &self.peers
     }
 
-    /// Leaves the books that both halves keep where tools can read them; the caller adds its own.
+    /// Writes the statistics of both halves to the snapshot that tools read. The caller adds those
+    /// of its own half.
     pub(super) fn note(&self) -> (&Snapshot, Stats) {
         let (snapshot, stats) = (&self.own_words().snapshot.0, self.counters.read());
-        // ORDERING: Relaxed, all; nobody acts on a snapshot.
+        // ORDERING: Relaxed for all; nothing acts on a snapshot.
         snapshot.wakes_sent.store(stats.wakes_sent, Ordering::Relaxed);
         snapshot.parks.store(stats.parks, Ordering::Relaxed);
         snapshot.wakes_received.store(stats.wakes_received, Ordering::Relaxed);
@@ -236,7 +238,7 @@ impl Channel {
         (snapshot, stats)
     }
 
-    /// Wakes the peer, if it sleeps for `bit`, after something was published for it.
+    /// Wakes the peer, if it sleeps with `bit` set, after something was published for it.
     #[inline]
     pub(super) fn wake_if_waiting(&self, bit: u32) {
         if self.peer_bell.wake_if_waiting(bit) {
@@ -244,7 +246,7 @@ impl Channel {
         }
     }
 
-    /// As [`wake_if_waiting`](Self::wake_if_waiting), behind a fence of the caller's.
+    /// Like [`wake_if_waiting`](Self::wake_if_waiting), after a fence by the caller.
     #[inline]
     pub(super) fn wake_if_waiting_fenced(&self, bit: u32) {
         if self.peer_bell.wake_if_waiting_fenced(bit) {
@@ -258,10 +260,10 @@ impl Channel {
         self.wake_by_byte();
     }
 
-    /// The part of a wake that reaches a driver without io_uring.
+    /// Sends the part of a wake that reaches a driver without io_uring.
     pub(super) fn wake_by_byte(&self) {
-        // ORDERING: partner of the fence in `attach`; and between an end's flag and the look at how
-        // the peer likes to be rung, which it says before it looks at the flag.
+        // ORDERING: partner of the fence in `attach`. Also between an end's flag and the load of
+        // whether the peer wants bytes, which the peer announces before it looks at the flag.
         fence(Ordering::SeqCst);
         if !self.wants_bytes() {
             return;
@@ -272,21 +274,21 @@ impl Channel {
     }
 
     pub(super) fn wants_bytes(&self) -> bool {
-        // ORDERING: Relaxed; the peer announced how it likes to be rung before it first parked, and
-        // the fence behind its bit carries that to whoever saw the bit.
+        // ORDERING: Relaxed; the peer announced that it wants bytes before it first parked, and the
+        // fence after its bit carries the announcement to any thread that saw the bit.
         self.peer_words().ends.0.load(Ordering::Relaxed) & RING_BY_BYTE != 0
     }
 
-    /// Asks the driver for a look at `at`.
+    /// Asks the driver to wake this end's tasks at `at`, so that they look again.
     pub(super) fn wake_at(&self, at: Instant) {
         if let Some(driver) = self.driver.get() {
             driver.wake_at(at);
         }
     }
 
-    /// Looks again and again, as long as `spin` allows, until `look` finds something, and tells how
-    /// long that took. If it spun in vain, the caller has that entered in the thread's books, by
-    /// [`Spinning::lost`].
+    /// Calls `look` repeatedly, as long as `spin` allows, until it finds something. Returns that
+    /// and how long it took. After a spin without effect, the caller has it accounted to the
+    /// thread, by [`Spinning::lost`].
     pub(super) fn spin<T>(
         &self,
         spin: &Spin,
@@ -312,12 +314,12 @@ impl Channel {
         count(if found { &counters.spins_paid } else { &counters.spins_unpaid });
     }
 
-    /// For a thread that will sleep if its looks from now on find nothing.
+    /// Reads the counts for a thread that will sleep if its next looks find nothing.
     pub(super) fn before_looking(&self) -> Seen {
         self.blocked.before_looking(&self.bell)
     }
 
-    /// Sleeps on this side's bell, unless it rang since `seen`, or an end has come.
+    /// Sleeps on this side's bell, unless it was woken since `seen`, or an end has come.
     pub(super) fn sleep(&self, seen: Seen, timeout: Option<Duration>, vain: &mut SpuriousWakes) {
         let is_watched = self.prepare_to_block();
         self.rely_on_bell();
@@ -332,8 +334,9 @@ impl Channel {
         }
     }
 
-    /// The caller has joined a queue of tasks (or of threads that their turn wakes, not the bell),
-    /// and looks for what it waits for after this.
+    /// Has the driver wait on the bell for the caller. The caller has joined a queue of tasks (or
+    /// of threads that are woken when they get their place, not by the bell), and looks for what it
+    /// waits for after this.
     pub(super) fn rely_on_driver(&self) {
         if let Some(seen) = self.bell_wait.task_waits(|| self.bell.count())
             && let Some(driver) = self.driver.get()
@@ -342,18 +345,18 @@ impl Channel {
         }
     }
 
-    /// The caller is about to sleep on the bell.
+    /// Notes that the caller is about to sleep on the bell.
     pub(super) fn rely_on_bell(&self) {
         self.bell_wait.thread_sleeps();
     }
 
-    /// Whether the driver need not wait on the bell any more, whose ring has ended its wait.
+    /// Whether the driver may stop waiting on the bell. Called after a wake has ended its wait.
     pub(super) fn lets_bell_go(&self) -> bool {
         let queues = [&self.data, &self.room, &self.place, &self.news];
         self.bell_wait.lapse(|| queues.iter().any(|queue| !queue.is_empty()))
     }
 
-    /// Counts a newly set bit of ours, for the books and for the flood budget.
+    /// Counts a newly set bit of ours, for the statistics and for the flood check.
     pub(super) fn parked(&self, bit: u32) {
         count(&self.counters.parks);
         if bit == SEND {
@@ -365,7 +368,7 @@ impl Channel {
         &self.counters
     }
 
-    /// Waits until `look` finds something, looking whenever there is news.
+    /// Waits until `look` finds something. Calls it whenever there is news.
     pub(crate) fn wait_for<T>(
         &self,
         mut look: impl FnMut(&Self) -> Option<T> + Send,
@@ -382,7 +385,7 @@ impl Channel {
         })
     }
 
-    /// The `Debug` form of everything that is one end of a channel.
+    /// Formats any type that is one end of a channel, for its `Debug`.
     pub(crate) fn describe(&self, name: &str, f: &mut fmt::Formatter<'_>) -> fmt::Result {
         f.debug_struct(name)
             .field("side", &self.side())
@@ -396,7 +399,7 @@ impl Channel {
 
 impl Drop for Channel {
     fn drop(&mut self) {
-        // Again, for one that was connected while it left.
+        // Again, for a channel that was connected while it left.
         if let Some(hangup) = self.hangup.get() {
             hangup.leave(self.lifeline());
         }

@@ -1,19 +1,20 @@
-//! Wakes that no ring explains.
+//! Slows down spurious wakes of blocked threads.
 
 use std::time::{Duration, Instant};
 
-/// Wakes of a blocked thread that no ring explains.
+/// Counts the wakes of a blocked thread that no wake of the bell explains.
 ///
-/// A ring wakes all threads that sleep on the bell, and all but one of them find nothing. That is
-/// lawful: rings are judged by how many there were, not by how many threads each of them wakes. But
-/// the flood budget counts the wakes of the driver alone, and a peer that wakes a bare futex again
-/// and again, or rings more often than it was asked to, must not have the thread spin for it.
+/// A wake of the bell wakes all threads that sleep on it, and all but one of them find nothing.
+/// That is lawful: the peer is judged by how often it woke the bell, not by how many threads each
+/// wake reached. But the flood check counts only the wakes of the driver. A peer that wakes the
+/// bare futex again and again, or wakes the bell more often than it was asked to, must not make the
+/// thread spin.
 #[derive(Debug)]
 pub(super) struct SpuriousWakes {
     /// Sleeps so far.
     sleeps: u32,
-    /// As it was at the second of them: the first one follows no wake, and should cost no look at
-    /// the clock.
+    /// The state at the second sleep. The first sleep follows no wake, and should not read the
+    /// clock.
     since: Option<Since>,
 }
 
@@ -25,17 +26,18 @@ struct Since {
 }
 
 impl SpuriousWakes {
-    /// So many within this time are a flood.
+    /// More than this number within `WINDOW` are a flood.
     const MOST: u32 = 64;
     const WINDOW: Duration = Duration::from_millis(10);
-    /// What each further one then has to wait.
+    /// How long the thread waits for each further one.
     const PENANCE: Duration = Duration::from_millis(1);
 
     pub(super) fn new() -> Self {
         Self { sleeps: 0, since: None }
     }
 
-    /// Before each sleep: how often the bell has rung, and how often this side has asked for that.
+    /// Called before each sleep, with how often the bell was woken, and how often this side has
+    /// asked for that.
     ///
     /// PEER: `rung` is theirs. Wakes beyond those that were asked for explain nothing.
     pub(super) fn bear(&mut self, rung: u32, asked: u64) {
@@ -48,7 +50,8 @@ impl SpuriousWakes {
             return;
         }
         let rings = u64::from(rung.wrapping_sub(since.rung)).min(asked.wrapping_sub(since.asked));
-        // One ring may end two sleeps of a thread: its count the one, its wake the next.
+        // One wake of the bell may end two sleeps of a thread: its count ends one, its futex wake
+        // the next.
         let explained = u32::try_from(2 * rings).unwrap_or(u32::MAX);
         let vain = self.sleeps.saturating_sub(explained);
         let elapsed = since.time.elapsed();
@@ -64,8 +67,8 @@ impl SpuriousWakes {
 mod tests {
     use super::*;
 
-    /// How long so many sleeps are kept up, before each of which the bell has rung, and was asked
-    /// to ring, so often.
+    /// Returns how long `sleeps` sleeps take. Before each, `rings` says how often the bell was
+    /// woken, and how often it was asked for.
     fn kept_up(sleeps: u32, rings: impl Fn(u32) -> (u32, u64)) -> Duration {
         let (mut vain, begun) = (SpuriousWakes::new(), Instant::now());
         for sleep in 0..sleeps {

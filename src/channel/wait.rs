@@ -1,6 +1,6 @@
 //! How a call waits: as a task, which returns `Pending`, or as a thread, which sleeps.
 //!
-//! Sending and receiving have one loop each, with this as its parameter.
+//! Sending and receiving have one loop each, which takes the way to wait as a parameter.
 
 use std::task::{Context, Poll};
 use std::time::Instant;
@@ -16,11 +16,11 @@ pub(crate) trait Wait {
     /// Whether the call has a budget.
     const LIMIT: Limit;
 
-    /// The caller is about to look for what it waits for. Whatever comes after this ends
+    /// Called before the caller looks for what it waits for. Anything that comes after this ends
     /// [`sleep`](Self::sleep).
     fn before_looking(&mut self, channel: &Channel);
 
-    /// Joins those whom `waiters` wakes, before a last look.
+    /// Adds the caller to `waiters`, before a last look.
     fn register(&mut self, channel: &Channel, waiters: &Waiters, place: &mut Option<Waiting>);
 
     /// Waits for the caller's place in the queue of senders; `false` if the deadline passed.
@@ -31,14 +31,14 @@ pub(crate) trait Wait {
         deadline: Option<Instant>,
     ) -> Poll<bool>;
 
-    /// The budget is used up: lets others run.
+    /// Lets others run, because the budget is used up.
     fn yield_now(&mut self) -> Poll<()>;
 
-    /// Nothing was found. `Ready` means to look again. Without a wake it is time for that `at`.
+    /// Sleeps after a look that found nothing, until a wake or `at`. `Ready` means to look again.
     fn sleep(&mut self, channel: &Channel, at: Option<Instant>) -> Poll<()>;
 }
 
-/// A task waits.
+/// Waits as a task.
 #[derive(Debug)]
 pub(crate) struct Task<'a, 'b>(pub(crate) &'a mut Context<'b>);
 
@@ -75,7 +75,7 @@ impl Wait for Task<'_, '_> {
     }
 }
 
-/// A thread waits. It sleeps on the bell itself.
+/// Waits as a thread, which sleeps on the bell itself.
 #[derive(Debug)]
 pub(crate) struct Thread {
     seen: Option<Seen>,
@@ -87,7 +87,7 @@ impl Thread {
         Self { seen: None, vain: SpuriousWakes::new() }
     }
 
-    /// The outcome of a call that waits by this: it is never pending.
+    /// Returns the outcome of a call that waits by this, which is never pending.
     #[inline(always)]
     pub(crate) fn block<T>(mut call: impl FnMut(&mut Self) -> Poll<T>) -> T {
         let mut wait = Self::new();
@@ -125,7 +125,7 @@ impl Wait for Thread {
     }
 
     fn sleep(&mut self, channel: &Channel, at: Option<Instant>) -> Poll<()> {
-        // Without a look before it there is nothing to compare with.
+        // Without a look before it there is no count to compare with.
         if let Some(seen) = self.seen.take() {
             let timeout = at.map(|at| at.saturating_duration_since(Instant::now()));
             channel.sleep(seen, timeout, &mut self.vain);

@@ -1,8 +1,8 @@
-//! Reaching a producer or consumer: by exclusive reference from a half, by lock from a whole end.
+//! Access to a producer or consumer: by exclusive reference from a half, by lock from a whole end.
 
 use crate::sync::{Mutex, lock};
 
-/// A way to an `E`. What is done there must be short and must not call foreign code.
+/// Access to an `E`. The `work` must be short and must not call foreign code.
 pub(crate) trait WithMut<E> {
     fn with<R>(&mut self, work: impl FnOnce(&mut E) -> R) -> R;
 }
