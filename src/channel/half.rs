@@ -1,4 +1,4 @@
-//! The sending half at work: its packets in their order, with the one that a `Sink` holds back.
+//! The sending half: sends packets in order, after the one that a `Sink` holds back.
 
 use std::pin::Pin;
 use std::task::{Context, Poll, ready};
@@ -24,7 +24,7 @@ pub(crate) struct SendHalf {
     held: Held,
 }
 
-/// The packet that found no room, and how far its send is.
+/// The packet that found no room, and the progress of its send.
 #[derive(Debug, Default)]
 struct Held {
     packet: Option<Bytes>,
@@ -133,7 +133,7 @@ impl SendHalf {
         &self.channel
     }
 
-    /// What writes a packet to the room that was just given.
+    /// Returns the half that writes a packet into the room that was just given.
     #[inline]
     pub(crate) fn tx(&mut self) -> &mut Tx {
         &mut self.tx
@@ -144,7 +144,7 @@ impl SendHalf {
         AfterHeld { half: Half { channel: &self.channel, tx: &mut self.tx }, held: &mut self.held }
     }
 
-    /// Sends, where that goes without waiting. Otherwise the packet comes back.
+    /// Sends if the budget and the ring have room now. Otherwise returns the packet.
     #[inline]
     pub(crate) fn send_within_budget(
         &mut self,
@@ -153,7 +153,7 @@ impl SendHalf {
         if self.tx.has_budget() { self.send_at_once(packet) } else { Err(packet) }
     }
 
-    /// The whole of a send.
+    /// Returns the future of a send, from its first attempt on.
     pub(crate) fn wait_to_send<P: AsPayload>(
         &mut self,
         packets: P,
@@ -184,8 +184,8 @@ impl SendHalf {
         self.held.try_send(&self.channel, &mut self.tx)
     }
 
-    /// The usual case, without a look at the clock: the packet finds room as far as is known, or
-    /// nothing can be sent any more. Otherwise it comes back.
+    /// Handles the usual case, without reading the clock: the packet fits into the room that is
+    /// known, or nothing can be sent any more. Otherwise returns the packet.
     #[inline]
     fn send_at_once(&mut self, packet: Bytes) -> Result<Result<(), ShmError>, Bytes> {
         if self.holds() || packet.len() > self.tx.max_packet() {
@@ -198,7 +198,7 @@ impl SendHalf {
         }
     }
 
-    /// Room for a packet that is still to be written; waits for room if there is none.
+    /// Returns room for a packet that is still to be written. Waits for room if there is none.
     #[inline]
     pub(crate) async fn room(&mut self, len: usize) -> Result<Claim, ShmError> {
         if self.tx.has_budget()
@@ -209,7 +209,7 @@ impl SendHalf {
         self.wait_for_room(len)?.await
     }
 
-    /// As [`room`](Self::room), blocking the thread.
+    /// Like [`room`](Self::room), but blocks the thread.
     #[inline]
     pub(crate) fn room_blocking(&mut self, len: usize) -> Result<Claim, ShmError> {
         if let Some(claimed) = self.claim_at_once(len) {
@@ -219,14 +219,14 @@ impl SendHalf {
         Thread::block(|wait| room.poll_with(wait))
     }
 
-    /// The wait, for the peer or for other tasks, which the peer could not help without what is
-    /// withheld.
+    /// Returns the future that waits for room. Publishes withheld packets first: the peer cannot
+    /// free room without them, and other tasks may depend on them.
     fn wait_for_room(&mut self, len: usize) -> Result<RoomFuture<'_>, ShmError> {
         self.publish_withheld()?;
         Ok(RoomFuture { len, sending: self.wait_to_send(Reserve(len)) })
     }
 
-    /// As [`room`](Self::room), at once or not at all.
+    /// Like [`room`](Self::room), but at once or not at all.
     #[inline(always)]
     pub(crate) fn try_room(&mut self, len: usize) -> Result<Claim, TryReserveError> {
         match self.tx.claim_known(len) {
@@ -244,7 +244,8 @@ impl SendHalf {
         }
     }
 
-    /// The usual case of a reservation, as of a [`send`](Self::send_at_once). `None` if it is not.
+    /// Handles the usual case of a reservation, like [`send_at_once`](Self::send_at_once).
+    /// Otherwise returns `None`.
     #[inline]
     fn claim_at_once(&mut self, len: usize) -> Option<Result<Claim, ShmError>> {
         if self.holds() || len > self.tx.max_packet() {
@@ -261,13 +262,13 @@ impl SendHalf {
         self.tx.publish_withheld().map_err(|reason| ShmError::Closed { reason, sent: 0 })
     }
 
-    /// Whether it holds a packet back.
+    /// Whether a packet is held back.
     #[inline]
     pub(crate) fn holds(&self) -> bool {
         self.held.packet.is_some()
     }
 
-    /// For a `Sink`: whether a packet may be given to it.
+    /// For a `Sink`: ready when it can take a packet.
     pub(crate) fn poll_ready(&mut self, cx: &mut Context<'_>) -> Poll<Result<(), ShmError>> {
         match self.channel.tx_end() {
             Some(reason) => Poll::Ready(Err(closed(&self.channel, reason))),
@@ -279,7 +280,7 @@ impl SendHalf {
         }
     }
 
-    /// For a `Sink`: sends a packet, or holds it back. None is held back.
+    /// For a `Sink`: sends a packet, or holds it back. No other packet may be held back.
     pub(crate) fn start_send(&mut self, packet: Bytes) -> Result<(), ShmError> {
         match self.tx.try_send(packet) {
             Ok(()) => Ok(()),
@@ -294,14 +295,14 @@ impl SendHalf {
         }
     }
 
-    /// For a `Sink`: ready when all is out.
+    /// For a `Sink`: ready when everything is sent.
     pub(crate) fn poll_flush(&mut self, cx: &mut Context<'_>) -> Poll<Result<(), ShmError>> {
-        // Of a batch that was leaked.
+        // Packets of a batch that was leaked.
         self.publish_withheld()?;
         self.poll_held(cx)
     }
 
-    /// For a `Sink`: ready when all is out and the end is announced.
+    /// For a `Sink`: ready when everything is sent and the end is announced.
     pub(crate) fn poll_close(&mut self, cx: &mut Context<'_>) -> Poll<Result<(), ShmError>> {
         ready!(self.poll_flush(cx))?;
         self.tx.finish();
@@ -315,12 +316,12 @@ impl SendHalf {
 
 impl Drop for SendHalf {
     fn drop(&mut self) {
-        // If the drop cancels the channel in any case, that is left to `Tx`.
+        // If the drop always cancels the channel, `Tx` does that.
         if self.channel.is_cut_off_by_drop() {
             return;
         }
         // The last chance of a packet that was held back. Without room it is lost, and the peer
-        // must not take what it has for all.
+        // must not take what it has for everything.
         if let Err(TrySendError::Full(_)) = self.try_send_held() {
             self.channel.cancel();
         }

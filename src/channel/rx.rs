@@ -1,4 +1,4 @@
-//! The half that receives: takes packets out of the ring, gives room back, and parks for packets.
+//! The receiving half: takes packets out of the ring, gives room back, and parks for packets.
 
 use std::time::{Duration, Instant};
 
@@ -21,7 +21,7 @@ pub(crate) type Taken<T> = Result<Option<T>, CloseReason>;
 /// How many packets a batch takes between two looks at the ends. A look is two loads.
 const LOOK_AT_ENDS: usize = 128;
 
-/// The receiving half of an end. Dropped, it tells the peer that nobody receives any more.
+/// The receiving half of an end. When dropped, it tells the peer that nobody receives any more.
 #[derive(Debug)]
 pub(crate) struct Rx {
     channel: Arc<Channel>,
@@ -40,7 +40,7 @@ impl Rx {
         }
     }
 
-    /// The length of the next packet, if one could be taken now.
+    /// Returns the length of the next packet, if one could be taken now.
     #[inline]
     pub(crate) fn readable(&mut self) -> Option<usize> {
         if self.channel.rx_cut().is_some() {
@@ -50,7 +50,7 @@ impl Rx {
         self.consumer.peek().ok().flatten()
     }
 
-    /// Takes the next packet and copies it out. At the end, the reason is settled.
+    /// Takes the next packet and copies it out. At the end, settles the reason.
     #[inline(always)]
     pub(crate) fn take(&mut self) -> Taken<Bytes> {
         let Some(held) = self.hold()? else { return Ok(None) };
@@ -60,7 +60,7 @@ impl Rx {
     }
 
     /// Takes the next packet and leaves it in the ring until [`give_back`](Self::give_back), or the
-    /// next take. At the end, the reason is settled.
+    /// next take. At the end, settles the reason.
     #[inline(always)]
     pub(crate) fn hold(&mut self) -> Taken<Held> {
         let held = match self.channel.rx_standing() {
@@ -78,14 +78,14 @@ impl Rx {
         held.map_err(|reason| self.told(reason))
     }
 
-    /// A call is about to return the end.
+    /// Notes that a call is about to return the end.
     #[cold]
     fn told(&self, reason: CloseReason) -> CloseReason {
         self.channel.tell(Directions::RX, reason);
         reason
     }
 
-    /// The ring was empty: takes what came before the end, if there is one.
+    /// Called after the ring was empty: takes what came before the end, if there is an end.
     #[cold]
     fn hold_last(&mut self) -> Taken<Held> {
         let Some(reason) = self.channel.rx_over() else { return Ok(None) };
@@ -93,8 +93,8 @@ impl Rx {
             // Cut off a moment ago.
             return Err(reason);
         }
-        // ORDERING: the flag was loaded, with Acquire, before this second look; so what was
-        // published before the end is seen here.
+        // ORDERING: the flag was loaded with Acquire before this second look, so the look sees
+        // everything that was published before the end.
         if let Some(held) = self.hold_published()? {
             return Ok(Some(held));
         }
@@ -105,7 +105,7 @@ impl Rx {
     #[inline(always)]
     fn hold_published(&mut self) -> Taken<Held> {
         if self.consumer.holds() {
-            // One that was forgotten.
+            // A held packet that was leaked.
             self.give_back();
         }
         let held = self.consumer.hold().map_err(|violation| self.channel.violated_rx(violation))?;
@@ -117,11 +117,11 @@ impl Rx {
         Ok(held)
     }
 
-    /// Gives back the room of what is held.
+    /// Gives back the room of the packet that is held.
     #[inline(always)]
     pub(crate) fn give_back(&mut self) {
         if self.channel.forked().is_some() {
-            // The ring is the parent's, and so is what it holds there.
+            // The ring belongs to the parent, as does what is held there.
             return;
         }
         self.consumer.give_back();
@@ -131,8 +131,8 @@ impl Rx {
         }
     }
 
-    /// For how long not to look again, after a look that found nothing. Never where the end does
-    /// not spin.
+    /// Returns for how long not to look again, after a look that found nothing. `None` if the end
+    /// does not spin.
     #[inline]
     pub(super) fn pace(&mut self) -> Option<Duration> {
         let cap = self.channel.data_spin.cap();
@@ -151,31 +151,31 @@ impl Rx {
         self.budget.is_left(&self.channel.counters.received)
     }
 
-    /// Whether a future has to wake itself and be `Pending` now, before it takes anything.
+    /// Whether a future has to wake itself and return `Pending` now, before it takes anything.
     #[inline]
     pub(super) fn ends_turn(&mut self) -> bool {
         self.budget.ends_turn(&self.channel.counters.received)
     }
 
-    /// A call has spun for so long.
+    /// Counts the `time` that a call has spun.
     pub(super) fn spend(&mut self, time: Duration) {
         self.budget.spend(time);
     }
 
-    /// Copies out what is held.
+    /// Copies out the packet that is held.
     #[inline]
     pub(crate) fn copy(&self, held: Held) -> Bytes {
         self.consumer.copy(held)
     }
 
-    /// The bytes of the ring, to read what is held.
+    /// Returns the bytes of the ring, to read the packet that is held.
     #[inline]
     pub(crate) fn memory(&self) -> &RingMemory {
         self.consumer.memory()
     }
 
-    /// Unfenced, so a bit that was set just now may be missed: the parked sender looks again by
-    /// itself after `LOOK_AGAIN_AFTER`.
+    /// Wakes a parked sender, if its bit is seen. There is no fence, so a bit that was set just now
+    /// may be missed: the parked sender looks again by itself after `LOOK_AGAIN_AFTER`.
     #[inline]
     fn heed_parked_sender(&mut self) {
         if self.channel.peer_bell.is_armed(SEND) {
@@ -183,7 +183,8 @@ impl Rx {
         }
     }
 
-    /// A sender is parked: hands back what was taken, and wakes it if that is what it wants.
+    /// Gives back what was taken, because a sender is parked, and wakes it if that is what it
+    /// wants.
     #[cold]
     fn give_room(&mut self) {
         self.consumer.release();
@@ -192,9 +193,10 @@ impl Rx {
         }
     }
 
-    /// The ring is empty as far as we saw, so whatever a parked sender wants, it can have; unless
-    /// some of it is lent, whose return wakes it then. (Woken for nothing it would park again,
-    /// and wake us for that, and so on.) All was released, and the caller has fenced since.
+    /// Wakes a parked sender. The ring was empty when we looked, so it can have any room it wants,
+    /// unless some is lent; then the return of the loan wakes it. (A sender woken too early would
+    /// park again, and wake us for that, and so on.) Everything was released, and the caller has
+    /// fenced since.
     fn serve_parked_sender(&self) {
         let has_it = || self.channel.peer_bell.is_armed(SEND) && self.consumer.has_what_it_wants();
         if !self.consumer.lends() || has_it() {
@@ -202,18 +204,19 @@ impl Rx {
         }
     }
 
-    /// Whether this process is a child of the one that receives.
+    /// Whether this process is a forked child of the one that receives.
     pub(crate) fn is_forked(&self) -> bool {
         self.channel.forked().is_some()
     }
 
-    /// Lends what is held, until the answer is dropped.
+    /// Lends the packet that is held, until the returned value is dropped.
     pub(crate) fn lend(&mut self, held: Held) -> Returning {
         Returning::new(self.consumer.lend(held), Arc::downgrade(&self.channel))
     }
 
-    /// Takes up to `max` packets into `packets` and tells how many. What was unread when it began
-    /// fits into the ring once, so it stops after as many bytes; or where its budget does.
+    /// Takes up to `max` packets into `packets` and returns their number. What was unread at the
+    /// start fits into the ring, so it stops after as many bytes as the ring has, or when its
+    /// budget is used up.
     pub(crate) fn take_batch(
         &mut self,
         packets: &mut Vec<Bytes>,
@@ -227,15 +230,15 @@ impl Rx {
         let Some(first) = self.hold()? else { return Ok(None) };
         allowance.spend(first.len());
         self.consumer.gather(first, packets);
-        // The others are published as well, whatever ends there are by now; and their room goes
-        // back together.
+        // The other packets are published as well, whatever ends there are by now, and their room
+        // goes back together.
         let (mut taken, mut bytes) = (1, 0);
         let mut records = record_bytes(first.len());
         while taken < max && records < self.consumer.ring_bytes() && allowance.is_left() {
             if self.consumer.owes_enough() {
                 self.give_back();
             }
-            // What was taken comes first; the next call meets an end or a violation again.
+            // What was taken comes first; the next call meets the end or the violation again.
             if taken.is_multiple_of(LOOK_AT_ENDS) {
                 match self.channel.rx_standing() {
                     Ok(true) => self.consumer.expect_no_more(),
@@ -251,14 +254,14 @@ impl Rx {
             bytes += held.len() as u64;
         }
         self.consumer.hand_over(packets);
-        // Before the last of them goes back, which may leave a snapshot.
+        // Before the last of them goes back, which may write a snapshot.
         self.channel.counters.received.add(taken as u64 - 1, bytes);
         self.give_back();
         Ok(Some(taken))
     }
 
-    /// Says that somebody sleeps here until packets come, and looks a last time. The caller has
-    /// registered whoever it is.
+    /// Announces that the caller sleeps here until packets come, and looks a last time. The caller
+    /// has registered its task, or is a thread.
     pub(super) fn park<T>(&mut self, take: &mut impl FnMut(&mut Self) -> Taken<T>) -> Taken<T> {
         self.consumer.release();
         let newly = self.channel.bell.arm(RECV);
@@ -267,16 +270,16 @@ impl Rx {
         }
         let taken = self.look_at_last(take);
         if newly && !matches!(taken, Ok(None)) {
-            // Whoever has armed the bell since and sleeps would have held the consumer meanwhile,
-            // which the caller holds.
+            // A call that has armed the bell since and sleeps would have held the consumer, but the
+            // caller holds it.
             self.channel.bell.disarm(RECV);
         }
         taken
     }
 
-    /// Asks the driver to spin for up to `spin`, and looks a last time; `None` if the driver
-    /// cannot. The caller has registered a task. Before it sleeps, the driver wakes it to call
-    /// [`park`](Self::park).
+    /// Asks the driver to spin for up to `spin`, and looks a last time. Returns `None` if the
+    /// driver cannot spin. The caller has registered a task. Before the driver sleeps, it wakes
+    /// that task, which then calls [`park`](Self::park).
     pub(super) fn ask_driver_to_spin<T>(
         &mut self,
         spin: Duration,
@@ -287,13 +290,13 @@ impl Rx {
         if !self.channel.driver.get().is_some_and(|driver| driver.ask_to_spin(spin)) {
             return None;
         }
-        // ORDERING: in place of the fence in `Bell::arm`, between the store of `head` and the look
-        // at the peer's bit; partner of the one where the sender armed it.
+        // ORDERING: replaces the fence in `Bell::arm`, between the store of `head` and the load of
+        // the peer's bit; partner of the one where the sender armed it.
         fence(Ordering::SeqCst);
         Some(self.look_at_last(take))
     }
 
-    /// The last look, after the caller has fenced.
+    /// Takes the last look, after a fence by the caller.
     fn look_at_last<T>(&mut self, take: &mut impl FnMut(&mut Self) -> Taken<T>) -> Taken<T> {
         self.serve_parked_sender();
         let taken = take(self);
@@ -304,13 +307,13 @@ impl Rx {
         taken
     }
 
-    /// Leaves the books where tools can read them.
+    /// Writes the statistics to the snapshot that tools read.
     fn note(&self) {
         if cfg!(all(test, loom)) {
             return;
         }
         let (snapshot, stats) = self.channel.note();
-        // ORDERING: Relaxed, all; nobody acts on a snapshot.
+        // ORDERING: Relaxed for all; nothing acts on a snapshot.
         snapshot.head.store(self.consumer.position().get(), Ordering::Relaxed);
         snapshot.packets_received.store(stats.packets_received, Ordering::Relaxed);
         snapshot.bytes_received.store(stats.bytes_received, Ordering::Relaxed);

@@ -2,8 +2,8 @@
 //! deadlines.
 //!
 //! Senders of a whole end wait for room one at a time: the *front* one sleeps by the bell, the
-//! others queue for its place. A batch keeps its place until it is through. A half has one sender,
-//! and no queue.
+//! others queue for its place. A batch keeps its place until all of it is sent. A half has one
+//! sender, and no queue.
 
 use std::marker::PhantomData;
 use std::pin::Pin;
@@ -22,12 +22,12 @@ use crate::error::{CloseReason, ShmError, TrySendError};
 use crate::sync::{Mutex, lock};
 use crate::wake::waiters::Waiting;
 
-/// What a send goes through.
+/// What a send goes through: a whole end or a half.
 pub(crate) trait SendEnd<'a> {
     fn channel(&self) -> &'a Channel;
 
-    /// Works with the half that sends and with the queue for it. The work must be short and must
-    /// not call foreign code.
+    /// Accesses the sending half and its queue. The `work` must be short and must not call foreign
+    /// code.
     fn with<R>(&mut self, work: impl FnOnce(&mut Tx, &mut Places) -> R) -> R;
 
     /// Sends what has to go first.
@@ -41,12 +41,12 @@ pub(crate) trait SendEnd<'a> {
     }
 }
 
-/// Who may wait for room.
+/// The senders that wait for room.
 #[derive(Debug, Default)]
 pub(crate) struct Places {
-    /// Some sender is at the front.
+    /// A sender is at the front.
     is_taken: bool,
-    /// How many queue behind it.
+    /// How many senders queue for the front.
     queued: usize,
 }
 
@@ -73,7 +73,7 @@ impl SharedTx {
         Self { tx, places: Places::default() }
     }
 
-    /// Sends at once or not at all, and not before those who wait for room.
+    /// Sends at once or not at all, and not before senders that wait for room.
     #[inline]
     pub(crate) fn try_send(&mut self, packet: Bytes) -> Result<(), TrySendError> {
         self.tx.try_send_unless(!self.places.is_free(), packet)
@@ -109,7 +109,7 @@ impl<'a> SendEnd<'a> for Whole<'a> {
     }
 }
 
-/// A half, which one sends through.
+/// A half, which one sender uses.
 #[derive(Debug)]
 pub(crate) struct Half<'a> {
     pub(super) channel: &'a Channel,
@@ -128,8 +128,8 @@ impl<'a> SendEnd<'a> for Half<'a> {
     }
 }
 
-/// When a send gives up: settled when it first has to wait, so that one that does not have to
-/// need not look at the clock.
+/// When a send gives up. Set when the send first has to wait, so that a send that does not wait
+/// does not read the clock.
 #[derive(Debug, Clone, Copy, Default)]
 pub(crate) enum Deadline {
     #[default]
@@ -138,14 +138,14 @@ pub(crate) enum Deadline {
 }
 
 impl Deadline {
-    /// A `Sink` waits for as long as it takes.
+    /// Waits as long as it takes, for a `Sink`.
     pub(super) fn never() -> Self {
         Self::At(None)
     }
 
     fn get(&mut self, channel: &Channel) -> Option<Instant> {
         if let Self::Unset = self {
-            // A deadline that the clock cannot express is as good as none.
+            // A deadline that the clock cannot express is the same as none.
             *self =
                 Self::At(channel.send_timeout.and_then(|after| Instant::now().checked_add(after)));
         }
@@ -160,7 +160,7 @@ impl Deadline {
     }
 }
 
-/// Where a send stands. It outlives the polls of a `Sink`; a [`SendFuture`] owns one.
+/// The progress of a send. That of a `Sink` outlives its polls; a [`SendFuture`] owns its own.
 #[derive(Debug, Default)]
 pub(crate) struct SendState {
     sent: usize,
@@ -183,16 +183,16 @@ enum Standing {
     Done,
 }
 
-/// What the lock was held for.
+/// The result of a first attempt.
 enum Entered {
     Done(Result<(), CloseReason>),
     Wait,
-    /// The budget is used up. It has its place, so that those who come after it stay after it.
+    /// The budget is used up. The send has its place, so that later senders stay after it.
     Yields,
 }
 
 impl SendState {
-    /// Sends all of `payload`; waits for room if there is none.
+    /// Sends all of `payload`. Waits for room if there is none.
     #[inline(always)]
     pub(super) fn poll<'a, E: SendEnd<'a>, W: Wait>(
         &mut self,
@@ -215,7 +215,7 @@ impl SendState {
         self.poll_waiting(end, payload, deadline, wait)
     }
 
-    /// Goes on after the first attempt.
+    /// Continues after the first attempt.
     #[inline(never)]
     fn poll_waiting<'a, E: SendEnd<'a>, W: Wait>(
         &mut self,
@@ -233,7 +233,7 @@ impl SendState {
         self.poll_room(end, payload, deadline, wait)
     }
 
-    /// The first attempt; queues or goes to the front if that is not enough.
+    /// Makes the first attempt. If that does not send everything, queues or goes to the front.
     #[inline]
     fn enter<'a, E: SendEnd<'a>>(
         &mut self,
@@ -257,7 +257,7 @@ impl SendState {
             } else {
                 match tx.attempt(payload, sent, limit) {
                     Some(done) => {
-                        // It was new, which has nothing to drop.
+                        // It was `New`, which has nothing to drop.
                         std::mem::forget(std::mem::replace(standing, Standing::Done));
                         return Entered::Done(done);
                     }
@@ -271,7 +271,8 @@ impl SendState {
         })
     }
 
-    /// Ready at the front with `None`, or with the end of it all.
+    /// Waits for the place at the front. Ready with `None` there, or with the outcome of the send
+    /// if that ends first.
     fn poll_place<'a, E: SendEnd<'a>, W: Wait>(
         &mut self,
         end: &mut E,
@@ -281,7 +282,7 @@ impl SendState {
         while let Standing::Queued { place, news } = &mut self.standing {
             let channel = end.channel();
             wait.register(channel, &channel.news, news);
-            // Also for threads: of an end that the peer makes, the driver tells those who queue.
+            // Also for threads: if the peer causes the end, the driver tells those who queue.
             channel.rely_on_driver();
             // Registered before this look, so that an end after it wakes the caller.
             if let Some(reason) = channel.tx_end() {
@@ -301,8 +302,8 @@ impl SendState {
         Poll::Ready(None)
     }
 
-    /// From the queue to the front, after the notification came; or back into the queue, if
-    /// somebody who came just before is at the front, whose end notifies again.
+    /// Goes from the queue to the front after a notification. Queues again if a sender that came
+    /// just before is at the front; when that leaves the front, it notifies again.
     fn take_place<'a, E: SendEnd<'a>>(&mut self, end: &mut E) {
         let channel = end.channel();
         let again = end.with(|_, places| {
@@ -313,14 +314,14 @@ impl SendState {
             places.is_taken = true;
             None
         });
-        // The former place is dropped here, outside of the lock.
+        // The former place is dropped here, outside the lock.
         match (again, &mut self.standing) {
             (Some(again), Standing::Queued { place, .. }) => *place = again,
             (_, standing) => *standing = Standing::Front { room: None },
         }
     }
 
-    /// Attempts at the front, asleep by the bell in between.
+    /// Attempts to send at the front, and sleeps by the bell in between.
     fn poll_room<'a, E: SendEnd<'a>, W: Wait>(
         &mut self,
         end: &mut E,
@@ -332,7 +333,7 @@ impl SendState {
             let Self { sent, standing: Standing::Front { room } } = self else {
                 panic!("a send was polled after it had returned");
             };
-            // Whatever happens after the looks ends the sleep.
+            // Anything that happens after the looks ends the sleep.
             wait.before_looking(end.channel());
             let attempt = match attempt_for_a_while(end, payload, sent, W::LIMIT) {
                 Some(attempt) => attempt,
@@ -343,8 +344,8 @@ impl SendState {
             };
             match attempt {
                 Attempt::Done(done) => return Poll::Ready(self.finish(end, done)),
-                // With its place among those who wait for room, if it has one, and the wake of
-                // that.
+                // It keeps its place among those that wait for room, if it has one, and the wake of
+                // that place.
                 Attempt::Yields => ready!(wait.yield_now()),
                 Attempt::Parked { look_again } => {
                     let channel = end.channel();
@@ -376,7 +377,7 @@ impl SendState {
         Err(ShmError::TimedOut { sent: self.sent })
     }
 
-    /// Gives the place at the front, or in the queue, to the next.
+    /// Gives the place at the front, or in the queue, to the next sender.
     #[inline]
     pub(super) fn leave<'a, E: SendEnd<'a>>(&mut self, end: &mut E) {
         if !matches!(self.standing, Standing::New | Standing::Done) {
@@ -394,7 +395,7 @@ impl SendState {
             Standing::New | Standing::Done => {}
             Standing::Queued { place, .. } => {
                 end.with(|_, places| places.leave_queue());
-                // Outside of the lock: if it was notified, the next one's waker is called.
+                // Outside the lock: if it was notified, the next sender's waker is called.
                 drop(place);
             }
             Standing::Front { room } => {
@@ -411,7 +412,7 @@ impl SendState {
 
 /// A `send`, `send_batch` or `reserve` under way.
 ///
-/// Dropped before it is done, it gives its place to the next.
+/// If it is dropped before it is done, it gives its place to the next sender.
 #[must_use = "futures do nothing unless polled"]
 #[derive(Debug)]
 pub(crate) struct SendFuture<'a, E: SendEnd<'a>, P> {
@@ -435,12 +436,12 @@ impl<'a, E: SendEnd<'a>, P: AsPayload> SendFuture<'a, E, P> {
         state.poll(end, payload.as_payload(), deadline, wait)
     }
 
-    /// What it goes through.
+    /// Returns what it sends through.
     pub(super) fn end(&mut self) -> &mut E {
         &mut self.end
     }
 
-    /// It was ready. Sends the same once more, within the same deadline.
+    /// Resets a future that was ready, to send the same again within the same deadline.
     pub(super) fn begin_again(&mut self) {
         self.state = SendState::default();
     }
@@ -466,15 +467,15 @@ impl<'a, E: SendEnd<'a>, P> Drop for SendFuture<'a, E, P> {
     }
 }
 
-/// Attempts to send what is left, and again as long as that makes headway or spinning is worth it,
-/// and `limit` allows it.
+/// Attempts to send what is left, and repeats that as long as it makes progress or spinning is
+/// worth it, and `limit` allows it.
 fn attempt_for_a_while<'a, E: SendEnd<'a>>(
     end: &mut E,
     payload: Payload<'_>,
     sent: &mut usize,
     limit: Limit,
 ) -> Option<Attempt> {
-    // `Err` with what was sent so far if that is not all.
+    // `Err` holds what was sent so far, if that is not everything.
     let attempt = |tx: &mut Tx, sent: &mut usize| match tx.attempt(payload, sent, limit) {
         Some(done) => Ok(Attempt::Done(done)),
         None if tx.ends_turn(limit) => Ok(Attempt::Yields),

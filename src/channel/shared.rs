@@ -174,8 +174,8 @@ impl Channel {
     }
 
     /// Prepares for a call that is about to block the thread, whether or not a thread runs the
-    /// driver. The call has read the bell: a death that is detected counts it up. Returns `false`
-    /// if nothing would detect one.
+    /// driver. The call has read the bell: the peer's death, before or from now on, counts it up.
+    /// Returns `false` if nothing would detect the death.
     pub(super) fn prepare_to_block(&self) -> bool {
         let Some(hangup) = self.hangup.get() else { return true };
         if let Some(lifeline) = self.lifeline() {

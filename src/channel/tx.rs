@@ -1,4 +1,4 @@
-//! The half that sends: puts packets into the ring, wakes the peer, and parks for want of room.
+//! The sending half: puts packets into the ring, wakes the peer, and parks when there is no room.
 
 use std::time::{Duration, Instant};
 
@@ -14,26 +14,26 @@ use crate::shm::layout::{RECV, SEND, TX_CLOSED};
 use crate::shm::region::RingMemory;
 use crate::sync::{Arc, Ordering};
 
-/// The sending half of an end. Dropped, it tells the peer that nothing more will come.
+/// The sending half of an end. When dropped, it tells the peer that nothing more will come.
 #[derive(Debug)]
 pub(crate) struct Tx {
     channel: Arc<Channel>,
     producer: Producer,
-    /// When the parked sender looks by itself, whether or not it was woken. A wake that comes to
-    /// nothing before that leaves it as it is.
+    /// When the parked sender looks by itself, whether or not it was woken. A wake before that
+    /// which finds no room leaves this unchanged.
     look_at: Option<Instant>,
     budget: Budget,
 }
 
-/// What became of an attempt to send.
+/// The outcome of an attempt to send.
 #[derive(PartialEq, Eq)]
 pub(crate) enum Attempt {
     Done(Result<(), CloseReason>),
-    /// The caller sleeps until the bell rings, but looks again after this time, if there is one.
+    /// The caller sleeps until the bell is woken, but looks again after this time, if there is one.
     Parked {
         look_again: Option<Duration>,
     },
-    /// The budget is used up, and renewed. The caller has to wake itself and be `Pending`.
+    /// The budget was used up, and is renewed. The caller has to wake itself and return `Pending`.
     Yields,
 }
 
@@ -49,7 +49,7 @@ impl Tx {
         self.try_send_unless(false, packet)
     }
 
-    /// As [`try_send`](Self::try_send); what room there is, others wait for if it `is_taken`.
+    /// Like [`try_send`](Self::try_send). If the room `is_taken`, other senders wait for it.
     #[inline]
     pub(super) fn try_send_unless(
         &mut self,
@@ -74,20 +74,20 @@ impl Tx {
         }
     }
 
-    /// Longest packet in bytes.
+    /// Returns the length of the longest packet in bytes.
     #[inline]
     pub(crate) fn max_packet(&self) -> usize {
         self.producer.max_packet()
     }
 
-    /// Room for a packet of `len` bytes in the usual case: it is known to be there, and nothing has
-    /// ended.
+    /// Claims room for a packet of `len` bytes in the usual case: the room is known, and nothing
+    /// has ended.
     #[inline(always)]
     pub(crate) fn claim_known(&self, len: usize) -> Option<Claim> {
         if self.channel.tx_end().is_some() { None } else { self.producer.claim_known(len) }
     }
 
-    /// Room for a packet of `len` bytes at once or not at all.
+    /// Claims room for a packet of `len` bytes at once or not at all.
     pub(crate) fn try_reserve(&mut self, len: usize) -> Result<Claim, TryReserveError> {
         let max = self.producer.max_packet();
         if len > max {
@@ -110,28 +110,28 @@ impl Tx {
         }
     }
 
-    /// Room for a packet of `len` bytes, no longer than one may be, as far as it is known to be
-    /// there.
+    /// Claims room for a packet of `len` bytes, if the room is known. `len` must not exceed the
+    /// longest packet.
     #[inline]
     pub(crate) fn claim(&mut self, len: usize) -> Result<Option<Claim>, CloseReason> {
         self.producer.claim(len).map_err(|violation| self.channel.violated_tx(violation))
     }
 
-    /// Whether this process is a child of the one that sends.
+    /// Whether this process is a forked child of the one that sends.
     #[inline]
     pub(crate) fn is_forked(&self) -> bool {
         self.channel.forked().is_some()
     }
 
-    /// The bytes of the ring, to write a claimed packet to.
+    /// Returns the bytes of the ring, to write a claimed packet to.
     #[inline]
     pub(crate) fn memory(&self) -> &RingMemory {
         self.producer.memory()
     }
 
-    /// Makes a packet of the first `len` bytes of what was claimed. It is published at once, and
-    /// the peer is woken if it sleeps; or with others, if it is `withheld`, of which there are
-    /// never more than a share of the ring, an eighth or 128 KiB.
+    /// Makes a packet of the first `len` bytes of `claim`. The packet is published at once, and the
+    /// peer is woken if it sleeps. If `withheld`, it is published later with others; at most a
+    /// share of the ring, an eighth or 128 KiB, is withheld.
     #[inline(always)]
     pub(crate) fn commit(
         &mut self,
@@ -149,7 +149,7 @@ impl Tx {
         Ok(())
     }
 
-    /// Whether anything can be sent.
+    /// Checks that sending has not ended.
     #[inline(always)]
     fn check_open(&self) -> Result<(), CloseReason> {
         match self.channel.tx_end() {
@@ -158,14 +158,14 @@ impl Tx {
         }
     }
 
-    /// A call is about to return the end.
+    /// Notes that a call is about to return the end.
     #[cold]
     fn told(&self, reason: CloseReason) -> CloseReason {
         self.channel.tell(Directions::TX, reason);
         reason
     }
 
-    /// Publishes what was withheld, unless nothing can be sent any more.
+    /// Publishes what was withheld, unless sending has ended.
     pub(crate) fn publish_withheld(&mut self) -> Result<(), CloseReason> {
         if !self.producer.has_staged() {
             return Ok(());
@@ -175,10 +175,10 @@ impl Tx {
         Ok(())
     }
 
-    /// Bytes free for the next record, without its header.
+    /// Returns the bytes free for the next record, without its header.
     pub(crate) fn free_bytes(&mut self) -> usize {
         if self.channel.forked().is_some() {
-            // What the parent and its peer did since is no violation of theirs.
+            // What the parent and its peer have done since is not a violation.
             return 0;
         }
         match self.producer.look_at_taken() {
@@ -190,16 +190,16 @@ impl Tx {
         }
     }
 
-    /// Ends this direction in order; no send of this half goes on behind it.
+    /// Ends this direction in order. No send of this half continues after that.
     pub(crate) fn finish(&mut self) {
-        // A batch that was leaked.
+        // Packets of a batch that was leaked.
         let _ = self.publish_withheld();
         self.channel.set_tx_closed();
         self.channel.end_direction(TX_CLOSED);
     }
 
-    /// Offers what fits and is allowed, and tells how many packets that were. They are published,
-    /// and the peer is woken if it sleeps.
+    /// Puts the packets that fit and are allowed into the ring, and returns their number. They are
+    /// published, and the peer is woken if it sleeps.
     #[inline(always)]
     pub(super) fn offer(
         &mut self,
@@ -221,7 +221,7 @@ impl Tx {
                     if offered == 0 {
                         return Err(reason);
                     }
-                    // Those before it count as sent. The next attempt returns the end.
+                    // The packets before it count as sent. The next attempt returns the end.
                     break;
                 }
             }
@@ -237,7 +237,7 @@ impl Tx {
         Ok(offered)
     }
 
-    /// Keeps the books of what was published since the tail was at `before`.
+    /// Counts what was published since the tail was at `before`.
     #[inline]
     fn count_sent(&mut self, before: Position, packets: u64, bytes: u64) {
         self.channel.counters.sent.add(packets, bytes);
@@ -246,7 +246,8 @@ impl Tx {
         }
     }
 
-    /// As [`offer`](Self::offer), with the last word on how much room there is.
+    /// Like [`offer_from`](Self::offer_from), but reads how much the peer has taken if the known
+    /// room does not suffice.
     fn offer_at_last(
         &mut self,
         payload: Payload<'_>,
@@ -270,7 +271,7 @@ impl Tx {
         }
     }
 
-    /// How much may be sent under `limit`.
+    /// Returns how much may be sent under `limit`.
     #[inline]
     fn allowance(&self, limit: Limit) -> Allowance {
         self.budget.allowance(&self.channel.counters.sent, limit)
@@ -282,13 +283,13 @@ impl Tx {
         self.budget.is_left(&self.channel.counters.sent)
     }
 
-    /// Whether a future has to wake itself and be `Pending` now, before it sends anything more.
+    /// Whether a future has to wake itself and return `Pending` now, before it sends anything more.
     #[inline]
     pub(crate) fn ends_turn(&mut self, limit: Limit) -> bool {
         limit == Limit::Budget && self.budget.ends_turn(&self.channel.counters.sent)
     }
 
-    /// A call has spun for so long.
+    /// Counts the `time` that a call has spun.
     pub(super) fn spend(&mut self, time: Duration) {
         self.budget.spend(time);
     }
@@ -300,7 +301,7 @@ impl Tx {
         }
     }
 
-    /// Offers as many as fit and are allowed, from the packet `next` on.
+    /// Puts as many packets as fit and are allowed into the ring, from the packet `next` on.
     #[inline(always)]
     fn offer_from(
         &mut self,
@@ -316,7 +317,7 @@ impl Tx {
         }
     }
 
-    /// Sends what is left of `payload` if that goes at once, and `limit` allows it.
+    /// Sends what is left of `payload` if that is possible at once, and `limit` allows it.
     #[inline(always)]
     pub(crate) fn attempt(
         &mut self,
@@ -334,18 +335,18 @@ impl Tx {
         (*sent == payload.count()).then_some(Ok(()))
     }
 
-    /// Says that the caller sleeps until there is room, and looks a last time. The caller has
-    /// registered and has the turn.
+    /// Announces that the caller sleeps until there is room, and looks a last time. The caller has
+    /// registered and is at the front.
     pub(crate) fn park(&mut self, payload: Payload<'_>, sent: &mut usize, limit: Limit) -> Attempt {
         // Before anything is offered: an async sender registers without the lock, and `close` may
         // have returned meanwhile.
         if let Some(reason) = self.channel.tx_end() {
             return Attempt::Done(Err(reason));
         }
-        // In a model time passes for the driver alone, whatever the clock says.
+        // In a model, time passes only for the driver, whatever the clock says.
         let is_over = |at: Instant| !cfg!(all(test, loom)) && at <= Instant::now();
         if self.look_at.is_some_and(is_over) {
-            // The look that follows is the one.
+            // The look that follows is the one that was due.
             self.look_at = None;
         }
         loop {
@@ -358,7 +359,8 @@ impl Tx {
             if let Some(after) = look_after {
                 self.look_at = Instant::now().checked_add(after);
             }
-            // All is published and rung for; but nobody sleeps over published data while we do.
+            // Everything is published and the peer was woken for it, but the peer must not sleep
+            // over published data while we do.
             self.channel.wake_if_waiting_fenced(RECV);
             let offered = match self.offer_at_last(payload, *sent, limit) {
                 Ok(offered) => offered,
@@ -389,8 +391,8 @@ impl Tx {
         }
     }
 
-    /// Nobody waits for room any more. The bit may still stand, where something else than the bell
-    /// ended the wait.
+    /// Notes that no sender waits for room any more. The bit may still be set if the wait was ended
+    /// by something other than the bell.
     pub(super) fn stop_waiting(&mut self) {
         self.look_at = None;
         if self.channel.bell.is_armed(SEND) {
@@ -398,13 +400,13 @@ impl Tx {
         }
     }
 
-    /// Leaves the books where tools can read them.
+    /// Writes the statistics to the snapshot that tools read.
     fn note(&self) {
         if cfg!(all(test, loom)) {
             return;
         }
         let (snapshot, stats) = self.channel.note();
-        // ORDERING: Relaxed, all; nobody acts on a snapshot.
+        // ORDERING: Relaxed for all; nothing acts on a snapshot.
         snapshot.tail.store(self.producer.tail().get(), Ordering::Relaxed);
         snapshot.packets_sent.store(stats.packets_sent, Ordering::Relaxed);
         snapshot.bytes_sent.store(stats.bytes_sent, Ordering::Relaxed);
@@ -416,12 +418,12 @@ impl Drop for Tx {
         if self.channel.is_cut_off_by_drop() {
             self.channel.cancel();
         } else {
-            // A batch that was leaked.
+            // Packets of a batch that was leaked.
             let _ = self.publish_withheld();
         }
         if !self.channel.is_split() {
-            // A whole end ends at once: the peer must not take it for a half-close in between. `Rx`
-            // is dropped next.
+            // Both directions of a whole end end at once: the peer must not take this for a
+            // half-close. `Rx` is dropped next.
             self.channel.end_both();
         }
         self.channel.leave(TX_CLOSED);
