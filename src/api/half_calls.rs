@@ -7,24 +7,24 @@ macro_rules! half_calls {
             self.channel().cancel();
         }
 
-        /// A new [`Canceller`](crate::Canceller) for this end.
+        /// Creates a [`Canceller`](crate::Canceller) for this end.
         pub fn canceller(&self) -> crate::Canceller {
             let canceller = crate::Canceller::new();
             canceller.add(self.channel());
             canceller
         }
 
-        /// Longest packet in bytes.
+        /// Returns the length of the longest allowed packet, in bytes.
         pub fn max_packet(&self) -> usize {
             self.channel().region().geometry().max_packet()
         }
 
-        /// What this end, with both its halves, has done so far.
+        /// Returns what this end, with both its halves, has done so far.
         pub fn stats(&self) -> crate::Stats {
             self.channel().counters().read()
         }
 
-        /// Who the peer is, once it has connected.
+        /// Returns who the peer is, once it has connected.
         pub fn peer_credentials(&self) -> Option<crate::PeerCredentials> {
             self.channel().peer()
         }

@@ -52,6 +52,10 @@ impl Receiver {
         Self { channel: channel.clone(), rx, place: None, is_over: false }
     }
 
+    fn channel(&self) -> &Arc<Channel> {
+        &self.channel
+    }
+
     /// Receives the next packet. `None` is the end; [`finished`](Self::finished) tells whether it
     /// is an orderly one.
     ///
@@ -225,18 +229,6 @@ impl Receiver {
         self.readable().is_none()
     }
 
-    /// Cuts the channel off: see [`Endpoint::cancel`](crate::Endpoint::cancel).
-    pub fn cancel(&self) {
-        self.channel.cancel();
-    }
-
-    /// Creates a [`Canceller`] for this end.
-    pub fn canceller(&self) -> Canceller {
-        let canceller = Canceller::new();
-        canceller.add(&self.channel);
-        canceller
-    }
-
     /// Whether the peer no longer sends. Packets that it sent before may still be there.
     pub fn is_closed(&self) -> bool {
         self.channel.direction_end(Directions::RX).is_some()
@@ -271,20 +263,7 @@ impl Receiver {
         self.channel.finished()
     }
 
-    /// Returns the length of the longest allowed packet, in bytes.
-    pub fn max_packet(&self) -> usize {
-        self.channel.region().geometry().max_packet()
-    }
-
-    /// Returns what this end, with both its halves, has done so far.
-    pub fn stats(&self) -> Stats {
-        self.channel.counters().read()
-    }
-
-    /// Returns who the peer is, once it has connected.
-    pub fn peer_credentials(&self) -> Option<PeerCredentials> {
-        self.channel.peer()
-    }
+    half_calls!();
 }
 
 impl Stream for Receiver {

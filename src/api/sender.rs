@@ -244,18 +244,6 @@ impl Sender {
         self.channel().cancel_on_drop(cancel);
     }
 
-    /// Cuts the channel off: see [`Endpoint::cancel`](crate::Endpoint::cancel).
-    pub fn cancel(&self) {
-        self.channel().cancel();
-    }
-
-    /// Creates a [`Canceller`] for this end.
-    pub fn canceller(&self) -> Canceller {
-        let canceller = Canceller::new();
-        canceller.add(self.channel());
-        canceller
-    }
-
     /// Whether nothing can be sent any more.
     pub fn is_closed(&self) -> bool {
         self.channel().direction_end(Directions::TX).is_some()
@@ -279,11 +267,6 @@ impl Sender {
         self.channel().tx_end()
     }
 
-    /// Returns the length of the longest allowed packet, in bytes.
-    pub fn max_packet(&self) -> usize {
-        self.channel().region().geometry().max_packet()
-    }
-
     /// Returns the number of bytes that are free in the ring now, less the header of the next
     /// record. One packet of that size may still find no room: the free bytes may be in several
     /// pieces, and a record does not wrap around the ring's end. Once everything has been read, any
@@ -292,15 +275,7 @@ impl Sender {
         self.half.tx().free_bytes()
     }
 
-    /// Returns what this end, with both its halves, has done so far.
-    pub fn stats(&self) -> Stats {
-        self.channel().counters().read()
-    }
-
-    /// Returns who the peer is, once it has connected.
-    pub fn peer_credentials(&self) -> Option<PeerCredentials> {
-        self.channel().peer()
-    }
+    half_calls!();
 }
 
 impl Sink<Bytes> for Sender {
