@@ -96,7 +96,6 @@
 //!   room. Any other drop is an orderly end.
 //! - **No call waits for a peer that is gone.** No wake is lost. Any call that waits, to send or to
 //!   receive, notices the peer's death in about a millisecond, also across PID namespaces.
-//!   millisecond, by whoever waits, to send or to receive, also across PID namespaces.
 //!
 //! # Fairness
 //!
