@@ -1,8 +1,8 @@
 //! Atomics, fences, locks and threads: those of std, or loom's in the models.
 //!
-//! Everything above takes them from here, so that the very code that ships is what loom explores.
-//! Reference counts are std's in both: nothing of the protocol rests on them, and loom's would
-//! multiply what it has to explore.
+//! All modules above take them from here, so that loom explores the very code that ships. Reference
+//! counts are std's in both cases: the protocol does not depend on them, and loom's would multiply
+//! what it has to explore.
 
 #[cfg(not(all(test, loom)))]
 mod imp {
@@ -30,7 +30,7 @@ mod imp {
             static CURRENT: Thread = Thread(Arc::default());
         }
 
-        /// Loom's own has an `unpark` that ends other waits than `park` as well.
+        /// Replaces loom's own `Thread`, whose `unpark` also ends waits other than `park`.
         #[derive(Clone)]
         pub(crate) struct Thread(Arc<(Mutex<bool>, Condvar)>);
 
@@ -53,7 +53,7 @@ mod imp {
             }
         }
 
-        /// No time passes in a model: lets the others go on.
+        /// Lets the other threads run: no time passes in a model.
         pub(crate) fn park_timeout(_timeout: std::time::Duration) {
             loom::thread::yield_now();
         }
@@ -67,7 +67,7 @@ pub(crate) use std::sync::atomic::Ordering;
 /// Locks `mutex`, whether or not a thread panicked while it held it.
 ///
 /// Every critical section in this crate leaves its data valid at each step, and foreign code (a
-/// waker, a predicate) never runs inside one, so a poisoned lock tells nothing that matters.
+/// waker, a predicate) never runs inside one. So poisoning does not matter.
 pub(crate) fn lock<T>(mutex: &Mutex<T>) -> MutexGuard<'_, T> {
     mutex.lock().unwrap_or_else(|poisoned| poisoned.into_inner())
 }

@@ -1,8 +1,8 @@
-//! How one side wakes the other without a system call while nobody sleeps.
+//! How one side wakes the other without a system call as long as nobody sleeps.
 //!
 //! Each side has two words in the region: `waiting`, whose bits say what its tasks wait for
-//! ([`RECV`](crate::shm::layout::RECV) packets, [`SEND`](crate::shm::layout::SEND) room), and
-//! `bell`, a futex word that is counted up.
+//! ([`RECV`](crate::shm::layout::RECV): packets, [`SEND`](crate::shm::layout::SEND): room), and
+//! `bell`, a futex word that each wake increments.
 //!
 //! ```text
 //! to park:   register the waiter; announce (head, wants); waiting |= bit; fence; look again;
@@ -11,22 +11,22 @@
 //! to block:  read the bell; then as to park; sleep as long as the bell is what was read
 //! ```
 //!
-//! A task whose driver is parked in may ask it to spin first
-//! ([`Registration::ask_to_spin`](crate::driver::Registration::ask_to_spin)), and then has not
-//! armed the bell. Before the driver sleeps it wakes the task, which parks as above.
+//! A task whose driver is parked in may ask the driver to spin first
+//! ([`Registration::ask_to_spin`](crate::driver::Registration::ask_to_spin)). It then has not armed
+//! the bell. Before the driver sleeps it wakes the task, which parks as above.
 //!
-//! This is the pattern of Dekker's algorithm: each writes its word, fences, and reads the other's,
-//! so at least one of the two sees the other's write. Either the publisher sees the bit and rings,
-//! or the parker's second look sees what was published.
+//! This is the pattern of Dekker's algorithm: each side writes its word, fences, and reads the
+//! other's, so at least one of the two sees the other's write. Either the publisher sees the bit
+//! and wakes the parker, or the parker's second look sees what was published.
 //!
 //! | word | writer | reader | publishes |
 //! |---|---|---|---|
 //! | `waiting` | owner sets, Release; peer clears, AcqRel | peer, Relaxed around the fence | `wants` |
 //! | `bell` | peer, Release; owner at an end | owner, Acquire; the kernel | that something was published or ended |
 //!
-//! Two things that loom does not see, for whoever reviews this for a weakly ordered machine: the
-//! clear is AcqRel and stands before the count, which is Release. A clear that came late would
-//! wipe out the bit of the sleeper's *next* park.
+//! Loom does not check two things, which a review for a weakly ordered machine must: the clear is
+//! AcqRel, and it comes before the increment, which is Release. A late clear would wipe out the bit
+//! of the sleeper's *next* park.
 
 use crate::shm::layout::{BellWords, MOST_WAITERS, Side};
 use crate::shm::region::{Region, Words};
@@ -34,58 +34,57 @@ use crate::sync::{Arc, AtomicU32, Ordering, fence};
 use crate::sys::futex;
 use crate::sys::op_counts::{Step, step};
 
-/// The bell of one side: its owner parks by it, the other side rings it.
+/// The bell of one side: its owner parks by it, and the other side wakes the owner with it.
 #[derive(Debug)]
 pub(crate) struct Bell {
     words: Words,
 }
 
 impl Bell {
-    /// The bell that wakes `side`.
+    /// Returns the bell that wakes `side`.
     pub(crate) fn new(region: &Arc<Region>, side: Side) -> Self {
         Self { words: region.words(side) }
     }
 
-    /// The futex word, for whoever waits on it.
+    /// Returns the futex word, to wait on it.
     pub(crate) fn word(&self) -> &AtomicU32 {
         &self.words().bell
     }
 
-    /// The count, to be read before [`arm`](Self::arm) by a caller that will block.
+    /// Returns the count. A caller that will block reads it before [`arm`](Self::arm).
     pub(crate) fn count(&self) -> u32 {
         // ORDERING: Acquire pairs with the Release in `wake`.
         self.word().load(Ordering::Acquire)
     }
 
-    /// Says that this side is about to sleep; the caller then looks once more at what it waits
-    /// for. `true` if nobody had said so since the last wake.
+    /// Announces that this side is about to sleep. The caller then looks once more for what it
+    /// waits for. Returns `true` if the bit was not set yet.
     pub(crate) fn arm(&self, bit: u32) -> bool {
         // ORDERING: Release carries `wants` to the consumer that sees the bit and then fences.
         let before = self.words().waiting.fetch_or(bit, Ordering::Release);
-        // ORDERING: the parker's fence; partner of the one in `ring`.
+        // ORDERING: the parker's fence; partner of the one in `wake_if_waiting`.
         fence(Ordering::SeqCst);
         step(Step::Fence);
         before & bit == 0
     }
 
-    /// Takes back what [`arm`](Self::arm) said, if it was the first to say so and its second look
-    /// found something. Without this the next publication would wake nobody at the price of a
-    /// system call.
+    /// Takes back [`arm`](Self::arm), if that call set the bit and the second look found something.
+    /// Otherwise the next publication would make a system call that wakes nobody.
     pub(crate) fn disarm(&self, bit: u32) {
         // ORDERING: Relaxed; the bit only ever asks for a wake that is no longer needed.
         self.words().waiting.fetch_and(!bit, Ordering::Relaxed);
     }
 
-    /// Whether this side still waits for `bit`: nobody rang for it since it was armed.
+    /// Whether this side still waits for `bit`: it was not woken for it since it was armed.
     #[inline]
     pub(crate) fn is_armed(&self, bit: u32) -> bool {
         step(Step::Look);
-        // ORDERING: Relaxed; a stale answer costs a second look or a wake too many.
+        // ORDERING: Relaxed; a stale answer costs a second look or a needless wake.
         self.words().waiting.load(Ordering::Relaxed) & bit != 0
     }
 
-    /// Wakes the side if it sleeps for `bit`, after something was published for it. `true` if it
-    /// did, at the price of a system call.
+    /// Wakes the side if it sleeps for `bit`, after something was published for it. Returns `true`
+    /// if it made the system call.
     #[inline]
     pub(crate) fn wake_if_waiting(&self, bit: u32) -> bool {
         // ORDERING: the publisher's fence; partner of the one in `arm`.
@@ -94,7 +93,7 @@ impl Bell {
         self.wake_if_waiting_fenced(bit)
     }
 
-    /// As [`wake_if_waiting`](Self::wake_if_waiting), for a caller that has fenced since it
+    /// Like [`wake_if_waiting`](Self::wake_if_waiting), for a caller that has fenced since it
     /// published.
     #[inline]
     pub(crate) fn wake_if_waiting_fenced(&self, bit: u32) -> bool {
@@ -103,8 +102,8 @@ impl Bell {
 
     #[cold]
     fn claim_and_strike(&self, bit: u32) -> bool {
-        // ORDERING: AcqRel keeps the clear before the count in `wake`; of several that ring, one
-        // sees the bit.
+        // ORDERING: AcqRel keeps the clear before the increment in `wake`; if several threads wake
+        // at once, only one sees the bit.
         if self.words().waiting.fetch_and(!bit, Ordering::AcqRel) & bit == 0 {
             return false;
         }
@@ -112,12 +111,13 @@ impl Bell {
         true
     }
 
-    /// Rings whatever the bits say: for an end, after its flag was set.
+    /// Wakes the side whatever the bits say: for an end, after its flag was set.
     pub(crate) fn wake(&self) {
-        // ORDERING: Release pairs with the Acquire in `count`: who sees the count sees the reason.
+        // ORDERING: Release pairs with the Acquire in `count`: a thread that sees the count sees
+        // the reason for it.
         self.word().fetch_add(1, Ordering::Release);
         // PEER: it may have a million waiters there, and a wake walks over all that it wakes, with
-        // their queue locked. A lawful side has fewer than this.
+        // their queue locked. A conforming side has fewer than this.
         futex::wake_at_most(self.word(), MOST_WAITERS);
     }
 

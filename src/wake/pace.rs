@@ -1,31 +1,31 @@
-//! Keeping a distance behind a producer in full flight.
+//! Keeps a distance from a producer that is busy.
 //!
-//! A consumer on the producer's heels tears each line out of the other core's cache while it is
-//! being written, and each look at an empty ring does it again: both then go at the pace of the
-//! interconnect. Some distance behind, the lines are complete, and they come prefetched. So a
-//! consumer that has taken many packets in a short time and then finds none lets a moment pass
-//! before it looks again, in which the producer gets ahead of it undisturbed.
+//! A consumer directly after the producer takes each line from the other core's cache while it is
+//! being written, and each look at an empty ring does it again: both are then as slow as the
+//! interconnect. At some distance, the lines are complete and prefetched. So a consumer that has
+//! taken many packets in a short time and then finds none waits a moment before it looks again.
+//! Meanwhile the producer gets ahead of it undisturbed.
 //!
-//! A lone packet and a round trip pay nothing for it: that there is a stream has to be seen first,
-//! as [`EVIDENCE`] packets at no more than [`APART`] each. And a moment that has brought fewer
-//! packets than that rate promises was for nothing: then twice the evidence is asked for the next
-//! time, up to [`MOST_EVIDENCE`], until one has paid again.
+//! This costs a single packet and a round trip nothing: a stream has to be seen first, as
+//! [`EVIDENCE`] packets at no more than [`APART`] each. If a moment has brought fewer packets than
+//! that rate promises, it was without effect: the next one then needs twice the evidence, up to
+//! [`MOST_EVIDENCE`], until a moment has paid again.
 
 use std::time::{Duration, Instant};
 
-/// How long a moment is. Longer ones give more distance, and are what a packet that comes alone
-/// after a stream may be late by.
+/// The length of a moment. Longer ones give more distance, but may delay a single packet after a
+/// stream by as much.
 ///
 /// 64 bytes, async, two cores, rings of 256 KiB, 1 MiB and 4 MiB: 6, 8 and 7 million packets a
 /// second without it, 7, 9 and 10 with 1 us, 9, 14 and 15 with 4 us, and no more with 8 us.
 const MOMENT: Duration = Duration::from_micros(4);
 
-/// How far apart the packets of a stream come, at most: on the producer's heels, each costs about
-/// one line's way from core to core, which is 50 to 250 ns. A round trip costs more than two. (With
-/// 150 ns, where that way takes 200, streams were now and then not known for what they were.)
+/// The largest distance between packets of a stream. Directly after the producer, each packet costs
+/// about one transfer of a line from core to core, which is 50 to 250 ns. A round trip costs more
+/// than two. (With 150 ns, where the transfer takes 200, streams were sometimes not recognized.)
 const APART: Duration = Duration::from_nanos(300);
 
-/// So many packets show that there is a stream.
+/// How many packets show that there is a stream.
 const EVIDENCE: u64 = 32;
 const MOST_EVIDENCE: u64 = 4096;
 
@@ -34,9 +34,9 @@ const MOST_EVIDENCE: u64 = 4096;
 pub(crate) struct Pace {
     /// The empty look from which the packets are counted, and how many had been taken then.
     since: Option<(Instant, u64)>,
-    /// How many are needed.
+    /// How many packets are needed.
     evidence: u64,
-    /// The last empty look that looked at the clock was followed by a moment.
+    /// A moment followed the last empty look that read the clock.
     waited: bool,
 }
 
@@ -45,10 +45,10 @@ impl Pace {
         Self { since: None, evidence: EVIDENCE, waited: false }
     }
 
-    /// The ring is empty, after `taken` packets in all: for how long not to look at it.
+    /// Called when the ring is empty, after `taken` packets in total. Returns for how long not to
+    /// look at it.
     ///
-    /// Asks what time it is once for many packets, so that a round trip does not pay for that
-    /// either.
+    /// Reads the clock once for many packets, so that a round trip does not pay for that either.
     #[inline]
     pub(crate) fn at_empty(
         &mut self,
@@ -82,12 +82,12 @@ impl Pace {
     }
 }
 
-/// How long so many packets of a stream take, at most.
+/// Returns how long `packets` packets of a stream take at most.
 fn stretch(packets: u64) -> Duration {
     APART.saturating_mul(u32::try_from(packets).unwrap_or(u32::MAX))
 }
 
-/// Lets `moment` pass without a look at the ring.
+/// Waits for `moment` without looking at the ring.
 pub(crate) fn let_pass(moment: Duration) {
     let begun = Instant::now();
     while begun.elapsed() < moment {
@@ -99,8 +99,8 @@ pub(crate) fn let_pass(moment: Duration) {
 mod tests {
     use super::*;
 
-    /// Packets come in groups of `group`, one group each `apart`; says how many empty looks of
-    /// `looks` were followed by a moment.
+    /// Packets come in groups of `group`, one group each `apart`. Returns how many of `looks` empty
+    /// looks were followed by a moment.
     fn moments(pace: &mut Pace, looks: u32, group: u64, apart: Duration) -> usize {
         let (mut now, mut taken) = (Instant::now(), 0);
         let mut count = 0;
@@ -110,7 +110,7 @@ mod tests {
             if let Some(moment) = pace.at_empty(taken, || now) {
                 count += 1;
                 now += moment;
-                // What comes meanwhile is taken then.
+                // Packets that come meanwhile are taken then.
                 taken += u64::try_from(moment.as_nanos() / apart.as_nanos()).unwrap() * group;
             }
         }
@@ -129,7 +129,7 @@ mod tests {
         for trip in 1..100_000 {
             now += Duration::from_nanos(200);
             if let Some(moment) = pace.at_empty(trip, || now) {
-                // The answer comes only when we have sent, so nothing came meanwhile.
+                // The answer comes only after we have sent, so nothing came meanwhile.
                 (now, waited) = (now + moment, waited + 1);
             }
         }
@@ -154,7 +154,7 @@ mod tests {
             now += Duration::from_micros(50);
             assert_eq!(pace.at_empty(taken, || now), None);
         }
-        // A stream is known at once.
+        // A stream is recognized at once.
         assert!(moments(&mut pace, 1_000, 2, Duration::from_nanos(100)) > 900);
     }
 
@@ -163,7 +163,8 @@ mod tests {
         let mut pace = Pace::new();
         let (mut now, mut taken, mut waited) = (Instant::now(), 0, 0);
         for _ in 0..1_000 {
-            // Bursts of 96 packets in two groups, whose second one looks like a stream going on.
+            // Bursts of 96 packets in two groups, the second of which looks like the continuation
+            // of a stream.
             for _ in 0..2 {
                 taken += 48;
                 now += Duration::from_micros(1);
@@ -172,7 +173,7 @@ mod tests {
             now += Duration::from_micros(50);
         }
         assert!((1..10).contains(&waited), "{waited}");
-        // A stream is known again, if it takes longer.
+        // A stream is recognized again, but later.
         assert!(moments(&mut pace, 10_000, 2, Duration::from_nanos(100)) > 5_000);
     }
 

@@ -1,21 +1,23 @@
-//! Looking again for a short while before going to sleep.
+//! Repeats a look for a short while before going to sleep.
 //!
-//! To park and be woken costs both sides thousands of nanoseconds; an answer often comes in
-//! hundreds. So an empty look may be repeated for a while, if that has paid lately:
+//! Parking and waking costs both sides thousands of nanoseconds; an answer often comes in hundreds.
+//! So a look that finds nothing may be repeated for a while, if that has paid lately:
 //!
-//! - a channel's own record decides whether: while spins pay it goes on, and after some that did
-//!   not it sits out ever more parks until the next trial;
+//! - a channel's own record decides whether it spins. As long as spins pay, it continues. After
+//!   some that did not pay, it backs off for more and more parks until the next trial;
 //! - the thread's allowance bounds all channels on it together: spins that do not pay use up at
-//!   most one eighth of its time, and never more than a cap at once. A hundred idle channels on one
-//!   thread thus do not spin a hundred times;
-//! - where both sides have but one and the same core, nothing can come while we spin, so there is
-//!   none. That is asked once: of this process at its first channel, of the peer when it connects.
+//!   most one eighth of its time, and never more than a cap at once. So a hundred idle channels on
+//!   one thread do not spin a hundred times;
+//! - if both sides run on one and the same core, nothing can come while we spin, so there is no
+//!   spinning. This is checked once: for this process at its first channel, for the peer when it
+//!   connects.
 //!
-//! A task that spins keeps the others of its thread waiting. Where its driver is parked in, it does
-//! so for a moment only ([`IN_POLL`]) and leaves the rest to `park`, where the thread has nothing
-//! else to do: there all channels whose tasks wait are looked at in turn.
+//! A task that spins delays the other tasks of its thread. If its driver is parked in, it spins
+//! only for a moment ([`IN_POLL`]) and leaves the rest to `park`, where the thread has nothing else
+//! to do: there the driver looks at all channels whose tasks wait in turn.
 //!
-//! Nothing here is part of the protocol: the state is this process's own, and races cost accuracy.
+//! Nothing here is part of the protocol: the state belongs to this process, and races only cost
+//! accuracy.
 
 use std::cell::Cell;
 use std::hint::spin_loop;
@@ -27,70 +29,73 @@ use rustix::thread::{CpuSet, sched_getaffinity};
 
 /// How long a channel spins at most, unless its builder says otherwise.
 ///
-/// It has to outlast one wake of the peer, or two sides that found each other asleep would never
-/// find each other awake: through a driver's thread to a task on another, that is 20 to 40 us.
+/// It has to be longer than one wake of the peer. Otherwise two sides that found each other asleep
+/// would never find each other awake. Through a driver's thread to a task on another, a wake takes
+/// 20 to 40 us.
 pub(crate) const DEFAULT_SPIN: Duration = Duration::from_micros(50);
 
-/// How long a task spins at most whose driver goes on with it in `park`: for an answer that is
-/// under way already.
+/// How long a task spins at most if its driver continues the spin in `park`: for an answer that is
+/// already under way.
 pub(crate) const IN_POLL: Duration = Duration::from_micros(2);
 
-/// The longest cap that may be set; a thread that spins serves nobody else.
+/// The longest cap that may be set; a thread that spins serves nothing else.
 const LONGEST: Duration = Duration::from_millis(1);
 
-/// After so many spins in a row that did not pay, parks are sat out: twice as many each time.
+/// After this many spins in a row that did not pay, the channel backs off for a number of parks,
+/// which doubles each time.
 const PATIENCE: u32 = 3;
-/// At most 2 to the power of this many.
+/// The number of parks is at most 2 to the power of this.
 const LONGEST_BACKOFF: u32 = 8;
 
-/// An unpaid spin is earned by so many times its length without one.
+/// A thread earns a spin that does not pay by this many times its length without one.
 const EARNINGS: u32 = 8;
 
-/// So many looks come without a pause, for an answer that is on its way: a pause takes up to 50 ns.
+/// How many looks come without a pause, for an answer that is on its way: a pause takes up to 50
+/// ns.
 const EAGER: u32 = 32;
 
-/// Pauses between two looks, at most: longer ones miss what comes, shorter ones tear the line that
-/// the peer is about to write out of its cache each time.
+/// The most pauses between two looks. Longer pauses miss what comes; shorter ones take the line
+/// that the peer is about to write out of its cache each time.
 const MOST_PAUSES: u32 = 64;
 
-/// The record of one direction of a channel.
+/// The spin record of one direction of a channel.
 #[derive(Debug)]
 pub(crate) struct Spin {
-    /// Nanoseconds, as the builder has it; 0 is off.
+    /// The cap that the builder set, in nanoseconds; 0 is off.
     wanted: u32,
-    /// The same, or 0 as long as nothing could come meanwhile.
+    /// The same, or 0 as long as nothing can come during a spin.
     cap: AtomicU32,
-    /// Unpaid in a row.
+    /// How many spins in a row did not pay.
     misses: AtomicU32,
-    /// Parks still to be sat out.
+    /// For how many more parks to back off.
     backoff: AtomicU32,
 }
 
 impl Spin {
-    /// A record that allows spins of up to `cap`; 0 turns it off.
+    /// Returns a record that allows spins of up to `cap`; 0 turns spinning off.
     pub(crate) fn new(cap: Duration) -> Self {
         let wanted = u32::try_from(cap.min(LONGEST).as_nanos()).unwrap_or(u32::MAX);
         let cap = AtomicU32::new(if has_several_cores() { wanted } else { 0 });
         Self { wanted, cap, misses: AtomicU32::new(0), backoff: AtomicU32::new(0) }
     }
 
-    /// The peer is there, as the process `pid`: on another core than ours, perhaps.
+    /// Notes that the peer is the process `pid`, which may run on another core than this process.
     pub(crate) fn meet(&self, pid: i32) {
         if !has_several_cores() && runs_elsewhere(pid) {
             self.cap.store(self.wanted, Ordering::Relaxed);
         }
     }
 
-    /// How long it spins at most; 0 is not at all.
+    /// Returns how long it spins at most; 0 is not at all.
     pub(crate) fn cap(&self) -> Duration {
         if cfg!(all(test, loom)) {
             return Duration::ZERO;
         }
-        // ORDERING: Relaxed, all in this module: a record of our own, which publishes nothing.
+        // ORDERING: Relaxed for all in this module: a record of our own, which publishes nothing.
         Duration::from_nanos(self.cap.load(Ordering::Relaxed).into())
     }
 
-    /// For how long it is worth while to spin now, if it is.
+    /// Returns for how long it is worth spinning now, if it is.
     pub(crate) fn wish(&self) -> Option<Duration> {
         let cap = self.cap.load(Ordering::Relaxed);
         if cap == 0 {
@@ -104,7 +109,7 @@ impl Spin {
         Some(Duration::from_nanos(cap.into()))
     }
 
-    /// Enters an outcome into the books.
+    /// Records whether a spin found something.
     pub(crate) fn note(&self, found: bool) {
         if found { self.paid() } else { self.missed() }
     }
@@ -129,7 +134,7 @@ pub(crate) struct Spinning {
     started: Instant,
     budget: Duration,
     looks: u32,
-    /// How long it had taken when it last looked at the clock.
+    /// How long it had taken when it last read the clock.
     so_far: Duration,
 }
 
@@ -143,9 +148,9 @@ impl Spinning {
         let cap = u32::try_from(wish.as_nanos()).unwrap_or(u32::MAX);
         let started = Instant::now();
         let allowed = Allowance::of_thread(started, cap);
-        // A short one would miss a peer that was asleep and has to wake up first. The thread would
-        // spend what it earns on such, and two sides that fell asleep would never find each other
-        // awake again.
+        // A short spin would miss a peer that was asleep and has to wake up first. The thread would
+        // spend what it earns on such spins, and two sides that fell asleep would never find each
+        // other awake again.
         if allowed < cap / 4 * 3 {
             return None;
         }
@@ -157,7 +162,7 @@ impl Spinning {
         })
     }
 
-    /// Waits for a moment; `false` once the time is up.
+    /// Waits for a moment. Returns `false` once the time is up.
     pub(crate) fn again(&mut self) -> bool {
         self.looks += 1;
         if self.looks < EAGER {
@@ -170,12 +175,12 @@ impl Spinning {
         self.so_far < self.budget
     }
 
-    /// How long it has taken, as far as it has looked at the clock.
+    /// Returns how long it had taken when it last read the clock.
     pub(crate) fn so_far(&self) -> Duration {
         self.so_far
     }
 
-    /// It did not pay: the thread has less to spend.
+    /// Charges the spin, which did not pay, to the thread.
     pub(crate) fn lost(self) {
         let spent = self.started.elapsed().as_nanos();
         Allowance::spend(u32::try_from(spent).unwrap_or(u32::MAX));
@@ -186,7 +191,7 @@ impl Spinning {
 #[derive(Clone, Copy)]
 struct Allowance {
     nanos: u32,
-    /// The longest cap that was asked for: more is not saved up.
+    /// The longest cap that was asked for. No more than this is saved.
     most: u32,
     since: Instant,
 }
@@ -196,13 +201,13 @@ thread_local! {
 }
 
 impl Allowance {
-    /// What there is `now`, of at most `cap`.
+    /// Returns what the thread may spend `now`, at most `cap`.
     fn of_thread(now: Instant, cap: u32) -> u32 {
         let Self { nanos, most, since } =
             ALLOWANCE.get().unwrap_or(Self { nanos: 0, most: 0, since: now });
         let passed = now.saturating_duration_since(since).as_nanos();
         let earned = u32::try_from(passed / u128::from(EARNINGS)).unwrap_or(u32::MAX);
-        // A longer cap than ever before comes as a present.
+        // A cap that is longer than any before adds the difference at once.
         let earned = earned.saturating_add(cap.saturating_sub(most));
         let most = most.max(cap);
         let nanos = nanos.saturating_add(earned).min(most);
@@ -217,10 +222,10 @@ impl Allowance {
     }
 }
 
-/// Whether the process may run on a core that we may not.
+/// Whether the process may run on a core that this process may not run on.
 fn runs_elsewhere(pid: i32) -> bool {
     let Some(pid) = Pid::from_raw(pid) else {
-        // Of another PID namespace. Spins that do not pay stop by themselves.
+        // It is in another PID namespace. Spins that do not pay stop by themselves.
         return true;
     };
     match (sched_getaffinity(None), sched_getaffinity(Some(pid))) {
@@ -233,7 +238,7 @@ fn runs_elsewhere(pid: i32) -> bool {
 
 /// Whether this process may run on more than one core.
 fn has_several_cores() -> bool {
-    // No `OnceLock`: a forked child would wait for a thread that was about to fill it.
+    // Not a `OnceLock`: a forked child would wait for a thread that was about to fill it.
     static CORES: AtomicUsize = AtomicUsize::new(0);
     // ORDERING: Relaxed; the number publishes nothing, and all threads find the same one.
     let mut cores = CORES.load(Ordering::Relaxed);
@@ -257,7 +262,7 @@ mod tests {
         true
     }
 
-    /// A record of a machine with several cores, whatever this one has.
+    /// A record as on a machine with several cores, however many this one has.
     fn record(cap: Duration) -> Spin {
         let nanos = u32::try_from(cap.as_nanos()).unwrap();
         Spin { cap: nanos.into(), ..Spin::new(cap) }

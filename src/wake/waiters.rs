@@ -1,11 +1,11 @@
 //! Tasks and threads of this process that wait for the same thing.
 //!
-//! First come, first served; one that is dropped passes its turn on. Nearly always one waits, or
-//! none. So the [`first`] to come has a place that costs no allocation, and only those who come
-//! while it is taken wait in a [`queue`].
+//! They are served in the order in which they came. A waiter that is dropped after it was woken
+//! passes its wake on. Nearly always there is one waiter or none. So the [`first`] to come has a
+//! place that needs no allocation, and only those that come while it is taken wait in a [`queue`].
 //!
-//! Wakers are foreign code: they are cloned, called and dropped outside of every lock, each
-//! shielded from the others' panics.
+//! Wakers are foreign code: they are cloned, called and dropped outside every lock, and a panic of
+//! one does not reach the others.
 
 mod first;
 mod queue;
@@ -21,10 +21,10 @@ use crate::sync::{Arc, AtomicU32, Ordering};
 use crate::sys::fork::Origin;
 use crate::sys::futex;
 
-/// Those who wait.
+/// The waiters for one thing.
 ///
-/// They are of the process that made this. In a forked child nobody joins and nobody is woken: a
-/// thread of the parent's may have held one of the locks at the fork.
+/// They belong to the process that created this. In a forked child nobody joins and nobody is
+/// woken: a thread of the parent may have held one of the locks at the fork.
 #[derive(Debug, Default)]
 pub(crate) struct Waiters(Arc<Places>);
 
@@ -32,7 +32,7 @@ pub(crate) struct Waiters(Arc<Places>);
 struct Places {
     first: First,
     queue: Queue,
-    /// Looked at before any lock is taken.
+    /// Checked before any lock is taken.
     origin: Origin,
 }
 
@@ -43,8 +43,8 @@ impl Default for Places {
 }
 
 impl Waiters {
-    /// Takes a place. What the caller waits for has to be looked at after this; in a forked child,
-    /// that is the fork.
+    /// Takes a place. The caller must look for what it waits for after this; in a forked child, for
+    /// the fork.
     pub(crate) fn join(&self) -> Waiting {
         let place = if self.0.origin.has_left() {
             Place::Nowhere
@@ -63,7 +63,7 @@ impl Waiters {
         }
     }
 
-    /// Whether nobody waits. One that was woken does until it looks.
+    /// Whether nobody waits. A waiter that was woken counts until it looks.
     pub(crate) fn is_empty(&self) -> bool {
         self.0.origin.has_left() || self.0.first.is_empty()
     }
@@ -73,7 +73,7 @@ impl Waiters {
         self.0.notify(1);
     }
 
-    /// Wakes everyone.
+    /// Wakes all waiters.
     pub(crate) fn notify_all(&self) {
         self.0.notify(usize::MAX);
     }
@@ -94,7 +94,7 @@ impl Places {
     }
 }
 
-/// A place among those who wait. Dropped after it was woken, it wakes the next one.
+/// A place among the waiters. If it is dropped after it was woken, it wakes the next one.
 #[derive(Debug)]
 pub(crate) struct Waiting {
     places: Arc<Places>,
@@ -105,18 +105,18 @@ pub(crate) struct Waiting {
 enum Place {
     First,
     Queued(Queued),
-    /// The first one, whose turn was taken.
+    /// The first place, after its wake was used.
     Left,
     /// In a forked child.
     Nowhere,
 }
 
 impl Waiting {
-    /// Ready once this place was woken; to wait again, join again.
+    /// Ready once this place was woken. To wait again, join again.
     pub(crate) fn poll(&mut self, cx: &mut Context<'_>) -> Poll<()> {
         match &mut self.place {
             Place::Nowhere => Poll::Pending,
-            // A fork lies between: the caller is to look at it.
+            // There was a fork since: the caller must check for it.
             _ if self.places.origin.has_left() => Poll::Ready(()),
             Place::First => {
                 let polled = self.places.first.poll(cx.waker());
@@ -130,7 +130,8 @@ impl Waiting {
         }
     }
 
-    /// Blocks the thread until this place is woken or the time has come. `true` if it was woken.
+    /// Blocks the thread until this place is woken or the deadline passes. Returns `true` if it was
+    /// woken.
     pub(crate) fn wait_until(&mut self, deadline: Option<Instant>) -> bool {
         let sleeper = Arc::new(Sleeper(AtomicU32::new(0)));
         let waker = Waker::from(sleeper.clone());
@@ -141,7 +142,7 @@ impl Waiting {
             if left.is_some_and(|left| left.is_zero()) {
                 return false;
             }
-            // Once only: from then on the place was woken.
+            // Sleeps only once: after its waker is called, the place has been woken.
             futex::wait(&sleeper.0, 0, left);
         }
         true
@@ -153,7 +154,7 @@ impl Drop for Waiting {
         let places = &self.places;
         let place = std::mem::replace(&mut self.place, Place::Left);
         match place {
-            // To leave the queue takes its lock.
+            // Leaving the queue would take its lock.
             place if places.origin.has_left() => std::mem::forget(place),
             Place::First if places.first.leave() => places.notify(1),
             Place::First | Place::Left | Place::Nowhere => {}
@@ -176,7 +177,7 @@ impl Wake for Sleeper {
     }
 }
 
-/// A panic in one executor's waker must not cost another its wake.
+/// Calls `waker`. A panic in one executor's waker must not cost another its wake.
 fn wake(waker: Waker) {
     let _ = catch_unwind(AssertUnwindSafe(|| waker.wake()));
 }

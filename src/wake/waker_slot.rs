@@ -1,16 +1,16 @@
-//! The waker of whoever is to be woken.
+//! A slot for the waker of a task.
 
 use std::task::Waker;
 
 use crate::sys::fork::ProcessLock;
 
-/// Room for one waker. Foreign code is not called with the lock held: cloning one is, and dropping
-/// one. In a forked child it is empty, and stays so.
+/// Room for one waker. The lock is not held while a waker is cloned or dropped, because both call
+/// foreign code. In a forked child the slot is empty, and stays so.
 #[derive(Debug, Default)]
 pub(crate) struct WakerSlot(ProcessLock<Option<Waker>>);
 
 impl WakerSlot {
-    /// From now on it is `waker`, or one that wakes the same.
+    /// Stores `waker`, unless the slot holds one that wakes the same task.
     pub(crate) fn set(&self, waker: &Waker) {
         let is_known = |known: &Waker| known.will_wake(waker);
         if self.0.lock().is_none_or(|slot| slot.as_ref().is_some_and(is_known)) {
@@ -21,7 +21,7 @@ impl WakerSlot {
         drop(former);
     }
 
-    /// Moved out, not cloned.
+    /// Takes the waker out of the slot.
     pub(crate) fn take(&self) -> Option<Waker> {
         self.0.lock()?.take()
     }

@@ -1,6 +1,6 @@
-//! The place of the first to come.
+//! The place of the first waiter to come.
 //!
-//! Whoever has it came before all that are queued: it is taken only while none is.
+//! Its holder came before all that are queued: the place is only taken while the queue is empty.
 
 use std::task::{Poll, Waker};
 
@@ -12,7 +12,7 @@ pub(super) struct First(Mutex<State>);
 #[derive(Debug, Default)]
 struct State {
     place: Place,
-    /// How many there are besides, in the queue or about to join it.
+    /// How many other waiters there are, in the queue or about to join it.
     queued: usize,
 }
 
@@ -20,14 +20,14 @@ struct State {
 enum Place {
     #[default]
     Free,
-    /// By whom it was polled last.
+    /// The waker of its last poll.
     Taken(Option<Waker>),
-    /// It is taken by one that was woken and has not looked yet.
+    /// Its holder was woken and has not looked yet.
     Woken,
 }
 
 impl First {
-    /// Takes the place; else the caller counts as queued from now on.
+    /// Takes the place. Otherwise the caller counts as queued from now on.
     pub(super) fn take(&self) -> bool {
         let mut state = lock(&self.0);
         let is_free = matches!(state.place, Place::Free) && state.queued == 0;
@@ -39,7 +39,7 @@ impl First {
         is_free
     }
 
-    /// Gives the place back; says whether a turn is to be passed on.
+    /// Gives the place back. Returns whether its wake has to be passed on.
     pub(super) fn leave(&self) -> bool {
         let mut state = lock(&self.0);
         let place = std::mem::take(&mut state.place);
@@ -47,7 +47,7 @@ impl First {
         matches!(place, Place::Woken)
     }
 
-    /// One in the queue has left.
+    /// Notes that a waiter has left the queue.
     pub(super) fn forget_queued(&self) {
         lock(&self.0).queued -= 1;
     }
@@ -58,8 +58,8 @@ impl First {
         matches!(state.place, Place::Free) && state.queued == 0
     }
 
-    /// Wakes who is here by the waker that this returns; says whether the queue is to be notified.
-    /// `most` are to have been woken afterwards, of all.
+    /// Wakes the holder of the place through the returned waker. Also returns whether the queue has
+    /// to be notified. `most` is how many of all waiters shall be woken after this.
     pub(super) fn notify(&self, most: usize) -> (Option<Waker>, bool) {
         let mut state = lock(&self.0);
         let mut here = 1;
@@ -78,9 +78,9 @@ impl First {
         (waker, state.queued > 0 && most > here)
     }
 
-    /// For whoever has the place: ready, and it is free, if it was woken.
+    /// Polls for the holder of the place. If it was woken, frees the place and is ready.
     pub(super) fn poll(&self, waker: &Waker) -> Poll<()> {
-        // Declared first, so that it is dropped last: outside of the lock, as it is cloned.
+        // Declared first, so that it is dropped last: outside the lock, like the clone.
         let mut other;
         let mut state = lock(&self.0);
         if let Place::Taken(known) = &state.place {

@@ -1,9 +1,9 @@
-//! Those who came while the first place was taken.
+//! The waiters that came while the first place was taken.
 //!
 //! event-listener queues them. But it calls wakers with its list locked. A waker that drops another
 //! waiter would then deadlock, and one that panics would break the list for good; both happen with
-//! hand-written executors. So what is registered is a proxy, which only notes down the task's real
-//! waker. The notifier calls the noted ones afterwards.
+//! hand-written executors. So the registered waker is a proxy, which only records the task's real
+//! waker. The notifier calls the recorded wakers afterwards.
 
 use std::pin::Pin;
 use std::sync::{Mutex, MutexGuard, PoisonError};
@@ -27,20 +27,20 @@ impl Queue {
         Queued { listener: self.event.listen(), registered: Waker::from(proxy.clone()), proxy }
     }
 
-    /// Has so many of them be woken, those included that were and have not looked yet.
+    /// Wakes up to `most` waiters, including those that were woken and have not looked yet.
     pub(super) fn notify(&self, most: usize) {
         self.event.notify(most);
         self.noted.wake_all();
     }
 
-    /// One leaves. Its wake, if it has not used it, goes to the next.
+    /// Removes a waiter. If it has not used its wake, the next one gets it.
     pub(super) fn leave(&self, queued: Queued) {
         drop(queued);
         self.noted.wake_all();
     }
 }
 
-/// A place in the queue. Dropped, it notes the next one if it was woken.
+/// A place in the queue. If it is dropped after it was woken, it records the next waiter's waker.
 #[derive(Debug)]
 pub(super) struct Queued {
     listener: EventListener,
@@ -56,18 +56,19 @@ impl Queued {
     }
 }
 
-/// Real wakers that are to be called as soon as no lock is held.
+/// Real wakers to call as soon as no lock is held.
 #[derive(Debug, Default)]
 struct Noted(Mutex<Vec<Waker>>);
 
 impl Noted {
     fn wake_all(&self) {
-        // Whoever takes the list wakes it; a waker noted meanwhile is found by who noted it.
+        // The thread that takes the list wakes all in it. A waker recorded meanwhile is found by
+        // the thread that recorded it.
         let wakers = std::mem::take(&mut *self.lock());
         wakers.into_iter().for_each(wake);
     }
 
-    /// Std's lock, in the models too: nothing that loom schedules happens inside.
+    /// Takes std's lock, in the models too: nothing that loom schedules happens inside.
     fn lock(&self) -> MutexGuard<'_, Vec<Waker>> {
         self.0.lock().unwrap_or_else(PoisonError::into_inner)
     }

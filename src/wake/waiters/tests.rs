@@ -1,4 +1,4 @@
-//! Order, turns, and wakers that behave as badly as they may.
+//! Tests of order, of passing wakes on, and of wakers that behave as badly as they may.
 
 use std::sync::atomic::{AtomicUsize, Ordering};
 use std::sync::{Mutex, mpsc};
@@ -9,7 +9,7 @@ use std::time::Duration;
 use super::*;
 use crate::sync::lock;
 
-/// Longer than anything here takes, shorter than anybody's patience.
+/// Longer than anything here takes, and short enough to wait for.
 const PATIENCE: Duration =
     Duration::from_secs(if option_env!("WAKERING_SLOW").is_some() { 200 } else { 20 });
 
@@ -153,7 +153,7 @@ fn a_waker_that_panics_costs_nobody_else_a_wake() {
     let (_next, count) = parked(&waiters);
     waiters.notify_all();
     assert_eq!(count.get(), 1);
-    // The queue still works, and the turn of the one whose waker panicked is still its own.
+    // The queue still works, and the waiter whose waker panicked still has its own wake.
     let (_later, later) = parked(&waiters);
     assert!(poll(&mut panicking, &waker).is_ready());
     waiters.notify_all();
@@ -249,7 +249,7 @@ fn threads_and_tasks_share_the_queue() {
     assert!(thread.join().unwrap(), "the thread was not woken");
 }
 
-/// Each takes a turn and gives one: a turn that got lost stops them all.
+/// Each thread takes a wake and gives one: a lost wake stops them all.
 #[test]
 fn no_turn_gets_lost_among_threads() {
     const TURNS: usize = 20_000;
@@ -285,7 +285,7 @@ fn no_turn_gets_lost_among_threads() {
     });
 }
 
-/// A waker whose clone notifies, and which drops another's place when it is dropped.
+/// A waker whose clone notifies, and whose drop drops another waiter's place.
 struct Foreign {
     waiters: Waiters,
     other: Mutex<Option<Waiting>>,
@@ -297,12 +297,12 @@ impl Foreign {
         RawWakerVTable::new(Self::clone, |_| {}, |_| {}, |data| Self::of(data).drop_another());
 
     fn waker(&'static self) -> Waker {
-        // SAFETY: the calls do with the data what they may: it is shared, and never goes.
+        // SAFETY: the calls do with the data only what is allowed: it is shared, and lives forever.
         unsafe { Waker::new(std::ptr::from_ref(self).cast(), &Self::CALLS) }
     }
 
     fn of(data: *const ()) -> &'static Self {
-        // SAFETY: it is what `waker` made of a `&'static Self`.
+        // SAFETY: the pointer is what `waker` made of a `&'static Self`.
         unsafe { &*data.cast() }
     }
 
