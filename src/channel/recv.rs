@@ -159,8 +159,8 @@ where
         }
     }
 
-    /// Whether the driver continues the spin. It does if its thread is parked in it, so that the
-    /// spin delays nobody.
+    /// Whether the driver continues the spin. It does if the task's thread parks in the driver,
+    /// where the spin delays nobody.
     fn spins_on<W: Wait>(&self) -> bool {
         W::LIMIT == Limit::Budget
             && self.channel.driver.get().is_some_and(Registration::is_parked_in)

@@ -12,7 +12,7 @@ use crate::sync::{Arc, Ordering, fence};
 use crate::sys::cpu::CACHE_LINE;
 use crate::sys::op_counts::{Step, step};
 
-/// Reads records. One for a ring; `&mut self` throughout.
+/// Reads records. There is one for each ring, used through `&mut self`.
 #[derive(Debug)]
 pub(crate) struct Consumer {
     memory: RingMemory,
@@ -22,28 +22,28 @@ pub(crate) struct Consumer {
     pool: Pool,
     /// Where the next record's header is.
     position: Position,
-    /// Where it was when room was last given back.
+    /// `position` when room was last given back.
     returned: Position,
-    /// Up to here all was given back. Behind it lies what is held or lent.
+    /// Everything before this was given back. What is held or lent lies past it.
     given: Position,
-    /// What `head` was last set to.
+    /// The last value stored to `head`.
     released: Position,
     /// The last packet was handed out in place, and not given back.
     holds: bool,
-    /// Packets are lent: `taken` and `head` belong to the book, and so do `given` and `released`.
+    /// Packets are lent: `loans` owns `taken` and `head`, and the current `given` and `released`.
     lends: bool,
-    /// Made with the first loan.
+    /// Created with the first loan.
     loans: Option<Arc<Loans>>,
-    /// Bytes of records and markers that may still come. `NO_BOUND` while the producer is at work.
+    /// Bytes of records and markers that may still come. `NO_BOUND` as long as the producer may
+    /// publish.
     left: u64,
 }
 
-/// The producer is at work: any number of bytes may come.
+/// The producer may publish: any number of bytes may come.
 const NO_BOUND: u64 = u64::MAX;
 
-/// A packet that lies in the ring still. Where and how long it is was judged once; the header is
-/// not looked at again. Of one word, so that what is made of it goes from call to call in
-/// registers.
+/// A packet that is still in the ring. Its place and length were judged once; the header is not
+/// read again. It is one word, so that values made of it are passed in registers.
 #[derive(Debug, Clone, Copy)]
 pub(crate) struct Held {
     offset: u32,
@@ -51,13 +51,13 @@ pub(crate) struct Held {
 }
 
 impl Held {
-    /// Where in the ring the packet begins.
+    /// Returns the offset in the ring where the packet begins.
     #[inline]
     pub(crate) fn offset(&self) -> usize {
         self.offset as usize
     }
 
-    /// Its length in bytes.
+    /// Returns the packet's length in bytes.
     #[inline]
     pub(crate) fn len(&self) -> usize {
         self.len as usize
@@ -65,12 +65,12 @@ impl Held {
 }
 
 impl Consumer {
-    /// The consumer of the ring that `side` reads. The caller makes one for a ring.
+    /// Returns the consumer of the ring that `side` reads. The caller creates only one for a ring.
     pub(crate) fn new(region: &Arc<Region>, side: Side) -> Self {
         Self::starting_at(region, side, Position::START)
     }
 
-    /// As [`new`](Self::new), in a ring that `start` bytes went through before.
+    /// Like [`new`](Self::new), for a ring that `start` bytes went through before.
     pub(crate) fn starting_at(region: &Arc<Region>, side: Side, start: Position) -> Self {
         let memory = region.ring(side.peer());
         let shape = Shape::of(region);
@@ -92,42 +92,43 @@ impl Consumer {
         }
     }
 
-    /// Of a ring with turning points that are so many bytes apart.
+    /// Sets the distance between turning points to `bytes`.
     #[cfg(any(test, fuzzing))]
     pub(crate) fn turning_every(mut self, bytes: usize) -> Self {
         self.shape.window = bytes;
         self
     }
 
-    /// The producer publishes no more. What it has published, and this consumer has not taken, fits
-    /// into the ring once; more than that is a violation from now on.
+    /// Notes that the producer publishes no more. What it has published, and this consumer has not
+    /// taken, fits into the ring once; more than that is a violation from now on.
     ///
     /// PEER: that nothing follows is its promise. Headers that were taken stay in the ring, so a
-    /// marker that leads back to them would have them taken for ever.
+    /// marker that leads back to them would make the consumer take them forever.
     #[cold]
     pub(crate) fn expect_no_more(&mut self) {
         self.left = self.left.min(self.shape.bytes as u64);
     }
 
-    /// Length of the ring in bytes.
+    /// Returns the length of the ring in bytes.
     #[inline]
     pub(crate) fn ring_bytes(&self) -> usize {
         self.shape.bytes
     }
 
-    /// Where the next record's header is.
+    /// Returns where the next record's header is.
     #[inline]
     pub(crate) fn position(&self) -> Position {
         self.position
     }
 
-    /// The length of the next packet, if one was published. Takes nothing.
+    /// Returns the length of the next packet, if one was published. Takes nothing.
     #[inline(always)]
     pub(crate) fn peek(&mut self) -> Result<Option<usize>, Violation> {
         match self.mark(self.position)? {
             None => {
-                // A packet that comes now will reach into the next line, which then comes beside
-                // this one and not behind it: a fifth of a round trip on two cores.
+                // A packet that comes now will reach into the next line. This fetches that line in
+                // parallel with this one, not after it, which saves a fifth of a round trip on two
+                // cores.
                 self.memory.fetch_to_read(self.position.plus(CACHE_LINE).get());
                 Ok(None)
             }
@@ -136,17 +137,17 @@ impl Consumer {
         }
     }
 
-    /// What stands at `position`, where a header is or will be.
+    /// Returns the mark at `position`, where a header is or will be.
     #[inline]
     fn mark(&self, position: Position) -> Result<Option<Mark>, Violation> {
-        // ORDERING: Acquire pairs with the Release in `Producer::publish`; the packet behind the
+        // ORDERING: Acquire pairs with the Release in `Producer::publish`; the packet after the
         // header is then complete.
         // PEER: loaded once, judged by the caller.
         Mark::decode(self.memory.header(position.get()).load(Ordering::Acquire))
     }
 
     /// Moves past the next packet, if one was published, and leaves it in the ring until
-    /// [`give_back`](Self::give_back). One that is held already stays as long as this one.
+    /// [`give_back`](Self::give_back). A packet that is held already stays as long as this one.
     #[inline(always)]
     pub(crate) fn hold(&mut self) -> Result<Option<Held>, Violation> {
         let Some(len) = self.peek()? else { return Ok(None) };
@@ -167,38 +168,38 @@ impl Consumer {
         self.holds
     }
 
-    /// Copies out what is held.
+    /// Copies out the packet that is held.
     #[inline]
     pub(crate) fn copy(&self, held: Held) -> Bytes {
         self.pool.packet(held.len(), |copy| self.memory.copy_out(held.offset(), held.len(), copy))
     }
 
-    /// Copies out what is held as one of a batch: it comes to `packets` with the next
-    /// [`hand_over`](Self::hand_over), or earlier.
+    /// Copies out the packet that is held, as one of a batch. The next
+    /// [`hand_over`](Self::hand_over) appends it to `packets`, or an earlier call does.
     #[inline]
     pub(crate) fn gather(&mut self, held: Held, packets: &mut Vec<Bytes>) {
         let (memory, offset, len) = (&self.memory, held.offset(), held.len());
         self.pool.gather(len, |copy| memory.copy_out(offset, len, copy), packets);
     }
 
-    /// Appends what was gathered to `packets`.
+    /// Appends the gathered packets to `packets`.
     pub(crate) fn hand_over(&mut self, packets: &mut Vec<Bytes>) {
         self.pool.hand_over(packets);
     }
 
-    /// The bytes of the ring, to read what is held.
+    /// Returns the bytes of the ring, to read the packet that is held.
     #[inline]
     pub(crate) fn memory(&self) -> &RingMemory {
         &self.memory
     }
 
-    /// Whether so much was taken that it should be given back before more is.
+    /// Whether enough was taken that it should be given back before more is taken.
     #[inline]
     pub(crate) fn owes_enough(&self) -> bool {
         self.position.since(self.returned) >= self.shape.share()
     }
 
-    /// Gives back the room of all that was taken.
+    /// Gives back the room of everything that was taken.
     #[inline]
     pub(crate) fn give_back(&mut self) {
         self.holds = false;
@@ -216,8 +217,8 @@ impl Consumer {
         }
     }
 
-    /// Lends what is held, to somebody who brings it back. Whatever was held before it is given
-    /// back.
+    /// Lends the packet that is held; the returned loan brings it back. Packets held before it are
+    /// given back.
     pub(crate) fn lend(&mut self, held: Held) -> Loan {
         self.holds = false;
         let marks = Marks { given: self.given, released: self.released };
@@ -229,13 +230,13 @@ impl Consumer {
         self.loans.get_or_insert_with(new).lend(begin, self.position, marks)
     }
 
-    /// Whether packets were lent that had not come back when last looked.
+    /// Whether there were loans that had not come back when last checked.
     #[inline]
     pub(crate) fn lends(&self) -> bool {
         self.lends
     }
 
-    /// Has the book do what it says, and takes the two words back if nothing is out any more.
+    /// Does `work` on the loans. Takes the two words back if no loan is out any more.
     #[cold]
     fn consult(&mut self, work: impl FnOnce(&Loans, Position) -> (Marks, bool)) {
         if let Some(loans) = &self.loans {
@@ -267,18 +268,18 @@ impl Consumer {
         }
     }
 
-    /// Whether `head` says all that was given back.
+    /// Whether `head` covers everything that was given back.
     #[inline]
     pub(crate) fn is_released(&self) -> bool {
         self.released == self.given
     }
 
-    /// Whether enough was given back for the producer's parked sender. Ask only after its bit was
-    /// seen.
+    /// Whether enough was given back for the producer's parked sender. Call this only after its bit
+    /// was seen.
     ///
-    /// PEER: `wants` is theirs. The worst a wrong one does is to wake them early or never.
+    /// PEER: `wants` is theirs. At worst, a wrong value wakes them early or never.
     pub(crate) fn has_what_it_wants(&self) -> bool {
-        // ORDERING: this fence behind the look at the bit pairs with the Release in `Bell::arm`, so
+        // ORDERING: this fence after the load of the bit pairs with the Release in `Bell::arm`, so
         // the Relaxed load sees the wish that the bit stands for.
         fence(Ordering::Acquire);
         let wants = Position(self.producer.wants.0.load(Ordering::Relaxed));
@@ -306,10 +307,10 @@ impl Consumer {
         Violation::EndlessRing(self.shape.bytes as u64)
     }
 
-    /// Goes to where a marker leads, and tells how long the packet there is.
+    /// Follows a marker, and returns the length of the packet there.
     ///
-    /// PEER: `to` is theirs. A lawful producer writes the record there before it shows the marker,
-    /// so there are never two jumps for a packet.
+    /// PEER: `to` is theirs. A conforming producer writes the record there before it stores the
+    /// marker, so there are never two jumps for a packet.
     #[cold]
     fn jump(&mut self, to: u32) -> Result<usize, Violation> {
         let offset = to as usize;

@@ -1,10 +1,10 @@
-//! Records that were lent: read where they lie, for as long as anybody likes, on any thread.
+//! Records that were lent: they are read in place for any length of time, on any thread.
 //!
-//! They come back in any order, but a ring has room again only behind its oldest record. So the
-//! book notes who has come back, and what the consumer is through with, and `taken` and `head`
-//! follow the oldest that is still out. Whoever moves them holds the book: the consumer, as long as
-//! anything is out, and those who bring back. While nothing is out, the two words are the
-//! consumer's alone.
+//! They come back in any order, but a ring has room again only from its oldest record on. So `Book`
+//! records which loans have come back, and how far the consumer has given room back. `taken` and
+//! `head` follow the oldest loan that is still out. As long as any loan is out, the two words are
+//! moved under the book's lock, by the consumer and by returned loans. When no loan is out, the two
+//! words belong to the consumer alone.
 
 use std::collections::VecDeque;
 
@@ -12,7 +12,7 @@ use super::{Position, Shape};
 use crate::shm::region::Words;
 use crate::sync::{Arc, Mutex, Ordering, fence, lock};
 
-/// The book of one consumer's loans.
+/// The loans of one consumer.
 #[derive(Debug)]
 pub(crate) struct Loans {
     own: Words,
@@ -23,11 +23,11 @@ pub(crate) struct Loans {
 
 #[derive(Debug)]
 struct Book {
-    /// What was lent, the oldest first; that one is still out.
+    /// The loans, oldest first. The oldest is still out.
     lent: VecDeque<Entry>,
-    /// The number of the oldest.
+    /// The number of the oldest loan.
     first: u64,
-    /// Where the consumer is: all before is given back, but for what was lent.
+    /// How far the consumer has come: everything before is given back, except what was lent.
     reached: Position,
     marks: Marks,
 }
@@ -41,22 +41,23 @@ struct Entry {
 /// How far the room of a ring was given back.
 #[derive(Debug, Clone, Copy)]
 pub(super) struct Marks {
-    /// What `taken` says.
+    /// The value of `taken`.
     pub(super) given: Position,
-    /// What `head` says.
+    /// The value of `head`.
     pub(super) released: Position,
 }
 
 impl Loans {
-    /// Of the consumer that has its own words here, and those of its producer.
+    /// Returns the loans of the consumer that owns the words `own`, and whose producer owns
+    /// `producer`.
     pub(super) fn new(own: Words, producer: Words, shape: Shape) -> Self {
         let marks = Marks { given: Position::START, released: Position::START };
         let book = Book { lent: VecDeque::new(), first: 0, reached: Position::START, marks };
         Self { own, producer, shape, book: Mutex::new(book) }
     }
 
-    /// Lends the record from `begin` to `end`, where the consumer is. With `marks` the consumer
-    /// hands the two words over: nothing was out.
+    /// Lends the record from `begin` to `end`, which is the consumer's position. With `marks`, the
+    /// consumer hands the two words over, because no loan was out.
     pub(super) fn lend(
         self: &Arc<Self>,
         begin: Position,
@@ -73,8 +74,8 @@ impl Loans {
         Loan { loans: self.clone(), number }
     }
 
-    /// The consumer is through with all before `reached`. How far that gives room back, and whether
-    /// anything is out still.
+    /// Notes that the consumer needs nothing before `reached` any more. Returns how far that gives
+    /// room back, and whether a loan is still out.
     pub(super) fn reach(&self, reached: Position) -> (Marks, bool) {
         let mut book = lock(&self.book);
         self.settle(&mut book, reached);
@@ -88,7 +89,7 @@ impl Loans {
         (book.marks, !book.lent.is_empty())
     }
 
-    /// Moves `taken` to where nothing is needed any more.
+    /// Moves `taken` to the first record that is still needed.
     fn settle(&self, book: &mut Book, reached: Position) {
         book.reached = reached;
         while book.lent.front().is_some_and(|oldest| oldest.is_back) {
@@ -100,8 +101,8 @@ impl Loans {
             return;
         }
         book.marks.given = given;
-        // ORDERING: Release orders the reads of the packets before it, those of other threads by
-        // the book's lock; pairs with the Acquire in `Producer::look_at_taken`.
+        // ORDERING: Release orders the reads of the packets before it (those of other threads
+        // through the book's lock); pairs with the Acquire in `Producer::look_at_taken`.
         self.own.taken.0.store(given.get(), Ordering::Release);
         if given.since(book.marks.released) >= self.shape.share() {
             self.release_in(book);
@@ -111,14 +112,13 @@ impl Loans {
     fn release_in(&self, book: &mut Book) {
         if book.marks.released != book.marks.given {
             book.marks.released = book.marks.given;
-            // ORDERING: Release as in `settle`; pairs with the Acquire in
-            // `Producer::look_at_head`.
+            // ORDERING: Release as in `settle`; pairs with the Acquire in `Producer::look_at_head`.
             self.own.head.0.store(book.marks.given.get(), Ordering::Release);
         }
     }
 }
 
-/// One record that is out. Whoever has it brings it back once, and then wakes a sender that waits.
+/// One record that is out. Its owner brings it back once, and then wakes a sender that waits.
 #[derive(Debug)]
 pub(crate) struct Loan {
     loans: Arc<Loans>,
@@ -126,7 +126,7 @@ pub(crate) struct Loan {
 }
 
 impl Loan {
-    /// Nobody reads the record any more.
+    /// Notes that nobody reads the record any more.
     pub(crate) fn bring_back(&self) {
         let mut book = lock(&self.loans.book);
         let place = usize::try_from(self.number.wrapping_sub(book.first)).unwrap_or(usize::MAX);
@@ -137,8 +137,8 @@ impl Loan {
         self.loans.settle(&mut book, reached);
     }
 
-    /// Stores `head`, and tells whether that is enough for the producer's parked sender. Ask only
-    /// after its bit was seen.
+    /// Stores `head`, and returns whether that is enough for the producer's parked sender. Call
+    /// this only after its bit was seen.
     ///
     /// PEER: `wants` is theirs, as in `Consumer::has_what_it_wants`.
     pub(crate) fn gives_what_it_wants(&self) -> bool {

@@ -1,19 +1,19 @@
-//! Memory that large packets are received into, used again and again.
+//! Reusable memory that large packets are received into.
 //!
-//! One allocation a packet is the plain way, and small packets have it. Large ones are another
-//! matter. A batch of them that is freed is more than the allocator keeps (128 KiB for glibc), so
-//! it gives the pages back to the kernel and takes them again, zeroed and one fault at a time, for
-//! the next batch: at 64 KiB a packet that was most of the time. So their buffers come back here
-//! when the last clone of the packet is dropped, wherever that is.
+//! The simple way is one allocation a packet, and small packets get it. For large packets it is
+//! slow. A batch of them that is freed is more than the allocator keeps (128 KiB for glibc), so it
+//! returns the pages to the kernel and takes them again, zeroed and one fault at a time, for the
+//! next batch: at 64 KiB a packet that took most of the time. So their buffers come back here when
+//! the last clone of the packet is dropped, on any thread.
 //!
-//! Each packet that is received alone has a buffer of its own, at most twice its size: one that is
-//! kept for long holds nothing else alive. The small ones of a batch lie side by side, in
-//! [`GATHERED`] bytes at most, and hold each other. What the pool itself keeps is bounded.
+//! Each packet that is received alone has a buffer of its own, at most twice its size: a packet
+//! that is kept for long keeps nothing else alive. The small packets of a batch lie side by side,
+//! in [`GATHERED`] bytes at most, and keep each other alive. What the pool itself keeps is bounded.
 //!
-//! What was tried, as nanoseconds of processor time to make, fill and drop a packet: one at a time,
-//! and 64 that are all there before the first is dropped (`cargo bench --bench parts -- bytes`, one
-//! run of each in a process of its own, glibc, a shared and busy machine of two cores, so take the
-//! ratios):
+//! The alternatives, as nanoseconds of processor time to make, fill and drop a packet: one at a
+//! time, and 64 that all exist before the first is dropped (`cargo bench --bench parts -- bytes`,
+//! one run of each in a process of its own, glibc, a shared and busy machine of two cores, so take
+//! the ratios):
 //!
 //! | | 64 B | 1 KiB | 8 KiB | 64 KiB |
 //! |---|---|---|---|---|
@@ -23,12 +23,12 @@
 //! | an arena of 16 KiB | 31 / 23 | 32 / 45 | 79 / 281 | 1,810 / 3,010 |
 //! | pooled, `Bytes::from_owner` | 89 / 106 | 99 / 127 | 161 / 291 | 1,810 / 2,440 |
 //!
-//! So a pool is worth it for large packets that come in batches, and for small ones it costs more
-//! than it saves. An arena does gain up to 20 ns a small packet where many are kept for a while,
-//! and next to nothing where they are dropped as they come. A packet received alone never lies in
-//! one, because then 64 bytes that somebody keeps would hold the whole arena. Those of a batch do,
-//! in small ones: they came together, mostly go together, and with an allocation each 256 packets
-//! of 1 KiB are again more than the allocator keeps.
+//! So a pool is worth it for large packets that come in batches. For small packets it costs more
+//! than it saves. An arena gains up to 20 ns a small packet where many are kept for a while, and
+//! next to nothing where they are dropped as they come. A packet received alone never lies in an
+//! arena, because 64 bytes that somebody keeps would then keep the whole arena. The small packets
+//! of a batch do, in small arenas: they came together and mostly go together, and with an
+//! allocation each, 256 packets of 1 KiB are again more than the allocator keeps.
 
 use std::sync::{Arc, Weak};
 
@@ -39,19 +39,20 @@ use crate::sys::fork::ProcessLock;
 /// Packets shorter than this have allocations of their own.
 const SHORTEST: usize = 2048;
 
-/// So many bytes of small packets of a batch lie side by side at most; the first page of them is
-/// copied once more, so that a short batch does not hold more than it needs.
+/// How many bytes of small packets of a batch lie side by side at most. If they are at most
+/// `COPIED_AGAIN`, they are copied once more, so that a short batch does not keep more than it
+/// needs.
 const GATHERED: usize = 16 << 10;
 const COPIED_AGAIN: usize = 4 << 10;
 
-/// Buffers that are looked at for one that fits.
+/// How many buffers are checked for one that fits.
 const LOOK_AT: usize = 32;
 
 /// The buffers of one channel's receiving end.
 #[derive(Debug)]
 pub(crate) struct Pool {
     shelf: Arc<ProcessLock<Shelf>>,
-    /// Packets of a batch that are still to be handed over, one behind the other.
+    /// Packets of a batch that are still to be handed over, one after the other.
     gathered: Vec<u8>,
     /// Where each of them ends.
     ends: Vec<usize>,
@@ -59,23 +60,25 @@ pub(crate) struct Pool {
 
 #[derive(Debug)]
 struct Shelf {
-    /// Empty, of any capacity; the last one that came back is the first to go out, still warm.
+    /// Empty, of any capacity. The last one that came back is reused first, as it is still in the
+    /// cache.
     buffers: Vec<Vec<u8>>,
-    /// Their capacities together.
+    /// The sum of their capacities.
     bytes: usize,
-    /// At most.
+    /// The largest allowed value of `bytes`.
     limit: usize,
 }
 
 impl Pool {
-    /// A pool that keeps at most `limit` bytes that nobody uses.
+    /// Returns a pool that keeps at most `limit` unused bytes.
     pub(crate) fn new(limit: usize) -> Self {
         let shelf = Shelf { buffers: Vec::new(), bytes: 0, limit };
         Self { shelf: Arc::new(ProcessLock::new(shelf)), gathered: Vec::new(), ends: Vec::new() }
     }
 
-    /// A packet of `len` bytes, which `fill` appends to the buffer that it is given, as one of a
-    /// batch: it comes to `packets` with the next [`hand_over`](Self::hand_over), or earlier.
+    /// Gathers a packet of `len` bytes, as one of a batch. `fill` appends them to the buffer that
+    /// it is given. The next [`hand_over`](Self::hand_over) appends the packet to `packets`, or an
+    /// earlier call does.
     #[inline]
     pub(crate) fn gather(
         &mut self,
@@ -96,7 +99,7 @@ impl Pool {
         self.ends.push(self.gathered.len());
     }
 
-    /// Appends what was gathered to `packets`.
+    /// Appends the gathered packets to `packets`.
     pub(crate) fn hand_over(&mut self, packets: &mut Vec<Bytes>) {
         if self.ends.is_empty() {
             return;
@@ -117,7 +120,7 @@ impl Pool {
         }));
     }
 
-    /// A packet of `len` bytes, which `fill` appends to the empty buffer that it is given.
+    /// Returns a packet of `len` bytes, which `fill` appends to the empty buffer that it is given.
     #[inline(always)]
     pub(crate) fn packet(&self, len: usize, fill: impl FnOnce(&mut Vec<u8>)) -> Bytes {
         if len < SHORTEST {
@@ -159,7 +162,7 @@ impl Shelf {
         }
     }
 
-    /// Takes a buffer back, or returns those that there is no room for: the oldest.
+    /// Takes a buffer back. Returns those that exceed the limit: the oldest.
     fn put(&mut self, mut buffer: Vec<u8>) -> Vec<Vec<u8>> {
         if buffer.capacity() > self.limit {
             return vec![buffer];
@@ -176,7 +179,7 @@ impl Shelf {
     }
 }
 
-/// A buffer on its way.
+/// A buffer that a packet uses.
 struct Lent {
     buffer: Vec<u8>,
     /// Gone once the channel's end is.
@@ -195,7 +198,7 @@ impl Drop for Lent {
         let Some(mut shelf) = shelf.lock() else { return };
         let surplus = shelf.put(std::mem::take(&mut self.buffer));
         drop(shelf);
-        // Freed outside of the lock.
+        // Freed outside the lock.
         drop(surplus);
     }
 }
@@ -245,7 +248,7 @@ mod tests {
     fn a_batch_lies_side_by_side_in_order() {
         let mut pool = Pool::new(1 << 20);
         let mut packets = vec![Bytes::from_static(b"before")];
-        // Small, empty, large in between, and more small ones than lie in one buffer.
+        // Small, empty, one large in between, and more small ones than fit into one buffer.
         let lens: Vec<usize> =
             [100, 0, 5_000, 1, 2_047].into_iter().chain((0..200).map(|_| 1_000)).collect();
         for (n, len) in lens.iter().enumerate() {
@@ -273,7 +276,7 @@ mod tests {
         pool.hand_over(&mut packets);
         let held = packets.swap_remove(3);
         drop(packets);
-        // The copy of 640 bytes is what it holds: the buffer is here.
+        // It keeps the copy of 640 bytes: the buffer is here.
         assert_eq!((held.len(), kept(&pool), pool.gathered.capacity()), (64, 0, GATHERED));
     }
 

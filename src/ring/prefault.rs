@@ -1,47 +1,47 @@
-//! A ring's first time round, when each page is still to be made.
+//! Prefaults the pages of a ring the first time that the producer goes round.
 //!
-//! The first write to a page has the kernel make and map it, and so does the first read, which the
-//! kernel does for 16 pages at once as far as they are there. To a stream of small packets that is
-//! one in fifty that takes ten times as long as the others. So the producer has the kernel make
-//! many pages at once, before it comes to them, and spares the consumer its faults as well. They
-//! are as many as were used so far, so that a channel through which little goes takes little
-//! memory.
+//! The first write to a page has the kernel allocate and map it. The first read does the same for
+//! 16 pages at once, if they exist. In a stream of small packets, one in fifty then takes ten times
+//! as long as the others. So the producer has the kernel make many pages at once, before it reaches
+//! them, which spares the consumer its faults as well. It makes as many pages as were used so far,
+//! so that a channel that carries little takes little memory.
 //!
 //! Round trips of 64 bytes between two spinning processes, the first 4 MiB, with and without: the
 //! mean 0.8 and 0.95 us, of a hundred the slowest 1.3 and 12, of a thousand 15 and 18; but of ten
-//! thousand 190 and 60. (In a virtual machine, which takes 5 us for a page. 32 KiB at a time in
-//! place of 128 would make it 50 us, one in four hundred.)
+//! thousand 190 and 60. (In a virtual machine, which takes 5 us for a page. 32 KiB at a time
+//! instead of 128 would make it 50 us, one in four hundred.)
 
 use super::Position;
 use crate::shm::region::RingMemory;
 
-/// What is made at once at least: the smallest page that there is.
+/// The least that is prefaulted at once: the smallest page that there is.
 const LEAST: u64 = 4 << 10;
 
-/// What is made at once at most, but for the last page. What a longer record has behind that is
-/// made as it is written, if it is.
+/// The most that is prefaulted at once, except for the last page. The rest of a longer record is
+/// faulted in as it is written, if it is.
 const MOST: u64 = 128 << 10;
 
-/// How far from the start of a ring its pages are made.
+/// How far from the start of a ring its pages are prefaulted.
 #[derive(Debug)]
 pub(super) struct Prefault {
     made: u64,
 }
 
 impl Prefault {
-    /// Of a ring that a producer has not written to, or that went round before if it does not begin
-    /// at the start.
+    /// Starts at the beginning of a ring that no producer has written to. If `begin` is not the
+    /// start, the ring has been gone round before, and nothing is left to do.
     pub(super) fn new(begin: Position) -> Self {
         Self { made: if begin == Position::START { 0 } else { u64::MAX } }
     }
 
-    /// Makes them for the `need` bytes at `offset`, or for the first of many, and some more; unless
-    /// they are there. Up to how many bytes behind `offset` no further ones have to be made.
+    /// Prefaults the pages that cover `need` bytes at `offset` (at most `MOST`), plus read-ahead,
+    /// unless they are there. Returns for how many bytes from `offset` on no further call is
+    /// needed.
     pub(super) fn make(&mut self, memory: &RingMemory, offset: usize, need: u64) -> u64 {
         let (len, offset) = (memory.len() as u64, offset as u64);
         let least = offset.saturating_add(need.min(MOST));
         if self.made < least {
-            // Longer records have gone beyond what was made for them, and jumps too.
+            // Longer records and jumps may have gone past what was prefaulted.
             let begin = self.made.max(offset & LEAST.wrapping_neg()).min(len);
             let some = begin.saturating_add(begin.clamp(LEAST, MOST));
             let end = least.max(some).next_multiple_of(LEAST).min(len);
@@ -61,7 +61,7 @@ mod tests {
     use crate::shm::region::Region;
     use crate::sync::Arc;
 
-    /// What is made for records of `record` bytes, until the ring was gone round.
+    /// Returns what is prefaulted for records of `record` bytes, until the ring was gone round.
     fn made(record: u64) -> Vec<u64> {
         let geometry = Geometry::new(Some(1 << 20), None).unwrap();
         let (region, _file) = Region::create(geometry, false).unwrap();

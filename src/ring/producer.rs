@@ -14,29 +14,30 @@ use crate::sys::op_counts::{Step, step};
 
 /// How long after an announcement in `wants` or `waiting` the sender looks once more.
 ///
-/// The consumer's look at the bit is not fenced, so it may miss one that was just set; its store
-/// to `taken`, made before that look, is visible long before this time is over.
+/// The consumer's load of the bit is not fenced, so it may miss a bit that was just set. Its store
+/// to `taken`, which comes before that load, is visible long before this time is over.
 pub(crate) const LOOK_AGAIN_AFTER: Duration = Duration::from_millis(1);
 
-/// How far before the tail the producer fetches the lines that it will write to.
+/// How far past the tail the producer fetches the lines that it will write to.
 ///
-/// They were last in the consumer's cache, and the fence of a publication waits for all stores
-/// before it: without this each packet of a stream waited for the other core at least once. A line
-/// comes from there in 100 to 200 ns. (64 bytes, a packet a publication, two cores, millions of
-/// packets a second: 6 without it, 12 to 17 with 256 and 512 bytes, 9 to 13 with 1 KiB and 2 KiB.)
+/// These were last in the consumer's cache, and the fence of a publication waits for all stores
+/// before it: without the fetch each packet of a stream waited for the other core at least once. A
+/// line comes from there in 100 to 200 ns. (64 bytes, a packet a publication, two cores, millions
+/// of packets a second: 6 without it, 12 to 17 with 256 and 512 bytes, 9 to 13 with 1 KiB and 2
+/// KiB.)
 const FETCH_AHEAD: usize = 512;
 
-/// What has to be free for that.
+/// How much has to be free for that.
 const FETCH_ROOM: u64 = 2 * FETCH_AHEAD as u64;
 
-/// Of a longer packet no more lines are fetched: its own copy keeps them coming.
+/// The most lines that are fetched for a longer packet: its own copy fetches the rest.
 const MOST_FETCHED: usize = 32;
 
 /// How often a sender that wants more than its need looks again: the last time 16 ms after the one
 /// before.
 const MOST_LOOKS: u32 = 4;
 
-/// Writes records. One for a ring; `&mut self` throughout.
+/// Writes records. There is one for each ring, used through `&mut self`.
 #[derive(Debug)]
 pub(crate) struct Producer {
     memory: RingMemory,
@@ -47,10 +48,11 @@ pub(crate) struct Producer {
     tail: Position,
     /// The first header of what is written and not yet published.
     staged: Option<Staged>,
-    /// Up to here a record and the header behind it can go without another thought.
+    /// A record that ends before this, with the header after it, needs no further check.
     edge: Position,
     route: Space,
-    /// The two words that say how far the consumer has come, as last seen: neither may move back.
+    /// The last seen values of the two words that say how far the consumer has come. Neither may
+    /// move back.
     seen_head: Position,
     seen_taken: Position,
     prefault: Prefault,
@@ -70,52 +72,53 @@ struct Wish {
     /// The tail at which it parked.
     parked: Option<Position>,
     wants: Position,
-    /// That is more than its bare need.
+    /// `wants` is more than its bare need.
     is_more: bool,
     /// How often it has looked again since.
     looks: u32,
 }
 
-/// Room for a packet that is still to be written. Nothing has changed yet; it goes
-/// stale with the next record.
+/// Room for a packet that is still to be written. A claim changes nothing by itself, and is stale
+/// after the next record.
 #[derive(Debug, Clone, Copy)]
 pub(crate) struct Claim {
     /// Where the record begins: at the tail, or where a marker at the tail will lead.
     begin: Position,
-    /// Where in the ring the packet begins.
+    /// The offset in the ring where the packet begins.
     at: usize,
-    /// At most so many bytes.
+    /// The most bytes that the packet may have.
     len: usize,
 }
 
 impl Claim {
-    /// Where in the ring the packet begins.
+    /// Returns the offset in the ring where the packet begins.
     #[inline]
     pub(crate) fn offset(&self) -> usize {
         self.at
     }
 
-    /// The longest packet that there is room for.
+    /// Returns the length of the longest packet that there is room for.
     #[inline]
     pub(crate) fn len(&self) -> usize {
         self.len
     }
 }
 
-/// Bytes that must be free for a packet: with the header behind its record, which is cleared first.
-/// Without those 8 the clear would destroy the oldest unread header of a ring filled to the brim.
+/// Returns the bytes that must be free for a packet, including the header after its record, which
+/// is cleared first. Without those 8 bytes the clear would destroy the oldest unread header of a
+/// completely full ring.
 #[inline]
 fn need(len: usize) -> u64 {
     (record_bytes(len) as u64).wrapping_add(RECORD_HEADER as u64)
 }
 
 impl Producer {
-    /// The producer of the ring that `side` writes. The caller makes one for a ring.
+    /// Returns the producer of the ring that `side` writes. The caller creates only one for a ring.
     pub(crate) fn new(region: &Arc<Region>, side: Side) -> Self {
         Self::starting_at(region, side, Position::START)
     }
 
-    /// As [`new`](Self::new), in a ring that `start` bytes went through before.
+    /// Like [`new`](Self::new), for a ring that `start` bytes went through before.
     pub(crate) fn starting_at(region: &Arc<Region>, side: Side, start: Position) -> Self {
         let memory = region.ring(side);
         let shape = Shape::of(region);
@@ -135,7 +138,7 @@ impl Producer {
         }
     }
 
-    /// With turning points that are so many bytes apart, a power of two.
+    /// Sets the distance between turning points to `bytes`, a power of two.
     #[cfg(any(test, fuzzing))]
     pub(crate) fn turning_every(mut self, bytes: usize) -> Self {
         self.shape.window = bytes;
@@ -143,13 +146,13 @@ impl Producer {
         self
     }
 
-    /// Longest packet in bytes.
+    /// Returns the length of the longest packet in bytes.
     #[inline]
     pub(crate) fn max_packet(&self) -> usize {
         self.shape.max_packet
     }
 
-    /// Where the next record begins.
+    /// Returns where the next record begins.
     #[inline]
     pub(crate) fn tail(&self) -> Position {
         self.tail
@@ -161,8 +164,8 @@ impl Producer {
         (before.get() ^ self.tail.get()) >= self.shape.share()
     }
 
-    /// Writes a record that [`publish`](Self::publish) will show together with all others staged
-    /// before it. `false` if there is no room; then nothing was written.
+    /// Writes a record that [`publish`](Self::publish) will publish together with all others staged
+    /// before it. Returns `false` if there is no room; then nothing was written.
     ///
     /// # Panics
     /// If the packet is longer than [`max_packet`](Self::max_packet): the caller checks.
@@ -174,11 +177,11 @@ impl Producer {
         Ok(true)
     }
 
-    /// Room for a packet of `len` bytes, which the caller writes to [`memory`](Self::memory);
-    /// `None` if there is none.
+    /// Returns room for a packet of `len` bytes, which the caller writes to
+    /// [`memory`](Self::memory), or `None` if there is none.
     ///
     /// # Panics
-    /// If that is more than [`max_packet`](Self::max_packet): the caller checks.
+    /// If `len` is more than [`max_packet`](Self::max_packet): the caller checks.
     #[inline(always)]
     pub(crate) fn claim(&mut self, len: usize) -> Result<Option<Claim>, Violation> {
         assert!(len <= self.shape.max_packet, "the caller checks the length");
@@ -188,7 +191,7 @@ impl Producer {
         }
     }
 
-    /// As [`claim`](Self::claim), if that is known to be there.
+    /// Like [`claim`](Self::claim), if the room is known to be there.
     #[inline(always)]
     pub(crate) fn claim_known(&self, len: usize) -> Option<Claim> {
         let has_room = len <= self.shape.max_packet && self.has_room(need(len));
@@ -200,7 +203,7 @@ impl Producer {
         Claim { begin, at: self.shape.offset(begin).wrapping_add(RECORD_HEADER), len }
     }
 
-    /// Where a record that needs so many bytes can go, if not on this side of the edge.
+    /// Returns where a record that needs `need` bytes can go, if it does not fit before the edge.
     #[cold]
     fn seek(&mut self, need: u64) -> Result<Option<Position>, Violation> {
         self.look_at_head()?;
@@ -213,7 +216,7 @@ impl Producer {
         Ok(Some(spot.begin))
     }
 
-    /// The bytes of the ring, to write a claimed packet to.
+    /// Returns the bytes of the ring, to write a claimed packet to.
     #[inline]
     pub(crate) fn memory(&self) -> &RingMemory {
         &self.memory
@@ -225,20 +228,21 @@ impl Producer {
         self.staged.is_some()
     }
 
-    /// Whether enough is staged that it should be shown before more is written.
+    /// Whether enough is staged that it should be published before more is written.
     #[inline]
     pub(crate) fn staged_enough(&self) -> bool {
         self.staged.is_some_and(|staged| self.tail.since(staged.begin) >= self.shape.share())
     }
 
-    /// Shows what was staged to the consumer, all at once, and fences, so that the caller can look
-    /// at the bell by [`wake_if_waiting_fenced`](crate::wake::bell::Bell::wake_if_waiting_fenced).
-    /// `false` if there was nothing.
+    /// Publishes everything staged to the consumer at once, and fences, so that the caller can
+    /// check the bell with
+    /// [`wake_if_waiting_fenced`](crate::wake::bell::Bell::wake_if_waiting_fenced). Returns `false`
+    /// if there was nothing.
     #[inline]
     pub(crate) fn publish(&mut self) -> bool {
         let Some(staged) = self.staged.take() else { return false };
         // ORDERING: Release publishes the packets staged so far, their other headers and the
-        // cleared header behind the last; pairs with the Acquire in `Consumer::peek`. The fence is
+        // cleared header after the last; pairs with the Acquire in `Consumer::peek`. The fence is
         // the publisher's, before the caller looks at the bell; partner of the one in `Bell::arm`.
         store_and_fence(self.header(staged.begin), staged.word);
         step(Step::Publication);
@@ -247,7 +251,8 @@ impl Producer {
 
     /// Reads the consumer's exact position, which `stage` alone does not.
     ///
-    /// On the way to being `Full` or asleep only: each look costs both sides a cache line.
+    /// Only used before returning `Full` or going to sleep: each look costs both sides a cache
+    /// line.
     pub(crate) fn look_at_taken(&mut self) -> Result<(), Violation> {
         // ORDERING: Acquire pairs with the Release in `Consumer::give_back` and `Loans::settle`:
         // the bytes before it will not be read again.
@@ -258,23 +263,23 @@ impl Producer {
         Ok(())
     }
 
-    /// Bytes that are free, less the header of a record and the one behind it.
+    /// Returns the bytes that are free, less the header of a record and the one after it.
     pub(crate) fn free_bytes(&self) -> usize {
         let free = (self.shape.bytes as u64).saturating_sub(self.route.used(self.tail));
         usize::try_from(free).unwrap_or(usize::MAX).saturating_sub(2 * RECORD_HEADER)
     }
 
     /// Announces at which head a sender with a packet of `len` bytes is to be woken. The caller
-    /// then sets the bell's bit. The answer is when it should look again by itself, if at all.
+    /// then sets the bell's bit. Returns when the sender should look again by itself, if at all.
     ///
-    /// Exactly its need the first time, half of the ring more if it parks again before the ring has
-    /// gone round once; so a producer that outruns its consumer is woken for half a ring and not
-    /// for each record, while the consumer has the other half to go on with. (An eighth and a
-    /// quarter were tried: at 4 MiB and 64 KiB a packet, 0.075 and 0.031 wakes a packet, against
-    /// 0.016.) While it wants more than its need it looks again, ever more rarely, in case the
-    /// consumer gave it that and went away; in the end it gets its bare need. (What was jumped over
-    /// counts for a turn and for a half, so that one that has just jumped may be woken for
-    /// less.)
+    /// The first time it asks for exactly its need. If it parks again before the ring has gone
+    /// round once, it asks for half of the ring more. So a producer that outruns its consumer is
+    /// woken for half a ring and not for each record, while the consumer has the other half to
+    /// continue with. (An eighth and a quarter were tried: at 4 MiB and 64 KiB a packet, 0.075 and
+    /// 0.031 wakes a packet, against 0.016.) As long as it wants more than its need it looks again,
+    /// at growing intervals, in case the consumer gave it that and went away; in the end it asks
+    /// for its bare need. (Bytes that were jumped over count for a round and for a half, so a
+    /// sender that has just jumped may be woken for less.)
     pub(crate) fn announce(&mut self, len: usize) -> Option<Duration> {
         let exact = self.route.find_out_when(self.tail, need(len));
         let Wish { wants: wanted, is_more, looks, .. } = self.wish;
@@ -287,7 +292,7 @@ impl Producer {
         let more = (self.shape.bytes as u64 / 2).min(self.tail.since(exact));
         let wants = if is_more { Position(exact.0.wrapping_add(more)) } else { exact };
         self.wish = Wish { parked: Some(self.tail), wants, is_more, looks };
-        // ORDERING: Relaxed; the bell's bit, set behind it, carries it to the consumer.
+        // ORDERING: Relaxed; the bell's bit, set after it, carries it to the consumer.
         self.own.wants.0.store(wants.0, Ordering::Relaxed);
         if looks == 0 || wants != wanted {
             Some(LOOK_AGAIN_AFTER)
@@ -298,7 +303,7 @@ impl Producer {
         }
     }
 
-    /// Whether so many bytes behind the tail lie on this side of the edge.
+    /// Whether `need` bytes from the tail on lie before the edge.
     #[inline]
     fn has_room(&self, need: u64) -> bool {
         need <= self.edge.since(self.tail)
@@ -306,12 +311,12 @@ impl Producer {
 
     /// Stages the claimed record as a packet of the first `len` bytes, which were written.
     ///
-    /// Those that were claimed and not written stay free: the header behind the record is cleared
-    /// here, where its place is known. A jump was decided by the length claimed; a shorter packet
-    /// might have fitted without it, and the consumer does not mind.
+    /// Bytes that were claimed and not written stay free: the header after the record is cleared
+    /// here, where its place is known. The claimed length decided whether to jump. A shorter packet
+    /// might have fitted without the jump, but the consumer accepts it.
     ///
     /// # Panics
-    /// If more than was claimed is to be staged: the caller checks.
+    /// If `len` is more than was claimed: the caller checks.
     #[inline(always)]
     pub(crate) fn stage_written(&mut self, claim: Claim, len: usize) {
         assert!(len <= claim.len, "the caller checks the length");
@@ -319,7 +324,7 @@ impl Producer {
         let at = claim.begin;
         let next = at.plus(record_bytes(len));
         // ORDERING: Relaxed, here and for the headers below; the publication that follows is the
-        // Release which shows them.
+        // Release that publishes them.
         self.header(next).store(0, Ordering::Relaxed);
         let mark = Mark::packet(len).encode();
         let word = if at == begin {
@@ -336,17 +341,18 @@ impl Producer {
         self.fetch_ahead(begin);
     }
 
-    /// The mark at the tail that leads to a record at `begin`, behind which is `next`.
+    /// Returns the mark at the tail that leads to a record at `begin`, after which comes `next`.
     #[cold]
     fn jump(&mut self, begin: Position, next: Position) -> Mark {
         self.route.leave(self.tail, begin);
-        // Of what is behind it `seek` knows.
+        // Only `seek` knows how much room there is past it.
         self.edge = next.plus(RECORD_HEADER);
         Mark::jump(self.shape.offset(begin))
     }
 
-    /// Fetches as many lines some way before the tail as it has passed since it was at `before`, so
-    /// that a stream fetches each line once; unless the consumer may still have to read there.
+    /// Fetches as many lines some way past the tail as it has passed since it was at `before`, so
+    /// that a stream fetches each line once. Does nothing if the consumer may still have to read
+    /// there.
     #[inline(always)]
     fn fetch_ahead(&self, before: Position) {
         if !self.has_room(FETCH_ROOM) {
@@ -363,7 +369,7 @@ impl Producer {
         }
     }
 
-    /// Reads how far the consumer has come in shares of the ring.
+    /// Reads how far the consumer has come, in shares of the ring.
     #[cold]
     fn look_at_head(&mut self) -> Result<(), Violation> {
         // ORDERING: Acquire pairs with the Release in `Consumer::release` and `Loans::release_in`.

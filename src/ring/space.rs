@@ -1,16 +1,16 @@
 //! Where a record can go: which bytes of a ring are free, and which of them to write next.
 //!
-//! Records lie one behind the other in *runs*. A run ends where the ring does, or with a marker
-//! that says where the next one begins. The producer knows the runs that its consumer has not left;
-//! what lies in none of them is free, wherever that is.
+//! Records lie one after the other in *runs*. A run ends where the ring does, or with a marker that
+//! says where the next one begins. The producer knows the runs that its consumer has not left. What
+//! lies in none of them is free, wherever that is.
 //!
-//! A stream that goes round a ring longer than a core's own cache finds each line gone from there
-//! when it comes back to it. So the producer goes back to the ring's start at the first *turning
-//! point* where its consumer has left enough room behind: as long as that keeps up, they go round
-//! in a short ring, and what is behind its end is not even touched. When the consumer falls behind,
-//! the producer goes on past the turning point; and if it has turned already and comes to bytes
-//! that are still to be read, it jumps to the longest piece of the ring that is free. So a burst
-//! has all of the ring, in a few pieces.
+//! A stream that goes round a ring longer than a core's own cache finds each line evicted when it
+//! comes back to it. So the producer returns to the ring's start at the first *turning point* where
+//! its consumer has left enough room there. As long as the consumer keeps up, they go round in a
+//! short ring, and what is past its end is not even touched. When the consumer falls behind, the
+//! producer continues past the turning point. If it has turned already and comes to bytes that are
+//! still to be read, it jumps to the longest free piece of the ring. So a burst has all of the
+//! ring, in a few pieces.
 //!
 //! Packets in place, a batch a publication, two cores with 2 MiB of their own each, a ring of 4
 //! MiB, in GB/s with and without turning: 31 and 18 for 64 KiB a packet, 25 and 18 for 8 KiB; no
@@ -21,9 +21,9 @@ use std::collections::VecDeque;
 use super::{Position, Shape};
 use crate::shm::layout::{RECORD_ALIGN, RECORD_HEADER};
 
-/// So many runs may be unread at once, but for the one that is being written: there is no jump from
-/// one that has so many before it. (To get there takes packets that were meant to be long and
-/// became short, at each end of a piece.)
+/// How many runs may be unread at once, besides the one that is being written: with that many
+/// unread runs before it, a run does not end in a jump. (To reach this takes packets that were
+/// meant to be long and became short, at each end of a piece.)
 const MOST_RUNS: usize = 64;
 
 /// Records that follow one another, as far as the consumer may still have to read them.
@@ -32,22 +32,22 @@ struct Run {
     begin: Position,
     /// Where its marker is, or the ring's end.
     end: Position,
-    /// Where the next one begins.
+    /// Where the next run begins.
     next: Position,
 }
 
 impl Run {
-    /// Where it leaves off, with its marker if it has one.
+    /// Returns where the run stops, after its marker if it has one.
     fn behind(&self) -> Position {
         if self.next == self.end { self.end } else { self.end.plus(RECORD_HEADER) }
     }
 }
 
-/// Where a record can go.
+/// A place where a record can go.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub(super) struct Spot {
     pub(super) begin: Position,
-    /// Up to here all is free.
+    /// Everything before this is free.
     pub(super) edge: Position,
 }
 
@@ -57,7 +57,7 @@ pub(super) struct Space {
     shape: Shape,
     /// The oldest first. The consumer is in the first, or was when last seen.
     runs: VecDeque<Run>,
-    /// Where the run begins that is being written.
+    /// Where the run that is being written begins.
     begin: Position,
     /// The furthest that the consumer is known to have come.
     freed: Position,
@@ -68,13 +68,13 @@ impl Space {
         Self { shape, runs: VecDeque::new(), begin: start, freed: start }
     }
 
-    /// With other turning points, which are a power of two apart.
+    /// Sets the distance between turning points to `bytes`, a power of two.
     #[cfg(any(test, fuzzing))]
     pub(super) fn turn_every(&mut self, bytes: usize) {
         self.shape.window = bytes;
     }
 
-    /// The consumer has come to `head`, or further.
+    /// Notes that the consumer has come to `head`, or further.
     pub(super) fn free_to(&mut self, head: Position) {
         if head.has_reached(self.freed) {
             self.freed = head;
@@ -84,27 +84,27 @@ impl Space {
         }
     }
 
-    /// The run that ends at `tail` goes on at `next`.
+    /// Notes that the run that ends at `tail` is followed by one at `next`.
     pub(super) fn leave(&mut self, tail: Position, next: Position) {
         self.runs.push_back(Run { begin: self.begin, end: tail, next });
         self.begin = next;
     }
 
-    /// Where `need` bytes are free for what comes behind `tail`.
+    /// Returns where `need` bytes are free for what comes after `tail`.
     pub(super) fn find(&mut self, tail: Position, need: u64) -> Option<Spot> {
         if self.shape.offset(tail) == 0 && self.begin != tail {
-            // Flush with the ring's end, so that no marker is between.
+            // The run ends exactly at the ring's end, so that no marker is in between.
             self.leave(tail, tail);
         }
         self.find_after(self.freed, tail, need)
     }
 
-    /// How far the consumer has to come for that.
+    /// Returns how far the consumer has to come for that.
     pub(super) fn find_out_when(&mut self, tail: Position, need: u64) -> Position {
         if self.find(tail, need).is_some() {
             return self.freed;
         }
-        // More is never worse; one that has read everything leaves room for any record.
+        // More is never worse; a consumer that has read everything leaves room for any record.
         let after = |words: usize| self.freed.plus(words.wrapping_mul(RECORD_ALIGN));
         let all = usize::try_from(tail.since(self.freed)).unwrap_or(usize::MAX);
         let (mut too_few, mut enough) = (0, all / RECORD_ALIGN);
@@ -119,8 +119,8 @@ impl Space {
         after(enough)
     }
 
-    /// Bytes that are not free, with those at the ring's end that a record was too long for, as far
-    /// as they are few.
+    /// Returns the bytes that are not free. Those at the ring's end that a record was too long for
+    /// count as well, if they are few.
     pub(super) fn used(&self, tail: Position) -> u64 {
         let lost = self.unread_runs(self.freed).map(|run| {
             let skipped = run.next.since(run.end);
@@ -131,7 +131,7 @@ impl Space {
         lost.fold(self.unread_bytes(tail, self.freed), u64::wrapping_add)
     }
 
-    /// Bytes of the records that are unread.
+    /// Returns the bytes of the records that are unread.
     fn unread_bytes(&self, tail: Position, freed: Position) -> u64 {
         self.runs.iter().chain([&self.last(tail)]).fold(0, |bytes: u64, run| {
             let unread = self.unread(run, freed).map_or(0, |begin| run.end.since(begin));
@@ -143,8 +143,8 @@ impl Space {
         let here = self.shape.offset(tail);
         let straight = self.room(here, tail, freed);
         if need > self.turn_after(here as u64) && self.unread_runs(freed).next().is_none() {
-            // Half of what a stream goes round in, or it would turn only to be stopped at once; and
-            // not while the consumer is still in another run, so that few cut the ring
+            // Half of what a stream goes round in, otherwise it would turn only to be stopped at
+            // once. Not while the consumer is still in another run, so that few runs cut the ring
             // in pieces.
             let room = self.room(0, tail, freed);
             if room >= need.max(self.shape.window as u64 / 2) {
@@ -157,12 +157,12 @@ impl Space {
         self.jump(tail, need, freed)
     }
 
-    /// The longest piece that is free, if that is enough. A piece begins at the ring's start, or
-    /// behind what is unread, which is of no use in a ring that is gone round as a whole.
+    /// Returns the longest free piece, if that is enough. A piece begins at the ring's start, or
+    /// after unread records; the latter does not help in a ring without turning points.
     fn jump(&self, tail: Position, need: u64, freed: Position) -> Option<Spot> {
         let runs = self.unread_runs(freed).count();
-        // Short runs behind one another, left behind while much is unread, would cut the ring in
-        // pieces that stay when only they are unread.
+        // Short runs one after the other, made while much is unread, would cut the ring in pieces.
+        // The pieces would stay when only those runs are unread.
         let is_short = tail.since(self.begin) < self.few();
         let cuts = runs > 0 && is_short && self.unread_bytes(tail, freed) > self.few();
         if runs >= MOST_RUNS || (self.turns() && cuts) {
@@ -174,23 +174,23 @@ impl Space {
         (need <= room).then(|| self.spot_at(at, tail, room, need))
     }
 
-    /// The runs before the last one that are unread.
+    /// Returns the runs before the last one that are unread.
     fn unread_runs(&self, freed: Position) -> impl Iterator<Item = &Run> {
         self.runs.iter().filter(move |run| self.unread(run, freed).is_some())
     }
 
-    /// The run that is being written. The header at the tail is a part of it.
+    /// Returns the run that is being written. The header at the tail is a part of it.
     fn last(&self, tail: Position) -> Run {
         Run { begin: self.begin, end: tail, next: tail.plus(RECORD_HEADER) }
     }
 
-    /// What begins at `offset`.
+    /// Returns the spot that begins at `offset`.
     fn spot_at(&self, offset: usize, tail: Position, room: u64, need: u64) -> Spot {
         self.spot(self.shape.ahead(tail, offset), room, need)
     }
 
-    /// What begins at `begin`, where `room` bytes are free: to the next turning point, or the one
-    /// behind `need`.
+    /// Returns the spot at `begin`, where `room` bytes are free. It ends at the first turning point
+    /// at or past the end of `need`.
     fn spot(&self, begin: Position, room: u64, need: u64) -> Spot {
         // The last byte that is needed is before the turning point that counts.
         let before = need.saturating_sub(1);
@@ -199,8 +199,8 @@ impl Space {
         Spot { begin, edge: Position(begin.0.wrapping_add(room.min(until_turn))) }
     }
 
-    /// Bytes that are free from `from` on, to the ring's end at most; there with the header at its
-    /// start if that is free.
+    /// Returns the bytes that are free from `from` on, up to the ring's end. That includes the
+    /// header at the ring's start if it is free.
     fn room(&self, from: usize, tail: Position, freed: Position) -> u64 {
         let end = self.shape.rest(from) as u64;
         let mut room = end.wrapping_add(RECORD_HEADER as u64);
@@ -210,7 +210,7 @@ impl Space {
             if at == 0 {
                 room = room.min(end);
             }
-            // Where all was read, and the next record goes.
+            // Everything was read, and the next record goes here.
             let is_here = begin == tail && at == from;
             if at >= from && !is_here {
                 room = room.min(at.saturating_sub(from) as u64);
@@ -219,10 +219,10 @@ impl Space {
         room
     }
 
-    /// Where the unread part of a run begins, if there is one. Its marker is a part of it.
+    /// Returns where the unread part of a run begins, if there is one. Its marker is a part of it.
     ///
-    /// PEER: how far the consumer says that it has come may lie between two runs. Then it has not
-    /// gone where the marker leads, and the marker is unread.
+    /// PEER: the consumer may claim to be between two runs. Then it has not gone where the marker
+    /// leads, and the marker is unread.
     fn unread(&self, run: &Run, freed: Position) -> Option<Position> {
         if freed.has_reached(run.next) {
             None
@@ -240,14 +240,14 @@ impl Space {
         self.shape.window < self.shape.bytes
     }
 
-    /// Bytes to the turning point behind `offset`. The ring's end is none.
+    /// Returns the bytes to the turning point after `offset`. The ring's end is not one.
     fn turn_after(&self, offset: u64) -> u64 {
         let window = self.shape.window as u64;
         let turn = (offset | window.wrapping_sub(1)).wrapping_add(1);
         if turn < self.shape.bytes as u64 { turn.wrapping_sub(offset) } else { u64::MAX }
     }
 
-    /// Bytes that are few, to a ring with turning points.
+    /// Returns how many bytes are few, in a ring with turning points.
     fn few(&self) -> u64 {
         if self.turns() { self.shape.window as u64 / 4 } else { u64::MAX }
     }

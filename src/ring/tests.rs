@@ -1,4 +1,5 @@
-//! One ring on a real region: against a plain queue, under load, and with a peer that lies.
+//! Tests of one ring on a real region: against a plain queue, under load, and with a peer that
+//! lies.
 #![allow(
     clippy::arithmetic_side_effects,
     clippy::indexing_slicing,
@@ -16,10 +17,10 @@ use crate::shm::layout::{Geometry, Side, SideWords};
 use crate::shm::region::{Region, RingMemory};
 use crate::sync::{Arc, Ordering};
 
-/// The smallest ring there is, and the largest packet that it may carry.
+/// The smallest ring, and the largest packet that it may carry.
 const RING: u64 = 4096;
 const LARGEST: usize = 1016;
-/// Where positions pass 2^64 after half a ring.
+/// From here, positions pass 2^64 after half a ring.
 const NEARLY_WRAPPED: u64 = 0_u64.wrapping_sub(RING / 2);
 
 fn region(max_packet: usize, start: u64) -> Arc<Region> {
@@ -31,7 +32,7 @@ fn region(max_packet: usize, start: u64) -> Arc<Region> {
     region
 }
 
-/// Both ends of the face's ring, in which `start` bytes went through before.
+/// Returns both ends of the face's ring, through which `start` bytes went before.
 fn ends(region: &Arc<Region>, start: u64) -> (Producer, Consumer) {
     let start = Position::at(start);
     (

@@ -11,7 +11,7 @@
 //! to block:  read the bell; then as to park; sleep as long as the bell is what was read
 //! ```
 //!
-//! A task whose driver is parked in may ask the driver to spin first
+//! A task whose thread parks in the driver may ask the driver to spin first
 //! ([`Registration::ask_to_spin`](crate::driver::Registration::ask_to_spin)). It then has not armed
 //! the bell. Before the driver sleeps it wakes the task, which parks as above.
 //!

@@ -12,9 +12,9 @@
 //!   spinning. This is checked once: for this process at its first channel, for the peer when it
 //!   connects.
 //!
-//! A task that spins delays the other tasks of its thread. If its driver is parked in, it spins
-//! only for a moment ([`IN_POLL`]) and leaves the rest to `park`, where the thread has nothing else
-//! to do: there the driver looks at all channels whose tasks wait in turn.
+//! A task that spins delays the other tasks of its thread. If that thread parks in the driver, the
+//! task spins only for a moment ([`IN_POLL`]) and leaves the rest to `park`, where the thread has
+//! nothing else to do: there the driver looks at all channels whose tasks wait in turn.
 //!
 //! Nothing here is part of the protocol: the state belongs to this process, and races only cost
 //! accuracy.
