@@ -29,7 +29,7 @@ pub(crate) struct RecvFuture<'a, A, F> {
     /// use up the next budget as well.
     has_yielded: bool,
     /// A spin without effect that is not yet accounted to the thread.
-    vain: Option<Spinning>,
+    unpaid: Option<Spinning>,
 }
 
 impl<'a, A, F, T> RecvFuture<'a, A, F>
@@ -38,7 +38,7 @@ where
     F: FnMut(&mut Rx) -> Taken<T>,
 {
     pub(crate) fn new(channel: &'a Channel, rx: A, take: F) -> Self {
-        Self { channel, rx, take, place: None, has_yielded: false, vain: None }
+        Self { channel, rx, take, place: None, has_yielded: false, unpaid: None }
     }
 
     /// Takes, or looks again for a while if that is worth it. Returns `Pending` if the budget is
@@ -74,8 +74,8 @@ where
                 }
                 taken.map(Some)
             }
-            Err(vain) => {
-                self.vain = vain;
+            Err(unpaid) => {
+                self.unpaid = unpaid;
                 Ok(None)
             }
         }
@@ -83,8 +83,8 @@ where
 
     /// Accounts a spin without effect to the thread.
     fn pay(&mut self) {
-        if let Some(vain) = self.vain.take() {
-            vain.lost();
+        if let Some(unpaid) = self.unpaid.take() {
+            unpaid.lost();
         }
     }
 
@@ -172,7 +172,7 @@ where
         let Self { rx, take, .. } = self;
         if let Some(taken) = wish.and_then(|spin| rx.with(|rx| rx.ask_driver_to_spin(spin, take))) {
             // The driver continues the spin: ours was the beginning of its own.
-            self.vain = None;
+            self.unpaid = None;
             return taken;
         }
         self.pay();

@@ -497,9 +497,9 @@ fn attempt_for_a_while<'a, E: SendEnd<'a>>(
                     Err(sent) => before = sent,
                 }
             }
-            Err(vain) => {
-                if let Some(vain) = vain {
-                    vain.lost();
+            Err(unpaid) => {
+                if let Some(unpaid) = unpaid {
+                    unpaid.lost();
                 }
                 return None;
             }

@@ -320,10 +320,15 @@ impl Channel {
     }
 
     /// Sleeps on this side's bell, unless it was woken since `seen`, or an end has come.
-    pub(super) fn sleep(&self, seen: Seen, timeout: Option<Duration>, vain: &mut SpuriousWakes) {
+    pub(super) fn sleep(
+        &self,
+        seen: Seen,
+        timeout: Option<Duration>,
+        spurious: &mut SpuriousWakes,
+    ) {
         let is_watched = self.prepare_to_block();
         self.rely_on_bell();
-        vain.bear(self.bell.count(), self.counters.read().parks);
+        spurious.note_sleep(self.bell.count(), self.counters.read().parks);
         if is_watched {
             return self.blocked.sleep(&self.bell, seen, timeout);
         }

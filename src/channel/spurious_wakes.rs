@@ -40,7 +40,7 @@ impl SpuriousWakes {
     /// asked for that.
     ///
     /// PEER: `rung` is theirs. Wakes beyond those that were asked for explain nothing.
-    pub(super) fn bear(&mut self, rung: u32, asked: u64) {
+    pub(super) fn note_sleep(&mut self, rung: u32, asked: u64) {
         self.sleeps += 1;
         if self.sleeps == 1 {
             return;
@@ -53,9 +53,9 @@ impl SpuriousWakes {
         // One wake of the bell may end two sleeps of a thread: its count ends one, its futex wake
         // the next.
         let explained = u32::try_from(2 * rings).unwrap_or(u32::MAX);
-        let vain = self.sleeps.saturating_sub(explained);
+        let spurious = self.sleeps.saturating_sub(explained);
         let elapsed = since.time.elapsed();
-        if vain > Self::MOST && elapsed < Self::WINDOW + vain * Self::PENANCE {
+        if spurious > Self::MOST && elapsed < Self::WINDOW + spurious * Self::PENANCE {
             std::thread::sleep(Self::PENANCE);
         } else if elapsed >= Self::WINDOW {
             *self = Self::new();
@@ -70,10 +70,10 @@ mod tests {
     /// Returns how long `sleeps` sleeps take. Before each, `rings` says how often the bell was
     /// woken, and how often it was asked for.
     fn kept_up(sleeps: u32, rings: impl Fn(u32) -> (u32, u64)) -> Duration {
-        let (mut vain, begun) = (SpuriousWakes::new(), Instant::now());
+        let (mut spurious, begun) = (SpuriousWakes::new(), Instant::now());
         for sleep in 0..sleeps {
             let (rung, asked) = rings(sleep);
-            vain.bear(rung, asked);
+            spurious.note_sleep(rung, asked);
         }
         begun.elapsed()
     }
@@ -107,12 +107,12 @@ mod tests {
     /// What was explained in one window is no credit for the next.
     #[test]
     fn a_flood_behind_lawful_rings_becomes_slow() {
-        let mut vain = SpuriousWakes::new();
-        (0..10_000_u32).for_each(|sleep| vain.bear(sleep, sleep.into()));
+        let mut spurious = SpuriousWakes::new();
+        (0..10_000_u32).for_each(|sleep| spurious.note_sleep(sleep, sleep.into()));
         std::thread::sleep(SpuriousWakes::WINDOW);
-        vain.bear(10_000, 10_000);
+        spurious.note_sleep(10_000, 10_000);
         let begun = Instant::now();
-        (0..SpuriousWakes::MOST + 100).for_each(|_| vain.bear(10_000, 10_000));
+        (0..SpuriousWakes::MOST + 100).for_each(|_| spurious.note_sleep(10_000, 10_000));
         assert!(begun.elapsed() >= 99 * SpuriousWakes::PENANCE, "{:?}", begun.elapsed());
     }
 }

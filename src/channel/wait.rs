@@ -79,12 +79,12 @@ impl Wait for Task<'_, '_> {
 #[derive(Debug)]
 pub(crate) struct Thread {
     seen: Option<Seen>,
-    vain: SpuriousWakes,
+    spurious: SpuriousWakes,
 }
 
 impl Thread {
     pub(crate) fn new() -> Self {
-        Self { seen: None, vain: SpuriousWakes::new() }
+        Self { seen: None, spurious: SpuriousWakes::new() }
     }
 
     /// Returns the outcome of a call that waits by this, which is never pending.
@@ -128,7 +128,7 @@ impl Wait for Thread {
         // Without a look before it there is no count to compare with.
         if let Some(seen) = self.seen.take() {
             let timeout = at.map(|at| at.saturating_duration_since(Instant::now()));
-            channel.sleep(seen, timeout, &mut self.vain);
+            channel.sleep(seen, timeout, &mut self.spurious);
         }
         Poll::Ready(())
     }

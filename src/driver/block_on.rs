@@ -22,16 +22,16 @@ const POLLS: u32 = if cfg!(all(test, loom)) { 2 } else { 8 };
 pub(super) fn block_on<F: Future>(driver: &Driver, future: F) -> F::Output {
     assert!(!matches!(driver.run, Run::Polled), "block_on on a polled driver, which turn() runs");
     let _inside = Inside::enter();
-    let alarm = Arc::new(Alarm {
-        rang: AtomicU32::new(0),
+    let ours = Arc::new(FutureWaker {
+        woken: AtomicU32::new(0),
         unparker: (!driver.is_background()).then(|| driver.unparker()),
         thread: thread::current(),
     });
     if cfg!(all(test, loom)) {
         // Loom does not see the count of references that orders a last wake before the drop.
-        std::mem::forget(alarm.clone());
+        std::mem::forget(ours.clone());
     }
-    let waker = Waker::from(alarm.clone());
+    let waker = Waker::from(ours.clone());
     let mut cx = Context::from_waker(&waker);
     let mut future = pin!(future);
     let mut polls = 0;
@@ -44,56 +44,57 @@ pub(super) fn block_on<F: Future>(driver: &Driver, future: F) -> F::Output {
         // outside. A background driver serves them by itself.
         if polls >= POLLS && !driver.is_background() {
             polls = 0;
-            sleep(driver, &alarm);
+            sleep(driver, &ours);
         }
         // ORDERING: Acquire pairs with the Release in `wake_by_ref`.
-        while alarm.rang.swap(0, Ordering::Acquire) == 0 {
+        while ours.woken.swap(0, Ordering::Acquire) == 0 {
             polls = 0;
-            sleep(driver, &alarm);
+            sleep(driver, &ours);
         }
     }
 }
 
-/// One turn of the driver, asleep unless the alarm rang; or a sleep while others run it.
+/// Runs the driver for one turn, asleep unless the waker was called; or sleeps while another thread
+/// runs it.
 ///
-/// The alarm itself decides, and not only the unpark that follows it: a turn of another thread, or
+/// The waker's own flag decides, and not only the unpark that follows it: a turn of another thread, or
 /// one inside of the future, may use up the unpark.
-fn sleep(driver: &Driver, alarm: &Alarm) {
-    let has_rung = || alarm.has_rung();
+fn sleep(driver: &Driver, ours: &FutureWaker) {
+    let is_woken = || ours.is_woken();
     if driver.shared().is_forked() {
         // The future has forked, and this is the child. Its ends have ended by that, and here is
         // nobody else to wake it.
         thread::park_timeout(PAUSE);
-        alarm.rang.swap(1, Ordering::Relaxed);
+        ours.woken.swap(1, Ordering::Relaxed);
         return;
     }
     if driver.is_background() {
         return thread::park();
     }
-    if driver.park_unless(None, &has_rung).is_err() && !has_rung() {
+    if driver.park_unless(None, &is_woken).is_err() && !is_woken() {
         // Somebody else runs it, or it is over. The waker ends this sleep too.
         thread::park_timeout(PAUSE);
     }
 }
 
 /// The waker of the future.
-struct Alarm {
+struct FutureWaker {
     /// 1 once it did.
-    rang: AtomicU32,
+    woken: AtomicU32,
     /// A background driver need not be told.
     unparker: Option<Unparker>,
     /// For the times when it does not sleep in the driver.
     thread: Thread,
 }
 
-impl Alarm {
-    fn has_rung(&self) -> bool {
+impl FutureWaker {
+    fn is_woken(&self) -> bool {
         // ORDERING: Relaxed; it decides about a sleep. `block_on` acquires what was written before.
-        self.rang.load(Ordering::Relaxed) != 0
+        self.woken.load(Ordering::Relaxed) != 0
     }
 }
 
-impl Wake for Alarm {
+impl Wake for FutureWaker {
     fn wake(self: Arc<Self>) {
         self.wake_by_ref();
     }
@@ -101,7 +102,7 @@ impl Wake for Alarm {
     fn wake_by_ref(self: &Arc<Self>) {
         // ORDERING: Release pairs with the Acquire in `block_on`. A read-modify-write, because
         // loom would let a store slip in before a swap that has read what stood there before.
-        self.rang.swap(1, Ordering::Release);
+        self.woken.swap(1, Ordering::Release);
         if let Some(unparker) = &self.unparker {
             unparker.unpark();
         }

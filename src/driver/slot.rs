@@ -2,7 +2,7 @@
 //!
 //! | word | written by | read by | what it says |
 //! |---|---|---|---|
-//! | `alarm` | its registration lowers it, the driver clears it | both | the earliest wish |
+//! | `timer` | its registration lowers it, the driver clears it | both | the earliest wish |
 //! | `notified` | its registration sets it, the driver clears it | both | a notification is under way |
 //! | `cancelled` | its registration, once | the driver | call the source no more |
 
@@ -17,7 +17,7 @@ pub(super) const NEVER: u64 = u64::MAX;
 pub(super) struct Slot {
     pub(super) id: Id,
     /// The earliest time asked for that the driver has not called for yet.
-    alarm: AtomicU64,
+    timer: AtomicU64,
     notified: AtomicU32,
     cancelled: AtomicU32,
 }
@@ -26,7 +26,7 @@ impl Slot {
     pub(super) fn new(id: Id) -> Self {
         Self {
             id,
-            alarm: AtomicU64::new(NEVER),
+            timer: AtomicU64::new(NEVER),
             notified: AtomicU32::new(0),
             cancelled: AtomicU32::new(0),
         }
@@ -37,13 +37,13 @@ impl Slot {
         // ORDERING: AcqRel, and a read-modify-write even where the value stays: it comes either
         // before the one in `clear_timer`, which then makes all that the caller wrote visible to
         // the source, or after it, and then it finds NEVER and the driver is told.
-        self.alarm.fetch_min(at, Ordering::AcqRel) > at
+        self.timer.fetch_min(at, Ordering::AcqRel) > at
     }
 
-    /// Before the source is called for its alarm: wishes from now on are new ones.
+    /// Before the source is called for its timer: wishes from now on are new ones.
     pub(super) fn clear_timer(&self) {
         // ORDERING: AcqRel; pairs with `lower_timer`.
-        self.alarm.swap(NEVER, Ordering::AcqRel);
+        self.timer.swap(NEVER, Ordering::AcqRel);
     }
 
     /// Notes a notification; says whether none was under way.

@@ -22,7 +22,7 @@ const DEADLINE: Duration =
 enum Call {
     Rung,
     Ready(u16),
-    Alarm,
+    Timer,
     Abandoned,
 }
 
@@ -69,7 +69,7 @@ impl Source for Probe {
         (self.hook)(self, Call::Ready(token));
     }
     fn on_timer(&self) {
-        (self.hook)(self, Call::Alarm);
+        (self.hook)(self, Call::Timer);
     }
     fn on_abandoned(&self) {
         (self.hook)(self, Call::Abandoned);
@@ -238,7 +238,7 @@ fn alarms_come_in_time(backend: Backend) {
         let wish = Duration::from_millis(millis);
         registration.wake_at(start + wish);
         registration.wake_at(start + wish * 2);
-        assert_eq!(calls.recv_timeout(DEADLINE), Ok(Call::Alarm));
+        assert_eq!(calls.recv_timeout(DEADLINE), Ok(Call::Timer));
         let late = start.elapsed().checked_sub(wish).expect("not before its time");
         assert!(late < Duration::from_secs(2), "{late:?} late");
     }
@@ -269,7 +269,7 @@ fn only_an_earlier_alarm_interrupts(backend: Backend) {
 
     let start = Instant::now();
     one.wake_at(start + Duration::from_millis(5));
-    assert_eq!(calls.recv_timeout(DEADLINE), Ok(Call::Alarm));
+    assert_eq!(calls.recv_timeout(DEADLINE), Ok(Call::Timer));
     assert!(start.elapsed() >= Duration::from_millis(5));
     eventually("it sleeps for the other", || asleep(&driver) > until);
 }
@@ -279,7 +279,7 @@ fn an_alarm_that_has_passed_comes_at_once(backend: Backend) {
     let (probe, calls) = Probe::reporting();
     let registration = driver.register(probe).unwrap();
     registration.wake_at(Instant::now() - Duration::from_millis(1));
-    assert_eq!(calls.recv_timeout(DEADLINE), Ok(Call::Alarm));
+    assert_eq!(calls.recv_timeout(DEADLINE), Ok(Call::Timer));
 }
 
 fn pair() -> (std::os::fd::OwnedFd, std::os::fd::OwnedFd) {
@@ -343,7 +343,7 @@ fn a_descriptor_watched_by_a_callback_is_reported(backend: Backend) {
     let registration = driver.register(outer.clone()).unwrap();
     outer.wake(&registration);
     let mut seen = [calls.recv_timeout(DEADLINE).unwrap(), calls.recv_timeout(DEADLINE).unwrap()];
-    while !seen.contains(&Call::Alarm) || !seen.contains(&Call::Ready(5)) {
+    while !seen.contains(&Call::Timer) || !seen.contains(&Call::Ready(5)) {
         seen[1] = calls.recv_timeout(DEADLINE).unwrap();
     }
 }
@@ -372,7 +372,7 @@ fn one_busy_descriptor_starves_nobody(backend: Backend) {
         }
     };
     registration.wake_at(Instant::now());
-    assert_eq!(next(), Ok(Call::Alarm));
+    assert_eq!(next(), Ok(Call::Timer));
     rustix::io::write(&theirs, b"x").unwrap();
     assert_eq!(next(), Ok(Call::Ready(1)));
     registration.unwatch(ours.as_fd());

@@ -50,7 +50,7 @@ pub(crate) struct Producer {
     staged: Option<Staged>,
     /// A record that ends before this, with the header after it, needs no further check.
     edge: Position,
-    route: Space,
+    space: Space,
     /// The last seen values of the two words that say how far the consumer has come. Neither may
     /// move back.
     seen_head: Position,
@@ -130,7 +130,7 @@ impl Producer {
             tail: start,
             staged: None,
             edge: start,
-            route: Space::new(shape, start),
+            space: Space::new(shape, start),
             seen_head: start,
             seen_taken: start,
             prefault: Prefault::new(start),
@@ -142,7 +142,7 @@ impl Producer {
     #[cfg(any(test, fuzzing))]
     pub(crate) fn turning_every(mut self, bytes: usize) -> Self {
         self.shape.window = bytes;
-        self.route.turn_every(bytes);
+        self.space.turn_every(bytes);
         self
     }
 
@@ -207,7 +207,7 @@ impl Producer {
     #[cold]
     fn seek(&mut self, need: u64) -> Result<Option<Position>, Violation> {
         self.look_at_head()?;
-        let Some(spot) = self.route.find(self.tail, need) else { return Ok(None) };
+        let Some(spot) = self.space.find(self.tail, need) else { return Ok(None) };
         let room = spot.edge.since(spot.begin);
         let made = self.prefault.make(&self.memory, self.shape.offset(spot.begin), need);
         if spot.begin == self.tail {
@@ -259,13 +259,13 @@ impl Producer {
         let taken = Position(self.consumer.taken.0.load(Ordering::Acquire));
         self.judge(taken, self.seen_taken)?;
         self.seen_taken = taken;
-        self.route.free_to(taken);
+        self.space.free_to(taken);
         Ok(())
     }
 
     /// Returns the bytes that are free, less the header of a record and the one after it.
     pub(crate) fn free_bytes(&self) -> usize {
-        let free = (self.shape.bytes as u64).saturating_sub(self.route.used(self.tail));
+        let free = (self.shape.bytes as u64).saturating_sub(self.space.used(self.tail));
         usize::try_from(free).unwrap_or(usize::MAX).saturating_sub(2 * RECORD_HEADER)
     }
 
@@ -281,7 +281,7 @@ impl Producer {
     /// for its bare need. (Bytes that were jumped over count for a round and for a half, so a
     /// sender that has just jumped may be woken for less.)
     pub(crate) fn announce(&mut self, len: usize) -> Option<Duration> {
-        let exact = self.route.find_out_when(self.tail, need(len));
+        let exact = self.space.find_out_when(self.tail, need(len));
         let Wish { wants: wanted, is_more, looks, .. } = self.wish;
         let (is_more, looks) = match self.wish.parked.map(|parked| self.tail.since(parked)) {
             Some(0) => (is_more && looks < MOST_LOOKS, looks.saturating_add(1)),
@@ -344,7 +344,7 @@ impl Producer {
     /// Returns the mark at the tail that leads to a record at `begin`, after which comes `next`.
     #[cold]
     fn jump(&mut self, begin: Position, next: Position) -> Mark {
-        self.route.leave(self.tail, begin);
+        self.space.leave(self.tail, begin);
         // Only `seek` knows how much room there is past it.
         self.edge = next.plus(RECORD_HEADER);
         Mark::jump(self.shape.offset(begin))
@@ -376,7 +376,7 @@ impl Producer {
         let head = Position(self.consumer.head.0.load(Ordering::Acquire));
         self.judge(head, self.seen_head)?;
         self.seen_head = head;
-        self.route.free_to(head);
+        self.space.free_to(head);
         Ok(())
     }
 

@@ -97,11 +97,11 @@ impl Bell {
     /// published.
     #[inline]
     pub(crate) fn wake_if_waiting_fenced(&self, bit: u32) -> bool {
-        self.is_armed(bit) && self.claim_and_strike(bit)
+        self.is_armed(bit) && self.clear_and_wake(bit)
     }
 
     #[cold]
-    fn claim_and_strike(&self, bit: u32) -> bool {
+    fn clear_and_wake(&self, bit: u32) -> bool {
         // ORDERING: AcqRel keeps the clear before the increment in `wake`; if several threads wake
         // at once, only one sees the bit.
         if self.words().waiting.fetch_and(!bit, Ordering::AcqRel) & bit == 0 {

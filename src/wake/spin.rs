@@ -287,7 +287,7 @@ mod tests {
     }
 
     #[test]
-    fn a_spin_that_pays_ends_the_sulk() {
+    fn a_spin_that_pays_ends_the_backoff() {
         let spin = record(Duration::from_micros(5));
         for _ in 0..PATIENCE {
             ALLOWANCE.set(None);
