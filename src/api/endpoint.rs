@@ -22,6 +22,7 @@ use crate::rendezvous::lifeline::Lifeline;
 use crate::shm::layout::Side;
 use crate::shm::region::Region;
 use crate::sync::{Arc, Mutex, lock};
+use crate::sys::fork::LeakyLock;
 
 /// One side of a channel: what [`SpscFace`](crate::SpscFace) and [`SpscHandle`](crate::SpscHandle)
 /// have in common.
@@ -39,8 +40,8 @@ use crate::sync::{Arc, Mutex, lock};
 /// [`cancel_on_drop`](Self::cancel_on_drop) for other ways to leave a stream in the middle.
 pub struct Endpoint {
     channel: Arc<Channel>,
-    tx: Mutex<SharedTx>,
-    rx: Mutex<Rx>,
+    tx: LeakyLock<Mutex<SharedTx>>,
+    rx: LeakyLock<Mutex<Rx>>,
 }
 
 impl Endpoint {
@@ -53,8 +54,8 @@ impl Endpoint {
     ) -> Result<Self, ShmError> {
         let channel = Arc::new(Channel::new(region, side, options));
         let endpoint = Self {
-            tx: Mutex::new(SharedTx::new(Tx::new(&channel))),
-            rx: Mutex::new(Rx::new(&channel)),
+            tx: LeakyLock::new(Mutex::new(SharedTx::new(Tx::new(&channel)))),
+            rx: LeakyLock::new(Mutex::new(Rx::new(&channel))),
             channel,
         };
         endpoint.channel.bind(driver)?;
@@ -148,7 +149,7 @@ impl Endpoint {
     /// the wake, and the other tasks may sleep although a packet is there, until the next packet
     /// comes.
     pub fn recv(&self) -> impl Future<Output = Option<Bytes>> + Send + '_ {
-        let receiving = RecvFuture::new(&self.channel, &self.rx, Rx::take);
+        let receiving = RecvFuture::new(&self.channel, &*self.rx, Rx::take);
         async move { receiving.await.ok() }
     }
 
@@ -169,7 +170,7 @@ impl Endpoint {
         packets: &'a mut Vec<Bytes>,
         max: usize,
     ) -> impl Future<Output = usize> + Send + 'a {
-        let receiving = RecvFuture::new(&self.channel, &self.rx, move |rx: &mut Rx| {
+        let receiving = RecvFuture::new(&self.channel, &*self.rx, move |rx: &mut Rx| {
             rx.take_batch(packets, max, Limit::Budget)
         });
         async move { receiving.await.unwrap_or(0) }
@@ -186,18 +187,18 @@ impl Endpoint {
         if let Some(reason) = self.channel.forked_end(Directions::RX) {
             return Err(TryRecvError::Closed(reason));
         }
-        from_taken(take_at_once(&self.rx, Rx::take))
+        from_taken(take_at_once(&*self.rx, Rx::take))
     }
 
     /// Like [`recv`](Self::recv), but blocks the thread.
     pub fn recv_blocking(&self) -> Option<Bytes> {
-        RecvFuture::new(&self.channel, &self.rx, Rx::take).block(None)?.ok()
+        RecvFuture::new(&self.channel, &*self.rx, Rx::take).block(None)?.ok()
     }
 
     /// Like [`recv_batch`](Self::recv_batch), but blocks the thread.
     pub fn recv_batch_blocking(&self, packets: &mut Vec<Bytes>, max: usize) -> usize {
         let take = |rx: &mut Rx| rx.take_batch(packets, max, Limit::None);
-        RecvFuture::new(&self.channel, &self.rx, take)
+        RecvFuture::new(&self.channel, &*self.rx, take)
             .block(None)
             .map_or(0, |taken| taken.unwrap_or(0))
     }
@@ -209,7 +210,7 @@ impl Endpoint {
     /// none will come.
     pub fn recv_timeout(&self, timeout: Duration) -> Result<Bytes, RecvTimeoutError> {
         from_timed(
-            RecvFuture::new(&self.channel, &self.rx, Rx::take).block(deadline_after(timeout)),
+            RecvFuture::new(&self.channel, &*self.rx, Rx::take).block(deadline_after(timeout)),
         )
     }
 
@@ -392,8 +393,11 @@ impl Endpoint {
     pub fn into_split(self) -> (Sender, Receiver) {
         let Self { channel, tx, rx } = self;
         channel.split();
-        let sender = Sender::new(SendHalf::new(&channel, into_inner(tx).into_tx()));
-        (sender, Receiver::new(&channel, into_inner(rx)))
+        // A half that a thread of the parent's used at the fork is of no use here, as any other is.
+        let tx = tx.into_inner().map(|tx| into_inner(tx).into_tx());
+        let tx = tx.unwrap_or_else(|| Tx::new(&channel));
+        let rx = rx.into_inner().map_or_else(|| Rx::new(&channel), into_inner);
+        (Sender::new(SendHalf::new(&channel, tx)), Receiver::new(&channel, rx))
     }
 
     /// Attaches the lifeline of a completed handshake: the peer is there.

@@ -15,6 +15,7 @@ use crate::error::{CloseReason, ShmError};
 use crate::rendezvous::credentials::{Allow, PeerCredentials};
 use crate::rendezvous::{self, Connection, Connector, Name, Progress};
 use crate::shm::layout::Side;
+use crate::sys::fork::LeakyLock;
 use crate::wake::waiters::Waiters;
 
 /// How long an engine may take to answer, unless the builder says otherwise.
@@ -214,7 +215,7 @@ impl HandleBuilder {
 #[derive(Debug)]
 struct Connecting {
     waiters: Waiters,
-    step: Mutex<Step>,
+    step: LeakyLock<Mutex<Step>>,
     driver: OnceLock<Registration>,
 }
 
@@ -235,7 +236,7 @@ impl Connecting {
     fn start(connector: Connector, driver: &Binding) -> Result<Guard, ShmError> {
         let dialling = Arc::new(Self {
             waiters: Waiters::default(),
-            step: Mutex::new(Step::Under(Box::new(connector))),
+            step: LeakyLock::new(Mutex::new(Step::Under(Box::new(connector)))),
             driver: OnceLock::new(),
         });
         let registration = driver.register(dialling.clone())?;

@@ -2,7 +2,7 @@
 
 use std::cell::Cell;
 use std::io;
-use std::sync::TryLockError;
+use std::sync::{PoisonError, TryLockError};
 use std::time::Duration;
 
 use super::event_loop::{EventLoop, Failure, Found, Poller};
@@ -10,7 +10,8 @@ use super::poller_of_this_thread;
 use super::shared::Shared;
 use super::table::Id;
 use crate::error::{CloseReason, ShmError};
-use crate::sync::{Arc, AtomicU32, Mutex, lock, thread_local};
+use crate::sync::{Arc, AtomicU32, Mutex, thread_local};
+use crate::sys::fork::LeakyLock;
 
 /// How often in a row the kernel may fail before the driver is given up.
 const ATTEMPTS: u32 = 8;
@@ -18,7 +19,7 @@ const ATTEMPTS: u32 = 8;
 /// Runs the driver for one thread at a time. Dropped, it leaves a driver that nobody can run.
 pub(super) struct Parker {
     shared: Arc<Shared>,
-    parked: Arc<Mutex<Parked>>,
+    parked: LeakyLock<Mutex<Parked>>,
 }
 
 struct Parked {
@@ -64,7 +65,8 @@ impl Parker {
     /// For whoever has the means to wait.
     pub(super) fn with(shared: Arc<Shared>, waits: Box<dyn Poller>) -> Self {
         let event_loop = Some(EventLoop::new(shared.clone(), waits));
-        Self { shared, parked: Arc::new(Mutex::new(Parked { event_loop, failures: 0 })) }
+        let parked = Mutex::new(Parked { event_loop, failures: 0 });
+        Self { shared, parked: LeakyLock::new(parked) }
     }
 
     /// See [`Driver::park`](super::Driver::park). Does not sleep once `is_wanted`, which becomes
@@ -140,16 +142,16 @@ impl Parked {
 impl Drop for Parker {
     fn drop(&mut self) {
         let _inside = Inside::now();
-        if !self.shared.is_forked() {
-            return lock(&self.parked).give_up();
+        if self.parked.is_torn() {
+            // A thread of the parent's ran the driver at the fork.
+            return;
         }
-        match self.parked.try_lock() {
+        let parked = self.parked.get_mut().unwrap_or_else(PoisonError::into_inner);
+        if self.shared.is_forked() {
             // Closes this process's copies; nobody is told, for nobody here has lost anything.
-            Ok(mut parked) => parked.event_loop = None,
-            Err(TryLockError::Poisoned(poisoned)) => poisoned.into_inner().event_loop = None,
-            // A thread of the parent's was changing it at the fork. Leaked, so that no torn copy is
-            // dropped.
-            Err(TryLockError::WouldBlock) => std::mem::forget(self.parked.clone()),
+            parked.event_loop = None;
+        } else {
+            parked.give_up();
         }
     }
 }
@@ -172,5 +174,48 @@ impl Poller for Unmade {
 
     fn is_ours(&self) -> bool {
         false
+    }
+}
+
+#[cfg(all(test, not(loom)))]
+mod tests {
+    use super::*;
+    use crate::driver::Backend;
+    use crate::sys::fork::in_child;
+
+    struct Counted(#[allow(dead_code, reason = "counts its drops")] Arc<()>);
+
+    impl Poller for Counted {
+        fn arm(&mut self, _id: Id, _bell: &AtomicU32, _seen: u32) -> bool {
+            false
+        }
+
+        fn disarm(&mut self, _id: Id) {}
+
+        fn wait(&mut self, _timeout: Option<Duration>, _found: &mut Found) -> Result<(), Failure> {
+            Err(Failure::Unmade(io::ErrorKind::Unsupported.into()))
+        }
+
+        fn close(&mut self) {}
+
+        fn is_ours(&self) -> bool {
+            true
+        }
+    }
+
+    #[test]
+    fn a_child_leaks_an_event_loop_that_a_thread_used_at_the_fork() {
+        for is_used in [false, true] {
+            let counted = Arc::new(());
+            let shared = Shared::parked_in(Backend::Epoll).unwrap();
+            let parker = Parker::with(shared, Box::new(Counted(counted.clone())));
+            if is_used {
+                std::mem::forget(parker.parked.lock().unwrap());
+            }
+            in_child(move || {
+                drop(parker);
+                assert_eq!(Arc::strong_count(&counted), 1 + usize::from(is_used));
+            });
+        }
     }
 }

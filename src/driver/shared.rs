@@ -30,7 +30,7 @@ use super::source::Source;
 use super::table::{Id, Ids};
 use crate::error::{CloseReason, ShmError};
 use crate::sync::{Arc, AtomicU32, AtomicU64, Mutex, Ordering, lock};
-use crate::sys::fork::Origin;
+use crate::sys::fork::{LeakyLock, Origin};
 use crate::sys::futex;
 
 /// In `asleep_until`: the driver runs, or is about to look into the inbox.
@@ -219,7 +219,7 @@ pub(super) struct Shared {
     timer: Option<Timer>,
     /// Who runs it sleeps in it, with nothing else to do.
     parked_in: bool,
-    inbox: Mutex<Inbox>,
+    inbox: LeakyLock<Mutex<Inbox>>,
     /// Of one that has no thread of its own.
     pub(super) last_run: LastRun,
     /// Zero of the driver's clock.
@@ -280,7 +280,7 @@ impl Shared {
             interrupt: Interrupt::Futex,
             timer: None,
             parked_in: false,
-            inbox: Mutex::new(Inbox::default()),
+            inbox: LeakyLock::default(),
             last_run: LastRun::new(),
             #[cfg(not(all(test, loom)))]
             epoch: Instant::now(),

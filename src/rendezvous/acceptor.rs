@@ -16,7 +16,7 @@ use crate::error::ShmError;
 use crate::rendezvous::credentials::{self, Allow, PeerCredentials};
 use crate::rendezvous::lifeline::Lifeline;
 use crate::sync::{AtomicU64, Mutex, Ordering, lock};
-use crate::sys::fork::{self, Origin};
+use crate::sys::fork::{self, LeakyLock, Origin};
 
 /// Connections that have not said hello.
 const MAX_GUESTS: u16 = 8;
@@ -94,7 +94,7 @@ pub(crate) struct Clients {
 pub(crate) struct Acceptor {
     path: Box<Path>,
     allow: Option<Allow>,
-    room: Mutex<Room>,
+    room: LeakyLock<Mutex<Room>>,
     /// The process that receives; in a forked child nothing is ready.
     origin: Origin,
     refused: AtomicU64,
@@ -131,7 +131,11 @@ impl Acceptor {
         Self {
             path: socket.path().into(),
             allow,
-            room: Mutex::new(Room { socket: Some(socket), pending: Vec::new(), resume: None }),
+            room: LeakyLock::new(Mutex::new(Room {
+                socket: Some(socket),
+                pending: Vec::new(),
+                resume: None,
+            })),
             origin: Origin::here(),
             refused: AtomicU64::new(0),
             hostile: AtomicU64::new(0),

@@ -11,6 +11,7 @@ use std::collections::VecDeque;
 use super::{Position, Shape};
 use crate::shm::region::Words;
 use crate::sync::{Arc, Mutex, Ordering, fence, lock};
+use crate::sys::fork::LeakyLock;
 
 /// The loans of one consumer.
 #[derive(Debug)]
@@ -18,7 +19,7 @@ pub(crate) struct Loans {
     own: Words,
     producer: Words,
     shape: Shape,
-    book: Mutex<Book>,
+    book: LeakyLock<Mutex<Book>>,
 }
 
 #[derive(Debug)]
@@ -53,7 +54,7 @@ impl Loans {
     pub(super) fn new(own: Words, producer: Words, shape: Shape) -> Self {
         let marks = Marks { given: Position::START, released: Position::START };
         let book = Book { lent: VecDeque::new(), first: 0, reached: Position::START, marks };
-        Self { own, producer, shape, book: Mutex::new(book) }
+        Self { own, producer, shape, book: LeakyLock::new(Mutex::new(book)) }
     }
 
     /// Lends the record from `begin` to `end`, which is the consumer's position. With `marks`, the

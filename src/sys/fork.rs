@@ -19,12 +19,18 @@
 //!   the halves, the waiting tasks and the loans of an end, by `Shared::is_forked` for a driver's
 //!   inbox.
 //!
+//! A drop takes no lock, but it reads what the lock protects, and a thread of the parent's may have
+//! been changing that at the fork. So each of these locks is a [`LeakyLock`]: a child that finds it
+//! held leaks what is inside.
+//!
 //! Nor does a child close a descriptor that another thread of the parent's may have opened or
 //! closed at the fork. The kernel copies the table of descriptors before it copies the memory, so
 //! the memory may name a descriptor that the child does not have, or one that is another file by
 //! now. A child leaks these; what it drops itself was made before the fork.
 
 use std::fmt;
+use std::mem::ManuallyDrop;
+use std::ops::{Deref, DerefMut};
 use std::ptr::{self, NonNull};
 use std::sync::atomic::{AtomicPtr, AtomicU32, Ordering};
 use std::sync::{Mutex, MutexGuard, PoisonError, TryLockError};
@@ -72,32 +78,112 @@ impl Origin {
     }
 }
 
+/// A lock of std's, or of loom's.
+pub(crate) trait Lock {
+    /// Whether some thread holds it.
+    fn is_held(&self) -> bool;
+}
+
+impl<T> Lock for Mutex<T> {
+    fn is_held(&self) -> bool {
+        matches!(self.try_lock(), Err(TryLockError::WouldBlock))
+    }
+}
+
+#[cfg(all(test, loom))]
+impl<T> Lock for loom::sync::Mutex<T> {
+    fn is_held(&self) -> bool {
+        matches!(self.try_lock(), Err(TryLockError::WouldBlock))
+    }
+}
+
+/// A lock that is leaked, with what it protects, by a forked child that finds it held: the thread
+/// that held it does not exist there, and may have been in the middle of a change.
+pub(crate) struct LeakyLock<L: Lock> {
+    origin: Origin,
+    lock: ManuallyDrop<L>,
+}
+
+impl<L: Lock> LeakyLock<L> {
+    pub(crate) fn new(lock: L) -> Self {
+        Self { origin: Origin::here(), lock: ManuallyDrop::new(lock) }
+    }
+
+    /// Whether a thread of the parent's held it at the fork. Asked by who has it to itself.
+    pub(crate) fn is_torn(&mut self) -> bool {
+        self.origin.has_left() && self.lock.is_held()
+    }
+
+    /// The lock itself, or `None` if it [is torn](Self::is_torn), and so is leaked.
+    pub(crate) fn into_inner(self) -> Option<L> {
+        let mut leaky = ManuallyDrop::new(self);
+        if leaky.is_torn() {
+            return None;
+        }
+        // SAFETY: nobody takes or drops it besides: `leaky` is not used again, and its drop, the only
+        // other place that does so, never runs.
+        Some(unsafe { ManuallyDrop::take(&mut leaky.lock) })
+    }
+}
+
+impl<L: Lock> Deref for LeakyLock<L> {
+    type Target = L;
+
+    fn deref(&self) -> &L {
+        &self.lock
+    }
+}
+
+impl<L: Lock> DerefMut for LeakyLock<L> {
+    fn deref_mut(&mut self) -> &mut L {
+        &mut self.lock
+    }
+}
+
+impl<L: Lock> Drop for LeakyLock<L> {
+    fn drop(&mut self) {
+        if !self.is_torn() {
+            // SAFETY: this is the drop of what owns it, which runs once, and not after `into_inner`.
+            unsafe { ManuallyDrop::drop(&mut self.lock) };
+        }
+    }
+}
+
+impl<L: Lock + fmt::Debug> fmt::Debug for LeakyLock<L> {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        self.lock.fmt(f)
+    }
+}
+
+impl<L: Lock + Default> Default for LeakyLock<L> {
+    fn default() -> Self {
+        Self::new(L::default())
+    }
+}
+
 /// A lock that opens only in the process that made it.
 ///
 /// Std's lock, in the models too: nothing that loom schedules happens inside.
 #[derive(Debug)]
-pub(crate) struct ProcessLock<T> {
-    origin: Origin,
-    mutex: Mutex<T>,
-}
+pub(crate) struct ProcessLock<T>(LeakyLock<Mutex<T>>);
 
 impl<T> ProcessLock<T> {
     pub(crate) fn new(value: T) -> Self {
-        Self { origin: Origin::here(), mutex: Mutex::new(value) }
+        Self(LeakyLock::new(Mutex::new(value)))
     }
 
     /// Waits for the lock. `None` in another process, where this does not wait.
     pub(crate) fn lock(&self) -> Option<MutexGuard<'_, T>> {
-        if self.origin.has_left() {
+        if self.0.origin.has_left() {
             return None;
         }
-        Some(self.mutex.lock().unwrap_or_else(PoisonError::into_inner))
+        Some(self.0.lock().unwrap_or_else(PoisonError::into_inner))
     }
 
     /// As [`lock`](Self::lock), but in another process `Some` if no thread held the lock at the
     /// fork. For a child that drops its copy of what is inside.
     pub(crate) fn lock_or_try(&self) -> Option<MutexGuard<'_, T>> {
-        self.lock().or_else(|| try_lock(&self.mutex))
+        self.lock().or_else(|| try_lock(&self.0))
     }
 }
 
@@ -242,6 +328,28 @@ fn wiped_page() -> Option<*mut AtomicU32> {
     Some(start.cast())
 }
 
+/// Forks, and ends with an error if `work` panics in the child. For tests; the child may use nothing
+/// that another thread may have locked.
+#[cfg(all(test, not(loom)))]
+pub(crate) fn in_child(work: impl FnOnce()) {
+    use std::panic::{AssertUnwindSafe, catch_unwind};
+
+    // SAFETY: the libc's own. The child runs the caller's code and `_exit`.
+    unsafe extern "C" {
+        safe fn fork() -> i32;
+        safe fn _exit(code: i32) -> !;
+    }
+    let pid = fork();
+    if pid == 0 {
+        let went_well = catch_unwind(AssertUnwindSafe(work)).is_ok();
+        _exit(i32::from(!went_well));
+    }
+    let pid = rustix::process::Pid::from_raw(pid).expect("fork failed");
+    let options = rustix::process::WaitOptions::empty();
+    let (_, status) = rustix::process::waitpid(Some(pid), options).unwrap().unwrap();
+    assert_eq!(status.exit_status(), Some(0), "in the child");
+}
+
 #[cfg(all(test, not(loom)))]
 mod tests {
     use super::*;
@@ -257,8 +365,30 @@ mod tests {
 
     /// As it is in a child.
     fn of_another_process<T>(mut lock: ProcessLock<T>) -> ProcessLock<T> {
-        lock.origin.generation += 1;
+        lock.0.origin.generation += 1;
         lock
+    }
+
+    #[test]
+    fn what_a_thread_held_at_the_fork_is_leaked() {
+        let value = std::sync::Arc::new(());
+        for (is_held, is_taken) in [(false, false), (true, false), (false, true), (true, true)] {
+            let lock = of_another_process(ProcessLock::new(value.clone())).0;
+            if is_held {
+                std::mem::forget(lock.lock().unwrap());
+            }
+            if is_taken {
+                let inner = lock.into_inner();
+                assert_eq!(inner.is_none(), is_held);
+            } else {
+                drop(lock);
+            }
+            assert_eq!(std::sync::Arc::strong_count(&value), 1 + usize::from(is_held));
+            if is_held {
+                // SAFETY: the clone that was leaked, of which nobody else knows.
+                unsafe { std::sync::Arc::decrement_strong_count(std::sync::Arc::as_ptr(&value)) };
+            }
+        }
     }
 
     #[test]

@@ -16,6 +16,8 @@ use crate::rendezvous::credentials::PeerCredentials;
 use crate::rendezvous::lifeline::Lifeline;
 use crate::shm::layout::{Geometry, Side};
 use crate::shm::region::Region;
+use crate::sync::{Arc, lock};
+use crate::sys::fork::in_child;
 
 fn drivers() -> Vec<Driver> {
     [Backend::IoUring, Backend::Epoll]
@@ -38,6 +40,29 @@ fn pair(driver: &Driver, ring_bytes: usize) -> (Endpoint, Endpoint) {
     face.attach(Lifeline::new(one, peer, None)).unwrap();
     handle.attach(Lifeline::new(other, peer, None)).unwrap();
     (face, handle)
+}
+
+#[test]
+fn a_child_leaks_a_half_that_a_thread_used_at_the_fork() {
+    let driver = Driver::builder().backend(Backend::Epoll).background().unwrap();
+    for is_split in [false, true] {
+        let (face, _handle) = pair(&driver, 4096);
+        // That thread does not come so far in the child.
+        std::mem::forget(lock(&face.tx));
+        in_child(move || {
+            let channel = face.channel().clone();
+            let before = Arc::strong_count(&channel);
+            if is_split {
+                let (sender, receiver) = face.into_split();
+                assert!(sender.is_closed());
+                drop((sender, receiver));
+            } else {
+                drop(face);
+            }
+            // All but the half's own, which nobody drops.
+            assert_eq!(Arc::strong_count(&channel), before - 2);
+        });
+    }
 }
 
 #[test]
@@ -71,7 +96,7 @@ fn a_taker_that_goes_away_wakes_the_blocked_sender() {
         while face.try_send(packet(next)).is_ok() {
             next += 1;
         }
-        let face = std::sync::Arc::new(face);
+        let face = Arc::new(face);
         for taken in 0..5_000u64 {
             let sender = face.clone();
             let last = packet(next);

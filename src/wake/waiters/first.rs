@@ -5,9 +5,10 @@
 use std::task::{Poll, Waker};
 
 use crate::sync::{Mutex, lock};
+use crate::sys::fork::LeakyLock;
 
 #[derive(Debug, Default)]
-pub(super) struct First(Mutex<State>);
+pub(super) struct First(LeakyLock<Mutex<State>>);
 
 #[derive(Debug, Default)]
 struct State {
@@ -97,5 +98,33 @@ impl First {
         }
         state.place = Place::Free;
         Poll::Ready(())
+    }
+}
+
+#[cfg(all(test, not(loom)))]
+mod tests {
+    use std::sync::Arc;
+    use std::task::Wake;
+
+    use super::*;
+    use crate::sys::fork::in_child;
+
+    struct Idle;
+
+    impl Wake for Idle {
+        fn wake(self: Arc<Self>) {}
+    }
+
+    #[test]
+    fn a_child_leaks_a_waker_that_a_thread_exchanged_at_the_fork() {
+        let idle = Arc::new(Idle);
+        let first = First::default();
+        assert!(first.take());
+        assert!(first.poll(&Waker::from(idle.clone())).is_pending());
+        std::mem::forget(lock(&first.0));
+        in_child(move || {
+            drop(first);
+            assert_eq!(Arc::strong_count(&idle), 2);
+        });
     }
 }

@@ -13,6 +13,7 @@ use event_listener::{Event, EventListener};
 
 use super::wake;
 use crate::sync::Arc;
+use crate::sys::fork::LeakyLock;
 use crate::wake::waker_slot::WakerSlot;
 
 #[derive(Debug, Default)]
@@ -58,7 +59,7 @@ impl Queued {
 
 /// Real wakers to call as soon as no lock is held.
 #[derive(Debug, Default)]
-struct Noted(Mutex<Vec<Waker>>);
+struct Noted(LeakyLock<Mutex<Vec<Waker>>>);
 
 impl Noted {
     fn wake_all(&self) {
