@@ -19,7 +19,9 @@ use std::os::fd::{AsFd, BorrowedFd, OwnedFd};
 use std::path::Path;
 use std::time::{Duration, Instant};
 
-use rustix::fs::{AtFlags, FlockOperation, Mode, OFlags, Timespec, Timestamps, UTIME_NOW};
+use rustix::fs::{
+    AtFlags, FlockOperation, Mode, OFlags, RenameFlags, Timespec, Timestamps, UTIME_NOW,
+};
 use rustix::io::{Errno, retry_on_intr};
 use rustix::net::{Shutdown, SocketAddrUnix, SocketFlags};
 
@@ -64,11 +66,7 @@ impl ListenerSocket {
         let directory = Directory::for_engine(name)?;
         let _lock = Lock::take(&directory)?;
         let stale = expect_stale(&directory, name)?;
-        remove_stale(&directory, name, stale)?;
-        let (socket, inode) = match directory.real_path_of(name.file()) {
-            Some(path) => listen_at(&directory, name, &path, mode)?,
-            None => listen_and_rename(&directory, name, mode)?,
-        };
+        let (socket, inode) = listen(&directory, name, stale, mode)?;
         Ok(Self { socket, directory, name: name.clone(), inode, origin: Origin::here() })
     }
 
@@ -139,39 +137,25 @@ fn permissions(mode: u32) -> Result<Mode, ShmError> {
     Ok(Mode::from_raw_mode(mode))
 }
 
-/// Under the lock: makes sure that nobody serves the name, and tells which file there is.
-fn expect_stale(directory: &Directory, name: &Name) -> Result<Option<Inode>, ShmError> {
+/// A socket's file on which nobody listens. It is held open, so that its inode's number is not given
+/// to another file.
+#[derive(Debug)]
+pub(super) struct Stale(OwnedFd);
+
+/// Under the lock: makes sure that nobody serves the name, and returns what has it.
+pub(super) fn expect_stale(directory: &Directory, name: &Name) -> Result<Option<Stale>, ShmError> {
     const STEP: &str = "looking for another engine";
-    let mut stale = None;
-    let errno = match socket::find(directory.as_fd(), name.file()) {
+    let (found, errno) = match socket::find(directory.as_fd(), name.file()) {
         Ok(found) => match probe(found.as_fd()) {
             Ok(_somebody) => return Err(name.in_use()),
-            Err(errno) => {
-                stale = rustix::fs::fstat(&found).ok().map(|stat| Inode::of(&stat));
-                errno
-            }
+            Err(errno) => (Some(Stale(found)), errno),
         },
-        Err(errno) => errno,
+        Err(errno) => (None, errno),
     };
     match Silence::of(errno, STEP, name.path()) {
-        Silence::Nobody => Ok(stale),
+        Silence::Nobody => Ok(found),
         Silence::Foreign | Silence::NoSocket => Err(name.in_use()),
         Silence::Unknown(error) => Err(error),
-    }
-}
-
-/// Under the lock: unlinks the file that was found stale. A program that does not ask for the lock
-/// may have put another one there since: then the name is in use.
-fn remove_stale(directory: &Directory, name: &Name, stale: Option<Inode>) -> Result<(), ShmError> {
-    match directory.look_at(name.file()) {
-        Ok(found) if Some(Inode::of(&found)) != stale => return Err(name.in_use()),
-        Ok(_) => {}
-        Err(Errno::NOENT) => return Ok(()),
-        Err(errno) => return Err(socket::error("looking at the socket", errno, name.path())),
-    }
-    match unlink(directory, name.file()) {
-        Ok(()) | Err(Errno::NOENT) => Ok(()),
-        Err(errno) => Err(socket::error("removing a stale socket", errno, name.path())),
     }
 }
 
@@ -194,6 +178,34 @@ fn probe(found: BorrowedFd<'_>) -> Result<Option<OwnedFd>, Errno> {
     // stranger.
     let _ = socket::set_mode(found, mode);
     outcome
+}
+
+/// Under the lock: listens under the name, which `stale` has at most. Whoever does not ask for the
+/// lock may have put a file there meanwhile, which is kept.
+pub(super) fn listen(
+    directory: &Directory,
+    name: &Name,
+    stale: Option<Stale>,
+    mode: Mode,
+) -> Result<(OwnedFd, Inode), ShmError> {
+    if let Some(stale) = stale {
+        remove(directory, name.file(), stale)
+            .map_err(|errno| socket::error("removing a stale socket", errno, name.path()))?;
+    }
+    match directory.real_path_of(name.file()) {
+        Some(path) => listen_at(directory, name, &path, mode),
+        None => listen_and_rename(directory, name, mode),
+    }
+}
+
+/// Under the lock: removes `stale`, unless another file has its name by now.
+fn remove(directory: &Directory, file: &OsStr, stale: Stale) -> Result<(), Errno> {
+    let stale = Inode::of(&rustix::fs::fstat(&stale.0)?);
+    match directory.look_at(file) {
+        Ok(named) if Inode::of(&named) == stale => unlink(directory, file),
+        Ok(_) | Err(Errno::NOENT) => Ok(()),
+        Err(errno) => Err(errno),
+    }
 }
 
 /// Under the lock: listens under the final path, which fits into an address.
@@ -256,14 +268,31 @@ fn listen_and_rename(
         let stat = directory
             .look_at(NEW_FILE)
             .map_err(|errno| socket::error("looking at the socket", errno, &path))?;
-        rustix::fs::renameat(directory, NEW_FILE, directory, name.file())
-            .map_err(|errno| socket::error("renaming the socket", errno, &path))?;
-        Ok(Inode::of(&stat))
+        match rename_new(directory, name.file()) {
+            Ok(()) => Ok(Inode::of(&stat)),
+            Err(Errno::EXIST) => Err(name.in_use()),
+            Err(errno) => Err(socket::error("renaming the socket", errno, &path)),
+        }
     });
     if listening.is_err() {
         let _ = unlink(directory, NEW_FILE.as_ref());
     }
     listening.map(|inode| (socket, inode))
+}
+
+/// Under the lock: gives the new socket its name, unless a file has that.
+fn rename_new(directory: &Directory, file: &OsStr) -> Result<(), Errno> {
+    let flags = RenameFlags::NOREPLACE;
+    match rustix::fs::renameat_with(directory, NEW_FILE, directory, file, flags) {
+        // Not every file system can do that, nor every kernel.
+        Err(Errno::INVAL | Errno::NOSYS) => {}
+        outcome => return outcome,
+    }
+    match directory.look_at(file) {
+        Ok(_) => Err(Errno::EXIST),
+        Err(Errno::NOENT) => rustix::fs::renameat(directory, NEW_FILE, directory, file),
+        Err(errno) => Err(errno),
+    }
 }
 
 /// Under the lock: removes what a crash left. Only the lock's holder has such a file, so this one

@@ -279,6 +279,34 @@ fn whatever_else_has_the_name_keeps_it() {
     check();
 }
 
+/// Its maker knows nothing of the directory's lock.
+#[test]
+fn a_file_that_comes_after_the_look_is_kept() {
+    let dir = TempDir::new();
+    for name in [dir.name("a"), name_in(&long_directory(&dir), "a")] {
+        let directory = directory::Directory::for_engine(&name).unwrap();
+        for is_stale in [false, true] {
+            // A path that leads there is short.
+            let way = PathBuf::from(socket::way_to(directory.as_fd())).join(name.file());
+            if is_stale {
+                leave_stale_socket(&way);
+            }
+            let stale = listener_socket::expect_stale(&directory, &name).unwrap();
+            assert_eq!(stale.is_some(), is_stale);
+            let precious = dir.path().join("precious");
+            std::fs::write(&precious, "precious").unwrap();
+            std::fs::rename(&precious, &way).unwrap();
+            let mode = rustix::fs::Mode::RWXU;
+            let listening = listener_socket::listen(&directory, &name, stale, mode);
+            let in_use = matches!(listening, Err(ShmError::NameInUse { .. }));
+            assert!(in_use, "{is_stale}: {listening:?}");
+            assert_eq!(std::fs::read(&way).unwrap(), b"precious");
+            assert!(!name.directory().join(NEW_FILE).exists());
+            std::fs::remove_file(&way).unwrap();
+        }
+    }
+}
+
 #[test]
 fn a_file_in_the_place_of_the_new_socket_is_kept() {
     let dir = TempDir::new();
@@ -357,6 +385,26 @@ fn a_drop_unlinks_only_what_it_bound() {
     engine.acceptor.close(&engine.board);
     assert!(!name.path().exists());
     assert_eq!(engine.board.watched.load(Ordering::Relaxed), 0);
+}
+
+/// As a child has one that was forked by any thread.
+#[test]
+fn a_copy_of_a_dropped_engines_socket_keeps_no_name() {
+    let dir = TempDir::new();
+    let name = dir.name("a");
+    let bound = bind(&name).unwrap();
+    let copy = bound.as_fd().try_clone_to_owned().unwrap();
+    let (first, second) = (raw(&name).unwrap(), raw(&name).unwrap());
+    let lock = std::fs::File::open(dir.path().join(LOCK_FILE)).unwrap();
+    flock(&lock, FlockOperation::LockExclusive).unwrap();
+    drop(bound);
+    assert!(name.path().exists(), "not without the lock");
+    assert!(drain(first.as_fd(), 1).hung_up && drain(second.as_fd(), 1).hung_up);
+    assert!(matches!(connector(&name).unwrap().block(), Err(ShmError::NotFound { .. })));
+    flock(&lock, FlockOperation::Unlock).unwrap();
+    let engine = Engine::new(&name);
+    assert!(engine.connect(&name).is_ok());
+    drop(copy);
 }
 
 #[test]
