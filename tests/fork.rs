@@ -493,6 +493,8 @@ fn a_child_writes_nothing_by_its_parents_grant() {
         ("put_packet", |grant, packet| grant.put_packet(packet)),
         ("chunk_mut", |grant, _| {
             assert_eq!(grant.chunk_mut().len(), 94);
+            let first = grant.chunk_mut().as_mut_ptr();
+            assert_eq!(grant.chunk_mut().as_mut_ptr(), first, "one buffer serves all calls");
             grant.chunk_mut()[..60].copy_from_slice(&[0xff; 60]);
             // SAFETY: so many were written.
             unsafe { grant.advance_mut(60) };

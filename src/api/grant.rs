@@ -47,6 +47,13 @@ use crate::ring::Claim;
 /// that [`advance_mut`](BufMut::advance_mut) skips without writing have the earlier content of the
 /// ring, never memory of this process.
 ///
+/// # Forks
+///
+/// In a child that was forked without an exec, a grant of the parent's counts what is put and
+/// writes nothing to the ring; [`chunk_mut`](BufMut::chunk_mut) gives private memory, and `commit`
+/// fails. A slice that `chunk_mut` gave before the fork still leads to the ring: the child must not
+/// write to it.
+///
 /// [`Sender::reserve`]: crate::Sender::reserve
 #[must_use = "a grant that is dropped publishes nothing: commit it"]
 pub struct Grant<'a> {
@@ -171,8 +178,7 @@ unsafe impl BufMut for Grant<'_> {
     fn chunk_mut(&mut self) -> &mut UninitSlice {
         let (at, len) = (self.claim.offset() + self.written, self.remaining_mut());
         if self.is_forked() {
-            // Leaked: what the child writes here has no effect.
-            return UninitSlice::new(vec![0; len].leak());
+            return UninitSlice::new(self.tx.scratch(len));
         }
         // SAFETY: the bytes are free: they were claimed, and nothing has been staged since, because
         // this grant borrows the producer exclusively. Nobody else has a reference to them: a ring

@@ -23,6 +23,8 @@ pub(crate) struct Tx {
     /// which finds no room leaves this unchanged.
     look_at: Option<Instant>,
     budget: Budget,
+    /// What a grant writes to in a forked child; else empty.
+    scratch: Vec<u8>,
 }
 
 /// The outcome of an attempt to send.
@@ -40,7 +42,13 @@ pub(crate) enum Attempt {
 impl Tx {
     pub(crate) fn new(channel: &Arc<Channel>) -> Self {
         let producer = Producer::new(channel.region(), channel.side());
-        Self { channel: channel.clone(), producer, look_at: None, budget: Budget::new() }
+        Self {
+            channel: channel.clone(),
+            producer,
+            look_at: None,
+            budget: Budget::new(),
+            scratch: Vec::new(),
+        }
     }
 
     /// Sends at once or not at all.
@@ -121,6 +129,15 @@ impl Tx {
     #[inline]
     pub(crate) fn is_forked(&self) -> bool {
         self.channel.forked().is_some()
+    }
+
+    /// Returns private memory in place of the ring's, for a forked child.
+    #[cold]
+    pub(crate) fn scratch(&mut self, len: usize) -> &mut [u8] {
+        if self.scratch.len() < len {
+            self.scratch.resize(len, 0);
+        }
+        &mut self.scratch[..len]
     }
 
     /// Returns the bytes of the ring, to write a claimed packet to.
