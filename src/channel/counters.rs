@@ -19,11 +19,12 @@ pub struct Stats {
     /// How often this side woke the peer. Each wake costs a system call.
     pub wakes_sent: u64,
     /// How often this side's driver served this channel on request: after a wake by the peer, an
-    /// end, or a notification of our own. Wakes may coalesce, or be counted twice. A wake that only
-    /// ends the sleep of threads in blocking calls is not counted, because it bypasses the driver.
+    /// end, or a notification of our own. Wakes may coalesce, or be counted twice. A wake that
+    /// only ends the sleep of threads in blocking calls is not counted, because it bypasses
+    /// the driver.
     pub wakes_received: u64,
-    /// How often this side announced that it was about to sleep. A conforming peer wakes it at most
-    /// that often, plus a few times for ends.
+    /// How often this side announced that it was about to sleep. A conforming peer wakes it at
+    /// most that often, plus a few times for ends.
     pub parks: u64,
     /// How many of these parks were for lack of room.
     pub full_stalls: u64,

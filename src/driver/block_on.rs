@@ -57,8 +57,8 @@ pub(super) fn block_on<F: Future>(driver: &Driver, future: F) -> F::Output {
 /// Runs the driver for one turn, asleep unless the waker was called; or sleeps while another thread
 /// runs it.
 ///
-/// The waker's own flag decides, not only the unpark that follows it: a turn of another thread, or a
-/// turn inside of the future, may use up the unpark.
+/// The waker's own flag decides, not only the unpark that follows it: a turn of another thread, or
+/// a turn inside of the future, may use up the unpark.
 fn sleep(driver: &Driver, ours: &FutureWaker) {
     let is_woken = || ours.is_woken();
     if driver.shared().is_forked() {

@@ -137,8 +137,8 @@ fn permissions(mode: u32) -> Result<Mode, ShmError> {
     Ok(Mode::from_raw_mode(mode))
 }
 
-/// A socket's file on which nobody listens. It is held open, so that its inode's number is not given
-/// to another file.
+/// A socket's file on which nobody listens. It is held open, so that its inode's number is not
+/// given to another file.
 #[derive(Debug)]
 pub(super) struct Stale(OwnedFd);
 

@@ -120,8 +120,8 @@ impl<L: Lock> LeakyLock<L> {
         if leaky.is_torn() {
             return None;
         }
-        // SAFETY: nobody takes or drops it besides: `leaky` is not used again, and its drop, the only
-        // other place that does so, never runs.
+        // SAFETY: nobody takes or drops it besides: `leaky` is not used again, and its drop, the
+        // only other place that does so, never runs.
         Some(unsafe { ManuallyDrop::take(&mut leaky.lock) })
     }
 }
@@ -143,7 +143,8 @@ impl<L: Lock> DerefMut for LeakyLock<L> {
 impl<L: Lock> Drop for LeakyLock<L> {
     fn drop(&mut self) {
         if !self.is_torn() {
-            // SAFETY: this is the drop of what owns it, which runs once, and not after `into_inner`.
+            // SAFETY: this is the drop of what owns it, which runs once, and not after
+            // `into_inner`.
             unsafe { ManuallyDrop::drop(&mut self.lock) };
         }
     }
@@ -328,8 +329,8 @@ fn wiped_page() -> Option<*mut AtomicU32> {
     Some(start.cast())
 }
 
-/// Forks, and ends with an error if `work` panics in the child. For tests; the child may use nothing
-/// that another thread may have locked.
+/// Forks, and ends with an error if `work` panics in the child. For tests; the child may use
+/// nothing that another thread may have locked.
 #[cfg(all(test, not(loom)))]
 pub(crate) fn in_child(work: impl FnOnce()) {
     use std::panic::{AssertUnwindSafe, catch_unwind};
