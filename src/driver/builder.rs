@@ -1,4 +1,4 @@
-//! Makes drivers, and the one that the process has for all.
+//! Makes drivers, and holds the default driver of the process.
 
 use std::sync::{Mutex, PoisonError};
 
@@ -15,11 +15,11 @@ use crate::sync::Arc;
 use crate::sys::cpu;
 use crate::sys::fork::PerProcess;
 
-/// The process's default driver, once somebody has needed one.
+/// The process's default driver, once an endpoint has needed one.
 static GLOBAL: PerProcess<Mutex<Option<Driver>>> = PerProcess::new();
 
 impl Driver {
-    /// Makes a driver to be parked in, with the best backend that is to be had.
+    /// Makes a driver to park in, with the best available backend.
     ///
     /// # Errors
     ///
@@ -28,13 +28,13 @@ impl Driver {
         Self::builder().build()
     }
 
-    /// Starts to describe a driver.
+    /// Returns a builder for a driver.
     pub fn builder() -> DriverBuilder {
         DriverBuilder { backend: Backend::Auto }
     }
 
-    /// The process's default driver. It is started by the first call, and by the next one if that
-    /// has failed or if it has ended since.
+    /// Returns the process's default driver. The first call starts it. A later call starts it again
+    /// if that failed or if the driver has ended since.
     pub(crate) fn global() -> Result<Self, ShmError> {
         let mut global = GLOBAL.get().lock().unwrap_or_else(PoisonError::into_inner);
         if let Some(driver) = global.as_ref().filter(|driver| driver.is_alive()) {
@@ -46,12 +46,12 @@ impl Driver {
     }
 
     fn is_alive(&self) -> bool {
-        // In this order: in a child, the lock that the second takes may be held for ever.
+        // Ask `is_forked` first: in a child, the lock that `is_closed` takes may be held for ever.
         !self.shared().is_forked() && !self.shared().is_closed()
     }
 }
 
-/// Describes a [`Driver`]; made by [`Driver::builder`].
+/// Configures a [`Driver`]; made by [`Driver::builder`].
 #[derive(Debug, Clone)]
 #[must_use]
 pub struct DriverBuilder {
@@ -59,29 +59,30 @@ pub struct DriverBuilder {
 }
 
 impl DriverBuilder {
-    /// How to wait. Without a call, io_uring where it is to be had.
+    /// Sets how the driver waits. The default is [`Backend::Auto`].
     pub fn backend(mut self, backend: Backend) -> Self {
         self.backend = backend;
         self
     }
 
-    /// Makes a driver that nobody runs yet: see [`Driver::park`] and [`Driver::block_on`].
+    /// Makes a driver that no thread runs yet: see [`Driver::park`] and [`Driver::block_on`].
     ///
-    /// Its ring is made by the first thread that parks in it.
+    /// The first thread that parks in it makes its io_uring ring.
     ///
     /// # Errors
     ///
-    /// [`ShmError::Unsupported`] if io_uring was asked for and is not to be had: an old kernel, or
-    /// a sandbox. [`ShmError::Io`] if its descriptors could not be made, which is no reason for
-    /// [`Backend::Auto`] to do without io_uring.
+    /// - [`ShmError::Unsupported`] if io_uring was requested and is not available, because of an
+    ///   old kernel or a sandbox.
+    /// - [`ShmError::Io`] if its descriptors could not be made. [`Backend::Auto`] does not fall
+    ///   back to epoll in this case.
     pub fn build(self) -> Result<Driver, ShmError> {
         let shared = Shared::parked_in(self.probe()?)?;
         let parker = Parker::new(shared.clone());
         Ok(Driver { binding: Binding::new(shared, false), run: Run::Parked(Arc::new(parker)) })
     }
 
-    /// Makes a driver for a reactor: it has a descriptor that is readable whenever there is
-    /// something to do, and [`turn`](PolledDriver::turn) does it.
+    /// Makes a driver for a reactor. Its descriptor is readable whenever there is something to do,
+    /// and [`turn`](PolledDriver::turn) does it.
     ///
     /// # Errors
     ///
@@ -100,8 +101,8 @@ impl DriverBuilder {
         Ok(Driver { binding: Binding::new(shared, true), run: Run::Background })
     }
 
-    /// What was asked for, or what is best here. Under valgrind that is not io_uring: its version
-    /// 3.19 lets no other thread run while one sleeps in a ring.
+    /// Returns the requested backend. For `Auto` under valgrind this is epoll: valgrind 3.19 lets
+    /// no other thread run while one sleeps in a ring.
     fn wish(&self) -> Backend {
         match self.backend {
             Backend::Auto if cpu::is_under_valgrind() => Backend::Epoll,
@@ -109,7 +110,7 @@ impl DriverBuilder {
         }
     }
 
-    /// What the wish comes to here and now.
+    /// Returns the backend to use here: tests whether io_uring works.
     fn probe(&self) -> Result<Backend, ShmError> {
         match self.wish() {
             Backend::Epoll => Ok(Backend::Epoll),
@@ -119,7 +120,7 @@ impl DriverBuilder {
     }
 }
 
-/// What the calling thread can sleep in.
+/// Makes a poller in which the calling thread can sleep.
 pub(super) fn poller_of_this_thread(shared: &Arc<Shared>) -> Result<Box<dyn Poller>, Failure> {
     Ok(match shared.backend() {
         Backend::Epoll => Box::new(EpollPoller::new(shared.clone())),

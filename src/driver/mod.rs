@@ -1,14 +1,19 @@
-//! Waits for the bells and descriptors of many endpoints, and calls them back.
+//! Waits for the bells and descriptors of many endpoints, and calls the endpoints back.
 //!
-//! From below: [`table`] and [`timers`] are plain data; [`slot`] and [`shared`] are what other
-//! threads touch; [`event_loop`] is what the one who runs the driver owns, and its turns; [`uring`]
-//! and [`epoll`] are the two ways in which it waits. Who runs it: [`background`] is a thread that
-//! does, [`parker`] is taken by a thread that parks or polls, on which [`block_on`] and [`polled`]
-//! rest. [`builder`] makes one. [`source`] is what a driver knows of
-//! an endpoint, [`registration`] what an endpoint knows of its driver.
+//! The modules, from the bottom up:
 //!
-//! In the models, `model` takes the place of the ways to wait and of those who make a driver. All
-//! else is the code that ships.
+//! - [`table`] and [`timers`] are plain data.
+//! - [`slot`] and [`shared`] hold what other threads touch.
+//! - [`event_loop`] is owned by the thread that runs the driver; it executes the turns.
+//! - [`uring`] and [`epoll`] are the two ways to wait.
+//! - [`background`] is a thread that runs a driver. [`parker`] is used by a thread that parks or
+//!   polls; [`block_on`] and [`polled`] build on it.
+//! - [`builder`] makes drivers.
+//! - [`source`] is what a driver knows of an endpoint; [`registration`] is what an endpoint knows
+//!   of its driver.
+//!
+//! In the loom models, `model` replaces the modules that wait and those that make a driver. All
+//! other code is the code that ships.
 
 mod source;
 mod table;
@@ -87,15 +92,15 @@ use crate::sync::Arc;
 #[derive(Debug, Clone, Copy, PartialEq, Eq, Default)]
 #[non_exhaustive]
 pub enum Backend {
-    /// io_uring where it is to be had, else epoll; always epoll under valgrind.
+    /// io_uring where it is available, otherwise epoll. Always epoll under valgrind.
     #[default]
     Auto,
-    /// io_uring with futex operations: Linux 6.7, and no sandbox that forbids it. It is there if
-    /// the crate's feature `io-uring` is on (it is by default) and the target is one of those
-    /// that the [crate's documentation](crate#targets) lists for it; otherwise it is
+    /// io_uring with futex operations. Needs Linux 6.7 and a sandbox, if any, that does not forbid
+    /// it. Also needs the crate's feature `io-uring` (on by default) and one of the targets that
+    /// the [crate's documentation](crate#targets) lists for it. Otherwise it is
     /// [`Unsupported`](ShmError::Unsupported).
     IoUring,
-    /// epoll, which works everywhere and costs the other side a byte on a socket for each wake.
+    /// epoll. Works everywhere; each wake costs the other side a byte on a socket.
     Epoll,
 }
 
@@ -111,35 +116,37 @@ impl fmt::Display for Backend {
 
 /// Waits on behalf of any number of endpoints, and wakes their tasks.
 ///
-/// Endpoints are bound to one by the `driver` method of their builder. Without that they use a
-/// driver of the process's own, on a thread that starts with the first of them: it works under
-/// every executor, and nothing has to be done for it.
+/// The `driver` method of an endpoint's builder binds the endpoint to a driver. Without that call,
+/// an endpoint uses the default driver of the process. It runs on its own thread, which starts with
+/// the first such endpoint. It works under every executor and needs no setup.
 ///
-/// Others are for those who know more about their threads:
+/// The other drivers are for programs that control their threads:
 ///
 /// | made by | run by | for |
 /// |---|---|---|
-/// | [`builder().background()`](DriverBuilder::background) | a thread of its own | a thread apart from the process's, or a certain [`Backend`] |
-/// | [`new`](Self::new), [`builder().build()`](DriverBuilder::build) | [`park`](Self::park) and [`block_on`](Self::block_on) | executors of one's own: the peer's wake returns straight to the executor's thread |
-/// | [`builder().polled()`](DriverBuilder::polled) | [`PolledDriver::drive`] or [`turn`](PolledDriver::turn) | the reactor that is there already |
+/// | [`builder().background()`](DriverBuilder::background) | a thread of its own | a thread separate from the default driver's, or a certain [`Backend`] |
+/// | [`new`](Self::new), [`builder().build()`](DriverBuilder::build) | [`park`](Self::park) and [`block_on`](Self::block_on) | your own executor: the peer's wake returns straight to the executor's thread |
+/// | [`builder().polled()`](DriverBuilder::polled) | [`PolledDriver::drive`] or [`turn`](PolledDriver::turn) | an existing reactor |
 ///
 /// Clones are handles to the same driver, usable from any thread. A background thread ends when the
-/// last handle and all endpoints bound to it are gone, keeps no process from exiting until then,
+/// last handle and all endpoints bound to it are gone. It does not keep the process from exiting,
 /// and takes no signals. When the last handle to a driver of the second kind is dropped, or the
-/// [`PolledDriver`], nobody can run it any more: endpoints that are still bound to it end with
-/// [`DriverGone`](crate::CloseReason::DriverGone).
+/// [`PolledDriver`] of the third, nobody can run the driver any more: endpoints that are still
+/// bound to it end with [`DriverGone`](crate::CloseReason::DriverGone).
 ///
-/// The wakers of tasks are called on the thread that runs the driver. One that panics, or that uses
-/// or drops its end or others, costs no other channel a wake. One that blocks holds up all of the
-/// driver's.
+/// Wakers of tasks are called on the thread that runs the driver. A waker that panics, or that uses
+/// or drops its own end or others, costs no other channel a wake. A waker that blocks holds up all
+/// channels of the driver.
 ///
-/// A driver that is not run wakes nobody. Only the blocking calls of its endpoints go on, with
-/// their deadlines, and still learn of the peer's death. Where a task hangs, print its driver's
-/// `Debug` form: it tells how many endpoints, listeners and handshakes are `bound` to the driver,
-/// and, unless it runs on a thread of its own, when it was `last_run`: `never`, `now` or how long
-/// ago. In a forked child (without an exec) a driver does nothing, and its calls answer
-/// [`Closed`](ShmError::Closed) for the reason [`Forked`](crate::CloseReason::Forked); new
-/// endpoints that name no driver get a fresh one there.
+/// A driver that is not run wakes no task. The blocking calls of its endpoints still work, with
+/// their deadlines, and still learn of the peer's death. If a task hangs, print its driver's
+/// `Debug` form. `bound` is how many endpoints, listeners and handshakes are bound to the driver.
+/// `last_run` is when the driver was last run (`never`, `now` or how long ago), unless it runs on a
+/// thread of its own.
+///
+/// In a forked child (without an exec) a driver does nothing, and its calls return
+/// [`Closed`](ShmError::Closed) with the reason [`Forked`](crate::CloseReason::Forked). New
+/// endpoints that name no driver get a new default driver there.
 ///
 /// # Examples
 ///
@@ -168,53 +175,53 @@ pub struct Driver {
 enum Run {
     /// A thread of its own.
     Background,
-    /// Whoever parks. All handles share the parker; with the last of them it goes.
+    /// Any thread that parks. All handles share the parker; it is dropped with the last handle.
     Parked(Arc<Parker>),
     /// The owner of the [`PolledDriver`].
     Polled,
 }
 
 impl Driver {
-    /// How this driver waits: by io_uring or by epoll, never [`Backend::Auto`].
+    /// Returns how this driver waits: with io_uring or epoll, never [`Backend::Auto`].
     pub fn backend(&self) -> Backend {
         self.shared().backend()
     }
 
-    /// Sleeps until there is something to do for an endpoint or somebody unparks, at most for
-    /// `timeout`, and wakes the tasks that it is for.
+    /// Sleeps until an endpoint has something to do or somebody unparks, at most for `timeout`, and
+    /// wakes the tasks concerned.
     ///
-    /// This is where an executor goes to sleep that has nothing to run: a peer's wake returns
-    /// straight to it. Wakers run inside, on this thread; a panic in one of them ends there.
-    /// Endpoints may be used, made and dropped from any thread meanwhile, and by the wakers. May
-    /// return early, so the caller looks at its queue each time. With a timeout of zero it does
-    /// what is due and does not sleep.
+    /// An executor calls this when it has nothing to run: a peer's wake returns straight to its
+    /// thread. Wakers run inside this call, on this thread; a panic in a waker is caught.
+    /// Meanwhile, any thread and the wakers may use, make and drop endpoints. The call may return
+    /// early, so the caller checks its queue each time. With a timeout of zero it does what is due
+    /// and does not sleep.
     ///
-    /// Each call looks once at all channels, also if it finds an unpark. An executor that always
-    /// has something to run must call this with a timeout of zero now and then, for example
-    /// after every 61 polls, or its channels get nothing.
+    /// Each call checks all channels once, even if it finds an unpark. An executor that always has
+    /// something to run must still call this with a timeout of zero regularly, for example after
+    /// every 61 polls. Otherwise its channels make no progress.
     ///
-    /// On a machine with several cores it may spin for a while before it sleeps, for the channels
-    /// whose tasks wait: see [`spin`](crate::FaceBuilder::spin). An unpark ends that too.
+    /// On a machine with several cores it may spin for a while before it sleeps, for channels whose
+    /// tasks wait: see [`spin`](crate::FaceBuilder::spin). An unpark also ends the spin.
     ///
-    /// A driver may be made on one thread and parked in on another. It may be parked in on
-    /// different threads by turns, but that is not for every time: each change makes a new ring.
+    /// A driver may be made on one thread and parked in on another. Different threads may park in
+    /// it one after the other, but not frequently: each change makes a new io_uring ring.
     ///
     /// # Errors
     ///
-    /// - [`Io`](ShmError::Io) of the kind `ResourceBusy`: another thread is parked in it, or this
-    ///   is called by a waker inside of `park`.
-    /// - [`Unsupported`](ShmError::Unsupported): it is a background driver or a polled one, which
-    ///   is run by others.
-    /// - [`Closed`](ShmError::Closed): the kernel failed this driver for good, and its endpoints
-    ///   have ended; or this is a forked child.
+    /// - [`Io`](ShmError::Io) of the kind `ResourceBusy`: another thread is parked in this driver,
+    ///   or a waker called this inside of `park`.
+    /// - [`Unsupported`](ShmError::Unsupported): this is a background driver or a polled one, which
+    ///   others run.
+    /// - [`Closed`](ShmError::Closed): the kernel failed this driver for good and its endpoints
+    ///   have ended, or this is a forked child.
     /// - [`Io`](ShmError::Io): no ring could be made for this thread, or the kernel failed. The
-    ///   next try may go well.
+    ///   next call may succeed.
     pub fn park(&self, timeout: Option<Duration>) -> Result<(), ShmError> {
         self.park_unless(timeout, &|| false)
     }
 
-    /// As [`park`](Self::park), for a caller whose waker makes `is_wanted` true before it unparks:
-    /// it does not sleep over a wake whose unpark another turn has used up.
+    /// As [`park`](Self::park), for a caller whose waker makes `is_wanted` true before it unparks.
+    /// Does not sleep through such a wake, even if another turn has used up its unpark.
     fn park_unless(
         &self,
         timeout: Option<Duration>,
@@ -231,36 +238,37 @@ impl Driver {
         }
     }
 
-    /// What ends a [`park`](Self::park) from elsewhere.
+    /// Returns a handle that ends a [`park`](Self::park) from elsewhere.
     pub fn unparker(&self) -> Unparker {
         Unparker::new(self.shared().clone())
     }
 
-    /// Runs `future` to its end on this thread, which sleeps in [`park`](Self::park) meanwhile.
+    /// Runs `future` to completion on this thread, which sleeps in [`park`](Self::park) meanwhile.
     ///
     /// To run an executor of smol's this way: `driver.block_on(local_executor.run(future))`.
     ///
-    /// A future that wakes itself is polled again, up to eight times before the driver looks after
-    /// its endpoints.
+    /// A future that wakes itself is polled up to eight times before the driver checks its
+    /// endpoints.
     ///
-    /// On a background driver the thread simply sleeps. If another thread is parked in this driver,
-    /// it runs it for both, and this one looks now and then whether it still does.
+    /// On a background driver the thread only sleeps. If another thread is parked in this driver,
+    /// that thread runs it for both. This thread checks from time to time whether it still does.
     ///
     /// # Panics
     ///
-    /// If this thread is inside of another `block_on` or of `park`, of this or another driver, or
-    /// is a background driver's own, on which wakers run: what is outside could not go on. On a
-    /// polled driver, which nobody might run meanwhile. And if the future panics.
+    /// - If this thread is inside of another `block_on` or of `park`, of this or another driver, or
+    ///   is the thread of a background driver, where wakers run: the outer call could not continue.
+    /// - On a polled driver, which nobody might run meanwhile.
+    /// - If the future panics.
     pub fn block_on<F: Future>(&self, future: F) -> F::Output {
         block_on::block_on(self, future)
     }
 
-    /// Whether it runs by itself, so that nobody has to.
+    /// Whether the driver runs on its own thread, so that no caller has to run it.
     fn is_background(&self) -> bool {
         matches!(self.run, Run::Background)
     }
 
-    /// The way to this driver for a source.
+    /// Returns the binding through which a source reaches this driver.
     pub(crate) fn binding(&self) -> &Binding {
         &self.binding
     }

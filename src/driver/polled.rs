@@ -16,35 +16,35 @@ use super::uring::PolledRing;
 use super::{Backend, Driver, Run};
 use crate::error::ShmError;
 
-/// A [`Driver`] whose descriptor others wait for; made by
+/// A [`Driver`] with a descriptor for a reactor to wait on; made by
 /// [`DriverBuilder::polled`](super::DriverBuilder::polled).
 ///
-/// The descriptor is readable whenever [`turn`](Self::turn) has anything to do: a bell has rung, a
-/// deadline has passed, another thread has registered something or unparked. That fits into every
-/// reactor: `async_io::Async` for smol and async-std, `AsyncFd` for tokio, `poll(2)`. After a turn
-/// it is readable no more until there is something new, and what is new is an edge, for those who
-/// wait for edges.
+/// The descriptor is readable whenever [`turn`](Self::turn) has anything to do: a peer has woken a
+/// bell, a deadline has passed, or another thread has registered something or unparked. This fits
+/// every reactor: `async_io::Async` for smol and async-std, `AsyncFd` for tokio, `poll(2)`. After a
+/// turn the descriptor is not readable until there is something new. Everything new causes an edge,
+/// so edge-triggered reactors work too.
 ///
-/// Turn it once after it was made, and after each time that the descriptor was readable. Any thread
-/// may do so, one at a time. As long as nobody does, tasks that wait on its endpoints sleep.
+/// Turn it once after it is made, and each time the descriptor has become readable. Any thread may
+/// do so, one at a time. As long as no thread turns it, tasks that wait on its endpoints sleep.
 ///
-/// With io_uring, what a thread has submitted in a turn is completed by that thread, whatever it is
-/// doing then: the kernel interrupts it, and its blocking system calls may return `EINTR`. (Those
-/// of the standard library are repeated.) Threads that turn it should stay: when one exits, the
-/// waits that it has submitted end, the descriptor becomes readable, and the next turn submits them
-/// anew.
+/// With io_uring, the thread that submits a request in a turn also completes it, whatever that
+/// thread is doing then: the kernel interrupts it, and its blocking system calls may return
+/// `EINTR`. (The standard library repeats its own.) Threads that turn the driver should keep
+/// running. When one exits, the waits that it has submitted end, the descriptor becomes readable,
+/// and the next turn submits them again.
 ///
 /// When it is dropped, endpoints that are still bound to it end with
-/// [`DriverGone`](crate::CloseReason::DriverGone), whoever still has handles to it.
+/// [`DriverGone`](crate::CloseReason::DriverGone), even if other handles to the driver remain.
 ///
 /// A child that was forked without an exec must not drop what a reactor holds of it, such as an
-/// `async_io::Async<PolledDriver>`. The reactor's epoll set is shared by parent and child, and the
-/// drop takes the descriptor out of it: the parent's reactor then never reports it again. This is
-/// so for every descriptor in a reactor. A child that ends by `_exit` or that execs drops nothing.
+/// `async_io::Async<PolledDriver>`. Parent and child share the reactor's epoll set, and the drop
+/// removes the descriptor from it: the parent's reactor then never reports it again. This is true
+/// of every descriptor in a reactor. A child that ends by `_exit` or that execs drops nothing.
 ///
 /// # Examples
 ///
-/// A task that does nothing but turn it, for tasks that run anywhere:
+/// A task that only turns the driver, for tasks that run anywhere:
 ///
 /// ```
 /// use async_io::Async;
@@ -71,7 +71,7 @@ use crate::error::ShmError;
 /// # Ok::<(), Box<dyn std::error::Error>>(())
 /// ```
 ///
-/// Where the tasks are polled by the thread that turns it, [`drive`](Self::drive) is faster.
+/// If the thread that turns the driver also polls the tasks, [`drive`](Self::drive) is faster.
 pub struct PolledDriver {
     driver: Driver,
     parker: Parker,
@@ -89,33 +89,35 @@ impl PolledDriver {
         Ok(Self { driver, parker })
     }
 
-    /// Does everything that is due, without blocking, and tells for how many endpoints and the like
-    /// that was. Wakers run inside, on this thread; a panic in one of them ends there.
+    /// Does everything that is due, without blocking, and returns the number of calls that it made
+    /// to endpoints, listeners and handshakes. Wakers run inside this call, on this thread; a panic
+    /// in a waker is caught.
     ///
     /// # Errors
     ///
-    /// - [`Io`](ShmError::Io) of the kind `ResourceBusy`: another thread is about it, or this is
-    ///   called by a waker inside of a turn. Nothing is lost by that, but for who waits for edges:
-    ///   the one that has just come may be for the next turn.
-    /// - [`Closed`](ShmError::Closed): the kernel failed this driver for good, and its endpoints
-    ///   have ended; or this is a forked child.
-    /// - [`Io`](ShmError::Io): the kernel failed. The descriptor stays readable, and the next try
-    ///   may go well.
+    /// - [`Io`](ShmError::Io) of the kind `ResourceBusy`: another thread is turning the driver, or
+    ///   a waker called this inside of a turn. Nothing is lost, except with an edge-triggered
+    ///   reactor: the edge just reported may need another turn.
+    /// - [`Closed`](ShmError::Closed): the kernel failed this driver for good and its endpoints
+    ///   have ended, or this is a forked child.
+    /// - [`Io`](ShmError::Io): the kernel failed. The descriptor stays readable, and the next call
+    ///   may succeed.
     pub fn turn(&self) -> Result<usize, ShmError> {
         self.parker.turn()
     }
 
-    /// Runs `future` and this driver in one task, and ends with `future`: turns it whenever the
-    /// future that `readable` makes says that its descriptor is readable, and polls `future` when
-    /// it was woken. `future` may well be an executor that runs: `executor.run(...)`.
+    /// Runs `future` and this driver in one task until `future` completes. Turns the driver
+    /// whenever the future that `readable` returns says that the descriptor is readable, and polls
+    /// `future` when it was woken. `future` may be an executor that runs: `executor.run(...)`.
     ///
-    /// What `readable` makes has to be ready as long as the descriptor is readable, as async-io's
-    /// future is. A reactor that waits for edges and remembers them (tokio's `AsyncFd`) has its
-    /// memory cleared in it, at its end; and one task alone turns or drives the driver then.
+    /// The future that `readable` returns must be ready as long as the descriptor is readable, as
+    /// async-io's is. With an edge-triggered reactor that caches readiness (tokio's `AsyncFd`),
+    /// that future must clear the cached readiness as its last step, and only one task may turn or
+    /// drive the driver.
     ///
-    /// A packet that comes for a task of `future` then costs the reactor one round. With a task of
-    /// its own that turns the driver it is two, because that task wakes the other one. Tasks
-    /// outside of `future` may use endpoints of the driver as well, and are woken as usual.
+    /// A packet for a task of `future` then costs the reactor one round. With a separate task that
+    /// turns the driver it costs two, because that task wakes the other one. Tasks outside of
+    /// `future` may also use endpoints of the driver, and are woken as usual.
     ///
     /// ```
     /// use async_io::Async;
@@ -138,11 +140,12 @@ impl PolledDriver {
     /// # Errors
     ///
     /// - [`Io`](ShmError::Io): `readable` failed.
-    /// - [`Closed`](ShmError::Closed): as from [`turn`](Self::turn). (What passes is tried again.)
+    /// - [`Closed`](ShmError::Closed): as from [`turn`](Self::turn). (Its other errors are
+    ///   retried.)
     ///
     /// # Cancel safety
     ///
-    /// Dropped, it drops `future`. The driver can be driven again.
+    /// If this future is dropped, it drops `future`. The driver can be driven again.
     pub async fn drive<F, R>(
         &self,
         readable: impl FnMut() -> R,
@@ -185,8 +188,8 @@ impl fmt::Debug for PolledDriver {
     }
 }
 
-/// [`PolledDriver::drive`] turns a driver that is readable again at once this often, before it lets
-/// other tasks in.
+/// [`PolledDriver::drive`] goes at most this many rounds, as long as the driver or the future is
+/// ready, before it yields to other tasks.
 const ROUNDS: usize = 8;
 
 /// See [`PolledDriver::drive`].
@@ -211,7 +214,7 @@ where
                     waited.map_err(ShmError::io("waiting for the driver's descriptor"))?;
                     true
                 }
-                // For the first time.
+                // The first turn needs no edge.
                 None => true,
             };
             if is_due {
@@ -224,25 +227,25 @@ where
                     return Poll::Ready(Ok(output));
                 }
                 if flag.is_woken() {
-                    // By itself, as one does that lets others in.
+                    // The future has woken itself, as one that yields does.
                     break;
                 }
             } else if !is_due && flag.rest(cx.waker()) {
                 return Poll::Pending;
             }
         }
-        // There is more to do: no wake will come for it.
+        // There is more to do, and no other wake comes for it.
         cx.waker().wake_by_ref();
         Poll::Pending
     })
     .await
 }
 
-/// One turn, or none.
+/// Turns the driver once, unless another thread does.
 fn turn(driver: &PolledDriver) -> Result<(), ShmError> {
     match driver.turn() {
-        // Another thread turns it. Or the kernel failed, and then the descriptor stays readable
-        // until that is over, or the driver is given up.
+        // Another thread turns it. Or the kernel failed: then the descriptor stays readable until
+        // the failure is over or the driver is given up.
         Err(ShmError::Io { .. }) => Ok(()),
         turned => turned.map(drop),
     }

@@ -1,4 +1,4 @@
-//! Ending a park from elsewhere.
+//! Ends a park from another thread.
 
 use std::fmt;
 use std::task::Waker;
@@ -9,12 +9,12 @@ use crate::sync::Arc;
 /// Ends a [`Driver::park`](super::Driver::park), or keeps the next one from sleeping; made by
 /// [`Driver::unparker`](super::Driver::unparker).
 ///
-/// Works from any thread, as a [`Waker`] too. Several unparks before a park count as one, and none
-/// is lost; those that come inside of a park, from a waker, are done with when it returns. What the
-/// unparking thread wrote before is visible to the parked one after. Costs a system call only if
-/// the driver sleeps.
+/// Works from any thread, also as a [`Waker`]. Several unparks before a park count as one, and none
+/// is lost. Those that come inside of a park, from a waker, are used up when it returns. Everything
+/// that the unparking thread wrote before the unpark is visible to the parked thread after it. An
+/// unpark costs a system call only if the driver sleeps.
 ///
-/// It makes a polled driver's descriptor readable, and means nothing to a background driver.
+/// On a polled driver it makes the descriptor readable. On a background driver it has no effect.
 ///
 /// # Examples
 ///
@@ -41,7 +41,7 @@ impl Unparker {
         Self { shared }
     }
 
-    /// Ends the park that is under way, or the next one.
+    /// Ends the current park, or the next one.
     pub fn unpark(&self) {
         self.shared.unpark();
     }
