@@ -1,9 +1,9 @@
-//! The loop's body: what the one who runs a driver owns, and one turn of it.
+//! The event loop: the state that the thread that runs a driver owns, and one turn.
 //!
 //! A turn does what other threads asked for, sleeps in the kernel, and calls the sources for what
-//! happened. Whoever runs the driver (its own thread, a parked executor) calls it again and again.
-//! Sources are called with no lock held; they reach the driver through its inbox alone, so nothing
-//! that they do changes the table under the loop.
+//! happened. The thread that runs the driver (its own thread, a parked executor) calls it again and
+//! again. Sources are called with no lock held. They reach the driver only through its inbox, so
+//! nothing that they do changes the table under the loop.
 
 use std::any::Any;
 use std::io;
@@ -18,23 +18,24 @@ use super::timers::Timers;
 use crate::sync::{Arc, AtomicU32, Ordering};
 use crate::wake::spin::Spinning;
 
-/// How often a turn looks into the inbox before it looks at the kernel again.
+/// How many times a turn checks the inbox before it checks the kernel again.
 const ROUNDS: usize = 4;
 
-/// How a driver waits in the kernel: with a ring, or with an epoll set alone.
+/// How a driver waits in the kernel: with an io_uring ring, or with an epoll set alone.
 pub(super) trait Poller: Send {
-    /// Waits for a wake on `bell`, from now on or since it held `seen`. The answer is one
-    /// [`Wake`] with this identity, some day; or false, where bells are not waited for.
+    /// Waits for a wake on `bell`, from now on or since it held `seen`, and returns true. One
+    /// [`Wake`] with this identity follows at some time. Returns false if this poller does not wait
+    /// for bells.
     fn arm(&mut self, id: Id, bell: &AtomicU32, seen: u32) -> bool;
 
-    /// Hastens the answer to [`arm`](Self::arm).
+    /// Makes the [`Wake`] that follows [`arm`](Self::arm) come soon.
     fn disarm(&mut self, id: Id);
 
-    /// Sleeps until something happens, at most for `timeout`, and appends all of it to `found`.
-    /// May return early.
+    /// Sleeps until something happens, at most for `timeout`, and appends all of it to `found`. May
+    /// return early.
     fn wait(&mut self, timeout: Option<Duration>, found: &mut Found) -> Result<(), Failure>;
 
-    /// Appends to `found` what can be seen without a system call, if anything can.
+    /// Appends to `found` what can be seen without a system call, if anything.
     fn reap_ready(&mut self, _found: &mut Found) {}
 
     /// Whether a wait would find something at once, as far as that can be seen without a system
@@ -46,7 +47,7 @@ pub(super) trait Poller: Send {
     /// Takes back what was armed for the driver itself, once no registration is left.
     fn close(&mut self);
 
-    /// Whether the calling thread may use this. A ring of the sleeping kind belongs to the thread
+    /// Whether the calling thread may use this poller. A ring to sleep in belongs to the thread
     /// that made it.
     fn is_ours(&self) -> bool {
         true
@@ -57,7 +58,7 @@ pub(super) trait Poller: Send {
 #[derive(Default)]
 pub(super) struct Found {
     pub(super) wakes: Vec<Wake>,
-    /// Of descriptors: whose, and under which token.
+    /// Events of descriptors: the source and the token.
     pub(super) events: Vec<(Id, u16)>,
 }
 
@@ -76,22 +77,22 @@ pub(super) struct Wake {
 /// How a wait on a bell ended.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub(super) enum Outcome {
-    /// Somebody woke it.
+    /// A peer or thread woke it.
     Woken,
     /// It ended without a wake: the bell had been counted up before it began, or the kernel ended
-    /// it, for reasons of its own or because we asked for that. The bell's count tells.
+    /// it, for its own reasons or at our request. The bell's count tells which.
     #[allow(dead_code, reason = "for io_uring alone")]
     Lapsed,
     /// The kernel cannot wait on this word, and never will.
     Poisoned,
 }
 
-/// Why the kernel could not be waited in.
+/// Why a wait in the kernel failed.
 #[derive(Debug)]
 pub(super) enum Failure {
-    /// There is nothing to wait by yet; nothing was tried.
+    /// There is no poller yet; nothing was tried.
     Unmade(io::Error),
-    /// It may work the next time.
+    /// The next wait may succeed.
     Once(io::Error),
     /// Completions were lost: some waits would never end.
     ForGood(io::Error),
@@ -100,7 +101,7 @@ pub(super) enum Failure {
 /// A registration, as the driver knows it.
 struct Entry {
     slot: Arc<Slot>,
-    /// Kept until the wait on its bell is over, so that the word stays mapped as long.
+    /// Kept until the wait on its bell is over, so that the word stays mapped that long.
     source: Arc<dyn Source>,
     wait: Wait,
     /// What the bell held before the source last looked. The next wait compares with it.
@@ -109,26 +110,26 @@ struct Entry {
 
 /// How a spin ended.
 enum Spun {
-    /// A hint was true, or the runner is wanted elsewhere.
+    /// A hint was true, or the thread is wanted elsewhere.
     Wanted,
     /// Something was put into the inbox.
     Stirred,
-    /// In vain.
+    /// The time is over; nothing was found.
     Over,
 }
 
-/// The wait on a source's bell.
+/// The state of the wait on a source's bell.
 #[derive(Clone, Copy, PartialEq, Eq)]
 enum Wait {
-    /// None is armed: no bell, a poisoned one, one that this backend does not wait for, or one that
-    /// the source let go.
+    /// None is armed: there is no bell, it is poisoned, this backend does not wait for bells, or
+    /// the source let it go.
     Idle,
     Armed,
-    /// Armed, and the entry goes when it is over.
+    /// Armed; the entry is removed when the wait is over.
     Leaving,
 }
 
-/// The part of a driver that belongs to whoever runs it.
+/// The part of a driver that belongs to the thread that runs it.
 pub(super) struct EventLoop {
     shared: Arc<Shared>,
     waits: Box<dyn Poller>,
@@ -139,7 +140,7 @@ pub(super) struct EventLoop {
     batch: Vec<Command>,
     /// Empty between uses; kept for its memory.
     requests: Vec<Request>,
-    /// How many calls of sources there were.
+    /// How many calls of sources were made.
     calls: usize,
     stopping: bool,
 }
@@ -169,14 +170,16 @@ impl EventLoop {
         self.waits.is_ours()
     }
 
-    /// Waits by other means from now on: has every bell that was waited for waited for there, and
-    /// gives the former means up.
+    /// Waits with another poller from now on: moves all waits on bells to it and drops the former
+    /// one.
     ///
-    /// No wake is lost. One that the former means has taken and not told of has counted the bell
-    /// up, so it fails the compare of the new wait; and one that comes while both wait wakes both.
+    /// No wake is lost. If the former poller has taken a wake and not reported it, the bell was
+    /// counted up, so the compare of the new wait fails. A wake that comes while both wait wakes
+    /// both.
     pub(super) fn move_to(&mut self, waits: Box<dyn Poller>) {
-        // The kernel ends the waits of a ring that was dropped a moment later. Nobody learns of it,
-        // and nothing depends on it: it finds sleepers by where their word is, and reads no word.
+        // The kernel ends the waits of a dropped ring a moment later. Nobody is told, and nothing
+        // depends on it: the kernel finds sleepers by the address of their word, and does not read
+        // it.
         self.waits = waits;
         let mut left = Vec::new();
         for entry in self.table.values_mut() {
@@ -193,9 +196,9 @@ impl EventLoop {
         }
     }
 
-    /// Sleeps until something happens, at most for `timeout`, and calls the sources that it is for.
-    /// May return early, and does if somebody unparks or `is_wanted`. Looks once at the hints and
-    /// at the kernel, whatever ends it.
+    /// Sleeps until something happens, at most for `timeout`, and calls the sources concerned. May
+    /// return early, and does if somebody unparks or `is_wanted`. Checks the hints and the kernel
+    /// once in any case.
     pub(super) fn turn(
         &mut self,
         timeout: Option<Duration>,
@@ -212,15 +215,15 @@ impl EventLoop {
         outcome
     }
 
-    /// Does what was asked for, and says how long the driver may sleep then. From here on whoever
-    /// asks for something earlier than that interrupts it.
+    /// Does what was asked for, and returns how long the driver may sleep then. From here on, a
+    /// thread that asks for something earlier interrupts the driver.
     fn settle(
         &mut self,
         timeout: Option<Duration>,
         is_wanted: &dyn Fn() -> bool,
     ) -> Option<Duration> {
         if self.look() || timeout == Some(Duration::ZERO) {
-            // Never asleep, so that nobody interrupts in vain.
+            // Not marked asleep, so that nobody interrupts it needlessly.
             return Some(Duration::ZERO);
         }
         let end = timeout.and_then(|timeout| Instant::now().checked_add(timeout));
@@ -245,15 +248,15 @@ impl EventLoop {
         Some(Duration::ZERO)
     }
 
-    /// Does what was asked for, and looks once at the hints of those who have asked the runner to
-    /// spin. Says whether one was true.
+    /// Does what was asked for, and checks once the hints of the sources that have asked for a
+    /// spin. Returns whether one was true, or a request was over.
     fn look(&mut self) -> bool {
         self.shared.read_requests(&mut self.batch, &mut self.requests);
         self.run_batch();
         self.look_at_hints()
     }
 
-    /// Spins on the hints. Says how that ended, and whether there was time for a whole spin.
+    /// Spins on the hints. Returns how that ended, and whether there was time for a whole spin.
     fn spin(&mut self, until: u64, is_wanted: &dyn Fn() -> bool) -> (Spun, bool) {
         if self.look() {
             return (Spun::Wanted, false);
@@ -275,13 +278,13 @@ impl EventLoop {
                 break;
             }
         }
-        // No hint was true, so it did not pay, whatever ended it. But it says nothing about the
-        // channels if a timer has cut it short.
+        // No hint was true, so the spin did not pay, whatever ended it. But it says nothing about
+        // the channels if a timer has cut it short.
         spinning.lost();
         (ended, time == wish)
     }
 
-    /// The runner is about to sleep: wakes the tasks that have asked it to spin. Each looks for
+    /// The driver is about to sleep: wakes the tasks that have asked it to spin. Each checks for
     /// itself and arms its bell, so the hints need not be right.
     fn have_tasks_look(&mut self, spun: bool) {
         self.shared.take_requests(&mut self.batch, &mut self.requests);
@@ -293,13 +296,13 @@ impl EventLoop {
         }
     }
 
-    /// One look at each hint. Says whether one was true, or a request was over.
+    /// Checks each hint once. Returns whether one was true, or a request was over.
     fn look_at_hints(&mut self) -> bool {
         let Self { shared, table, requests, calls, .. } = self;
         let mut is_news = false;
         requests.retain(|request| {
             let Some(entry) = table.get(request.id) else {
-                // Its source has left. Nobody else would take the request out.
+                // Its source has left, and nothing else would remove the request.
                 shared.end_request(request.id);
                 return false;
             };
@@ -307,7 +310,7 @@ impl EventLoop {
             if !is_hinted && !request.is_over() {
                 return true;
             }
-            // Before the task is woken, which may run at once and ask again.
+            // Before the task is woken: it may run at once and ask again.
             shared.end_request(request.id);
             *calls += entry.call(|source| match is_hinted {
                 true => source.on_hint(),
@@ -320,14 +323,15 @@ impl EventLoop {
     }
 
     /// Does everything that is due, without sleeping, until nothing is. For a polled driver, which
-    /// sleeps between its turns: its descriptor is readable if something was left undone.
+    /// sleeps between its turns: its descriptor is readable if something is left to do. Returns the
+    /// number of calls made to sources.
     pub(super) fn sweep(&mut self) -> Result<usize, Failure> {
         let before = self.calls;
         self.shared.wake_up(false);
         for _ in 0..ROUNDS {
             self.shared.take(&mut self.batch);
             self.run_batch();
-            // First what is there already: then one wait submits what comes of it, and finds
+            // First deliver what is ready. Then one wait submits the resulting requests, and finds
             // nothing.
             self.waits.reap_ready(&mut self.found);
             self.deliver_wakes();
@@ -437,12 +441,12 @@ impl EventLoop {
             self.calls += entry.call(|source| source.on_abandoned());
             return;
         }
-        // Before the source looks, and the next wait compares with what is read here: a bell that
-        // rings after this line either is seen by the source or ends the next wait at once.
+        // Before the source looks, and the next wait compares with this value: if the bell is
+        // counted up after this line, either the source sees it or the next wait ends at once.
         let is_counted_up = entry.is_counted_up();
         let seen = entry.seen;
         let is_let_go = entry.ask(|source| source.lets_bell_go());
-        // What has only lapsed is no news: a source counts how often it is woken.
+        // A wait that has only lapsed is no news: a source counts how often it is woken.
         if wake.outcome == Outcome::Woken || is_counted_up {
             self.calls += entry.call(|source| source.on_wake());
         }
@@ -455,7 +459,7 @@ impl EventLoop {
         if self.found.events.is_empty() {
             return;
         }
-        // A descriptor is watched at once, its registration may still lie in the inbox.
+        // A descriptor is watched at once; its registration may still be in the inbox.
         self.shared.take(&mut self.batch);
         self.run_batch();
         let mut events = std::mem::take(&mut self.found.events);
@@ -472,7 +476,7 @@ impl EventLoop {
             return;
         }
         let now = self.shared.now();
-        // Ends: a source that asks again does so through the inbox.
+        // This loop ends: a source that asks for another time does so through the inbox.
         while let Some(id) = self.timers.take_due(now) {
             if let Some(entry) = self.table.get_mut(id) {
                 entry.slot.clear_timer();
@@ -481,13 +485,13 @@ impl EventLoop {
         }
     }
 
-    /// Ends the driver in good order: every source has left.
+    /// Ends the driver in the regular way: every source has left.
     pub(super) fn close(mut self) {
         drop(self.shared.close());
         self.waits.close();
     }
 
-    /// Ends the driver because it cannot go on: tells every source so, and lets go of all.
+    /// Ends the driver because it cannot continue: tells every source and drops them all.
     pub(super) fn abandon(mut self) {
         let waiting = self.shared.close().into_iter().filter_map(|command| match command {
             Command::Admit { slot, source, .. } => {
@@ -503,15 +507,16 @@ impl EventLoop {
 }
 
 impl Entry {
-    /// Whether the bell was counted up since the source last looked, as it is about to do again.
+    /// Whether the bell was counted up since the source last looked. The source is about to look
+    /// again.
     fn is_counted_up(&mut self) -> bool {
         let Some(bell) = self.source.bell() else { return false };
-        // ORDERING: Acquire pairs with the Release of whoever counts the bell up.
+        // ORDERING: Acquire pairs with the Release of the thread that counts the bell up.
         let seen = bell.load(Ordering::Acquire);
         std::mem::replace(&mut self.seen, seen) != seen
     }
 
-    /// Waits on the bell since it held `seen`, unless it is waited on or nobody is to be called.
+    /// Waits on the bell since it held `seen`, unless a wait is armed or the source is cancelled.
     fn arm(&mut self, waits: &mut dyn Poller, seen: u32) {
         let Some(bell) = self.source.bell() else { return };
         if self.wait == Wait::Idle
@@ -523,7 +528,7 @@ impl Entry {
         }
     }
 
-    /// Calls the source, unless it was cancelled; says how many calls that were.
+    /// Calls the source, unless it was cancelled; returns the number of calls made.
     fn call(&self, f: impl FnOnce(&dyn Source)) -> usize {
         let called = !self.slot.is_cancelled();
         if called {
@@ -532,7 +537,7 @@ impl Entry {
         usize::from(called)
     }
 
-    /// Asks the source, unless it was cancelled; a panic in it is a no.
+    /// Asks the source, unless it was cancelled. A panic counts as a no.
     fn ask(&self, f: impl FnOnce(&dyn Source) -> bool) -> bool {
         let mut answer = false;
         self.call(|source| answer = f(source));
@@ -540,17 +545,17 @@ impl Entry {
     }
 }
 
-/// Runs foreign code; a panic of it ends here.
+/// Runs foreign code and catches its panic.
 fn shielded(f: impl FnOnce()) {
     if let Err(payload) = catch_unwind(AssertUnwindSafe(f)) {
         discard(payload);
     }
 }
 
-/// Drops what was thrown, which may throw again.
+/// Drops the payload of a panic; the drop may panic again.
 fn discard(payload: Box<dyn Any + Send>) {
     if let Err(another) = catch_unwind(AssertUnwindSafe(|| drop(payload))) {
-        // Two are enough; the memory of the third is the price.
+        // Two are enough; the third payload is leaked.
         std::mem::forget(another);
     }
 }

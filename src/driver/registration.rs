@@ -1,4 +1,4 @@
-//! What binds a source to its driver.
+//! Binds a source to its driver.
 
 use std::fmt;
 use std::os::fd::BorrowedFd;
@@ -13,10 +13,10 @@ use super::source::Source;
 use crate::error::ShmError;
 use crate::sync::{Arc, Ordering};
 
-/// As long as one of these is held, the driver has something to run for.
+/// Keeps the driver running; sends it `Stop` on drop.
 struct Keeper {
     shared: Arc<Shared>,
-    /// Whether it runs on a thread of its own.
+    /// Whether the driver runs on a thread of its own.
     is_background: bool,
 }
 
@@ -26,8 +26,8 @@ impl Drop for Keeper {
     }
 }
 
-/// The way to a driver for those who have sources, not for those who run it: it keeps a background
-/// thread going, and keeps nobody from being told that a driver is gone which nobody can run.
+/// A handle to a driver for sources. It keeps a background thread running. It does not keep a
+/// parker alive: when nobody can run a driver any more, its sources are told.
 #[derive(Clone)]
 pub(crate) struct Binding {
     keeper: Arc<Keeper>,
@@ -38,12 +38,12 @@ impl Binding {
         Self { keeper: Arc::new(Keeper { shared, is_background }) }
     }
 
-    /// Whether the driver runs by itself, so that nobody has to.
+    /// Whether the driver runs on a thread of its own, so that no caller has to run it.
     pub(crate) fn is_background(&self) -> bool {
         self.keeper.is_background
     }
 
-    /// How the driver waits, which decides how its sources are rung.
+    /// Returns how the driver waits, which decides how peers wake its sources.
     pub(crate) fn backend(&self) -> Backend {
         self.shared().backend()
     }
@@ -52,15 +52,15 @@ impl Binding {
         &self.keeper.shared
     }
 
-    /// Has the driver look after `source` until the registration is cancelled or dropped.
+    /// Has the driver serve `source` until the registration is cancelled or dropped.
     ///
-    /// A bell that rings after this call is never missed. The source must not own the registration
-    /// for ever: the driver keeps the source.
+    /// The driver misses no wake of the bell after this call. The source must not own the
+    /// registration for ever: the driver owns the source.
     ///
     /// # Errors
     ///
     /// The driver has ended because the kernel failed it or nobody can run it, or it belongs to the
-    /// process that forked this one.
+    /// parent of this forked process.
     pub(crate) fn register(&self, source: Arc<dyn Source>) -> Result<Registration, ShmError> {
         // ORDERING: Acquire, as in the driver, which compares with this value before it sleeps.
         let seen = source.bell().map_or(0, |bell| bell.load(Ordering::Acquire));
@@ -75,7 +75,7 @@ impl fmt::Debug for Binding {
     }
 }
 
-/// A source's hold on its driver.
+/// A source's registration with its driver.
 pub(crate) struct Registration {
     keeper: Arc<Keeper>,
     slot: Arc<Slot>,
@@ -85,14 +85,14 @@ impl Registration {
     /// Has [`Source::on_ready`] called with `token` as long as `fd` is readable or hung up.
     ///
     /// Takes effect at once and does not disturb the driver. The caller unwatches the descriptor
-    /// before it closes it, and when it cancels the registration; behind the cancel, where
-    /// another thread may have one watched meanwhile. A readable one that stays in the driver's
-    /// set keeps the driver busy for nobody.
+    /// before it closes it, and when it cancels the registration. If another thread may call
+    /// `watch` meanwhile, it cancels first and then unwatches. A readable descriptor that stays in
+    /// the driver's set keeps the driver busy for nothing.
     pub(crate) fn watch(&self, fd: BorrowedFd<'_>, token: u16) -> Result<(), ShmError> {
         self.watch_for(set::EventFlags::IN | set::EventFlags::RDHUP, fd, token)
     }
 
-    /// As [`watch`](Self::watch), only for the hang-up, whatever there is to read before it.
+    /// As [`watch`](Self::watch), but only for the hang-up, even if there is data left to read.
     pub(crate) fn watch_hang_up(&self, fd: BorrowedFd<'_>, token: u16) -> Result<(), ShmError> {
         self.watch_for(set::EventFlags::RDHUP, fd, token)
     }
@@ -108,8 +108,8 @@ impl Registration {
         let data = set::EventData::new_u64(self.slot.id.pack(token));
         set::add(self.keeper.shared.epoll(), fd, data, flags)
             .map_err(ShmError::io("watch a descriptor"))?;
-        // Who cancels first and then unwatches: the kernel does one after the other, so either that
-        // finds the descriptor, or the cancel is seen here.
+        // If another thread cancels and then unwatches, the kernel orders its delete and our add:
+        // either the delete finds the descriptor, or we see the cancel here.
         self.check_cancelled().inspect_err(|_| self.unwatch(fd))
     }
 
@@ -121,20 +121,20 @@ impl Registration {
         Ok(())
     }
 
-    /// Has [`Source::on_ready`] called no more for `fd`, but for a call that may be under way.
+    /// Ends calls of [`Source::on_ready`] for `fd`. One call may still be under way.
     pub(crate) fn unwatch(&self, fd: BorrowedFd<'_>) {
         // In a child, the set is the parent's.
         if self.is_forked() {
             return;
         }
-        // Fails for one that is not watched, which is what was asked for.
+        // Fails if it is not watched, which is the desired state.
         let _ = set::delete(self.keeper.shared.epoll(), fd);
     }
 
     /// Has [`Source::on_timer`] called at `at`, or a bit later, or earlier.
     ///
-    /// An earlier wish covers a later one, and a call uses up all wishes: what is still wanted then
-    /// is asked for again. Costs one atomic operation while an earlier wish stands.
+    /// An earlier request covers a later one, and a call uses up all requests: a source that still
+    /// needs a later time asks again. Costs one atomic operation while an earlier request stands.
     pub(crate) fn wake_at(&self, at: Instant) {
         if self.is_forked() {
             return;
@@ -146,27 +146,27 @@ impl Registration {
         }
     }
 
-    /// Whether whoever runs the driver sleeps in it, with nothing else to do.
+    /// Whether this driver is one to park in: its thread has nothing else to do while it sleeps.
     pub(crate) fn is_parked_in(&self) -> bool {
         self.keeper.shared.is_parked_in()
     }
 
-    /// Has the runner look at [`Source::hint`] in each turn, and spin on it before it sleeps, for
-    /// up to `spin`. The caller is a task that waits; it has not armed the bell.
+    /// Asks the driver to check [`Source::hint`] in each turn, and to spin on it before it sleeps,
+    /// for up to `spin`. The caller is a task that waits and has not armed the bell.
     ///
-    /// The request ends with a call of [`Source::on_hint`] or of [`Source::look_again`]. One of
-    /// the two comes before the runner sleeps, and after at most 64 turns. So nothing is lost if
-    /// the hint is wrong.
+    /// The request ends with a call of [`Source::on_hint`] or of [`Source::look_again`]. One of the
+    /// two comes before the driver sleeps, and after at most 64 turns. So nothing is lost if the
+    /// hint is wrong.
     ///
-    /// `false` if that cannot be: the driver is not of the kind that is parked in, it sleeps or is
-    /// about to, or it looks for many others already. Then the caller arms its bell.
+    /// Returns `false` if the driver refuses: it is not one to park in, it sleeps or is about to,
+    /// or it already serves too many requests. Then the caller arms its bell.
     pub(crate) fn ask_to_spin(&self, spin: Duration) -> bool {
         let shared = &self.keeper.shared;
         shared.is_parked_in() && !self.is_forked() && shared.ask_to_spin(&self.slot, spin)
     }
 
-    /// Has the driver wait on the bell again, which was let go ([`Source::lets_bell_go`]), from
-    /// when it held `seen`.
+    /// Has the driver wait again on the bell that it had let go ([`Source::lets_bell_go`]), from
+    /// the time when the bell held `seen`.
     pub(crate) fn wait_again(&self, seen: u32) {
         self.keeper.shared.push(Command::Arm(self.slot.id, seen));
     }
@@ -178,8 +178,8 @@ impl Registration {
         }
     }
 
-    /// Has the source called no more, but for a call that may be under way on the driver's thread,
-    /// and dropped as soon as the kernel has let go of its bell. Also done on drop.
+    /// Ends all calls of the source, except one that may be under way on the driver's thread. The
+    /// driver drops the source as soon as the kernel has released its bell. Also done on drop.
     pub(crate) fn cancel(&self) {
         if self.slot.begin_cancel() {
             self.keeper.shared.push(Command::Retire(self.slot.id));
@@ -196,7 +196,7 @@ impl Registration {
         self.keeper.shared.is_forked()
     }
 
-    /// How the driver waits, which decides how this side is rung.
+    /// Returns how the driver waits, which decides how the peer wakes this side.
     pub(crate) fn backend(&self) -> Backend {
         self.keeper.shared.backend()
     }
