@@ -227,8 +227,8 @@ fn a_spin_that_something_else_ends_costs_the_thread_as_well(backend: Backend) {
         assert!(registration.ask_to_spin(SPIN));
         let begun = Instant::now();
         driver.park_unless(None, &|| begun.elapsed() >= SPIN * 3 / 4).unwrap();
-        assert_eq!(waiter.wakes(), (0, 0));
-        crate::wake::spin::Spinning::begin(SPIN).is_none()
+        // A thread that is kept waiting may have spun to the end.
+        waiter.wakes() == (0, 0) && crate::wake::spin::Spinning::begin(SPIN).is_none()
     };
     // A thread that is kept waiting for milliseconds has earned it back.
     let once = |_| std::thread::spawn(has_cost).join().unwrap();
