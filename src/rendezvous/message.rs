@@ -1,8 +1,9 @@
 //! The two messages of the handshake.
 //!
-//! The application says hello, the engine answers; both on a `SOCK_SEQPACKET` Unix socket, each as
-//! one message of exactly 32 bytes. Numbers are in the machine's own byte order: both sides run on
-//! it. What has another length, magic or kind is junk, whatever else it says.
+//! The application sends a hello and the engine answers. Both go over a `SOCK_SEQPACKET` Unix
+//! socket, each as one message of exactly 32 bytes. Numbers are in the machine's own byte order,
+//! because both sides run on it. A message with another length, magic or kind is junk, whatever
+//! else it contains.
 //!
 //! | offset | bytes | hello | answer |
 //! |---|---|---|---|
@@ -13,10 +14,10 @@
 //! | 24 | 4 | reserved, 0 | status |
 //! | 28 | 4 | reserved, 0 | reserved, 0 |
 //!
-//! The length and the first 16 bytes are the same in all versions, so that every version can tell
-//! every other that they differ; the rest is judged only when the versions are equal. An engine
-//! ignores features in a hello that it does not know. It turns on none that was not offered: an
-//! application takes an answer that does for junk.
+//! The length and the first 16 bytes are the same in all versions, so that any two versions can
+//! tell each other that they differ. The rest is checked only if the versions are equal. An engine
+//! ignores features in a hello that it does not know. It turns on no feature that was not offered:
+//! an application treats such an answer as junk.
 //!
 //! | status | meaning | carries |
 //! |---|---|---|
@@ -30,15 +31,15 @@
 
 use crate::shm::layout::{MAGIC, VERSION};
 
-/// Bytes of a hello and of an answer.
+/// The length of a hello and of an answer.
 pub(crate) const MESSAGE_BYTES: usize = 32;
 
-/// Kind of the application's message.
+/// The kind of the application's message.
 const HELLO: u32 = 1;
-/// Kind of the engine's message.
+/// The kind of the engine's message.
 const ANSWER: u32 = 2;
 
-/// What the engine says to a hello.
+/// The engine's answer to a hello.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 #[repr(u32)]
 pub(crate) enum Status {
@@ -60,16 +61,16 @@ impl Status {
     }
 }
 
-/// A message that makes no sense in any version of the protocol, or not in ours.
+/// A message that is invalid in every version of the protocol, or in ours.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub(crate) struct Junk;
 
-/// What follows from a message in the right form.
+/// The result of reading a message that has the right form.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub(crate) enum Spoken<T> {
     /// The other side speaks our version.
     Ours(T),
-    /// It speaks another one, which is given; the rest of the message was not looked at.
+    /// It speaks another version, which is given. The rest of the message was not checked.
     Other(u32),
 }
 
@@ -83,26 +84,26 @@ pub(crate) fn answer(status: Status) -> [u8; MESSAGE_BYTES] {
     message(ANSWER, status as u32)
 }
 
-/// Judges what an application said.
+/// Checks an application's message.
 ///
 /// # Errors
-/// `Junk` if it is no hello.
+/// `Junk` if it is not a hello.
 pub(crate) fn parse_hello(bytes: &[u8]) -> Result<Spoken<()>, Junk> {
     let fields = Fields::of(bytes, HELLO)?;
     if fields.version != VERSION {
         return Ok(Spoken::Other(fields.version));
     }
-    // PEER: features are what it could do, and ours to choose from; we choose none.
+    // PEER: features are what the peer can do; we may choose from them, and choose none.
     if fields.status != 0 || fields.reserved != 0 {
         return Err(Junk);
     }
     Ok(Spoken::Ours(()))
 }
 
-/// Judges what an engine said.
+/// Checks an engine's message.
 ///
 /// # Errors
-/// `Junk` if it is no answer to our hello.
+/// `Junk` if it is not an answer to our hello.
 pub(crate) fn parse_answer(bytes: &[u8]) -> Result<Spoken<Status>, Junk> {
     let fields = Fields::of(bytes, ANSWER)?;
     if fields.version != VERSION {
@@ -113,13 +114,13 @@ pub(crate) fn parse_answer(bytes: &[u8]) -> Result<Spoken<Status>, Junk> {
         return Err(Junk);
     }
     match Status::from_wire(fields.status).ok_or(Junk)? {
-        // It names the very version that it does not speak.
+        // It names the very version that it claims not to speak.
         Status::VersionMismatch => Err(Junk),
         status => Ok(Spoken::Ours(status)),
     }
 }
 
-/// A message's numbers, as they were read.
+/// A message's numbers, as read.
 struct Fields {
     version: u32,
     features: u64,

@@ -1,4 +1,4 @@
-//! Names of engines, and the sockets that they stand for.
+//! Names of engines, and the sockets that they refer to.
 
 use std::ffi::{OsStr, OsString};
 use std::io;
@@ -6,27 +6,28 @@ use std::path::{Path, PathBuf};
 
 use crate::error::ShmError;
 
-/// Longest relative name in bytes.
+/// The longest relative name in bytes.
 const MAX_NAME: usize = 100;
-/// Longest name of a file in bytes (`NAME_MAX`).
+/// The longest name of a file in bytes (`NAME_MAX`).
 const MAX_FILE: usize = 255;
-/// What a relative name gets appended.
+/// Is appended to a relative name.
 const SUFFIX: &str = ".sock";
 
-/// The file that is locked while a name of its directory is taken over or given up.
+/// The file that is locked while a name in its directory is taken over or given up.
 pub(super) const LOCK_FILE: &str = ".lock";
-/// Where a socket is made ready before it is renamed; only the holder of the lock has one.
+/// The name under which a socket is prepared before it is renamed; only the holder of the lock has
+/// one.
 pub(super) const NEW_FILE: &str = ".wakering-new";
 
-/// A name that was judged, and the socket that it stands for.
+/// A name that was checked, and the socket that it refers to.
 ///
 /// | name | directory | file |
 /// |---|---|---|
 /// | `video` | `$WAKERING_DIR`, else `$XDG_RUNTIME_DIR/wakering`, else `/run/wakering` for root or `/tmp/wakering-<uid>` | `video.sock` |
 /// | `/srv/media/video` | `/srv/media` | `video` |
 ///
-/// An empty variable counts as unset. A relative one is an error instead of a reason to look
-/// further: engine and application would silently end up in different places.
+/// An empty variable counts as unset. A relative path in a variable is an error, because the engine
+/// and the application would otherwise end up in different places without notice.
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub(crate) struct Name {
     directory: PathBuf,
@@ -36,16 +37,16 @@ pub(crate) struct Name {
 }
 
 impl Name {
-    /// Judges `name` and resolves it by the environment of this process.
+    /// Checks `name` and resolves it with the environment of this process.
     ///
     /// # Errors
-    /// `InvalidName` for a form that is not allowed, `Io` for a directory from the environment
-    /// that is not absolute.
+    /// `InvalidName` for a form that is not allowed, `Io` for a directory from the environment that
+    /// is not absolute.
     pub(crate) fn new(name: &str) -> Result<Self, ShmError> {
         Self::resolve(name, &Places::of_process())
     }
 
-    /// As [`Name::new`], in places that the caller chose.
+    /// Like [`Name::new`], with places that the caller chose.
     pub(super) fn resolve(name: &str, places: &Places) -> Result<Self, ShmError> {
         if name.starts_with('/') {
             return Self::absolute(name);
@@ -59,7 +60,7 @@ impl Name {
         Ok(Self { directory, file, path, relative: true })
     }
 
-    /// A name with a slash in front is the socket's own path.
+    /// Resolves a name with a leading slash, which is the socket's own path.
     fn absolute(name: &str) -> Result<Self, ShmError> {
         let (directory, file) = name.rsplit_once('/').ok_or(ShmError::InvalidName)?;
         // The last two are ours in every directory with sockets.
@@ -75,33 +76,33 @@ impl Name {
         })
     }
 
-    /// The directory, without a trailing slash or dot: behind those the kernel would follow a
-    /// link even where it was told not to.
+    /// Returns the directory, without a trailing slash or dot: with one, the kernel would follow a
+    /// link even if it was told not to.
     pub(super) fn directory(&self) -> &Path {
         &self.directory
     }
 
-    /// Whether the library looks after the directory itself, and makes it when it is missing.
+    /// Whether the library manages the directory itself, and creates it if it is missing.
     pub(super) fn is_relative(&self) -> bool {
         self.relative
     }
 
-    /// The socket's name within its directory.
+    /// Returns the socket's name within its directory.
     pub(super) fn file(&self) -> &OsStr {
         &self.file
     }
 
-    /// The whole path, as errors show it.
+    /// Returns the whole path, as errors show it.
     pub(crate) fn path(&self) -> &Path {
         &self.path
     }
 
-    /// The error that says that nobody listens here.
+    /// Returns the error for a name at which nobody listens.
     pub(super) fn not_found(&self) -> ShmError {
         ShmError::NotFound { path: self.path.clone() }
     }
 
-    /// The error that says that somebody else does.
+    /// Returns the error for a name that another engine uses.
     pub(super) fn in_use(&self) -> ShmError {
         ShmError::NameInUse { path: self.path.clone() }
     }
@@ -113,20 +114,20 @@ fn is_relative_name(name: &str) -> bool {
         && name.bytes().all(|byte| byte.is_ascii_alphanumeric() || b"._-".contains(&byte))
 }
 
-/// `path` without doubled or trailing slashes and single dots.
+/// Returns `path` without doubled or trailing slashes and single dots.
 fn plain(path: &Path) -> PathBuf {
     path.components().collect()
 }
 
-/// What decides where relative names live. Taken as a value so that tests need not change the
-/// environment, which all threads share.
+/// What decides where relative names live. A value, so that tests need not change the environment,
+/// which all threads share.
 #[derive(Debug, Clone, Default)]
 pub(super) struct Places {
     /// `$WAKERING_DIR`.
     pub(super) wakering: Option<OsString>,
     /// `$XDG_RUNTIME_DIR`.
     pub(super) runtime: Option<OsString>,
-    /// Effective user.
+    /// The effective user.
     pub(super) uid: u32,
 }
 
@@ -153,7 +154,7 @@ impl Places {
     }
 }
 
-/// An empty variable is what shells make of one that was meant to be unset.
+/// Treats an empty variable as unset: a shell often leaves one where it was meant to be unset.
 fn set(variable: &Option<OsString>) -> Option<&Path> {
     variable.as_deref().filter(|value| !value.is_empty()).map(Path::new)
 }

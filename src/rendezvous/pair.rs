@@ -1,8 +1,8 @@
-//! A handshake without a name: both ends of a lifeline made by one process.
+//! A handshake without a name: one process makes both ends of a lifeline.
 //!
-//! The engine makes a pair of connected sockets and queues its answer, with the region, on the one
-//! that a child process or another thread gets. There is no hello: whoever was given the
-//! descriptor was meant to have it. Everything that the other side needs is queued, so neither
+//! The engine makes a pair of connected sockets and queues its answer, with the region, on the
+//! socket that a child process or another thread gets. There is no hello: a process that was given
+//! the descriptor was meant to have it. Everything that the other side needs is queued, so neither
 //! side ever waits.
 
 use std::io;
@@ -20,15 +20,16 @@ use crate::sys::sockopt;
 
 const ADOPTING: &str = "taking over the descriptor of a pair";
 
-/// The engine's lifeline, and the descriptor for whoever shall be the application, who finds
-/// `file` in it and introduces itself by its first ring.
+/// Returns the engine's lifeline, and the descriptor for the process that will be the application.
+/// It finds `file` in the descriptor, and the kernel reports it with its first wake byte.
 ///
 /// # Errors
-/// `Io`, for want of descriptors or memory.
+/// `Io`, for lack of descriptors or memory.
 pub(crate) fn pair(file: BorrowedFd<'_>) -> Result<(Lifeline, OwnedFd), ShmError> {
     const STEP: &str = "making a pair of sockets";
     let (lifeline, theirs) = socket::pair().map_err(ShmError::io(STEP))?;
-    // The answer says then whose it is: this process, which need not be the one that takes it out.
+    // With this, the answer reports who sent it: this process, which need not be the one that
+    // receives it.
     sockopt::ask_for_process(theirs.as_fd(), true);
     let asks = sockopt::ask_for_process(lifeline.as_fd(), true);
     socket::send(lifeline.as_fd(), &message::answer(Status::Ok), Some(file))
@@ -37,13 +38,13 @@ pub(crate) fn pair(file: BorrowedFd<'_>) -> Result<(Lifeline, OwnedFd), ShmError
     Ok((Lifeline::of_pair(lifeline, peer, asks), theirs))
 }
 
-/// Takes the region out of a descriptor that [`pair`] made, here or in another process.
+/// Takes the region out of a descriptor that [`pair`] made, in this process or another.
 ///
 /// # Errors
-/// `Io` if it is no such descriptor, or was taken over before; `VersionMismatch` if another
-/// version made it, or none; and all that joining a region may say.
+/// `Io` if it is not such a descriptor, or was taken over before; `VersionMismatch` if another
+/// version made it, or no version did; and all errors of joining a region.
 pub(crate) fn adopt(descriptor: OwnedFd) -> Result<Connection, ShmError> {
-    // Asked first: a message that is read from somebody else's socket is lost.
+    // Checked first, because a message that is read from an unrelated socket is lost.
     let domain = rustix::net::sockopt::socket_domain(&descriptor);
     let kind = rustix::net::sockopt::socket_type(&descriptor);
     let fits = domain.map_err(ShmError::io(ADOPTING))? == AddressFamily::UNIX
@@ -51,7 +52,7 @@ pub(crate) fn adopt(descriptor: OwnedFd) -> Result<Connection, ShmError> {
     if !fits {
         return Err(ShmError::Io { step: ADOPTING, source: io::ErrorKind::InvalidInput.into() });
     }
-    // Whoever passed it on through a shell or a `Command` has made it survive an exec.
+    // A program that passed it on through a shell or a `Command` has made it survive an exec.
     rustix::io::fcntl_setfd(&descriptor, rustix::io::FdFlags::CLOEXEC)
         .map_err(ShmError::io(ADOPTING))?;
     let peer = PeerCredentials::of(descriptor.as_fd()).map_err(ShmError::io(ADOPTING))?;

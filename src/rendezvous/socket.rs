@@ -1,4 +1,4 @@
-//! What a `SOCK_SEQPACKET` Unix socket is asked to do. Nothing here blocks or raises a signal.
+//! Operations on `SOCK_SEQPACKET` Unix sockets. None of them blocks or raises a signal.
 
 use std::ffi::OsStr;
 use std::io::{IoSlice, IoSliceMut};
@@ -18,23 +18,22 @@ use super::untrusted::{self, Untrusted};
 use crate::error::{DenialCause, ShmError};
 use crate::sys::pidfd::{self, Control, PROCESS_SPACE, Process};
 
-/// What [`connect_to`] and [`bind`] say where `/proc` is missing, through which sockets are
-/// reached.
+/// What [`connect_to`] and [`bind`] return if `/proc` is missing, through which they reach sockets.
 pub(super) const NO_PROC: Errno = Errno::NOSYS;
 
 const SEND: SendFlags = SendFlags::NOSIGNAL.union(SendFlags::DONTWAIT);
 
-/// A socket that is not bound or connected to anything.
+/// Makes a socket that is not bound or connected to anything.
 pub(super) fn unbound() -> Result<OwnedFd, Errno> {
     let flags = SocketFlags::CLOEXEC | SocketFlags::NONBLOCK;
     rustix::net::socket_with(AddressFamily::UNIX, SocketType::SEQPACKET, flags, None)
 }
 
-/// Binds `socket` to `file` below `directory`; the name must be short.
+/// Binds `socket` to `file` in `directory`; the name must be short.
 ///
-/// An address holds 107 bytes, fewer than many a directory's path. The path through `/proc` of an
-/// open descriptor is always short. It leads by this thread: the process's own leads by its first
-/// one, and that may have ended.
+/// An address holds 107 bytes, fewer than the path of many directories. The path of an open
+/// descriptor through `/proc` is always short. It goes through this thread's entry: the process's
+/// own entry refers to its first thread, which may have ended.
 pub(super) fn bind(
     socket: &OwnedFd,
     directory: BorrowedFd<'_>,
@@ -42,17 +41,17 @@ pub(super) fn bind(
 ) -> Result<(), Errno> {
     let path = format!("{}/{file}", way_to(directory));
     match rustix::net::bind(socket, &SocketAddrUnix::new(path)?) {
-        // The directory is open, so what is missing is the way to it.
+        // The directory is open, so `/proc` is what is missing.
         Err(Errno::NOENT) => Err(NO_PROC),
         other => other,
     }
 }
 
-/// The socket that has the name `file` below `directory`, to [`connect_to`] it.
+/// Opens the socket that is called `file` in `directory`, for [`connect_to`].
 ///
 /// # Errors
-/// `ENOENT` if there is no such file, `ENOTSOCK` if it is something else or a link, and
-/// all that the kernel says besides.
+/// `ENOENT` if there is no such file, `ENOTSOCK` if it is something else or a link, and all other
+/// errors of the kernel.
 pub(super) fn find(directory: BorrowedFd<'_>, file: &OsStr) -> Result<OwnedFd, Errno> {
     let flags = OFlags::PATH | OFlags::NOFOLLOW | OFlags::CLOEXEC;
     let found = rustix::fs::openat(directory, file, flags, Mode::empty())?;
@@ -62,21 +61,21 @@ pub(super) fn find(directory: BorrowedFd<'_>, file: &OsStr) -> Result<OwnedFd, E
     Ok(found)
 }
 
-/// Connects to a socket that was [found](find). `None`: nobody accepts at the moment, because the
-/// backlog is full; this cannot be waited for, only tried again.
+/// Connects to a socket that was [found](find). Returns `None` if the backlog is full. This cannot
+/// be waited for, only tried again.
 ///
 /// # Errors
 /// `ECONNREFUSED` if nobody listens on the socket, `EPROTOTYPE` if it is of another type,
-/// [`NO_PROC`], and all that the kernel says besides.
+/// [`NO_PROC`], and all other errors of the kernel.
 pub(super) fn connect_to(found: BorrowedFd<'_>) -> Result<Option<OwnedFd>, Errno> {
-    // Not through the directory: the name alone may be longer than what an address has left. And
-    // so it is this very file that was looked at.
+    // Not through the directory: the name alone may be longer than the rest of an address. This
+    // also connects to the very file that was checked.
     let address = SocketAddrUnix::new(way_to(found))?;
     let socket = unbound()?;
     match retry_on_intr(|| rustix::net::connect(&socket, &address)) {
         Ok(()) => Ok(Some(socket)),
         Err(Errno::AGAIN) => Ok(None),
-        // The file is open, so what is missing is the way to it.
+        // The file is open, so `/proc` is what is missing.
         Err(Errno::NOENT) => Err(NO_PROC),
         Err(error) => Err(error),
     }
@@ -84,31 +83,31 @@ pub(super) fn connect_to(found: BorrowedFd<'_>) -> Result<Option<OwnedFd>, Errno
 
 /// Changes the permission bits of a socket that was [found](find).
 pub(super) fn set_mode(found: BorrowedFd<'_>, mode: Mode) -> Result<(), Errno> {
-    // A descriptor that was opened by `O_PATH` is no file to `fchmod`.
+    // `fchmod` does not accept a descriptor that was opened with `O_PATH`.
     rustix::fs::chmod(way_to(found), mode)
 }
 
-/// A path to what is open; see [`bind`].
+/// Returns a path to an open descriptor; see [`bind`].
 pub(super) fn way_to(open: BorrowedFd<'_>) -> String {
     format!("/proc/thread-self/fd/{}", open.as_raw_fd())
 }
 
-/// What it means that [`find`] or [`connect_to`] failed. The same for an engine that looks for
-/// others and for an application.
+/// Why [`find`] or [`connect_to`] failed. The same for an application and for an engine that looks
+/// for other engines.
 #[derive(Debug)]
 pub(super) enum Silence {
-    /// There is no file, or nobody listens on the socket: at most it is what an engine left.
+    /// There is no file, or nobody listens on the socket: at most an engine has left it behind.
     Nobody,
-    /// Somebody listens, on a socket of another type: no engine of ours.
+    /// A program listens on a socket of another type, so it is not an engine of ours.
     Foreign,
     /// The file is something else, or a link.
     NoSocket,
-    /// It cannot be told, for this reason.
+    /// Unknown, for this reason.
     Unknown(ShmError),
 }
 
 impl Silence {
-    /// Judges what the kernel said of the socket at `path`.
+    /// Interprets the kernel's error for the socket at `path`.
     pub(super) fn of(errno: Errno, step: &'static str, path: &Path) -> Self {
         match errno {
             Errno::NOENT | Errno::CONNREFUSED => Self::Nobody,
@@ -124,52 +123,52 @@ pub(super) fn is_socket(mode: u32) -> bool {
     FileType::from_raw_mode(mode) == FileType::Socket
 }
 
-/// The public error for what the kernel said of the file at `path` in this `step`.
+/// Returns the public error for the kernel's error for the file at `path` in this `step`.
 pub(super) fn error(step: &'static str, errno: Errno, path: &Path) -> ShmError {
     match errno {
         NO_PROC => ShmError::Unsupported { reason: "sockets need /proc to be mounted" },
         Errno::ACCESS | Errno::PERM => {
             ShmError::PermissionDenied { cause: DenialCause::FileSystem, path: path.into() }
         }
-        // These tell of this process, not of the file.
+        // These concern this process, not the file.
         Errno::MFILE | Errno::NFILE | Errno::NOMEM | Errno::NOBUFS => ShmError::io(step)(errno),
         errno => ShmError::io_at(step, path, errno),
     }
 }
 
-/// What a peer of whom a message is expected has done.
+/// What a peer has done of which a message is expected.
 #[derive(Debug)]
 pub(super) enum Received {
     /// Nothing yet.
     Nothing,
-    /// It closed its end. (An empty message looks the same; lawful peers never send one.)
+    /// It closed its end. (An empty message looks the same; correct peers never send one.)
     HungUp,
-    /// It said something.
+    /// It sent a message.
     Message(Message),
 }
 
-/// A message as it came, not judged yet.
+/// A message as received, not checked yet.
 #[derive(Debug)]
 pub(super) struct Message {
-    /// One byte more than a message has, so that a longer one is seen to be longer.
+    /// Has room for one byte more than a valid message, to detect a longer one.
     bytes: [u8; MESSAGE_BYTES + 1],
     len: usize,
     /// The first descriptor that came with it.
     pub(super) descriptor: Option<Untrusted>,
-    /// The process that sent it, where the kernel told of it.
+    /// The process that sent it, if the kernel reported it.
     pub(super) process: Option<Process>,
     /// Whether the kernel could not install all descriptors.
     pub(super) truncated: bool,
 }
 
 impl Message {
-    /// The bytes that came, as far as they matter: a message that was cut here is too long anyhow.
+    /// Returns the bytes that were received. A message that was cut is too long anyway.
     pub(super) fn bytes(&self) -> &[u8] {
         &self.bytes[..self.len.min(MESSAGE_BYTES + 1)]
     }
 }
 
-/// Looks at a message and leaves it there. There is no room for descriptors: none is installed.
+/// Peeks at a message and leaves it queued. Has no room for descriptors, so none is installed.
 pub(super) fn peek(socket: BorrowedFd<'_>) -> Result<Received, Errno> {
     let mut bytes = [0; MESSAGE_BYTES + 1];
     let flags = RecvFlags::PEEK | RecvFlags::DONTWAIT;
@@ -184,20 +183,21 @@ pub(super) fn peek(socket: BorrowedFd<'_>) -> Result<Received, Errno> {
     }
 }
 
-/// Takes the message that was [peeked](peek) at, and the process that sent it, if the kernel tells
-/// of it. Descriptors that come with it are dropped by the kernel and never installed here.
+/// Takes the message that was [peeked](peek) at. Returns the process that sent it, if the kernel
+/// reports it. The kernel drops descriptors that come with the message and never installs them
+/// here.
 pub(super) fn take_peeked(socket: BorrowedFd<'_>) -> Option<Process> {
     let process = pidfd::first_sender(socket);
     let _ = retry_on_intr(|| rustix::net::recv(socket, &mut [0; 1], RecvFlags::DONTWAIT));
     process
 }
 
-/// All that the kernel lets a message carry: more than there is room for, it would close itself,
-/// and this thread would wait for it.
+/// The most descriptors that the kernel lets a message carry. With less room, the kernel would
+/// close the rest itself, and this thread would wait for that.
 const MOST_DESCRIPTORS: usize = 253;
 
-/// Takes a message, the first descriptor that comes with it, and the process that sent it, if the
-/// kernel was asked for that. All others are closed.
+/// Takes a message, the first descriptor that comes with it, and the process that sent it if the
+/// kernel was asked to report it. All other descriptors are closed.
 pub(super) fn receive_with_descriptor(socket: BorrowedFd<'_>) -> Result<Received, Errno> {
     const SPACE: usize = rustix::cmsg_space!(ScmRights(MOST_DESCRIPTORS)) + PROCESS_SPACE;
     let mut bytes = [0; MESSAGE_BYTES + 1];
@@ -246,19 +246,20 @@ pub(super) fn send(
     let sent = retry_on_intr(|| {
         rustix::net::sendmsg(socket, &[IoSlice::new(message)], &mut control, SEND)
     });
-    // A message of a SEQPACKET socket goes whole or not at all.
+    // A SEQPACKET socket sends a message whole or not at all.
     sent.map(drop)
 }
 
-/// Two connected sockets.
+/// Makes two connected sockets.
 pub(super) fn pair() -> Result<(OwnedFd, OwnedFd), Errno> {
     let flags = SocketFlags::CLOEXEC | SocketFlags::NONBLOCK;
     rustix::net::socketpair(AddressFamily::UNIX, SocketType::SEQPACKET, flags, None)
 }
 
-/// Ends the connection for the other side now, whoever else holds a copy of the descriptor.
+/// Ends the connection for the other side now, even if other processes hold a copy of the
+/// descriptor.
 pub(super) fn hang_up(socket: BorrowedFd<'_>) {
-    // It fails if the other side was faster.
+    // This fails if the other side was faster.
     let _ = shutdown(socket, Shutdown::Both);
 }
 

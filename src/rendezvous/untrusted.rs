@@ -1,8 +1,9 @@
-//! Descriptors that came from somebody who is not believed yet, and what may hold some.
+//! Descriptors from a process that is not trusted yet, and sockets that may hold some.
 //!
-//! The last close of a file may block: a TCP socket that lingers takes as long as whoever made it
-//! likes, even if it is nonblocking. Whoever passes one to us must not have our driver, or the
-//! thread that connects, wait for that. So what may block is closed on a thread of its own.
+//! The last close of a file may block: closing a TCP socket that lingers takes as long as its
+//! creator likes, even if it is nonblocking. A process that passes one to us must not make our
+//! driver, or the thread that connects, wait for that. So descriptors whose close may block are
+//! closed on a thread of their own.
 
 use std::io::IoSliceMut;
 use std::os::fd::{AsFd, BorrowedFd, OwnedFd};
@@ -22,7 +23,7 @@ impl Untrusted {
         Self(Some(descriptor))
     }
 
-    /// When it is known to be harmless.
+    /// Returns the descriptor once it is known to be harmless.
     pub(super) fn into_inner(mut self) -> OwnedFd {
         self.0.take().expect("there until it is dropped")
     }
@@ -37,14 +38,15 @@ impl AsFd for Untrusted {
 impl Drop for Untrusted {
     fn drop(&mut self) {
         let Some(descriptor) = self.0.take() else { return };
-        // Only what lies in memory has seals, and that is closed at once.
+        // Only memory files have seals, and these close at once.
         if rustix::fs::fcntl_get_seals(&descriptor).is_err() {
             discard(vec![descriptor]);
         }
     }
 }
 
-/// A socket to somebody who may have passed descriptors that we have not taken: they go with it.
+/// A socket whose other end may have passed descriptors that we have not taken: closing the socket
+/// closes them too.
 #[derive(Debug)]
 pub(super) struct Line {
     socket: Option<OwnedFd>,
@@ -57,7 +59,7 @@ impl Line {
         Self { socket: Some(socket), origin: Origin::here() }
     }
 
-    /// Refuses all descriptors from now on, as far as the kernel can do that; then whether nothing
+    /// Refuses all descriptors from now on, as far as the kernel can. Then returns whether nothing
     /// is queued that may hold some.
     pub(super) fn is_quiet(&self) -> bool {
         sockopt::refuse_descriptors(self.as_fd());
@@ -72,7 +74,7 @@ impl Line {
         }
     }
 
-    /// The socket, which is quiet: closing it is harmless.
+    /// Returns the socket, which is quiet: closing it is harmless.
     pub(super) fn into_inner(mut self) -> OwnedFd {
         self.socket.take().expect("there until it is dropped")
     }
@@ -89,13 +91,14 @@ impl Drop for Line {
         if self.socket.is_none() || self.origin.has_left() || self.is_quiet() {
             return;
         }
-        // It is over for the other side at once.
+        // The connection ends for the other side at once.
         let _ = rustix::net::shutdown(&*self, Shutdown::Both);
         discard(self.socket.take().into_iter().collect());
     }
 }
 
-/// Closes what may block on a thread of its own; if there can be none, here after all.
+/// Closes descriptors whose close may block, on a thread of its own, or here if no thread can be
+/// started.
 pub(super) fn discard(descriptors: Vec<OwnedFd>) {
     if descriptors.is_empty() {
         return;
