@@ -1,22 +1,22 @@
-//! What loom proves of the protocol, on the code that ships and memory that loom watches.
+//! Loom models of the protocol, which run the shipped code on memory that loom watches.
 //!
-//! Each model is one claim. Where all interleavings are too many, the model says how often it lets
-//! loom take a thread off the processor that could have gone on; nearly every fault of this kind
-//! shows with two such preemptions. `LOOM_MAX_PREEMPTIONS` sets another bound for all of them.
+//! Each model proves one claim. Where there are too many interleavings, the model bounds how often
+//! loom may preempt a thread that could have continued; nearly every fault of this kind shows with
+//! two preemptions. `LOOM_MAX_PREEMPTIONS` sets another bound for all models.
 //!
 //! ```text
 //! RUSTFLAGS="--cfg loom" cargo test --release --lib models
 //! ```
 //!
-//! From below: [`ring`] and [`bell`] are what is shared with the peer, [`ends`] how it says that it
-//! goes, [`waiters`] the queue of local tasks, [`notify_flag`] the waker of a future that is
-//! driven. They have halves of their own that do the bare protocol. [`block_on`], [`blocking`],
-//! [`endpoint`], [`requests`], [`sink`] and [`tasks`] are about the ends as they
-//! ship, on a driver that the model's own threads play.
+//! From the bottom up: [`ring`] and [`bell`] cover what is shared with the peer, [`ends`] how the
+//! peer announces its end, [`waiters`] the queue of local tasks, [`notify_flag`] the waker of a
+//! future that is driven. They use [`halves`] of their own, which do the bare protocol.
+//! [`block_on`], [`blocking`], [`endpoint`], [`requests`], [`sink`] and [`tasks`] cover the shipped
+//! ends, on a driver that the model's own threads run. [`in_place`] does both.
 //!
-//! A wake that gets lost is a deadlock, which loom reports. What loom cannot see are stores that
-//! overtake earlier loads: the Release of `head` and `taken`, and the order of clear and count in
-//! the bell, have to be reviewed by hand.
+//! A lost wake is a deadlock, which loom reports. Loom cannot see stores that overtake earlier
+//! loads: the Release of `head` and `taken`, and the order of clear and count in the bell, must be
+//! reviewed by hand.
 
 mod bell;
 mod block_on;
@@ -45,7 +45,7 @@ use halves::{Rx, Tx};
 /// Every interleaving.
 const ALL: Option<usize> = None;
 
-/// Runs `model` in every interleaving with at most `preemptions` of them.
+/// Runs `model` in every interleaving with at most `preemptions` preemptions.
 fn explore(preemptions: Option<usize>, model: impl Fn() + Send + Sync + 'static) {
     let mut builder = loom::model::Builder::new();
     builder.preemption_bound = builder.preemption_bound.or(preemptions);
@@ -53,34 +53,33 @@ fn explore(preemptions: Option<usize>, model: impl Fn() + Send + Sync + 'static)
     builder.check(model);
 }
 
-/// The `n`th packet, unlike all others: one word.
+/// Returns the `n`th packet, which differs from all others: one word.
 fn word(n: u8) -> [u8; 8] {
     [n + 1; 8]
 }
 
-/// The sender of one side and the receiver of the other.
+/// Returns the sender of one side and the receiver of the other.
 fn halves(region: &Arc<Region>, sender: Side) -> (Tx, Rx) {
     (Tx::new(region, sender), Rx::new(region, sender.peer()))
 }
 
-/// The same packet as the endpoints have it.
+/// Returns the same packet in the endpoints' type.
 fn packet(n: u8) -> Bytes {
     Bytes::copy_from_slice(&word(n))
 }
 
-/// So many packets fill a ring of 64 bytes.
+/// This many packets fill a ring of 64 bytes.
 const FULL: u8 = 3;
 
-/// Both ends of a channel, of the code that ships, each with a driver of its own. Sends have no
-/// deadline.
+/// Returns both shipped ends of a channel, each with a driver of its own. Sends have no deadline.
 fn channel(ring_bytes: usize) -> [(Endpoint, Driver); 2] {
     channel_on(ring_bytes, Driver::new)
 }
 
-/// As [`channel`], with drivers made in this way.
+/// As [`channel`], with drivers that `driver` makes.
 fn channel_on(ring_bytes: usize, driver: fn() -> Driver) -> [(Endpoint, Driver); 2] {
     unkept(ring_bytes, driver).map(|(end, driver)| {
-        // A model that does not run it need not keep it.
+        // A model that does not run the driver need not keep it.
         end.channel().keep(Box::new(driver.clone()));
         (end, driver)
     })
@@ -97,7 +96,7 @@ fn unkept(ring_bytes: usize, driver: fn() -> Driver) -> [(Endpoint, Driver); 2] 
     })
 }
 
-/// A waker that notes that it was called.
+/// A waker that records that it was called.
 struct Flag(std::sync::atomic::AtomicBool);
 
 impl Flag {

@@ -1,4 +1,4 @@
-//! Sources whose tasks ask the runner of a driver that is parked in to spin.
+//! Tests of sources whose tasks ask a driver that is parked in to spin.
 
 use std::sync::atomic::AtomicBool;
 
@@ -49,7 +49,7 @@ impl Source for Waiter {
 }
 
 impl Waiter {
-    /// How often its task was woken: for its hint, and to look for itself.
+    /// Returns how often its task was woken: for its hint, and to check for itself.
     fn wakes(&self) -> (usize, usize) {
         (self.hinted.load(SeqCst), self.looks.load(SeqCst))
     }
@@ -82,7 +82,7 @@ fn what_comes_while_the_runner_spins_is_found(backend: Backend) {
     driver.park(None).unwrap();
     peer.join().unwrap();
     assert_eq!(waiter.wakes(), (1, 0));
-    // It is over: nobody looks any more, unless asked again.
+    // The request is over: the driver checks the hint no more, unless asked again.
     let hints = waiter.hints.load(SeqCst);
     driver.park(Some(SHORT)).unwrap();
     assert_eq!(waiter.hints.load(SeqCst), hints);
@@ -97,7 +97,7 @@ fn a_runner_has_tasks_look_before_it_sleeps(backend: Backend) {
     for registration in &registrations {
         assert!(registration.ask_to_spin(Duration::from_micros(10)));
     }
-    // Without a timeout: it would sleep for ever instead of having them look.
+    // Without a timeout: it would sleep for ever if it did not have them look.
     driver.park(None).unwrap();
     for waiter in &waiters {
         assert_eq!(waiter.wakes(), (0, 1));
@@ -110,7 +110,7 @@ fn a_runner_that_is_about_to_sleep_takes_no_requests(backend: Backend) {
     assert!(registration.ask_to_spin(Duration::ZERO));
     driver.park(None).unwrap();
     assert_eq!(waiter.wakes(), (0, 1));
-    // The task comes back, and arms its bell. So the runner sleeps.
+    // The task comes back and arms its bell. So the driver sleeps.
     assert!(!registration.ask_to_spin(LONG));
     let sleeper = driver.clone();
     let sleeper = std::thread::spawn(move || sleeper.park(Some(DEADLINE)).unwrap());
@@ -145,7 +145,7 @@ fn a_park_that_finds_an_unpark_looks_at_hints_and_bells(backend: Backend) {
         driver.park(Some(DEADLINE)).unwrap();
         assert_eq!(waiter.wakes(), (round, 0));
     }
-    // One that has not asked has armed its bell.
+    // A source that has not asked has armed its bell.
     let (probe, calls) = Probe::reporting();
     let registration = driver.register(probe.clone()).unwrap();
     driver.park(Some(SHORT)).unwrap();
@@ -164,7 +164,7 @@ fn a_runner_that_never_sleeps_has_tasks_look_now_and_then(backend: Backend) {
         driver.park(None).unwrap();
     }
     assert_eq!(waiter.wakes(), (0, 1));
-    // It is not about to sleep.
+    // The driver is not about to sleep.
     assert!(registration.ask_to_spin(LONG));
 }
 
@@ -183,12 +183,12 @@ fn a_source_that_left_is_not_looked_after(backend: Backend) {
 
 fn sources_that_left_before_the_first_turn_keep_nobody_awake(backend: Backend) {
     let driver = parked_in(backend);
-    // So many that the inbox drops what is about sources that came and went.
+    // Enough that the inbox drops the commands about sources that came and went.
     for _ in 0..200 {
         let (_waiter, registration) = registered(&driver);
         registration.ask_to_spin(Duration::ZERO);
     }
-    // A few parks end early, for what was left over.
+    // A few parks end early because of commands that remained.
     let sleeps = |_| {
         let begun = Instant::now();
         driver.park(Some(10 * SHORT)).unwrap();
@@ -205,7 +205,7 @@ fn others_are_not_spun_for(backend: Backend) {
     let polled = Driver::builder().backend(backend).polled().unwrap();
     let (_waiter, registration) = registered(&polled);
     assert!(!registration.ask_to_spin(LONG));
-    // And those beyond the first few, until one of these leaves.
+    // Nor for sources past the first few, until one of these leaves.
     let parked_in = parked_in(backend);
     let mut registered: Vec<_> = (0..20).map(|_| registered(&parked_in)).collect();
     let spun_for = |registered: &[(_, Registration)]| {
@@ -218,7 +218,7 @@ fn others_are_not_spun_for(backend: Backend) {
     assert_eq!(spun_for(&registered), 8);
 }
 
-/// Who unparks again and again must not have the runner spin all the time.
+/// A thread that unparks again and again must not keep the driver spinning all the time.
 fn a_spin_that_something_else_ends_costs_the_thread_as_well(backend: Backend) {
     const SPIN: Duration = Duration::from_millis(1);
     let has_cost = move || {
@@ -230,7 +230,7 @@ fn a_spin_that_something_else_ends_costs_the_thread_as_well(backend: Backend) {
         // A thread that is kept waiting may have spun to the end.
         waiter.wakes() == (0, 0) && crate::wake::spin::Spinning::begin(SPIN).is_none()
     };
-    // A thread that is kept waiting for milliseconds has earned it back.
+    // A thread that is kept waiting for milliseconds has earned the time back.
     let once = |_| std::thread::spawn(has_cost).join().unwrap();
     assert!((0..20).any(once), "it has cost nothing");
 }
@@ -249,7 +249,7 @@ fn a_spin_that_a_timer_cuts_short_is_no_miss(backend: Backend) {
     assert_eq!((once(SHORT / 2), once(LONG)), (1, 0));
 }
 
-/// A notification may come from under a lock that a source takes when it is dropped.
+/// The caller of `notify` may hold a lock that the drop of a source takes.
 fn only_a_source_that_leaves_has_others_dropped(backend: Backend) {
     let driver = parked_in(backend);
     let (_probe, stays) = registered(&driver);
@@ -257,7 +257,7 @@ fn only_a_source_that_leaves_has_others_dropped(backend: Backend) {
     let gone: Vec<_> = gone.into_iter().map(|(waiter, _)| Arc::downgrade(&waiter)).collect();
     let left = || gone.iter().filter(|waiter| waiter.strong_count() > 0).count();
     assert_eq!(left(), 127);
-    // The inbox holds so many commands now that it is looked through.
+    // The inbox now holds enough commands to be tidied.
     stays.notify();
     assert_eq!(left(), 127);
     drop(registered(&driver));

@@ -30,14 +30,14 @@ fn a_sleeping_receiver_misses_no_packet() {
     });
 }
 
-/// The room side: the ring is full when it begins. At most 3 preemptions.
+/// The room side: the ring is full at the start. At most 3 preemptions.
 #[test]
 fn a_sleeping_sender_misses_no_room() {
     explore(Some(3), || {
         let (mut tx, mut rx) = halves(&Region::model(64, 8), Side::Face);
         assert!((0..3).all(|n| tx.fill(&word(n))) && !tx.fill(&word(3)));
         let sender = thread::spawn(move || assert!(tx.send(&word(3))));
-        // It takes what is there and settles; that it sleeps then is left out.
+        // It takes what is there and settles, as before a sleep; the sleep itself is left out.
         for n in 0..3 {
             assert_eq!(rx.take().unwrap()[..], word(n));
         }
@@ -47,8 +47,8 @@ fn a_sleeping_sender_misses_no_room() {
     });
 }
 
-/// The sender parks again within a turn of the ring and then wants half of it more, which the
-/// receiver may settle without having taken. In the larger ring `head` lags behind `taken`. At
+/// The sender parks again within one round of the ring and then needs half of it more. The receiver
+/// may settle without having taken that half. In the larger ring `head` lags behind `taken`. At
 /// most 3 preemptions.
 #[test]
 fn a_sender_that_parks_again_misses_no_room() {
@@ -133,7 +133,7 @@ fn waiters_for_both_directions_share_a_bell() {
     }
 }
 
-/// Two threads of one side ring for the same park: the bell counts once. Every interleaving.
+/// Two threads of one side wake the same park: the bell is counted up once. Every interleaving.
 #[test]
 fn a_bit_is_rung_for_once() {
     explore(ALL, || {
@@ -150,10 +150,10 @@ fn a_bit_is_rung_for_once() {
     });
 }
 
-/// The documented exception: a consumer that takes once, looks at the bit without a fence and goes
-/// away may leave the sender asleep. What ends that sleep is the sender's timed second look, so
-/// the look has to find the room once the consumer's stores are visible, in `taken` where `head`
-/// lags behind. Every interleaving.
+/// The documented exception: a consumer that takes once, checks the bit without a fence and goes
+/// away may leave the sender asleep. The sender's timed second look ends that sleep. So the second
+/// look must find the room once the consumer's stores are visible, in `taken` where `head` lags
+/// behind. Every interleaving.
 #[test]
 fn the_second_look_finds_what_the_unfenced_one_missed() {
     static MISSED: AtomicBool = AtomicBool::new(false);

@@ -1,5 +1,5 @@
-//! Futures that run on a driver, in the shipped `block_on`: a wake ends their thread's sleep,
-//! whoever has used up the unpark that came with it.
+//! Futures that run on a driver, in the shipped `block_on`: a wake ends their thread's sleep, even
+//! if another thread has used up the unpark that came with it.
 
 use std::pin::{Pin, pin};
 use std::task::{Context, Poll, Waker};
@@ -11,7 +11,7 @@ use super::{ALL, channel_on, explore, packet};
 use crate::driver::model::Driver;
 use crate::sync::{Arc, Mutex, lock};
 
-/// Something that happens once, and that one task waits for.
+/// An event that happens once, and that one task waits for.
 #[derive(Clone)]
 struct Event(Arc<Mutex<(bool, Option<Waker>)>>);
 
@@ -57,8 +57,8 @@ fn a_wake_from_another_thread_is_not_slept_over() {
     });
 }
 
-/// Two threads are in `block_on` on one driver, and one of them runs it for both. A turn of the one
-/// uses up the unpark that was meant for the other. At most 2 preemptions.
+/// Two threads are in `block_on` on one driver, and one of them runs it for both. A turn of one
+/// thread uses up the unpark that was meant for the other. At most 2 preemptions.
 #[test]
 fn two_threads_on_one_driver_are_both_woken() {
     explore(Some(2), || {
@@ -99,7 +99,7 @@ fn a_future_that_parks_in_its_own_driver_is_polled_again() {
     });
 }
 
-/// A future that has woken itself lets the driver look once, and is polled again.
+/// A future that has woken itself lets the driver check once, and is polled again.
 #[test]
 fn a_future_that_wakes_itself_lets_packets_in() {
     explore(Some(3), || {

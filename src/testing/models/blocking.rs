@@ -1,5 +1,5 @@
-//! Threads that block on an end, and tasks that wait on it by turns: the driver lets go of the bell
-//! for the first, and waits on it again for the second.
+//! Threads that block on an end and tasks that wait on it, in turn: the driver lets go of the bell
+//! for the threads, and waits on it again for the tasks.
 
 use std::time::Duration;
 
@@ -11,7 +11,7 @@ use crate::driver::model::Driver;
 use crate::error::CloseReason;
 use crate::sync::Arc;
 
-/// Has a driver run on a thread of its own while `f` runs.
+/// Runs the driver on a thread of its own while `f` runs.
 fn run_beside(driver: Driver, f: impl FnOnce()) {
     let beside = {
         let driver = driver.clone();
@@ -22,7 +22,7 @@ fn run_beside(driver: Driver, f: impl FnOnce()) {
     beside.join().unwrap();
 }
 
-/// Runs a task on a thread that knows of no driver.
+/// Runs a task on a thread that does not run the end's driver.
 fn task<T>(future: impl Future<Output = T>) -> T {
     Driver::new().block_on(future)
 }
@@ -44,7 +44,7 @@ fn a_task_that_receives_after_a_thread_has_misses_no_packet() {
     });
 }
 
-/// As above, and a thread once more, so that the bell is let go and waited on again. At most 2
+/// As above, and a thread comes again, so that the bell is let go and waited on again. At most 2
 /// preemptions.
 #[test]
 fn threads_and_tasks_that_receive_by_turns_miss_no_packet() {
@@ -103,8 +103,8 @@ fn receive(end: &Endpoint) -> bytes::Bytes {
     end.recv_blocking().unwrap()
 }
 
-/// Two tasks of one end find that the bell was let go; one of them has it waited on again, for
-/// both. At most 1 preemption.
+/// Two tasks of one end find that the bell was let go; one of them has the driver wait on it again,
+/// for both. At most 1 preemption.
 #[test]
 fn two_tasks_that_come_after_a_thread_are_both_woken() {
     explore(Some(1), || {

@@ -1,4 +1,4 @@
-//! Ends as they ship, each run on a driver of its own: how they close, and who is told.
+//! Shipped ends, each run on a driver of its own: how they close, and who is told.
 
 use loom::thread;
 
@@ -7,7 +7,7 @@ use crate::api::endpoint::Endpoint;
 use crate::error::{CloseReason, ShmError, TryRecvError};
 use crate::sync::Arc;
 
-/// Takes what is there, and says how many packets that were. They come in order.
+/// Takes what is there, in order, and returns how many packets that were.
 fn drain(end: &Endpoint, first: u8) -> u8 {
     let mut next = first;
     while let Ok(received) = end.try_recv() {
@@ -47,8 +47,8 @@ fn ends_that_answer_each_other_never_both_sleep() {
     });
 }
 
-/// More packets than fit, so that both sleep by turns. No alarm comes: the receiver parks in the
-/// end, and rings then. At most 2 preemptions.
+/// More packets than fit, so that both sleep in turn. No timer fires: the receiver parks at the
+/// end, and wakes the sender then. At most 2 preemptions.
 #[test]
 fn a_stream_longer_than_the_ring_gets_through() {
     explore(Some(2), || {
@@ -70,7 +70,7 @@ fn a_stream_longer_than_the_ring_gets_through() {
 }
 
 /// The receiver takes once and goes away without a fence. It may have missed the sender's bit; then
-/// the alarm of the sender's second look comes. At most 3 preemptions.
+/// the timer of the sender's second look fires. At most 3 preemptions.
 #[test]
 fn a_taker_that_goes_away_leaves_no_sender_asleep() {
     explore(Some(3), || {
@@ -88,8 +88,8 @@ fn a_taker_that_goes_away_leaves_no_sender_asleep() {
     });
 }
 
-/// The peer's close comes while the receiver is about to sleep, or sleeps, or not yet: it gets all
-/// that was sent, then the end. At most 3 preemptions.
+/// The peer's close comes while the receiver is about to sleep, or sleeps, or not yet: the receiver
+/// gets all that was sent, then the end. At most 3 preemptions.
 #[test]
 fn a_close_ends_a_parking_receiver_behind_the_last_packet() {
     explore(Some(3), || {
@@ -136,7 +136,7 @@ fn a_close_ends_a_parking_sender() {
     });
 }
 
-/// The peer's cancel, as above, and before or behind the packet. At most 3 preemptions.
+/// The peer's cancel, as above, and before or after the packet. At most 3 preemptions.
 #[test]
 fn a_cancel_ends_a_parking_receiver() {
     explore(Some(3), || {
@@ -195,8 +195,8 @@ fn a_canceller_ends_what_waits_on_another_thread() {
     });
 }
 
-/// `close` on one thread, `try_send` on another: what returned `Ok` is received, even by a peer
-/// that looks as soon as `close` has returned. Every interleaving.
+/// `close` on one thread, `try_send` on another: a packet whose send returned `Ok` is received,
+/// even by a peer that looks as soon as `close` has returned. Every interleaving.
 #[test]
 fn no_packet_is_taken_behind_a_close() {
     explore(super::ALL, || {
@@ -213,7 +213,7 @@ fn no_packet_is_taken_behind_a_close() {
     });
 }
 
-/// As above, with a send that waits for room, which the peer makes just before the close. At most 2
+/// As above, with a send that waits for room; the peer makes room just before the close. At most 2
 /// preemptions.
 #[test]
 fn no_waiting_send_is_ok_behind_a_close() {
@@ -251,7 +251,7 @@ fn a_close_ends_what_waits_on_another_thread() {
 }
 
 /// The peer's receiver ends in order, then its sender is cut off in the middle of its stream.
-/// However much of that is seen at a time, the orderly end hides nothing. At most 2 preemptions.
+/// However much of that is seen at a time, the orderly end hides no cancel. At most 2 preemptions.
 #[test]
 fn a_half_close_hides_no_cancel() {
     explore(Some(2), || {
@@ -276,8 +276,8 @@ fn a_half_close_hides_no_cancel() {
     });
 }
 
-/// The peer's halves are dropped on two threads. Whoever waits for the end of the channel is woken
-/// by the second, and not sent to sleep by the first. At most 2 preemptions.
+/// The peer's halves are dropped on two threads. A task that waits for the end of the channel is
+/// woken by the second drop, and not sent to sleep by the first. At most 2 preemptions.
 #[test]
 fn closed_is_woken_by_the_second_of_two_half_closes() {
     explore(Some(2), || {
@@ -293,9 +293,9 @@ fn closed_is_woken_by_the_second_of_two_half_closes() {
     });
 }
 
-/// Two threads ask why the channel is over while the peer cuts off, after an orderly close, what
-/// was not read. They get one answer, and get it again; and a receiver that was cut off says so.
-/// At most 2 preemptions.
+/// Two threads ask why the channel has ended. Meanwhile the peer, after an orderly close, cuts off
+/// what was not read. Both threads get one answer, and get it again; a receiver that was cut off
+/// says so. At most 2 preemptions.
 #[test]
 fn a_reason_that_was_told_does_not_change() {
     explore(Some(2), || {

@@ -1,4 +1,4 @@
-//! Ends: set the flag, then ring, whatever the bits say.
+//! Ends: set the flag, then wake the peer, whatever its bits say.
 
 use loom::thread;
 
@@ -19,7 +19,8 @@ fn a_half_close_ends_a_sleeping_receiver() {
     });
 }
 
-/// Packets that nobody rang for, because the end follows at once. At most 3 preemptions.
+/// Packets for which the receiver is not woken, because the end follows at once. At most 3
+/// preemptions.
 #[test]
 fn nothing_sent_before_a_half_close_is_lost() {
     explore(Some(3), || {
@@ -70,8 +71,8 @@ fn a_cancel_ends_a_sleeping_receiver() {
     });
 }
 
-/// The peer's receiver ends while our sender sleeps, and its sender goes on: that end reaches the
-/// one direction, and not the other. At most 3 preemptions.
+/// The peer's receiver ends while our sender sleeps, and its sender continues: that end affects one
+/// direction, and not the other. At most 3 preemptions.
 #[test]
 fn a_half_close_leaves_the_other_direction_alone() {
     explore(Some(3), || {

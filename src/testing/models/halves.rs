@@ -1,4 +1,4 @@
-//! The two halves of a channel as the protocol has them, in their blocking forms.
+//! The two halves of a channel as the protocol defines them, in blocking forms.
 //!
 //! The endpoint does the same steps around its locks, tasks and deadlines.
 
@@ -13,7 +13,7 @@ use crate::sync::{Arc, Ordering};
 use crate::sys::futex;
 use crate::wake::bell::Bell;
 
-/// Sets `flags` for `side` and rings the other side whatever its bits say.
+/// Sets `flags` for `side` and wakes the other side whatever its bits say.
 pub(super) fn end(region: &Arc<Region>, side: Side, flags: u32) {
     // ORDERING: Release publishes what was sent before; pairs with the Acquire in `ends`.
     region.side(side).ends.0.fetch_or(flags, Ordering::Release);
@@ -48,19 +48,19 @@ impl Tx {
         }
     }
 
-    /// Sends if there is room at once, and rings nobody.
+    /// Sends if there is room at once, and wakes nobody.
     pub(super) fn fill(&mut self, packet: &[u8]) -> bool {
         let sent = self.producer.stage(packet).unwrap();
         self.producer.publish();
         sent
     }
 
-    /// Sends, and sleeps until there is room. `false` if the peer receives no more.
+    /// Sends, and sleeps until there is room. Returns `false` if the peer receives no more.
     pub(super) fn send(&mut self, packet: &[u8]) -> bool {
         self.send_batch(&[packet])
     }
 
-    /// Shows all packets at once, if they fit; sleeps for room as often as it has to.
+    /// Publishes all packets at once, if they fit; sleeps for room as often as necessary.
     pub(super) fn send_batch(&mut self, packets: &[&[u8]]) -> bool {
         for packet in packets {
             if !self.stage(packet) {
@@ -72,7 +72,7 @@ impl Tx {
         true
     }
 
-    /// Room, or the end of the peer's receiver.
+    /// Looks for room, or the end of the peer's receiver.
     fn look(&mut self, packet: &[u8]) -> Poll<bool> {
         if ends(&self.region, self.side.peer()) & (RX_CLOSED | CANCELLED) != 0 {
             return Poll::Ready(false);
@@ -92,7 +92,7 @@ impl Tx {
             if let Poll::Ready(staged) = self.look(packet) {
                 return staged;
             }
-            // Nobody sleeps over what is not shown, or shown and not rung for.
+            // Before it sleeps: it publishes its packets, and wakes the peer for them below.
             self.producer.publish();
             let count = self.own.count();
             self.producer.announce(packet.len());
@@ -133,7 +133,8 @@ impl Rx {
         }
     }
 
-    /// Takes a packet, and wakes the peer's sender if it is seen to wait and has what it wants.
+    /// Takes a packet, and wakes the peer's sender if that is seen to wait and now has what it
+    /// wants.
     pub(super) fn take(&mut self) -> Option<Bytes> {
         let packet = self.consumer.take().unwrap()?;
         if self.peer.is_armed(SEND) {
@@ -145,8 +146,9 @@ impl Rx {
         Some(packet)
     }
 
-    /// What is done before it sleeps, and before it goes away for good: the fence in `arm` and the
-    /// look behind it make up for the one in `take`, which is not fenced. `true` as of `arm`.
+    /// Does what must be done before the receiver sleeps or goes away for good: the fence in `arm`
+    /// and the check after it make up for the check in `take`, which is not fenced. Returns what
+    /// `arm` returns.
     pub(super) fn settle(&mut self) -> bool {
         self.consumer.release();
         let first = self.own.arm(RECV);
@@ -154,7 +156,8 @@ impl Rx {
         first
     }
 
-    /// Receives, and sleeps until there is a packet. `None` once the peer's sender has ended.
+    /// Receives, and sleeps until there is a packet. Returns `None` once the peer's sender has
+    /// ended.
     pub(super) fn recv(&mut self) -> Option<Bytes> {
         loop {
             if let Poll::Ready(packet) = self.look() {
@@ -172,7 +175,7 @@ impl Rx {
         }
     }
 
-    /// First the flags, then the ring, then the end: what was sent before it is not lost.
+    /// Checks the flags, then the ring, then the end: what was sent before the end is not lost.
     fn look(&mut self) -> Poll<Option<Bytes>> {
         let ends = ends(&self.region, self.side.peer());
         if ends & CANCELLED != 0 {

@@ -1,4 +1,4 @@
-//! Packets that are written and read where they lie.
+//! Packets that are written and read in place.
 #![allow(unsafe_code, reason = "lending is unsafe, if not in a model")]
 
 use bytes::BufMut;
@@ -14,7 +14,7 @@ use crate::shm::region::Region;
 use crate::sync::{Arc, Ordering, fence};
 use crate::wake::bell::Bell;
 
-/// What a writer leaves behind that commits less than it wrote: a lawful header, each word.
+/// What a writer leaves in the ring if it commits less than it wrote: a valid header in each word.
 const STALE: [u8; 24] = {
     let mut bytes = [0; 24];
     let header = (1_u64 << 32 | 8).to_ne_bytes();
@@ -26,7 +26,8 @@ const STALE: [u8; 24] = {
     bytes
 };
 
-/// Writes all of its room, and commits one word; gives a first attempt up. `false` without room.
+/// Writes all of its room, and commits one word; a first attempt is given up. Returns `false`
+/// without room.
 fn commit(tx: &mut Tx, n: u8) -> bool {
     for is_last in [false, true] {
         let Some(claim) = tx.producer.claim(24).unwrap() else { return false };
@@ -40,7 +41,7 @@ fn commit(tx: &mut Tx, n: u8) -> bool {
     true
 }
 
-/// Gives back what is held, with the unfenced look that each give-back makes.
+/// Gives back what is held, with the unfenced check that each give-back makes.
 fn give_back(rx: &mut Rx) {
     rx.consumer.give_back();
     if rx.peer.is_armed(SEND) {
@@ -55,9 +56,8 @@ fn assert_is(rx: &Rx, held: Held, n: u8) {
     assert_eq!(rx.consumer.copy(held)[..], word(n));
 }
 
-/// What a grant wrote and did not commit is never taken for a record, whether it was given up or
-/// turned out shorter; the ring goes round, and positions wrap. At most 2
-/// preemptions.
+/// What a grant wrote and did not commit is never taken for a record, whether the grant was given
+/// up or committed less. The ring goes round, and positions wrap. At most 2 preemptions.
 #[test]
 fn what_was_not_committed_is_never_seen() {
     for start in [64, 0_u64.wrapping_sub(48)] {
@@ -106,8 +106,8 @@ fn a_sleeping_receiver_misses_no_commit() {
     });
 }
 
-/// A ring of three records, one of which is held: whatever the sender does meanwhile, it stays what
-/// it is, and once it is given back its room is used. At most 3 preemptions.
+/// A ring of three records, one of which is held. The held record does not change, whatever the
+/// sender does meanwhile. Once it is given back its room is used. At most 3 preemptions.
 #[test]
 fn a_held_packet_is_not_overwritten() {
     explore(Some(3), || {
@@ -137,8 +137,8 @@ fn a_held_packet_is_not_overwritten() {
     });
 }
 
-/// The sender parks while a packet is held, before, or behind it; its room, once given back, wakes
-/// it, if not by the unfenced look then by that of the receiver's own park. At most 3 preemptions.
+/// The sender parks before, while or after a packet is held. The room that is given back wakes it,
+/// through the unfenced check or through the one of the receiver's own park. At most 3 preemptions.
 #[test]
 fn a_sleeping_sender_misses_no_room_that_was_held() {
     explore(Some(3), || {
@@ -156,8 +156,8 @@ fn a_sleeping_sender_misses_no_room_that_was_held() {
     });
 }
 
-/// The consumer may take more without giving anything back: `taken` and `head` say nothing of it,
-/// and no sender is told that it has room. Every interleaving.
+/// The consumer may take more without giving anything back: `taken` and `head` do not show it, and
+/// no sender is told that it has room. Every interleaving.
 #[test]
 fn what_is_held_is_not_given_back() {
     explore(ALL, || {
@@ -181,7 +181,7 @@ fn what_is_held_is_not_given_back() {
     });
 }
 
-/// Brings a loan back and wakes the sender that waits for it, as whoever drops it does.
+/// Brings a loan back and wakes the sender that waits for it, as the drop of a lent packet does.
 fn bring_back(loan: &Loan, sender: &Bell) {
     loan.bring_back();
     fence(Ordering::SeqCst);
@@ -190,8 +190,8 @@ fn bring_back(loan: &Loan, sender: &Bell) {
     }
 }
 
-/// A full ring, all of it lent. The sender parks, and somebody else brings the oldest back; nobody
-/// looks a second time. At most 3 preemptions.
+/// A full ring, all of it lent. The sender parks, and another thread brings the oldest loan back.
+/// There is no second look. At most 3 preemptions.
 #[test]
 fn a_sleeping_sender_misses_no_loan_that_comes_back() {
     explore(Some(3), || {
@@ -212,8 +212,8 @@ fn a_sleeping_sender_misses_no_loan_that_comes_back() {
     });
 }
 
-/// Two threads bring back what the consumer lent, in either order, while it goes on taking: room is
-/// given back once and never moves back, and in the end all of it. At most 3 preemptions.
+/// Two threads bring back what the consumer lent, in either order, while it keeps taking. Room is
+/// given back once and never moves back; in the end all of it is given back. At most 3 preemptions.
 #[test]
 fn loans_come_back_in_any_order() {
     explore(Some(3), || {
@@ -243,13 +243,13 @@ fn put(mut grant: Grant<'_>, n: u8) {
     grant.commit().unwrap();
 }
 
-/// A packet that was written where it lies.
+/// Sends a packet that is written in place.
 async fn commit_one(tx: &mut Sender, n: u8) {
     put(tx.reserve(8).await.unwrap(), n);
 }
 
-/// The halves as they ship, and more packets than fit, so that both sleep by turns. No alarm comes.
-/// At most 2 preemptions.
+/// The shipped halves, and more packets than fit, so that both sleep in turn. No timer fires. At
+/// most 2 preemptions.
 #[test]
 fn a_stream_in_place_gets_through() {
     explore(Some(2), || {
@@ -274,8 +274,8 @@ fn a_stream_in_place_gets_through() {
     });
 }
 
-/// Of a batch, the first two packets are an eighth of the ring, which shows them; the third is
-/// shown by the drop, and the fourth by the next batch. No alarm comes. At most 3 preemptions.
+/// The first two packets of a batch are an eighth of the ring, which publishes them; the drop
+/// publishes the third, and the next batch the fourth. No timer fires. At most 3 preemptions.
 #[test]
 fn a_sleeping_receiver_misses_no_batch() {
     explore(Some(3), || {
@@ -304,7 +304,7 @@ fn a_sleeping_receiver_misses_no_batch() {
     });
 }
 
-/// The receiver lends and goes away; who drops the packet wakes the sender without fail, so that no
+/// The receiver lends and goes away. The drop of the packet always wakes the sender, so that no
 /// second look is needed. At most 3 preemptions.
 #[test]
 fn a_lent_packet_that_is_dropped_leaves_no_sender_asleep() {
@@ -313,7 +313,7 @@ fn a_lent_packet_that_is_dropped_leaves_no_sender_asleep() {
         let (mut tx, _unused_rx) = face.into_split();
         let (_unused_tx, mut rx) = handle.into_split();
         (0..FULL).for_each(|n| tx.try_send(packet(n)).unwrap());
-        // SAFETY: nobody writes to a copy, which is what it is in a model.
+        // SAFETY: in a model the bytes are a copy, and nobody writes to it.
         let lent = unsafe { rx.try_recv_ref().unwrap().into_lent_bytes() };
         let sender = thread::spawn(move || {
             driver.block_on(commit_one(&mut tx, FULL));

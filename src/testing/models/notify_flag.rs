@@ -18,7 +18,7 @@ impl Wake for Task {
     }
 }
 
-/// Until the future finds what it waits for. Returns how often it was polled.
+/// Works until the future finds what it waits for. Returns how often it was polled.
 fn work(flag: &Arc<NotifyFlag>, mut is_ready: impl FnMut() -> bool) -> usize {
     let task = Arc::new(Task(Notify::new()));
     let waker = Waker::from(task.clone());
@@ -39,7 +39,7 @@ fn work(flag: &Arc<NotifyFlag>, mut is_ready: impl FnMut() -> bool) -> usize {
     }
 }
 
-/// What is written before a wake is found, and no wake is lost. Every interleaving.
+/// The future sees what was written before a wake, and no wake is lost. Every interleaving.
 #[test]
 fn a_wake_from_elsewhere_is_never_lost() {
     explore(ALL, || {
@@ -56,7 +56,7 @@ fn a_wake_from_elsewhere_is_never_lost() {
     });
 }
 
-/// Two threads wake it for one thing each. At most 3 preemptions.
+/// Two threads wake it, each for its own event. At most 3 preemptions.
 #[test]
 fn of_two_wakes_at_once_none_is_lost() {
     explore(Some(3), || {

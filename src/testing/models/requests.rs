@@ -1,5 +1,5 @@
-//! Ends whose tasks ask the driver to spin before it sleeps. The driver looks at hints, and wakes
-//! the tasks to look for themselves before it sleeps.
+//! Ends whose tasks ask the driver to spin before it sleeps. The driver checks hints, and before it
+//! sleeps it wakes the tasks to check for themselves.
 
 use std::pin::pin;
 use std::task::{Context, Waker};
@@ -12,7 +12,7 @@ use crate::driver::model::{Driver, Task};
 use crate::error::CloseReason;
 use crate::sync::Arc;
 
-/// A packet comes before or amid what the driver does before it sleeps, or after it. At most 3
+/// A packet comes before, during or after what the driver does before it sleeps. At most 3
 /// preemptions.
 #[test]
 fn a_receiver_whose_driver_spins_misses_no_packet() {
@@ -31,7 +31,7 @@ fn a_receiver_whose_driver_spins_misses_no_packet() {
     });
 }
 
-/// An end comes then, or a cancel. At most 3 preemptions.
+/// As above, with an end or a cancel. At most 3 preemptions.
 #[test]
 fn a_receiver_whose_driver_spins_learns_of_the_end() {
     for cancel in [false, true] {
@@ -96,7 +96,7 @@ fn ends_whose_drivers_spin_never_both_sleep() {
     });
 }
 
-/// A thread that does not run the driver receives as well, and may find it asleep. At most 2
+/// A thread that does not run the driver also receives, and may find it asleep. At most 2
 /// preemptions.
 #[test]
 fn a_receiver_on_another_thread_than_its_driver_is_woken() {
@@ -124,7 +124,7 @@ fn a_receiver_on_another_thread_than_its_driver_is_woken() {
     });
 }
 
-/// Both a task, whose driver spins, and a thread wait for packets on one end, and each gets one:
+/// A task, whose driver spins, and a thread both wait for packets on one end, and each gets one:
 /// neither takes the other's wake. At most 2 preemptions.
 #[test]
 fn a_task_and_a_thread_that_receive_on_one_end_are_both_woken() {
@@ -145,8 +145,8 @@ fn a_task_and_a_thread_that_receive_on_one_end_are_both_woken() {
     });
 }
 
-/// A thread blocks on an end whose task has asked the driver to spin, which is not run again. At
-/// most 2 preemptions.
+/// A thread blocks on an end whose task has asked the driver to spin; the driver is not run again.
+/// At most 2 preemptions.
 #[test]
 fn a_thread_counts_on_no_driver_that_was_asked_to_spin() {
     for gives_up in [false, true] {
@@ -161,7 +161,7 @@ fn a_thread_counts_on_no_driver_that_was_asked_to_spin() {
                 face.try_send(packet(0)).unwrap();
                 face
             });
-            // Polled once, with the driver up; it stays or goes.
+            // Polled once, while the driver is awake; the driver stays or is dropped.
             let mut recv = pin!(handle.recv());
             let polled = recv.as_mut().poll(&mut Context::from_waker(Waker::noop()));
             if gives_up {
@@ -170,7 +170,7 @@ fn a_thread_counts_on_no_driver_that_was_asked_to_spin() {
             if polled.is_pending() {
                 blocked.join().unwrap();
             } else {
-                // The task was faster; the thread has to be sent another one.
+                // The task was faster; the thread must be sent another packet.
                 sender.join().unwrap().try_send(packet(0)).unwrap();
                 return blocked.join().unwrap();
             }
@@ -179,8 +179,8 @@ fn a_thread_counts_on_no_driver_that_was_asked_to_spin() {
     }
 }
 
-/// A thread waits for room while a task of the same end, whose driver spins, waits for a packet.
-/// At most 1 preemption.
+/// A thread waits for room while a task of the same end, whose driver spins, waits for a packet. At
+/// most 1 preemption.
 #[test]
 fn a_thread_that_sends_beside_a_task_that_receives_is_woken() {
     explore(Some(1), || {
@@ -206,8 +206,8 @@ fn a_thread_that_sends_beside_a_task_that_receives_is_woken() {
     });
 }
 
-/// An end of our own making comes from another thread at any moment: between the task's look and
-/// its registration, or as the driver goes to sleep. At most 3 preemptions.
+/// A local end comes from another thread at any moment: between the task's check and its
+/// registration, or as the driver goes to sleep. At most 3 preemptions.
 #[test]
 fn an_end_from_another_thread_reaches_a_receiver_whose_driver_spins() {
     fn cancel(end: &Endpoint) {
@@ -236,13 +236,13 @@ fn an_end_from_another_thread_reaches_a_receiver_whose_driver_spins() {
 }
 
 /// The last handle to the driver is dropped while a task elsewhere polls its receive: before it
-/// looks, before it registers, or after. At most 3 preemptions.
+/// checks, before it registers, or after. At most 3 preemptions.
 #[test]
 fn a_receiver_learns_that_its_driver_is_gone() {
     explore(Some(3), || {
         let [(face, _driver), (handle, driver)] = super::unkept(64, Driver::that_spins);
         let dropper = thread::spawn(move || drop(driver));
-        // With a driver of its own, that no end is bound to.
+        // With a driver of its own, to which no end is bound.
         assert_eq!(Driver::new().block_on(handle.recv()), None);
         assert_eq!(handle.close_reason(), Some(CloseReason::DriverGone));
         dropper.join().unwrap();
@@ -266,7 +266,7 @@ fn a_receiver_whose_driver_is_unparked_misses_no_packet() {
     });
 }
 
-/// A driver that is kept up by unparks looks at the hints all the same.
+/// A driver that is kept awake by unparks still checks the hints.
 #[test]
 fn a_park_that_finds_an_unpark_looks_at_the_hints() {
     explore(super::ALL, || {
@@ -288,8 +288,9 @@ fn a_park_that_finds_an_unpark_looks_at_the_hints() {
     });
 }
 
-/// The hint is wrong: it looks where the first task found nothing, and a thread has taken what came
-/// there since. The next packet lies elsewhere, and the task gets it. At most 2 preemptions.
+/// The hint is wrong: it looks at the place where the first task found nothing, and a thread has
+/// taken the packet that came there since. The next packet is elsewhere, and the task gets it. At
+/// most 2 preemptions.
 #[test]
 fn a_hint_that_went_stale_costs_no_packet() {
     explore(Some(2), || {

@@ -9,7 +9,7 @@ use crate::shm::layout::Side;
 use crate::shm::region::Region;
 use crate::sync::Arc;
 
-/// Lengths of one and two words and none, so that records meet the ring's end in all ways.
+/// Lengths of no, one and two words, so that records meet the ring's end in all ways.
 const LENGTHS: [usize; 6] = [8, 0, 3, 8, 5, 8];
 
 fn mixed(n: usize) -> Vec<u8> {
@@ -75,8 +75,8 @@ fn packets_of_all_lengths_arrive() {
     });
 }
 
-/// Of eight records' room four are gone round in if the consumer keeps up; if it does not, the
-/// producer goes on, or jumps over what is unread. At most 2 preemptions.
+/// The ring has room for eight records. If the consumer keeps up, the producer uses only four of
+/// them; otherwise it goes on, or jumps over what is unread. At most 2 preemptions.
 #[test]
 fn a_producer_that_turns_early_loses_nothing() {
     explore(Some(2), || {
@@ -96,7 +96,7 @@ fn no_packet_is_torn() {
     });
 }
 
-/// Positions that pass 2^64 amid a full ring. At most 2 preemptions.
+/// Positions that pass 2^64 while the ring is full. At most 2 preemptions.
 #[test]
 fn positions_wrap() {
     explore(Some(2), || {
@@ -106,8 +106,8 @@ fn positions_wrap() {
     });
 }
 
-/// Everything of a batch is there and whole as soon as any of it is; the second goes over the
-/// ring's end. At most 4 preemptions.
+/// All packets of a batch are there and whole as soon as any of them is; the second batch crosses
+/// the ring's end. At most 4 preemptions.
 #[test]
 fn a_batch_appears_at_once() {
     explore(Some(4), || {
@@ -138,7 +138,7 @@ fn a_batch_appears_at_once() {
     });
 }
 
-/// A producer that stops after it staged shows nothing. Every interleaving.
+/// A producer that stops after staging publishes nothing. Every interleaving.
 #[test]
 fn what_is_not_published_is_not_there() {
     explore(super::ALL, || {

@@ -1,5 +1,5 @@
-//! The halves as they ship: the `Sink`'s feed, full, `poll_ready`, flush and close, and how a half
-//! ends.
+//! The shipped halves: feed, `poll_ready`, flush and close of the `Sink`, also when it is full, and
+//! how a half ends.
 
 use std::future::poll_fn;
 use std::pin::Pin;
@@ -15,7 +15,7 @@ use crate::api::sender::Sender;
 use crate::driver::model::Driver;
 use crate::error::{CloseReason, ShmError};
 
-/// Both halves of both ends, and what runs each end.
+/// Returns both halves of both ends, and the driver of each end.
 fn halves() -> [(Sender, Receiver, Driver); 2] {
     channel(64).map(|(end, driver)| {
         let (tx, rx) = end.into_split();
@@ -23,7 +23,7 @@ fn halves() -> [(Sender, Receiver, Driver); 2] {
     })
 }
 
-/// Feeds so many packets, of which the sink holds the last one back if it does not fit.
+/// Feeds `count` packets. The sink holds the last one back if it does not fit.
 fn feed(tx: &mut Sender, count: u8) {
     for n in 0..count {
         let mut cx = Context::from_waker(Waker::noop());
@@ -39,8 +39,8 @@ async fn receive(rx: &mut Receiver, packets: std::ops::Range<u8>) {
     }
 }
 
-/// What `forward` does: ready, send, again and again, one flush and a close, into a ring that
-/// becomes full. All arrive in order, then the end. At most 2 preemptions.
+/// What `forward` does: ready and send again and again, one flush and a close, into a ring that
+/// becomes full. All packets arrive in order, then the end. At most 2 preemptions.
 #[test]
 fn all_that_is_fed_arrives_and_then_the_end() {
     explore(Some(2), || {
@@ -63,8 +63,9 @@ fn all_that_is_fed_arrives_and_then_the_end() {
     });
 }
 
-/// What was fed is rung for although nobody flushes: not one that fits, nor those before one that
-/// is held back, behind which `poll_ready` is pending. At most 2 preemptions.
+/// The receiver is woken for what was fed, even without a flush: for a packet that fits, and for
+/// those before a packet that is held back, after which `poll_ready` is pending. At most 2
+/// preemptions.
 #[test]
 fn nobody_sleeps_over_what_was_fed_and_not_flushed() {
     for fed in [1, FULL + 2] {
@@ -78,7 +79,7 @@ fn nobody_sleeps_over_what_was_fed_and_not_flushed() {
                     }
                     tx.start_send_unpin(packet(n)).unwrap();
                 }
-                // It does something else from now on, for ever.
+                // The sender never touches the sink again.
                 tx
             });
             other.block_on(receive(&mut rx, 0..fed.min(FULL)));
@@ -87,8 +88,8 @@ fn nobody_sleeps_over_what_was_fed_and_not_flushed() {
     }
 }
 
-/// A full sink waits for room, for `poll_ready`, `poll_flush` and `poll_close` alike, and then the
-/// packet that it held back is out. At most 2 preemptions.
+/// A full sink waits for room in `poll_ready`, `poll_flush` and `poll_close` alike. Then the packet
+/// that it held back is sent. At most 2 preemptions.
 #[test]
 fn a_full_sink_is_woken_for_room() {
     for step in [Sink::poll_ready, Sink::poll_flush, Sink::poll_close] {
@@ -105,7 +106,7 @@ fn a_full_sink_is_woken_for_room() {
     }
 }
 
-/// As with a whole end: the look at the sender's bit is not fenced, so a taker that goes away may
+/// As with a whole end: the check of the sender's bit is not fenced, so a taker that goes away may
 /// miss it. Then the sink's own second look finds the room. At most 3 preemptions.
 #[test]
 fn a_taker_that_goes_away_leaves_no_sink_asleep() {
@@ -155,7 +156,7 @@ fn the_end_of_a_receiver_ends_a_full_sink() {
     });
 }
 
-/// One direction ends while the peer parks in it; the other goes on. At most 2 preemptions.
+/// One direction ends while the peer parks in it; the other continues. At most 2 preemptions.
 #[test]
 fn a_half_close_leaves_the_other_direction_open() {
     explore(Some(2), || {
@@ -178,7 +179,7 @@ fn a_half_close_leaves_the_other_direction_open() {
     });
 }
 
-/// A stream that is cut off says so, once, before its end. At most 3 preemptions.
+/// A stream that is cut off reports it, once, before its end. At most 3 preemptions.
 #[test]
 fn a_cancelled_stream_yields_an_error_first() {
     explore(Some(3), || {
@@ -202,8 +203,8 @@ fn a_cancelled_stream_yields_an_error_first() {
     });
 }
 
-/// Packets that are written and read where they lie, with a full ring: a sender that waits for room
-/// is woken by packets that are given back. At most 2 preemptions.
+/// Packets that are written and read in place, with a full ring: packets that are given back wake a
+/// sender that waits for room. At most 2 preemptions.
 #[test]
 fn what_is_written_in_place_is_read_in_place() {
     explore(Some(2), || {

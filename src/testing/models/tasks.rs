@@ -14,7 +14,7 @@ use crate::driver::model::{Driver, Task};
 use crate::error::CloseReason;
 use crate::sync::Arc;
 
-/// Fills the ring, and says which packet is the next.
+/// Fills the ring, and returns the number of the next packet.
 fn fill(end: &Endpoint) -> u8 {
     (0..FULL).for_each(|n| end.try_send(packet(n)).unwrap());
     FULL
@@ -25,8 +25,8 @@ fn poll_for_nobody<F: Future>(future: std::pin::Pin<&mut F>) -> Poll<F::Output> 
     future.poll(&mut Context::from_waker(Waker::noop()))
 }
 
-/// One task waits for room and one for packets, and each is polled for its own wakes alone. The
-/// peer gives both, in either order. At most 2 preemptions.
+/// One task waits for room and one for packets, and each is polled only for its own wakes. The peer
+/// gives both, in either order. At most 2 preemptions.
 #[test]
 fn two_tasks_wait_for_opposite_directions() {
     for data_first in [true, false] {
@@ -56,7 +56,7 @@ fn two_tasks_wait_for_opposite_directions() {
     }
 }
 
-/// A receive that is polled again with another waker: the last one is woken. At most 3 preemptions.
+/// A receive is polled again with another waker: the last one is woken. At most 3 preemptions.
 #[test]
 fn a_receive_polled_with_another_waker_wakes_that_one() {
     explore(Some(3), || {
@@ -123,7 +123,8 @@ fn halves_polled_by_another_task_wake_that_one() {
     });
 }
 
-/// Two tasks receive, and a batch of two wakes both, with one ring. At most 2 preemptions.
+/// Two tasks receive, and a batch of two packets wakes both, with one wake of the bell. At most 2
+/// preemptions.
 #[test]
 fn a_batch_wakes_every_receiver_that_it_has_a_packet_for() {
     explore(Some(2), || {
@@ -167,8 +168,8 @@ fn a_receive_that_is_dropped_passes_its_wake_on() {
     });
 }
 
-/// Two tasks send into a full ring: one after the other, in the order in which they came. At most
-/// 2 preemptions.
+/// Two tasks send into a full ring: one after the other, in the order in which they came. At most 2
+/// preemptions.
 #[test]
 fn senders_that_queue_are_served_in_order() {
     explore(Some(2), || {
@@ -189,8 +190,8 @@ fn senders_that_queue_are_served_in_order() {
     });
 }
 
-/// Two threads send into a full ring, and only one of them runs the driver: the turn goes over from
-/// one to the other. At most 1 preemption.
+/// Two threads send into a full ring, and only one of them runs the driver: the place of the first
+/// sender passes from one to the other. At most 1 preemption.
 #[test]
 fn the_turn_to_send_goes_from_thread_to_thread() {
     explore(Some(1), || {
@@ -250,7 +251,7 @@ fn a_canceller_ends_a_thread_that_blocks() {
     });
 }
 
-/// A task and a thread that blocks receive on one end, by one bell. At most 2 preemptions.
+/// A task and a thread that blocks receive on one end, with one bell. At most 2 preemptions.
 #[test]
 fn a_task_and_a_thread_that_blocks_share_a_bell() {
     explore(Some(2), || {
@@ -270,8 +271,8 @@ fn a_task_and_a_thread_that_blocks_share_a_bell() {
     });
 }
 
-/// A send gives its turn up while two others come, of which one waits for room and one for its
-/// turn. Their batches do not mix. At most 3 preemptions.
+/// A send gives up its place while two others come. One of these waits for room, the other for its
+/// place. Their batches do not mix. At most 3 preemptions.
 #[test]
 fn a_turn_that_is_given_up_goes_to_one() {
     explore(Some(3), || {
@@ -289,7 +290,7 @@ fn a_turn_that_is_given_up_goes_to_one() {
         let mut received = Vec::new();
         while received.len() < usize::from(FULL) + 4 {
             received.push(handle.try_recv().unwrap());
-            // By turns, whom the room is offered to.
+            // Offers the room to them in turn.
             for n in [received.len() % 2, 1 - received.len() % 2] {
                 is_done[n] = is_done[n] || poll_for_nobody(sends[n].as_mut()).is_ready();
             }

@@ -1,5 +1,5 @@
-//! The local tasks that wait: the first one in its place, the others in event-listener's queue,
-//! which has a loom form of its own, behind our proxy wakers.
+//! The local tasks that wait: the first in its own slot, the others in event-listener's queue,
+//! through our proxy wakers. The queue has a loom form of its own.
 
 use std::sync::Arc;
 use std::sync::atomic::{AtomicBool, Ordering::Relaxed};
@@ -11,7 +11,7 @@ use super::{ALL, explore};
 use crate::sync::{AtomicU32, Ordering};
 use crate::wake::waiters::{Waiters, Waiting};
 
-/// Remembers that it was woken.
+/// Records that it was woken.
 struct Flag(AtomicBool);
 
 impl Wake for Flag {
@@ -34,7 +34,7 @@ fn poll(waiting: &mut Waiting, flag: &Arc<Flag>) -> Poll<()> {
     waiting.poll(&mut Context::from_waker(&Waker::from(flag.clone())))
 }
 
-/// What is waited for is looked at after the queue was joined. Every interleaving.
+/// The task joins the queue first and then checks the condition. Every interleaving.
 #[test]
 fn a_task_that_joins_and_then_looks_is_woken() {
     explore(ALL, || {
@@ -93,7 +93,7 @@ fn a_dropped_waiter_passes_its_turn_on() {
     });
 }
 
-/// A thread that blocks, before or behind a task. Every interleaving.
+/// A thread that blocks, before or after a task. Every interleaving.
 #[test]
 fn a_blocked_thread_is_woken() {
     for is_first in [true, false] {
