@@ -1,4 +1,4 @@
-//! The engine's side of the handshake: who comes in, is heard, and answered.
+//! The engine's side of the handshake: accepts connections, reads each hello, and answers it.
 //!
 //! An acceptor does nothing by itself. Its owner is a source of a driver: it passes on what is
 //! ready and when an alarm goes off, and lends its [`Watcher`] and [`Host`] for the call. So the
@@ -18,24 +18,24 @@ use crate::rendezvous::lifeline::Lifeline;
 use crate::sync::{AtomicU64, Mutex, Ordering, lock};
 use crate::sys::fork::{self, LeakyLock, Origin};
 
-/// Connections that have not said hello.
+/// The most connections that may be pending, that is, have not sent a hello.
 const MAX_GUESTS: u16 = 8;
-/// How long a connection may take to say it.
+/// How long a pending client may take to send its hello.
 const PATIENCE: Duration = Duration::from_secs(1);
-/// How long nobody is accepted after the kernel had no descriptor or memory for it.
+/// How long the acceptor accepts nobody after the kernel had no descriptor or memory left.
 const PAUSE: Duration = Duration::from_millis(100);
-/// Connections accepted in one turn, so that a flood of them does not keep the driver from its
-/// other sources. The rest keeps the socket readable.
+/// The most connections accepted in one turn, so that a flood of them does not keep the driver from
+/// its other sources. Any that remain keep the socket readable.
 const ACCEPTS_A_TURN: usize = 16;
 
-/// What the acceptor asks of its driver: the registration of the source that owns the acceptor.
+/// What the acceptor needs of its driver: the registration of the source that owns the acceptor.
 pub(crate) trait Watcher {
     /// Reports `fd` as ready under `token` whenever it is readable or hung up.
     ///
     /// # Errors
-    /// If the kernel cannot watch one more.
+    /// If the kernel cannot watch another descriptor.
     fn watch(&self, fd: BorrowedFd<'_>, token: u16) -> Result<(), ShmError>;
-    /// Reports `fd` no more; nothing if it was not watched.
+    /// Stops reporting `fd`. Does nothing if it was not watched.
     fn unwatch(&self, fd: BorrowedFd<'_>);
     /// Calls [`Acceptor::on_timer`] at this time. May be early; a later call need not forget this
     /// one.
@@ -56,40 +56,40 @@ impl Watcher for Registration {
     }
 }
 
-/// Why a host admits nobody now.
+/// Why a host admits no client now.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub(crate) enum Refusal {
     /// The face serves another handle.
     Busy,
 }
 
-/// Whom the acceptor works for: a face, or a listener that makes one for each client.
+/// The acceptor's user: a face, or a listener that makes a face for each client.
 pub(crate) trait Host {
-    /// A complete, acceptable hello. The host answers with the file of a region, which is the
-    /// client's from then on, or with a refusal.
+    /// Decides on a client that sent a complete, acceptable hello. Returns the file of a region,
+    /// which then belongs to the client, or a refusal.
     ///
     /// # Errors
-    /// The refusal that the client is told.
+    /// The refusal that is sent to the client.
     fn admit(&self, peer: PeerCredentials) -> Result<OwnedFd, Refusal>;
-    /// The answer went out; the socket is now the lifeline, and no longer watched.
+    /// Takes the socket after the answer was sent. It is the lifeline now, and no longer watched.
     fn connected(&self, lifeline: Lifeline);
-    /// The answer could not be delivered: whom [`Host::admit`] let in is gone, and here is what it
-    /// was to have.
+    /// Takes back the region's file, because the answer could not be delivered: the client that
+    /// [`Host::admit`] let in is gone.
     fn undelivered(&self, file: OwnedFd);
 }
 
-/// How many clients came to nothing, and why.
+/// How many clients did not connect, and why.
 #[derive(Debug, Clone, Copy, Default, PartialEq, Eq)]
 pub(crate) struct Clients {
-    /// Were told no: the user, the version, or busy.
+    /// Were refused: because of the user or the version, or because the host was busy.
     pub(crate) refused: u64,
-    /// Said something that is no hello.
+    /// Sent something that is not a hello.
     pub(crate) hostile: u64,
-    /// Hung up before the end, or took too long.
+    /// Hung up before the handshake ended, or took too long.
     pub(crate) half_done: u64,
 }
 
-/// A listening socket and those who came in but have not said hello.
+/// A listening socket and its pending clients, which have not sent a hello yet.
 #[derive(Debug)]
 pub(crate) struct Acceptor {
     path: Box<Path>,
@@ -106,9 +106,9 @@ pub(crate) struct Acceptor {
 struct Room {
     /// `None` once the acceptor is closed.
     socket: Option<ListenerSocket>,
-    /// The longest waiting first, so in the order of `until`.
+    /// The longest waiting first, and therefore in the order of `until`.
     pending: Vec<Pending>,
-    /// Set while nobody is accepted for want of descriptors or memory.
+    /// Set while nobody is accepted for lack of descriptors or memory.
     resume: Option<Instant>,
 }
 
@@ -121,12 +121,12 @@ struct Pending {
 }
 
 impl Acceptor {
-    /// Token of the listening socket.
+    /// The token of the listening socket.
     pub(crate) const LISTENING: u16 = 0;
-    /// The last token that an acceptor uses; those behind it are its owner's.
+    /// The last token that an acceptor uses. The tokens past it belong to its owner.
     pub(crate) const LAST_TOKEN: u16 = MAX_GUESTS;
 
-    /// An acceptor at `socket`. It takes no notice of anybody until [`Acceptor::open`].
+    /// Makes an acceptor for `socket`. It accepts nobody until [`Acceptor::open`].
     pub(crate) fn new(socket: ListenerSocket, allow: Option<Allow>) -> Self {
         Self {
             path: socket.path().into(),
@@ -143,12 +143,12 @@ impl Acceptor {
         }
     }
 
-    /// Where it listens.
+    /// The path that it listens at.
     pub(crate) fn path(&self) -> &Path {
         &self.path
     }
 
-    /// Begins to accept. To be called once, when the owner's registration is there.
+    /// Begins to accept. To be called once, after the owner has registered with the driver.
     ///
     /// # Errors
     /// If the driver cannot watch the socket.
@@ -170,7 +170,7 @@ impl Acceptor {
         self.set_timer(watcher);
     }
 
-    /// An alarm went off, perhaps early or for somebody else.
+    /// Handles a timer that fired, perhaps early or for another source.
     pub(crate) fn on_timer(&self, watcher: &dyn Watcher, host: &dyn Host) {
         let now = Instant::now();
         let late = lock(&self.room).leave_late(now);
@@ -181,17 +181,17 @@ impl Acceptor {
         self.set_timer(watcher);
     }
 
-    /// When the acceptor next wants [`Acceptor::on_timer`] to be called.
+    /// Returns when the acceptor next needs a call of [`Acceptor::on_timer`].
     pub(crate) fn next_timer(&self) -> Option<Instant> {
         lock(&self.room).next_timer()
     }
 
-    /// Stops accepting, sends everybody off and gives the name up. If somebody else binds or gives
-    /// up a name in the same directory at this moment, the socket's file stays, for the next engine
-    /// to take over: this waits for nobody.
+    /// Stops accepting, disconnects all pending clients, and gives up the name. This never waits:
+    /// if another thread or process binds or gives up a name in the same directory at this moment,
+    /// the socket's file stays, and the next engine takes it over.
     ///
-    /// In a forked child it closes the child's copy of the socket, unless a thread of the parent's
-    /// held the lock at the fork. The name and the clients stay the parent's.
+    /// In a forked child it closes the child's copy of the socket, unless another thread of the
+    /// parent held the lock at the fork. The name and the clients remain the parent's.
     pub(crate) fn close(&self, watcher: &dyn Watcher) {
         if self.origin.has_left() {
             let socket = fork::try_lock(&self.room).and_then(|mut room| room.socket.take());
@@ -203,7 +203,7 @@ impl Acceptor {
         };
         for client in pending {
             watcher.unwatch(client.socket.as_fd());
-            // A forked child may have a copy of it.
+            // A forked child may hold a copy of it.
             socket::hang_up(client.socket.as_fd());
         }
         if let Some(socket) = socket {
@@ -211,7 +211,7 @@ impl Acceptor {
         }
     }
 
-    /// How many clients came to nothing so far.
+    /// Returns how many clients have not connected so far.
     pub(crate) fn clients(&self) -> Clients {
         // ORDERING: Relaxed; counters, which publish nothing.
         Clients {
@@ -229,8 +229,8 @@ impl Acceptor {
         }
     }
 
-    /// Takes care of a new connection. Most have said hello by now: a client does so right behind
-    /// its connect.
+    /// Handles a new connection. Most have sent their hello by now, because a client sends it right
+    /// after it connects.
     fn listen_to(&self, socket: OwnedFd, watcher: &dyn Watcher, host: &dyn Host) {
         let Some(socket) = self.hear(socket, host) else { return };
         let oldest = lock(&self.room).make_room();
@@ -243,8 +243,9 @@ impl Acceptor {
         }
     }
 
-    /// Hears a client that seems to say something. Outside of the lock, because a predicate and the
-    /// host are asked; one who says nothing after all gets a seat again.
+    /// Reads from a client that seems to have sent something. Runs outside the lock, because it
+    /// calls a predicate and the host. A client that has sent nothing after all becomes pending
+    /// again.
     fn attend(&self, token: u16, watcher: &dyn Watcher, host: &dyn Host) {
         let client = lock(&self.room).leave(token);
         let Some(Pending { socket, until, .. }) = client else { return };
@@ -255,17 +256,18 @@ impl Acceptor {
         }
     }
 
-    /// Hears a client for the last time: its hello may have come a moment ago.
+    /// Checks a client once more for a hello, which may have just arrived; otherwise disconnects
+    /// it.
     fn send_off(&self, client: Pending, watcher: &dyn Watcher, host: &dyn Host) {
         watcher.unwatch(client.socket.as_fd());
         if let Some(socket) = self.hear(client.socket, host) {
-            // A process that is just being started may have a copy of it for a moment.
+            // A process that is just being started may briefly hold a copy of it.
             socket::hang_up(socket.as_fd());
             count(&self.half_done);
         }
     }
 
-    /// Reads and answers the hello. Gives the socket back if there is none yet.
+    /// Reads and answers the hello. Returns the socket if there is no hello yet.
     fn hear(&self, socket: OwnedFd, host: &dyn Host) -> Option<OwnedFd> {
         match socket::peek(socket.as_fd()) {
             Ok(Received::Nothing) => return Some(socket),
@@ -278,15 +280,16 @@ impl Acceptor {
     fn answer(&self, socket: OwnedFd, hello: &[u8], host: &dyn Host) {
         let judged =
             message::parse_hello(hello).map(|spoken| self.judge(socket.as_fd(), spoken, host));
-        // Behind the region, which needs the last descriptor more.
+        // After the host has made the region, which needs the last free descriptor more than this
+        // does.
         let process = socket::take_peeked(socket.as_fd());
         let (peer, file) = match judged {
             Ok(Ok(admitted)) => admitted,
-            // PEER: what makes no sense is not answered: who knows to whom we would talk.
+            // PEER: nonsense gets no answer, because we do not know what we would be talking to.
             Err(message::Junk) => return count(&self.hostile),
             Ok(Err(status)) => {
                 count(&self.refused);
-                // A client that does not wait for its refusal needs none.
+                // A client that does not wait for its refusal does not need it.
                 let _ = socket::send(socket.as_fd(), &message::answer(status), None);
                 return;
             }
@@ -301,7 +304,8 @@ impl Acceptor {
         }
     }
 
-    /// Whether the client may have a region, and its file; if not, what it is told.
+    /// Decides whether the client gets a region. Returns the region's file, or the status that the
+    /// client is told.
     fn judge(
         &self,
         socket: BorrowedFd<'_>,
@@ -331,8 +335,8 @@ impl Acceptor {
 }
 
 impl Room {
-    /// The next connection. When the kernel has no descriptor or memory for it, the socket stays
-    /// readable: watching it further would spin.
+    /// Accepts the next connection. If the kernel has no descriptor or memory for it, stops
+    /// watching the socket for a while: it stays readable, and watching it would spin.
     fn accept(&mut self, watcher: &dyn Watcher) -> Option<OwnedFd> {
         let socket = self.socket.as_ref()?;
         match socket.accept() {
@@ -345,7 +349,7 @@ impl Room {
         }
     }
 
-    /// Accepts again, if the pause is over.
+    /// Accepts again if the pause is over.
     fn resume_at(&mut self, now: Instant, watcher: &dyn Watcher) {
         let (Some(at), Some(socket)) = (self.resume, &self.socket) else { return };
         if at <= now {
@@ -354,13 +358,13 @@ impl Room {
         }
     }
 
-    /// The oldest client, if there is no seat for another one.
+    /// Removes and returns the oldest pending client if there is no room for another one.
     fn make_room(&mut self) -> Option<Pending> {
         (self.pending.len() >= usize::from(MAX_GUESTS)).then(|| self.pending.remove(0))
     }
 
-    /// Gives a client a token and a place by age. False if the driver cannot watch it, or if the
-    /// acceptor was closed meanwhile.
+    /// Makes a client pending: gives it a token and inserts it by age. Returns false if the driver
+    /// cannot watch it, or if the acceptor was closed meanwhile.
     fn seat(&mut self, socket: OwnedFd, until: Instant, watcher: &dyn Watcher) -> bool {
         let taken = |token: &u16| self.pending.iter().any(|client| client.token == *token);
         let free = (1..=Acceptor::LAST_TOKEN).find(|token| !taken(token));
@@ -373,13 +377,13 @@ impl Room {
         true
     }
 
-    /// Takes out the client with this token.
+    /// Removes the client with this token.
     fn leave(&mut self, token: u16) -> Option<Pending> {
         let place = self.pending.iter().position(|client| client.token == token)?;
         Some(self.pending.remove(place))
     }
 
-    /// Takes out the clients whose time is over.
+    /// Removes the clients whose time is over.
     fn leave_late(&mut self, now: Instant) -> Vec<Pending> {
         let late = self.pending.partition_point(|client| client.until <= now);
         self.pending.drain(..late).collect()

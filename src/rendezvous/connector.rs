@@ -20,44 +20,44 @@ use crate::shm::layout::VERSION;
 use crate::shm::region::Region;
 use crate::sys::sockopt;
 
-/// How long to wait at first when the engine's backlog is full; twice as long each time after.
+/// How long to wait at first when the engine's backlog is full. The pause doubles each time.
 const FIRST_PAUSE: Duration = Duration::from_millis(1);
-/// And at most.
+/// The longest pause.
 const LONGEST_PAUSE: Duration = Duration::from_millis(32);
 
-/// How often an application that the socket's mode keeps out asks again. An engine that is about to
-/// listen has bound the socket and not yet set its mode.
+/// How often to try again when the socket's mode keeps the application out: an engine that is about
+/// to listen has bound the socket and may not have set its mode yet.
 const DENIALS: u32 = 3;
 
-/// An engine waits a second for our hello. If this thread was held up for so long of it, and then
-/// finds that the engine has hung up, it was too late, and comes again.
+/// An engine waits one second for our hello. If this thread was delayed by at least this much of
+/// it, and then finds that the engine has hung up, the hello was too late, and we connect again.
 const LATE: Duration = Duration::from_millis(500);
 
-/// What every failure of the conversation itself is called.
+/// The step that errors of the conversation itself name.
 const HANDSHAKE: &str = "handshake";
 
-/// What a handshake leads to.
+/// The result of a handshake.
 #[derive(Debug)]
 pub(crate) struct Connection {
-    /// The engine's region, joined and judged.
+    /// The engine's region, joined and checked.
     pub(crate) region: Region,
-    /// The socket, from now on the lifeline, with the engine at its other end.
+    /// The socket, which is the lifeline from now on, with the engine at its other end.
     pub(crate) lifeline: Lifeline,
 }
 
 /// How far a [`Connector`] has come.
 #[derive(Debug)]
 pub(crate) enum Progress {
-    /// All is there. Further steps are an error.
+    /// The handshake is done. Further steps are an error.
     Done(Connection),
     /// Step again when the descriptor is readable or hung up, or at the deadline.
     WaitReadable,
-    /// Step again at this time: the backlog is full, which nobody announces the end of, or our
-    /// hello came too late.
+    /// Step again at this time. Either the backlog is full, and nothing announces when it no longer
+    /// is, or our hello came too late.
     RetryAt(Instant),
 }
 
-/// A handshake under way. It never blocks; [`Connector::block`] does that on its behalf.
+/// A handshake in progress. It never blocks, except in [`Connector::block`].
 #[derive(Debug)]
 pub(crate) struct Connector {
     name: Name,
@@ -67,27 +67,27 @@ pub(crate) struct Connector {
     pause: Duration,
     /// How often the socket's mode has kept us out.
     denials: u32,
-    /// Connected, and hello was said.
+    /// The engine that we are connected to and have sent our hello to.
     engine: Option<(Line, PeerCredentials)>,
     /// The hello came late.
     is_late: bool,
-    /// It was too late, and the next step begins anew.
+    /// The hello came too late, and the next step connects again.
     has_hung_up: bool,
 }
 
 impl Connector {
-    /// Prepares a handshake with the engine called `name`, to be over by `deadline`.
+    /// Prepares a handshake with the engine called `name`, which ends by `deadline`.
     ///
     /// # Errors
-    /// `NotFound` without a directory, `PermissionDenied` for one that others may write to, or that
-    /// belongs to somebody whom nothing here trusts; `Io`.
+    /// `NotFound` if there is no directory, `PermissionDenied` if others may write to it or if its
+    /// owner is not trusted; `Io`.
     pub(crate) fn new(
         name: &Name,
         allow: Option<Allow>,
         deadline: Instant,
     ) -> Result<Self, ShmError> {
         let directory = Directory::for_application(name)?;
-        // Somebody else's is accepted if `allow` accepts an engine that runs as its owner.
+        // Another user's directory is accepted if `allow` accepts an engine that runs as its owner.
         if !directory.is_trusted() && allow.is_none() {
             return Err(directory.denied(DenialCause::DirectoryOwner { uid: directory.owner() }));
         }
@@ -105,13 +105,13 @@ impl Connector {
         })
     }
 
-    /// By when it will be over, one way or the other.
+    /// Returns the time by which the handshake has ended, with or without success.
     pub(crate) fn deadline(&self) -> Instant {
         self.deadline
     }
 
-    /// What [`Progress::WaitReadable`] waits for, and what is to be waited for no more when that is
-    /// over; `None` before there is a connection.
+    /// Returns the descriptor that [`Progress::WaitReadable`] waits for, and that must be unwatched
+    /// when that wait is over. `None` as long as there is no connection.
     pub(crate) fn as_fd(&self) -> Option<BorrowedFd<'_>> {
         self.engine.as_ref().map(|(socket, _)| socket.as_fd())
     }
@@ -121,11 +121,11 @@ impl Connector {
         self.engine.is_some() && !self.has_hung_up
     }
 
-    /// Goes on as far as possible without waiting.
+    /// Proceeds as far as possible without waiting.
     ///
     /// # Errors
     /// `NotFound`, `PermissionDenied`, `Busy` and `VersionMismatch` as the engine or the kernel
-    /// say so, `TimedOut` at the deadline, `Io` and `Unsupported`. All are final.
+    /// reports, `TimedOut` at the deadline, `Io` and `Unsupported`. All are final.
     pub(crate) fn step(&mut self) -> Result<Progress, ShmError> {
         if self.has_hung_up {
             (self.engine, self.has_hung_up) = (None, false);
@@ -140,7 +140,8 @@ impl Connector {
         };
         match receive(socket.as_fd())? {
             Received::Nothing => {
-                // After the look: an answer in time counts, even if we come late to read it.
+                // Checked after the receive: an answer that arrived in time counts, even if we read
+                // it late.
                 self.check_deadline(now)?;
                 Ok(Progress::WaitReadable)
             }
@@ -154,17 +155,18 @@ impl Connector {
         }
     }
 
-    /// Judges the answer. On an error the engine stays, for who watches it.
+    /// Checks the answer and joins the region. On an error `engine` stays set, because the caller
+    /// may still watch its descriptor.
     fn join(&mut self, mut answer: Message) -> Result<Connection, ShmError> {
         let process = answer.process.take();
         let region = welcome(answer, Some(self.name.path()))?;
-        // A lawful engine says nothing behind its answer before we ask for it.
+        // A correct engine sends nothing after its answer until we ask for it.
         let (quiet, peer) =
             self.engine.take_if(|(socket, _)| socket.is_quiet()).ok_or_else(junk)?;
         Ok(Connection { region, lifeline: Lifeline::new(quiet.into_inner(), peer, process) })
     }
 
-    /// Waits for the end of the handshake.
+    /// Blocks until the handshake ends.
     ///
     /// # Errors
     /// As [`Connector::step`].
@@ -192,8 +194,8 @@ impl Connector {
         }
     }
 
-    /// Connects, looks at the engine and says hello. `None`: its backlog is full, it has no
-    /// patience left, or its socket may not have its mode yet.
+    /// Connects, checks the engine and sends the hello. Returns `None` if the engine's backlog is
+    /// full, if it no longer waits for us, or if its socket may not have its mode yet.
     fn connect(&mut self) -> Result<Option<(Line, PeerCredentials)>, ShmError> {
         let begun = Instant::now();
         let found = socket::find(self.directory.as_fd(), self.name.file());
@@ -210,7 +212,7 @@ impl Connector {
         let peer = PeerCredentials::of(socket.as_fd())
             .map_err(ShmError::io("asking who the engine is"))?;
         self.check_trust(&peer)?;
-        // Before the hello: what comes after it is the answer.
+        // Asked for before the hello, because the answer comes after it.
         sockopt::ask_for_process(socket.as_fd(), true);
         let said = socket::send(socket.as_fd(), &message::hello(), None);
         self.is_late = begun.elapsed() >= LATE;
@@ -222,10 +224,10 @@ impl Connector {
         }
     }
 
-    /// Whether what `peer` sends may be believed as far as the protocol goes.
+    /// Checks whether `peer` may be trusted to be an engine.
     fn check_trust(&self, peer: &PeerCredentials) -> Result<(), ShmError> {
         let owner = self.directory.owner();
-        // A predicate speaks of engines, so of a directory only as far as it is the engine's.
+        // A predicate judges engines, so it covers a directory only if the engine's user owns it.
         if !self.directory.is_trusted() && owner != peer.uid {
             return Err(self.directory.denied(DenialCause::DirectoryOwner { uid: owner }));
         }
@@ -236,7 +238,7 @@ impl Connector {
         Ok(())
     }
 
-    /// What it means that the kernel did not connect us.
+    /// Returns the error for a connection that the kernel did not make.
     fn refused(&self, errno: Errno) -> ShmError {
         const STEP: &str = "connecting";
         match Silence::of(errno, STEP, self.name.path()) {
@@ -258,18 +260,19 @@ impl Connector {
     }
 }
 
-/// Takes the engine's answer, if it is there.
+/// Receives the engine's answer if it is there.
 fn receive(socket: BorrowedFd<'_>) -> Result<Received, ShmError> {
     let received = match socket::receive_with_descriptor(socket) {
-        // Told once, if the engine closed without having read all: it may have spoken before.
+        // Reported once if the engine closed without having read everything: it may have answered
+        // before.
         Err(Errno::CONNRESET) => socket::receive_with_descriptor(socket),
         received => received,
     };
     received.map_err(ShmError::io(HANDSHAKE))
 }
 
-/// Judges an answer, and joins the region if it is a welcome. `path` is the socket's, if it has
-/// one.
+/// Checks an answer, and joins the region if the engine accepted us. `path` is the socket's, if it
+/// has one.
 pub(super) fn welcome(answer: Message, path: Option<&Path>) -> Result<Region, ShmError> {
     // PEER: the engine is trusted to be who it is, not to be right.
     match message::parse_answer(answer.bytes()) {
@@ -277,14 +280,14 @@ pub(super) fn welcome(answer: Message, path: Option<&Path>) -> Result<Region, Sh
         Ok(Spoken::Other(theirs)) => Err(ShmError::VersionMismatch { ours: VERSION, theirs }),
         Ok(Spoken::Ours(Status::Busy)) => Err(ShmError::Busy),
         Ok(Spoken::Ours(Status::PermissionDenied)) => {
-            // Who was given an end of a pair is let in.
+            // An engine never refuses an end of a pair, which has no path.
             let path = path.ok_or_else(junk)?.into();
             Err(ShmError::PermissionDenied { cause: DenialCause::Engine, path })
         }
         Ok(Spoken::Ours(Status::VersionMismatch)) => Err(junk()),
         Ok(Spoken::Ours(Status::Ok)) => match answer.descriptor {
             Some(descriptor) => join(descriptor),
-            // The kernel had one for us, but we have no number left for it.
+            // The kernel had a descriptor for us, but this process has no free number for it.
             None if answer.truncated => {
                 Err(ShmError::io("receiving the region's descriptor")(Errno::MFILE))
             }
@@ -294,7 +297,8 @@ pub(super) fn welcome(answer: Message, path: Option<&Path>) -> Result<Region, Sh
 }
 
 fn join(descriptor: Untrusted) -> Result<Region, ShmError> {
-    // First: what is no region after all is not closed by who finds that out.
+    // The file is checked first, while `Untrusted` still holds it: if it is not a region,
+    // `Untrusted` closes it so that this thread does not block.
     Region::check_file(descriptor.as_fd())?;
     Region::join(descriptor.into_inner())
 }
@@ -304,7 +308,7 @@ fn junk() -> ShmError {
     ShmError::VersionMismatch { ours: VERSION, theirs: 0 }
 }
 
-/// The error for an engine that went away in the middle.
+/// The error for an engine that went away during the handshake.
 pub(super) fn hung_up() -> ShmError {
     ShmError::Io { step: HANDSHAKE, source: io::ErrorKind::UnexpectedEof.into() }
 }

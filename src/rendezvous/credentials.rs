@@ -1,10 +1,10 @@
-//! Who is at the other end of a socket, and who may be.
+//! Who is at the other end of a socket, and who is allowed to be.
 
 use std::fmt;
 use std::io;
 use std::os::fd::BorrowedFd;
 use std::panic::{AssertUnwindSafe, catch_unwind};
-// Not the crate's: loom's cannot hold a `dyn`, and no model comes here.
+// Not the crate's own types: loom's `Arc` cannot hold a `dyn`, and no model uses this module.
 use std::sync::Arc;
 use std::sync::atomic::{AtomicU64, Ordering};
 
@@ -12,13 +12,13 @@ use crate::sys::sockopt::{self, Ucred};
 
 /// Who the other process was when the connection was made, as the kernel reports it.
 ///
-/// For the engine that is the process that called `connect`, for the application the one that
+/// For the engine that is the process that called `connect`, for the application the process that
 /// bound the socket. They may have passed the socket on since.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 #[non_exhaustive]
 pub struct PeerCredentials {
-    /// Process id, as seen from our own PID namespace; 0 if it has none there. By the time that
-    /// one looks, the process may be gone and its id somebody else's: good for logs alone.
+    /// Process id, as seen from our own PID namespace; 0 if the process has none there. The process
+    /// may be gone by now and its id may be another process's, so use it for logs only.
     pub pid: i32,
     /// Effective user id, as seen from our own user namespace.
     pub uid: u32,
@@ -34,7 +34,7 @@ impl PeerCredentials {
     }
 }
 
-/// Our own effective user, and whether that number means anything.
+/// Our own effective user, and whether that number identifies one.
 #[derive(Debug, Clone, Copy)]
 pub(crate) struct Us {
     uid: u32,
@@ -46,27 +46,27 @@ impl Us {
         Self { uid: rustix::process::geteuid().as_raw(), overflow: overflow_uid() }
     }
 
-    /// Whether `uid` is surely our own.
+    /// Whether `uid` is certainly our own.
     ///
-    /// The kernel shows every user that has no number in our namespace as the overflow uid. If
-    /// that is our number too, equality proves nothing.
+    /// The kernel shows every user that has no number in our namespace as the overflow uid. If that
+    /// is our number too, equality proves nothing.
     pub(crate) fn is(self, uid: u32) -> bool {
         uid == self.uid && uid != self.overflow
     }
 
-    /// The rule for directories and peers unless the builder says otherwise: ourselves, or root,
-    /// who could look into our memory anyhow.
+    /// Whether `uid` is our own or root, which could read our memory anyway. This is the rule for
+    /// directories and peers unless the builder sets another one.
     pub(crate) fn is_or_root(self, uid: u32) -> bool {
         uid == 0 || self.is(uid)
     }
 }
 
-/// The number that the kernel shows for users without one; it does not change while we run.
+/// Returns the number that the kernel shows for users without one. It does not change while we run.
 fn overflow_uid() -> u32 {
-    /// What it is unless an administrator changed it.
+    /// The number, unless an administrator has changed it.
     const USUAL: u32 = 65534;
-    /// Not asked yet. No `OnceLock`: a forked child would wait for a thread that was about to fill
-    /// it.
+    /// Not read yet. This is not a `OnceLock`, because a forked child would wait for a thread of
+    /// the parent's that was filling it.
     const UNKNOWN: u64 = u64::MAX;
     static OVERFLOW: AtomicU64 = AtomicU64::new(UNKNOWN);
     // ORDERING: Relaxed; the number publishes nothing, and all threads find the same one.
@@ -79,12 +79,12 @@ fn overflow_uid() -> u32 {
             OVERFLOW.store(overflow.into(), Ordering::Relaxed);
             overflow
         }
-        // Perhaps for want of a descriptor; then it is worth another look.
+        // There may have been no free descriptor; the next call reads it again.
         Err(_) => USUAL,
     }
 }
 
-/// A caller's predicate over the peer's credentials, in place of the uid rule.
+/// A caller's predicate over the peer's credentials, which replaces the uid rule.
 #[derive(Clone)]
 pub(crate) struct Allow(Arc<dyn Fn(&PeerCredentials) -> bool + Send + Sync>);
 
@@ -95,10 +95,10 @@ impl Allow {
         Self(Arc::new(predicate))
     }
 
-    /// What the predicate says; a panic in it refuses.
+    /// Returns what the predicate says; a panic in it refuses.
     fn accepts(&self, peer: &PeerCredentials) -> bool {
-        // Unwind safety: what the predicate leaves broken is its own, and it is asked again in
-        // the state that it left.
+        // Unwind safety: only the predicate's own state can be left broken, and the predicate is
+        // called again in that state.
         catch_unwind(AssertUnwindSafe(|| (self.0)(peer))).unwrap_or(false)
     }
 }
@@ -109,7 +109,7 @@ impl fmt::Debug for Allow {
     }
 }
 
-/// Whether `peer` may be let in: by `allow` if there is one, else by the uid rule.
+/// Whether `peer` is allowed: by `allow` if there is one, otherwise by the uid rule.
 pub(crate) fn accepts(allow: Option<&Allow>, peer: &PeerCredentials) -> bool {
     match allow {
         Some(allow) => allow.accepts(peer),

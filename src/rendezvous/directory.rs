@@ -1,4 +1,4 @@
-//! The directory of a socket, held open so that it cannot be exchanged under our hands.
+//! The directory of a socket, held open so that nobody can exchange it while we use it.
 
 use std::ffi::{OsStr, OsString};
 use std::io;
@@ -21,12 +21,12 @@ const WRITABLE_BY_OTHERS: u32 = 0o022;
 const PERMISSIONS: u32 = 0o7777;
 /// How long an engine waits for a cleaner to leave its directory.
 const HOLD_PATIENCE: Duration = Duration::from_millis(100);
-/// Between two looks.
+/// The time between two attempts.
 const HOLD_PAUSE: Duration = Duration::from_millis(1);
-/// Bytes of a path that a Unix socket's address has room for.
+/// How many bytes of a path fit into a Unix socket's address.
 const ADDRESS_BYTES: usize = 107;
 
-/// A directory that was opened and judged. All work goes below the descriptor.
+/// A directory that was opened and checked. All operations go through its descriptor.
 #[derive(Debug)]
 pub(super) struct Directory {
     fd: OwnedFd,
@@ -35,14 +35,15 @@ pub(super) struct Directory {
 }
 
 impl Directory {
-    /// The engine's: made if it is missing and the library's own, and it must be ours.
+    /// Opens the directory for an engine: it must be ours. It is created if it is missing and is
+    /// the library's own.
     ///
-    /// As long as it is open, the engine holds a shared `flock` on it, if that can be had. Cleaners
-    /// like systemd-tmpfiles skip a directory that they find locked when they come to it from
-    /// above.
+    /// As long as it is open, the engine holds a shared `flock` on it, if it could take one.
+    /// Cleaners like systemd-tmpfiles skip a directory that they find locked when they reach it
+    /// from above.
     ///
     /// # Errors
-    /// `PermissionDenied` if somebody else owns it or may write to it, `Io` otherwise.
+    /// `PermissionDenied` if another user owns it or may write to it, `Io` otherwise.
     pub(super) fn for_engine(name: &Name) -> Result<Self, ShmError> {
         let path = name.directory();
         if name.is_relative() {
@@ -61,8 +62,8 @@ impl Directory {
         Ok(directory)
     }
 
-    /// The application's: nobody but its owner may write to it. Who that may be, is asked with
-    /// [`Directory::is_trusted`].
+    /// Opens the directory for an application: only its owner may write to it.
+    /// [`Directory::is_trusted`] tells whether that owner is trusted.
     ///
     /// # Errors
     /// `NotFound` if there is none, `PermissionDenied` if others may write to it, `Io` otherwise.
@@ -90,27 +91,27 @@ impl Directory {
         ShmError::PermissionDenied { cause, path: self.path.clone() }
     }
 
-    /// The user who owns it.
+    /// Returns the uid of its owner.
     pub(super) fn owner(&self) -> u32 {
         self.owner
     }
 
-    /// Whether it belongs to ourselves or to root.
+    /// Whether it belongs to our own user or to root.
     pub(super) fn is_trusted(&self) -> bool {
         Us::now().is_or_root(self.owner)
     }
 
-    /// The path of a file in it, as errors show it.
+    /// Returns the path of a file in it, as errors show it.
     pub(super) fn path_of(&self, file: impl AsRef<Path>) -> PathBuf {
         self.path.join(file)
     }
 
-    /// The path of `file` by the directory's real path, without links in it, if that fits into a
-    /// socket's address.
+    /// Returns the path of `file` through the directory's real path, which contains no symbolic
+    /// links, if that fits into a socket's address.
     ///
-    /// `/proc/net/unix` lists a socket by the very path that was bound, and cleaners spare what is
-    /// listed. `None` also where the path that the kernel tells does not lead here: the directory
-    /// was removed, or lies outside of the process's root.
+    /// `/proc/net/unix` lists a socket by exactly the path that was bound, and cleaners spare
+    /// listed sockets. Also returns `None` if the path that the kernel reports does not lead here:
+    /// the directory was removed, or lies outside of the process's root.
     pub(super) fn real_path_of(&self, file: &OsStr) -> Option<PathBuf> {
         let real = rustix::fs::readlink(socket::way_to(self.fd.as_fd()), Vec::new()).ok()?;
         let real = PathBuf::from(OsString::from_vec(real.into_bytes()));
@@ -122,14 +123,14 @@ impl Directory {
         (Inode::of(&there) == Inode::of(&here)).then_some(path)
     }
 
-    /// Which file has this name; links are not followed.
+    /// Returns the `stat` of a file in it. Does not follow symbolic links.
     pub(super) fn look_at(&self, file: impl rustix::path::Arg) -> Result<Stat, Errno> {
         rustix::fs::statat(&self.fd, file, AtFlags::SYMLINK_NOFOLLOW)
     }
 
-    /// Locks it against cleaners. They hold it for as long as they are in it, so it is asked for
-    /// again for a while. Then the engine does without: whoever may list the directory can lock it,
-    /// and must not be able to keep an engine from it.
+    /// Locks it against cleaners. A cleaner locks the directory as long as it works in it, so this
+    /// tries for a while. If that fails, the engine does without the lock: anyone who may list the
+    /// directory can lock it, and must not be able to stop an engine that way.
     fn hold(&self) {
         let deadline = Instant::now() + HOLD_PATIENCE;
         let shared = FlockOperation::NonBlockingLockShared;
@@ -147,7 +148,7 @@ impl AsFd for Directory {
     }
 }
 
-/// Which file it is.
+/// The identity of a file.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub(super) struct Inode {
     device: u64,
@@ -156,7 +157,7 @@ pub(super) struct Inode {
 
 impl Inode {
     pub(super) fn of(stat: &Stat) -> Self {
-        // The types of the fields differ from one architecture to the next.
+        // The types of the fields differ between architectures.
         #[allow(clippy::unnecessary_cast, clippy::useless_conversion, reason = "not everywhere")]
         Self { device: stat.st_dev as u64, number: stat.st_ino as u64 }
     }
@@ -164,20 +165,20 @@ impl Inode {
 
 const OPENING: &str = "opening the socket directory";
 
-/// A link as the last part of the path is refused: whoever made it could point it elsewhere at any
-/// time.
+/// Opens a directory. Refuses a symbolic link as the last part of the path, because its owner could
+/// point it elsewhere at any time.
 fn open(path: &Path, how: OFlags) -> Result<OwnedFd, Errno> {
     let flags = how | OFlags::DIRECTORY | OFlags::NOFOLLOW | OFlags::CLOEXEC;
     rustix::fs::open(path, flags, Mode::empty())
 }
 
-/// The error for a directory that could not be opened.
+/// Returns the error for a directory that could not be opened.
 fn not_opened(errno: Errno, path: &Path) -> ShmError {
     let is_link = || {
         let stat = rustix::fs::lstat(path);
         stat.is_ok_and(|stat| FileType::from_raw_mode(stat.st_mode) == FileType::Symlink)
     };
-    // The kernel says the same of a file and of a link to a directory.
+    // The kernel reports the same for a file and for a link to a directory.
     if errno == Errno::NOTDIR && is_link() {
         let text = "is a symbolic link, which is not followed: name the directory that it leads to";
         return ShmError::io_at(OPENING, path, io::Error::new(io::ErrorKind::NotADirectory, text));
@@ -185,7 +186,7 @@ fn not_opened(errno: Errno, path: &Path) -> ShmError {
     socket::error(OPENING, errno, path)
 }
 
-/// Makes the last level alone. What is already there is judged by the caller.
+/// Creates only the last level. The caller checks what is already there.
 fn make(path: &Path) -> Result<(), ShmError> {
     match rustix::fs::mkdir(path, Mode::RWXU) {
         Ok(()) | Err(Errno::EXIST) => Ok(()),

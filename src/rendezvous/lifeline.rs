@@ -1,11 +1,13 @@
-//! The socket that both sides keep open: its hang-up tells of the peer's end.
+//! The socket that both sides keep open; its hang-up tells each side that the other is gone.
 //!
-//! It does not hang up as long as a child of the peer holds a copy. So where the kernel told who
-//! spoke in the handshake, that process's death tells, too. It ends the channel, whoever holds
-//! what: ends are of no use in a forked child. (The application of a pair says nothing in the
-//! handshake. It introduces itself by its first ring.)
+//! The socket does not hang up as long as a child of the peer holds a copy of it. So if the kernel
+//! reported which process spoke in the handshake, the death of that process counts too. It ends the
+//! channel even if another process still holds the socket, because ends are of no use in a forked
+//! child. (The application of a pair says nothing in the handshake. The kernel reports its process
+//! with its first wake byte.)
 //!
-//! Besides, a side whose driver cannot wait on futex words is rung through it, by one byte.
+//! The socket also carries wake bytes: a side whose driver cannot wait on futex words is woken by
+//! one byte.
 
 use std::os::fd::{AsFd, BorrowedFd, OwnedFd};
 use std::sync::OnceLock;
@@ -20,7 +22,8 @@ use crate::sys::fork::ProcessLock;
 use crate::sys::pidfd::{self, Process};
 use crate::sys::sockopt;
 
-/// Rings read in one go, so that a peer which floods the line does not keep the driver.
+/// The most wake bytes read at once, so that a peer that floods the lifeline does not keep the
+/// driver busy.
 const DRAIN_AT_ONCE: usize = 64;
 
 /// A connected Unix socket that keeps message boundaries, and who is at its other end.
@@ -28,27 +31,27 @@ const DRAIN_AT_ONCE: usize = 64;
 pub(crate) struct Lifeline {
     socket: OwnedFd,
     peer: PeerCredentials,
-    /// The peer, where that is known. Without it the hang-up has to do.
+    /// The peer's process, if it is known. Otherwise only the hang-up tells of the peer's end.
     process: OnceLock<Process>,
-    /// The kernel will tell of the process that rings first.
+    /// Whether the kernel was asked to report the process that sends the first wake byte.
     asks: ProcessLock<bool>,
 }
 
 impl Lifeline {
-    /// The line of a handshake that is through, and who spoke there.
+    /// Makes the lifeline of a finished handshake. `process` is the process that spoke there.
     pub(crate) fn new(socket: OwnedFd, peer: PeerCredentials, process: Option<Process>) -> Self {
         sockopt::ask_for_process(socket.as_fd(), false);
         Self::open(socket, peer, process, false)
     }
 
-    /// The line of a pair, whose other end somebody was given and has not spoken yet. It was
-    /// [asked](sockopt::ask_for_process) who will.
+    /// Makes the lifeline of a pair, whose other end has not spoken yet. `asks` says whether the
+    /// kernel [was asked](sockopt::ask_for_process) to report who speaks first.
     pub(crate) fn of_pair(socket: OwnedFd, peer: PeerCredentials, asks: bool) -> Self {
         Self::open(socket, peer, None, asks)
     }
 
     fn open(socket: OwnedFd, peer: PeerCredentials, process: Option<Process>, asks: bool) -> Self {
-        // The region has come; from now on nobody may pass us anything.
+        // The region has arrived; from now on nobody may pass us a descriptor.
         sockopt::refuse_descriptors(socket.as_fd());
         let process = process.map_or_else(OnceLock::new, OnceLock::from);
         Self { socket, peer, process, asks: ProcessLock::new(asks) }
@@ -58,17 +61,17 @@ impl Lifeline {
         self.peer
     }
 
-    /// Rings by a byte. Never blocks: if the line is full, rings enough are pending; if it is cut,
-    /// the line itself tells so.
+    /// Wakes the peer by one byte. Never blocks: if the socket is full, enough wakes are pending;
+    /// if it is cut, the socket itself tells the peer.
     pub(crate) fn wake(&self) {
         wake_by_byte(self.as_fd());
     }
 
-    /// Learns of the peer's process, if that was not known and has rung by now; its ring stays on
-    /// the line. `true` if it is to be watched from now on. To be called before the line is
-    /// drained.
+    /// Finds out the peer's process if it was unknown and has sent a wake byte by now; the byte
+    /// stays in the socket. Returns `true` if the process must be watched from now on. To be called
+    /// before [`Lifeline::drain`].
     pub(crate) fn learn(&self) -> bool {
-        // Held until it is settled: another thread must not drain the line meanwhile.
+        // Held until this is decided: another thread must not drain the socket meanwhile.
         let Some(mut asks) = self.asks.lock() else { return false };
         let flags = RecvFlags::PEEK | RecvFlags::DONTWAIT;
         let peek = || retry_on_intr(|| rustix::net::recv(self, &mut [0; 1], flags));
@@ -81,40 +84,41 @@ impl Lifeline {
         process.is_some_and(|process| self.process.set(process).is_ok())
     }
 
-    /// Takes rings that are pending; what is left over makes the line readable again.
+    /// Takes pending wake bytes. Any that it leaves make the socket readable again.
     pub(crate) fn drain(&self) -> Drained {
         if self.asks.lock().is_none_or(|asks| *asks) {
-            // Nothing was there a moment ago; what has come since is not to be taken unlearnt.
+            // [`Lifeline::learn`] found nothing a moment ago. A byte that came since must not be
+            // taken before `learn` has seen it.
             return Drained { rings: 0, hung_up: false };
         }
         drain(self.as_fd(), DRAIN_AT_ONCE)
     }
 
-    /// Whether the peer has gone, whatever there is to read before it.
+    /// Whether the peer is gone, even if there is still something to read.
     pub(crate) fn is_hung_up(&self) -> bool {
         let mut line = [PollFd::new(&self.socket, PollFlags::RDHUP)];
         let now = Timespec { tv_sec: 0, tv_nsec: 0 };
         poll(&mut line, Some(&now)).is_ok_and(|ready| ready > 0) || self.is_orphaned()
     }
 
-    /// Whether the peer's process is dead, whoever holds its socket.
+    /// Whether the peer's process is dead, even if another process holds its socket.
     pub(crate) fn is_orphaned(&self) -> bool {
         self.process.get().is_some_and(Process::has_exited)
     }
 
-    /// Has `driver` call under `token` when the peer's process is dead.
+    /// Has `driver` report under `token` when the peer's process dies.
     pub(crate) fn watch_process(&self, driver: &Registration, token: u16) {
         match self.process.get().map(Process::as_fd) {
-            // If the kernel has no memory for it: nearly every death is told by the hang-up as
-            // well.
+            // If the kernel has no memory for it, we rely on the hang-up, which reports nearly
+            // every death as well.
             Some(Some(process)) => _ = driver.watch(process, token),
-            // Dead already: the hang-up tells of it.
+            // It is dead already: our own hang-up reports it.
             Some(None) => self.hang_up(),
             None => {}
         }
     }
 
-    /// Has `driver` call no more, for neither.
+    /// Stops `driver` from reporting the socket and the process.
     pub(crate) fn unwatch(&self, driver: &Registration) {
         driver.unwatch(self.as_fd());
         if let Some(process) = self.process.get().and_then(Process::as_fd) {
@@ -122,9 +126,9 @@ impl Lifeline {
         }
     }
 
-    /// Hangs up, now, whoever else holds a copy of the descriptor.
+    /// Hangs up now, even if other processes hold a copy of the descriptor.
     pub(crate) fn hang_up(&self) {
-        // It fails if the other side was faster.
+        // This fails if the other side was faster.
         let _ = rustix::net::shutdown(&self.socket, Shutdown::Both);
     }
 }
@@ -135,7 +139,7 @@ impl AsFd for Lifeline {
     }
 }
 
-/// Rings whoever is at the other end of `line`.
+/// Wakes the other end of `line` by one byte.
 pub(crate) fn wake_by_byte(line: BorrowedFd<'_>) {
     let flags = SendFlags::NOSIGNAL.union(SendFlags::DONTWAIT);
     let _ = retry_on_intr(|| rustix::net::send(line, &[1], flags));
@@ -144,23 +148,23 @@ pub(crate) fn wake_by_byte(line: BorrowedFd<'_>) {
 /// What was found on a lifeline.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub(crate) struct Drained {
-    /// How many rings were taken.
+    /// How many wake bytes were taken.
     pub(crate) rings: usize,
-    /// Whether the peer has gone.
+    /// Whether the peer is gone.
     pub(crate) hung_up: bool,
 }
 
-/// Takes at most `max` rings from `line`.
+/// Takes at most `max` wake bytes from `line`.
 pub(crate) fn drain(line: BorrowedFd<'_>, max: usize) -> Drained {
     let mut byte = [0; 1];
     for rings in 0..max {
         // PEER: longer messages are cut and count as one; descriptors are never installed. An empty
-        // one looks like a hang-up and is taken for it: no lawful peer sends one.
+        // message looks like a hang-up and is treated as one: no correct peer sends it.
         match retry_on_intr(|| rustix::net::recv(line, &mut byte, RecvFlags::DONTWAIT)) {
             Ok((0, _)) => return Drained { rings, hung_up: true },
             Ok(_) => {}
             Err(Errno::AGAIN) => return Drained { rings, hung_up: false },
-            // ECONNRESET: it died without reading our rings. Nothing else leaves hope either.
+            // ECONNRESET: the peer died without reading our wakes. All other errors are final too.
             Err(_) => return Drained { rings, hung_up: true },
         }
     }

@@ -1,17 +1,18 @@
 //! The engine's listening socket: how it gets its name, and how it gives it up.
 //!
-//! A crash leaves the socket's file, and the next engine takes the name over. Each directory has
-//! one lock file, so that two engines never do that at once, and none unlinks what another has just
-//! bound. It is held for a few system calls. A fork or a crash in between keeps nobody out; both
-//! together do, for as long as the child lives that has a copy of the lock. The lock file is never
-//! unlinked, because a lock on a file that others cannot find excludes nobody.
+//! A crash leaves the socket's file behind, and the next engine takes the name over. Each directory
+//! has one lock file, so that two engines never do this at once, and so that no engine unlinks a
+//! socket that another has just bound. The lock is held for a few system calls. A fork or a crash
+//! during that time blocks nobody. Both together do: the child holds a copy of the lock as long as
+//! it lives. The lock file is never unlinked, because a lock on a file that others cannot find
+//! excludes nobody.
 //!
-//! Cleaners of temporary directories (systemd-tmpfiles) are the other danger: they remove old
-//! files. They spare a socket that the kernel lists under its path, a directory that somebody holds
-//! a `flock` on, and a file with the sticky bit. The socket is bound under its final path, and its
-//! engine holds a lock on the directory: see [`Directory`]. A path that is too long for an address
-//! is reached through a descriptor, so that the kernel lists another one; such a socket gets the
-//! sticky bit.
+//! Cleaners of temporary directories (systemd-tmpfiles) are the other danger, because they remove
+//! old files. They spare a socket that the kernel lists under its path, a directory that a process
+//! holds a `flock` on, and a file with the sticky bit. The engine binds the socket under its final
+//! path and holds a lock on the directory: see [`Directory`]. If the path is too long for an
+//! address, the engine binds through a descriptor, and the kernel lists another path; such a socket
+//! gets the sticky bit.
 
 use std::ffi::OsStr;
 use std::io;
@@ -34,33 +35,33 @@ use crate::sys::sockopt;
 
 /// Connections that the kernel completes before we accept them.
 const BACKLOG: i32 = 128;
-/// The lock is held for a few system calls; who does not get it in this time never will.
+/// The lock is held for a few system calls. An engine that does not get it in this time gives up.
 const LOCK_PATIENCE: Duration = Duration::from_secs(2);
-/// Between two looks at the lock.
+/// The time between two attempts to take the lock.
 const LOCK_PAUSE: Duration = Duration::from_millis(1);
-/// Socket file of an engine whose builder named no mode.
+/// The mode of the socket file if the builder set none.
 const DEFAULT_MODE: u32 = 0o600;
 
-/// A socket that listens under its name, until it is dropped.
+/// A socket that listens under its name until it is dropped.
 #[derive(Debug)]
 pub(crate) struct ListenerSocket {
     socket: OwnedFd,
     directory: Directory,
     name: Name,
-    /// The socket's file. Its number is not given to another one while the socket is open.
+    /// The socket's file. Its number is not given to another file as long as the socket is open.
     inode: Inode,
     /// A forked child that drops its copy leaves the parent's name alone.
     origin: Origin,
 }
 
 impl ListenerSocket {
-    /// Binds `name` with `mode`, or readable and writable by its owner alone.
+    /// Binds `name` with `mode`. Without a mode, only its owner can read and write it.
     ///
     /// # Errors
-    /// `NameInUse` if somebody serves the name, or something that is not a socket has it;
-    /// `PermissionDenied` for a directory that is not ours alone, and where the file system does
-    /// not let us in; `InvalidConfig` for a mode of more than permission bits; `Unsupported`
-    /// without `/proc`; `Io`, also if the directory's lock cannot be had for seconds.
+    /// `NameInUse` if another engine serves the name, or if a file that is not a socket has it;
+    /// `PermissionDenied` for a directory that is not ours alone, and if the file system denies
+    /// access; `InvalidConfig` for a mode of more than permission bits; `Unsupported` without
+    /// `/proc`; `Io` otherwise, also if the directory's lock stays taken for seconds.
     pub(crate) fn bind(name: &Name, mode: Option<u32>) -> Result<Self, ShmError> {
         let mode = permissions(mode.unwrap_or(DEFAULT_MODE))?;
         let directory = Directory::for_engine(name)?;
@@ -70,16 +71,17 @@ impl ListenerSocket {
         Ok(Self { socket, directory, name: name.clone(), inode, origin: Origin::here() })
     }
 
-    /// Where it listens.
+    /// The path that it listens at.
     pub(crate) fn path(&self) -> &Path {
         self.name.path()
     }
 
-    /// The next connection, which neither blocks nor outlives an exec. `None`: there is none.
+    /// Accepts the next connection, as a socket that neither blocks nor outlives an exec. Returns
+    /// `None` if there is none.
     ///
     /// # Errors
-    /// What the kernel says, mostly that there are too many descriptors. The connection stays in
-    /// the backlog then, and the socket stays readable.
+    /// The kernel's, usually because there are too many descriptors. Then the connection stays in
+    /// the backlog, and the socket stays readable.
     pub(crate) fn accept(&self) -> io::Result<Option<OwnedFd>> {
         loop {
             let flags = SocketFlags::CLOEXEC | SocketFlags::NONBLOCK;
@@ -92,8 +94,9 @@ impl ListenerSocket {
         }
     }
 
-    /// Unlinks the name, if it still is ours and nobody holds the lock. Does not wait: a face may
-    /// be dropped on an executor's thread, and a driver's closes the faces of one that ends.
+    /// Unlinks the name if it is still ours and nobody holds the lock. Does not wait, because a
+    /// face may be dropped on an executor's thread, and because a driver's thread closes the
+    /// driver's faces when the driver ends.
     fn give_up_name(&self) -> Result<(), ShmError> {
         let Some(_lock) = Lock::try_take(&self.directory)? else { return Ok(()) };
         let named = self.directory.look_at(self.name.file());
@@ -117,12 +120,12 @@ impl Drop for ListenerSocket {
             // From here on connects are refused, also while a forked child has a copy of the
             // socket.
             let _ = rustix::net::shutdown(&self.socket, Shutdown::Both);
-            // And those that nobody has accepted are hung up, at most as many as there can be.
+            // Connections that nobody has accepted are hung up, at most as many as there can be.
             for _ in 0..=BACKLOG {
                 let Ok(Some(client)) = self.accept() else { break };
                 socket::hang_up(client.as_fd());
             }
-            // What fails here leaves a stale socket, which the next engine takes over.
+            // If this fails, a stale socket remains, and the next engine takes it over.
             let _ = self.give_up_name();
         }
     }
@@ -161,9 +164,9 @@ pub(super) fn expect_stale(directory: &Directory, name: &Name) -> Result<Option<
 
 /// Under the lock: connects to whoever listens on a socket.
 ///
-/// An engine's `mode` may keep out its own user, and the kernel looks at the mode before it looks
-/// whether somebody listens. So the owner gets the right to write for the time of the look, which
-/// it could give itself at any time.
+/// An engine's `mode` may exclude its own user, and the kernel checks the mode before it checks
+/// whether anybody listens. So this gives the owner the right to write for the duration of the
+/// check, which the owner could do at any time.
 fn probe(found: BorrowedFd<'_>) -> Result<Option<OwnedFd>, Errno> {
     match socket::connect_to(found) {
         Err(Errno::ACCESS) => {}
@@ -174,8 +177,7 @@ fn probe(found: BorrowedFd<'_>) -> Result<Option<OwnedFd>, Errno> {
         return Err(Errno::ACCESS);
     }
     let outcome = socket::connect_to(found);
-    // If this process is killed before that, the socket stays open to its owner, who is no
-    // stranger.
+    // If this process is killed before this, the socket stays open to its owner, which is no risk.
     let _ = socket::set_mode(found, mode);
     outcome
 }
@@ -219,7 +221,7 @@ fn listen_at(
     let socket = make_socket()?;
     match SocketAddrUnix::new(path).and_then(|path| rustix::net::bind(&socket, &path)) {
         Ok(()) => {}
-        // By somebody who does not ask for the lock.
+        // A program that ignores the lock has bound it.
         Err(Errno::ADDRINUSE) => return Err(name.in_use()),
         Err(errno) => return Err(socket::error(BINDING, errno, path)),
     }
@@ -231,9 +233,8 @@ fn listen_at(
     listening.map(|()| (socket, inode))
 }
 
-/// Makes sure that what was bound by its whole path lies below the descriptor that was checked:
-/// somebody may have exchanged a directory further up since. If not, it is left where it is, for
-/// whoever did that.
+/// Checks that the file that was bound by its whole path lies in the directory that was checked: a
+/// directory further up may have been exchanged since. If it lies elsewhere, it is left there.
 pub(super) fn expect_bound_below(
     directory: &Directory,
     file: &OsStr,
@@ -262,7 +263,7 @@ fn listen_and_rename(
     let path = directory.path_of(NEW_FILE);
     socket::bind(&socket, directory.as_fd(), NEW_FILE)
         .map_err(|errno| socket::error(BINDING, errno, &path))?;
-    // The kernel does not list it by the path that it will have.
+    // The kernel does not list it by its final path.
     let listening = open_up(directory, NEW_FILE.as_ref(), &socket, mode | Mode::SVTX);
     let listening = listening.and_then(|()| {
         let stat = directory
@@ -312,7 +313,7 @@ fn remove_new(directory: &Directory) -> Result<(), ShmError> {
     }
 }
 
-/// A socket that is to be bound. What is accepted later inherits its options.
+/// Makes a socket to be bound. Accepted sockets inherit its options.
 fn make_socket() -> Result<OwnedFd, ShmError> {
     let socket = socket::unbound().map_err(ShmError::io("making a socket"))?;
     sockopt::refuse_descriptors(socket.as_fd());
@@ -320,7 +321,7 @@ fn make_socket() -> Result<OwnedFd, ShmError> {
     Ok(socket)
 }
 
-/// Gives a bound socket its mode, and then listens: until then connects are refused, so the mode
+/// Gives a bound socket its mode, and then listens. Until then connects are refused, so the mode
 /// that the umask left lets nobody in.
 fn open_up(
     directory: &Directory,
@@ -345,7 +346,7 @@ const BINDING: &str = "binding the socket";
 struct Lock(OwnedFd);
 
 impl Lock {
-    /// Takes the lock, waiting a short while for others who hold it.
+    /// Takes the lock, and waits a short while if others hold it.
     fn take(directory: &Directory) -> Result<Self, ShmError> {
         let deadline = Instant::now() + LOCK_PATIENCE;
         loop {
@@ -375,7 +376,7 @@ impl Lock {
             Err(errno) => return Err(errno),
         }
         lock.refresh();
-        // If a cleaner unlinked it while we took it, the next attempt finds the new one.
+        // If a cleaner unlinked it while we took it, the next attempt finds the new file.
         Ok(lock.is_current(directory)?.then_some(lock))
     }
 
@@ -386,10 +387,10 @@ impl Lock {
         rustix::fs::openat(directory, LOCK_FILE, flags, Mode::RUSR | Mode::WUSR).map(Self)
     }
 
-    /// Makes the file young, so that no cleaner unlinks it while it is held.
+    /// Updates the file's times, so that no cleaner unlinks it while it is held.
     fn refresh(&self) {
         let now = Timespec { tv_sec: 0, tv_nsec: UTIME_NOW };
-        // It fails for a file that is somebody else's, and matters little.
+        // This fails for another user's file, and that matters little.
         let _ =
             rustix::fs::futimens(&self.0, &Timestamps { last_access: now, last_modification: now });
     }

@@ -1,13 +1,13 @@
-//! How peers find, judge and outlive each other: names, the socket, the handshake, the lifeline.
+//! How two peers find each other, check each other, and learn of each other's end.
 //!
 //! An engine binds a Unix `SOCK_SEQPACKET` socket under a name ([`listener_socket`]), in a
-//! directory that only it may write to ([`directory`], [`name`]), and answers there ([`acceptor`]).
-//! An application connects to that name ([`connector`]) and says hello; the engine checks its
-//! [`credentials`], answers, and passes the region ([`message`]). From then on the [`socket`] is
-//! the [`lifeline`].
+//! directory that only the engine's user may write to ([`directory`], [`name`]), and answers
+//! clients there ([`acceptor`]). An application connects to that name ([`connector`]) and sends a
+//! hello. The engine checks the application's [`credentials`], answers, and passes the region
+//! ([`message`]). From then on the [`socket`] is the [`lifeline`].
 //!
-//! Both sides are driven by events and name no driver: the acceptor is told what is ready, and the
-//! connector says what it waits for.
+//! Both sides are event-driven and depend on no driver: the acceptor is told what is ready, and the
+//! connector returns what it waits for.
 
 pub(crate) mod credentials;
 pub(crate) mod lifeline;
