@@ -1,4 +1,4 @@
-//! Running one future on a thread that sleeps in a driver.
+//! Runs one future on a thread that sleeps in a driver.
 
 use std::cell::Cell;
 use std::pin::pin;
@@ -14,7 +14,7 @@ use crate::sync::{Arc, AtomicU32, Ordering, thread_local};
 /// How long a thread that cannot park in its driver sleeps before it tries again.
 const PAUSE: Duration = Duration::from_millis(5);
 
-/// A future that wakes itself each time is polled this often between two turns of the driver. A
+/// How many times a future that always wakes itself is polled between two turns of the driver. A
 /// turn costs about 300 ns, as much as ten packets.
 const POLLS: u32 = if cfg!(all(test, loom)) { 2 } else { 8 };
 
@@ -40,8 +40,8 @@ pub(super) fn block_on<F: Future>(driver: &Driver, future: F) -> F::Output {
             return output;
         }
         polls += 1;
-        // Now and then also if the future has woken itself: others wait for what comes from
-        // outside. A background driver serves them by itself.
+        // Run the driver regularly even if the future has woken itself: other tasks wait for
+        // outside events. A background driver serves them by itself.
         if polls >= POLLS && !driver.is_background() {
             polls = 0;
             sleep(driver, &ours);
@@ -62,8 +62,8 @@ pub(super) fn block_on<F: Future>(driver: &Driver, future: F) -> F::Output {
 fn sleep(driver: &Driver, ours: &FutureWaker) {
     let is_woken = || ours.is_woken();
     if driver.shared().is_forked() {
-        // The future has forked, and this is the child. Its ends have ended by that, and here is
-        // nobody else to wake it.
+        // The future has forked, and this is the child. Its ends have ended by the fork, and
+        // nothing here would wake it.
         thread::park_timeout(PAUSE);
         ours.woken.swap(1, Ordering::Relaxed);
         return;
@@ -83,7 +83,7 @@ struct FutureWaker {
     woken: AtomicU32,
     /// A background driver need not be told.
     unparker: Option<Unparker>,
-    /// For the times when it does not sleep in the driver.
+    /// For the times when the thread does not sleep in the driver.
     thread: Thread,
 }
 
@@ -114,7 +114,7 @@ thread_local! {
     static INSIDE: Cell<bool> = Cell::new(false);
 }
 
-/// This thread is inside of `block_on`.
+/// Marks that this thread is inside of `block_on`.
 struct Inside;
 
 impl Inside {

@@ -13,10 +13,10 @@ use crate::error::{CloseReason, ShmError};
 use crate::sync::{Arc, AtomicU32, Mutex, thread_local};
 use crate::sys::fork::LeakyLock;
 
-/// How often in a row the kernel may fail before the driver is given up.
+/// How many times in a row the kernel may fail before the driver is given up.
 const ATTEMPTS: u32 = 8;
 
-/// Runs the driver for one thread at a time. Dropped, it leaves a driver that nobody can run.
+/// Runs the driver for one thread at a time. After its drop nobody can run the driver.
 pub(super) struct Parker {
     shared: Arc<Shared>,
     parked: LeakyLock<Mutex<Parked>>,
@@ -25,21 +25,21 @@ pub(super) struct Parker {
 struct Parked {
     /// `None` once the driver is given up.
     event_loop: Option<EventLoop>,
-    /// In a row.
+    /// How many runs have failed in a row.
     failures: u32,
 }
 
 thread_local! {
-    /// This thread is inside of `park` or `turn`, of any driver, or is a driver's own.
+    /// This thread is inside of `park` or `turn` of any driver, or is a driver's own thread.
     static INSIDE: Cell<bool> = Cell::new(false);
 }
 
-/// Whether this thread runs a driver just now: this is a callback.
+/// Whether this thread is running a driver now, so that the caller is inside of a callback.
 pub(super) fn is_inside() -> bool {
     INSIDE.with(Cell::get)
 }
 
-/// Notes that callbacks are called from here on.
+/// Marks that this thread runs a driver, until it is dropped.
 pub(super) struct Inside {
     before: bool,
 }
@@ -57,12 +57,12 @@ impl Drop for Inside {
 }
 
 impl Parker {
-    /// For threads that sleep. What they sleep in is made by the first.
+    /// Makes a parker for threads that sleep. The first of them makes its poller.
     pub(super) fn new(shared: Arc<Shared>) -> Self {
         Self::with(shared, Box::new(Unmade))
     }
 
-    /// For whoever has the means to wait.
+    /// Makes a parker with an existing poller.
     pub(super) fn with(shared: Arc<Shared>, waits: Box<dyn Poller>) -> Self {
         let event_loop = Some(EventLoop::new(shared.clone(), waits));
         let parked = Mutex::new(Parked { event_loop, failures: 0 });
@@ -90,7 +90,7 @@ impl Parker {
         self.run("turning the driver", EventLoop::sweep)
     }
 
-    /// Runs the driver for one turn, unless somebody else does.
+    /// Runs the driver for one turn, unless another thread runs it.
     fn run<T>(
         &self,
         step: &'static str,
@@ -104,7 +104,7 @@ impl Parker {
                 return Err(ShmError::Io { step, source: io::ErrorKind::ResourceBusy.into() });
             }
             Err(TryLockError::Poisoned(poisoned)) => {
-                // A mistake in the driver itself, which must not leave sources asleep for ever.
+                // A bug in the driver itself. It must not leave sources asleep for ever.
                 let mut parked = poisoned.into_inner();
                 parked.give_up();
                 parked
@@ -156,7 +156,7 @@ impl Drop for Parker {
     }
 }
 
-/// What a driver that was never parked in waits by.
+/// The poller of a driver before a thread first parks in it.
 struct Unmade;
 
 impl Poller for Unmade {

@@ -1,16 +1,16 @@
-//! What a driver shares with the threads that use it.
+//! The state that a driver shares with the threads that use it.
 //!
 //! | word | written by | read by | what it says |
 //! |---|---|---|---|
-//! | `inbox` (locked) | everyone | the driver | what to do, and until when the driver sleeps |
-//! | `control` | everyone, after the inbox | the driver | counted up to end a sleep |
-//! | `unparked` | everyone, before the inbox; the driver clears it | both | the driver's runner is wanted back |
+//! | `inbox` (locked) | every thread | the driver | what to do, and until when the driver sleeps |
+//! | `control` | every thread, after the inbox | the driver | counted up to end a sleep |
+//! | `unparked` | every thread, before the inbox; the driver clears it | both | the driver's thread is wanted back |
 //!
-//! Going to sleep and giving the driver something to do exclude each other by the inbox's lock:
-//! either the command is there when the driver looks, or `asleep_until` is there for the one who
-//! pushes it. Whoever sees the driver asleep marks it awake, so that a sleep is interrupted once. A
-//! driver that nobody runs at present is awake in this sense: it will look. One that is polled is
-//! asleep between its turns, and an interrupt makes its descriptor readable.
+//! The inbox's lock orders going to sleep and giving the driver a command: either the driver sees
+//! the command, or the thread that pushes it sees `asleep_until`. A thread that sees the driver
+//! asleep marks it awake, so each sleep is interrupted once. A driver that no thread runs at
+//! present counts as awake: it will look. A polled driver is asleep between its turns, and an
+//! interrupt makes its descriptor readable.
 
 use std::collections::HashSet;
 use std::os::fd::{AsFd, BorrowedFd, OwnedFd};
@@ -33,18 +33,18 @@ use crate::sync::{Arc, AtomicU32, AtomicU64, Mutex, Ordering, lock};
 use crate::sys::fork::{LeakyLock, Origin};
 use crate::sys::futex;
 
-/// In `asleep_until`: the driver runs, or is about to look into the inbox.
+/// In `asleep_until`: the driver runs, or is about to check the inbox.
 const AWAKE: u64 = 0;
 
-/// Something for the driver to do.
+/// A command to the driver.
 pub(super) enum Command {
-    /// Look after a source; its bell was last seen at `seen`.
+    /// Serve a source; its bell was last seen at `seen`.
     Admit { slot: Arc<Slot>, source: Arc<dyn Source>, seen: u32 },
-    /// Wait on the bell again, which was last seen at this value.
+    /// Wait again on the bell, which was last seen at this value.
     Arm(Id, u32),
     /// Call `on_wake`.
     Notify(Id),
-    /// Call `alarm` at this time.
+    /// Call `on_timer` at this time.
     Timer(Id, u64),
     /// Let go of a source.
     Retire(Id),
@@ -53,7 +53,7 @@ pub(super) enum Command {
 }
 
 impl Command {
-    /// The time by which the driver must be up to do it.
+    /// Returns the time by which the driver must be awake to do it.
     fn due(&self) -> u64 {
         match self {
             Self::Timer(_, at) => *at,
@@ -61,7 +61,7 @@ impl Command {
         }
     }
 
-    /// Whom it is about.
+    /// Returns the source that it is about.
     fn id(&self) -> Option<Id> {
         match self {
             Self::Admit { slot, .. } => Some(slot.id),
@@ -73,7 +73,7 @@ impl Command {
     }
 }
 
-/// The runner looks at the hints of this many sources at most. The tasks of the others arm their
+/// The driver checks the hints of at most this many sources. The tasks of the others arm their
 /// bells.
 const MOST_REQUESTS: usize = 8;
 
@@ -81,21 +81,21 @@ const MOST_REQUESTS: usize = 8;
 /// something to run never sleeps.
 const MOST_TURNS: u32 = 64;
 
-/// So many commands may wait before it is looked whether they still matter.
+/// When this many commands wait, the inbox drops those that no longer matter.
 const TIDY_AT: usize = 256;
 
-/// A source whose task has asked the runner to spin.
+/// A source whose task has asked the driver to spin.
 #[derive(Debug, Clone, Copy)]
 pub(super) struct Request {
     pub(super) id: Id,
-    /// For how long the runner may spin for it.
+    /// For how long the driver may spin for it.
     pub(super) spin: Duration,
-    /// How many turns have looked at the hint.
+    /// How many turns have checked the hint.
     turns: u32,
 }
 
 impl Request {
-    /// Whether the task has to look for itself now.
+    /// Whether the task must check for itself now.
     pub(super) fn is_over(&self) -> bool {
         self.turns >= MOST_TURNS
     }
@@ -105,28 +105,28 @@ impl Request {
 struct Inbox {
     commands: Vec<Command>,
     ids: Ids,
-    /// How many commands wait when it is next looked through them.
+    /// How many commands must wait before the next `tidy`.
     tidy_at: usize,
-    /// `AWAKE`, or the time on the driver's clock at which it means to wake up by itself.
+    /// `AWAKE`, or the time on the driver's clock at which it wakes up by itself.
     asleep_until: u64,
-    /// Who has asked the runner to spin. It does not sleep before it has taken these out.
+    /// The requests to spin. The driver does not sleep before it has taken these out.
     requests: Vec<Request>,
-    /// The runner has spun in vain, and means to sleep: it takes no requests until it has slept,
-    /// or the kernel had something.
+    /// The driver has spun without effect, and is about to sleep: it takes no requests until it has
+    /// slept, or the kernel had something.
     is_drowsy: bool,
-    /// The driver has ended and nobody will look into `commands` again.
+    /// The driver has ended, and nothing will read `commands` again.
     closed: bool,
 }
 
 impl Inbox {
-    /// Adds a command; says whether the driver has to be interrupted for it.
+    /// Adds a command; returns whether the driver must be interrupted for it.
     fn push(&mut self, command: Command) -> bool {
         let due = command.due();
         self.commands.push(command);
         self.rouse(due)
     }
 
-    /// Takes out what is about sources that came and went while nobody ran the driver.
+    /// Removes the commands about sources that came and went while no thread ran the driver.
     fn tidy(&mut self) -> Vec<Command> {
         if self.commands.len() < self.tidy_at.max(TIDY_AT) {
             return Vec::new();
@@ -149,7 +149,7 @@ impl Inbox {
         dropped
     }
 
-    /// Marks the driver awake if it sleeps beyond `due`; says whether it has to be interrupted.
+    /// Marks the driver awake if it sleeps past `due`; returns whether it must be interrupted.
     fn rouse(&mut self, due: u64) -> bool {
         let interrupt = due < self.asleep_until;
         if interrupt {
@@ -172,10 +172,10 @@ enum Interrupt {
     EventFd(OwnedFd),
 }
 
-/// In the set of a polled driver: ends a sleep at a time.
+/// Ends the sleep of a polled driver at a time; it is in the driver's epoll set.
 struct Timer {
     descriptor: OwnedFd,
-    /// What it was last set for. Only the one who runs the driver touches this.
+    /// The time that it was last set to. Only the thread that runs the driver touches this.
     at: AtomicU64,
 }
 
@@ -187,16 +187,16 @@ mod own {
     pub(super) const RING: u16 = 2;
 }
 
-/// What became of the wish to sleep.
+/// The outcome of an attempt to sleep.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub(super) enum Rest {
-    /// From now on others interrupt.
+    /// The driver may sleep; from now on others interrupt it.
     Asleep,
     /// There are commands; they were handed over.
     Busy,
-    /// Somebody wants the runner back.
+    /// The driver's thread is wanted back.
     Unparked,
-    /// Somebody has asked for a spin first.
+    /// A task has asked for a spin first.
     Asked,
 }
 
@@ -209,15 +209,15 @@ type Set = std::sync::LazyLock<OwnedFd>;
 /// One driver, as all threads see it.
 pub(super) struct Shared {
     backend: Backend,
-    /// The set that holds every descriptor that is watched.
+    /// The set that holds every watched descriptor.
     epoll: Set,
     control: AtomicU32,
     unparked: AtomicU32,
-    /// Something was put into the inbox: a hint for a runner that spins.
+    /// Something was put into the inbox: a hint for a driver that spins.
     stirred: AtomicBool,
     interrupt: Interrupt,
     timer: Option<Timer>,
-    /// Who runs it sleeps in it, with nothing else to do.
+    /// A thread parks in this driver, with nothing else to do while it sleeps.
     parked_in: bool,
     inbox: LeakyLock<Mutex<Inbox>>,
     /// Of one that has no thread of its own.
@@ -233,12 +233,12 @@ pub(super) struct Shared {
 }
 
 impl Shared {
-    /// For a driver that sleeps in the kernel by itself.
+    /// Makes the state of a driver that sleeps in the kernel by itself.
     pub(super) fn new(backend: Backend) -> Result<Arc<Self>, ShmError> {
         Self::sleeping(backend, false)
     }
 
-    /// As [`new`](Self::new), for one whose runner has nothing else to do when it sleeps.
+    /// As [`new`](Self::new), for a driver whose thread has nothing else to do while it sleeps.
     pub(super) fn parked_in(backend: Backend) -> Result<Arc<Self>, ShmError> {
         Self::sleeping(backend, true)
     }
@@ -252,7 +252,7 @@ impl Shared {
         Ok(Arc::new(shared))
     }
 
-    /// For a driver whose set of descriptors is waited for by somebody else.
+    /// Makes the state of a driver whose epoll set a reactor waits on.
     pub(super) fn polled(backend: Backend) -> Result<Arc<Self>, ShmError> {
         let mut shared = Self::make(backend)?;
         shared.interrupt_by_descriptor()?;
@@ -304,19 +304,19 @@ impl Shared {
             .map_err(ShmError::io("epoll_ctl"))
     }
 
-    /// Has the set hold the ring of a polled driver.
+    /// Adds the ring of a polled driver to the set.
     #[allow(dead_code, reason = "for io_uring alone")]
     pub(super) fn hold_ring(&self, ring: BorrowedFd<'_>) -> Result<(), ShmError> {
         self.add_own(ring, own::RING)
     }
 
     /// Whether this process is a child of the one that the driver belongs to. Then the descriptors
-    /// are that one's, and a lock may be held by a thread that does not exist here.
+    /// belong to the parent, and a lock may be held by a thread that does not exist here.
     pub(super) fn is_forked(&self) -> bool {
         self.origin.has_left()
     }
 
-    /// The answer to a call in the wrong process.
+    /// Fails in a forked child.
     pub(super) fn check_fork(&self) -> Result<(), ShmError> {
         let forked = ShmError::Closed { reason: CloseReason::Forked, sent: 0 };
         if self.is_forked() { Err(forked) } else { Ok(()) }
@@ -326,7 +326,7 @@ impl Shared {
         self.backend
     }
 
-    /// How many sources have an identity; none of those in a child are its own.
+    /// Returns how many sources have an identity: in a child zero, since none of them is its own.
     pub(super) fn bound(&self) -> usize {
         if self.is_forked() { 0 } else { lock(&self.inbox).ids.taken() }
     }
@@ -335,20 +335,21 @@ impl Shared {
         &self.epoll
     }
 
-    /// The futex word that ends the sleep of a driver with a ring.
+    /// Returns the futex word that ends the sleep of a driver with a ring.
     #[allow(dead_code, reason = "for io_uring alone")]
     pub(super) fn control(&self) -> &AtomicU32 {
         &self.control
     }
 
-    /// A time on the driver's clock: nanoseconds from its start, neither `AWAKE` nor `NEVER`.
+    /// Returns a time on the driver's clock: nanoseconds since its start, neither `AWAKE` nor
+    /// `NEVER`.
     #[cfg(not(all(test, loom)))]
     pub(super) fn clock(&self, at: Instant) -> u64 {
         let nanos = at.saturating_duration_since(self.epoch).as_nanos();
         u64::try_from(nanos).unwrap_or(NEVER).clamp(AWAKE + 1, NEVER - 1)
     }
 
-    /// The present time on the driver's clock.
+    /// Returns the present time on the driver's clock.
     #[cfg(not(all(test, loom)))]
     pub(super) fn now(&self) -> u64 {
         self.clock(Instant::now())
@@ -360,14 +361,14 @@ impl Shared {
         NEVER - 1
     }
 
-    /// In a model it comes when the model says so.
+    /// In a model that time comes when the model says so.
     #[cfg(all(test, loom))]
     pub(super) fn now(&self) -> u64 {
         // ORDERING: Acquire pairs with the Release in `let_time_pass`.
         if self.time.load(Ordering::Acquire) == 0 { AWAKE + 1 } else { NEVER - 1 }
     }
 
-    /// The times of all timers come, those that are asked for later on as well.
+    /// Makes the times of all timers come, including timers that are set later.
     #[cfg(all(test, loom))]
     pub(super) fn let_time_pass(&self) {
         // ORDERING: Release pairs with the Acquire in `now`.
@@ -375,12 +376,12 @@ impl Shared {
         self.interrupt();
     }
 
-    /// How long it is until then. Nothing for a time that has passed.
+    /// Returns how long it is until `at`. Zero for a time that has passed.
     pub(super) fn until(&self, at: u64) -> Duration {
         Duration::from_nanos(at.saturating_sub(self.now()))
     }
 
-    /// Gives the driver something to do; it is dropped if the driver has ended.
+    /// Gives the driver a command; drops it if the driver has ended.
     pub(super) fn push(&self, command: Command) {
         if self.is_forked() {
             return;
@@ -391,8 +392,8 @@ impl Shared {
             drop(inbox);
             return;
         }
-        // Only here: who notifies or asks for a timer may hold locks that a source takes when it is
-        // dropped.
+        // Tidies only for `Retire`: a thread that notifies or asks for a timer may hold locks that
+        // the drop of a source takes.
         let retires = matches!(command, Command::Retire(_));
         let interrupt = inbox.push(command);
         self.stir();
@@ -426,15 +427,15 @@ impl Shared {
         Ok(slot)
     }
 
-    /// Whether whoever runs it sleeps in it, with nothing else to do.
+    /// Whether a thread parks in this driver, with nothing else to do while it sleeps.
     pub(super) fn is_parked_in(&self) -> bool {
         self.parked_in
     }
 
     /// See [`Registration::ask_to_spin`](super::Registration::ask_to_spin).
     ///
-    /// With the lock held: a runner that is about to sleep finds the request, or the caller finds
-    /// that it sleeps.
+    /// The lock is held: either a driver that is about to sleep finds the request, or the caller
+    /// finds that the driver sleeps.
     pub(super) fn ask_to_spin(&self, slot: &Slot, spin: Duration) -> bool {
         let mut inbox = lock(&self.inbox);
         let is_over = inbox.closed || slot.is_cancelled();
@@ -455,7 +456,7 @@ impl Shared {
     }
 
     /// Swaps the waiting commands into `batch`, which is empty, and copies the requests into
-    /// `requests`, for a turn that looks at their hints.
+    /// `requests`, for a turn that checks their hints.
     pub(super) fn read_requests(&self, batch: &mut Vec<Command>, requests: &mut Vec<Request>) {
         let mut inbox = lock(&self.inbox);
         for request in &mut inbox.requests {
@@ -466,14 +467,14 @@ impl Shared {
         self.hand_over(&mut inbox, batch);
     }
 
-    /// Takes one request out. Then the runner wakes its tasks, those as well that have asked again
-    /// meanwhile.
+    /// Removes one request. After that the driver wakes its tasks, including those that have asked
+    /// again meanwhile.
     pub(super) fn end_request(&self, id: Id) {
         lock(&self.inbox).requests.retain(|request| request.id != id);
     }
 
-    /// As [`read_requests`](Self::read_requests), but takes all of them out. The runner is about to
-    /// sleep, so that who asks from now on arms its bell instead.
+    /// As [`read_requests`](Self::read_requests), but removes all of them. The driver is about to
+    /// sleep, so a task that asks from now on arms its bell instead.
     pub(super) fn take_requests(&self, batch: &mut Vec<Command>, requests: &mut Vec<Request>) {
         let mut inbox = lock(&self.inbox);
         inbox.is_drowsy = true;
@@ -488,25 +489,25 @@ impl Shared {
         std::mem::swap(&mut inbox.commands, batch);
     }
 
-    /// Tells a runner that spins that there is something in the inbox.
+    /// Tells a driver that spins that there is something in the inbox.
     fn stir(&self) {
         // ORDERING: Relaxed; see `hand_over`.
         self.stirred.store(true, Ordering::Relaxed);
     }
 
-    /// Whether the inbox has something new. A hint; the last word is with `fall_asleep`.
+    /// Whether the inbox has something new. A hint; `fall_asleep` decides.
     pub(super) fn is_stirred(&self) -> bool {
         // ORDERING: Relaxed; see `hand_over`.
         self.stirred.load(Ordering::Relaxed)
     }
 
-    /// Whether somebody wants the runner back.
+    /// Whether the driver's thread is wanted back.
     pub(super) fn is_unparked(&self) -> bool {
-        // ORDERING: Relaxed; a hint, the last word is with `fall_asleep`.
+        // ORDERING: Relaxed; a hint, `fall_asleep` decides.
         self.unparked.load(Ordering::Relaxed) != 0
     }
 
-    /// Takes an identity back that no event and no completion can bear any more.
+    /// Takes back an identity that can no longer appear in an event or a completion.
     pub(super) fn release(&self, id: Id) {
         let mut inbox = lock(&self.inbox);
         inbox.requests.retain(|request| request.id != id);
@@ -518,11 +519,11 @@ impl Shared {
         self.hand_over(&mut lock(&self.inbox), batch);
     }
 
-    /// The driver is about to sleep until `until`. If there is something to do instead, that is
-    /// swapped into `batch`, which is empty.
+    /// Tries to sleep until `until`. If there are commands, swaps them into `batch`, which is
+    /// empty, instead.
     ///
-    /// `is_wanted` tells of a wake that was meant for this runner. Its unpark may have been used up
-    /// by the turn of another.
+    /// `is_wanted` reports a wake that was meant for this thread. A turn of another thread may have
+    /// used up its unpark.
     pub(super) fn fall_asleep(
         &self,
         until: u64,
@@ -534,10 +535,10 @@ impl Shared {
             self.hand_over(&mut inbox, batch);
             return Rest::Busy;
         }
-        // ORDERING: Relaxed; with the lock held. Whoever unparks sets this before it takes the
-        // lock: either it is seen here, or the sleep is seen there. One that found it set
-        // took no lock. Then the AcqRel in `end_unpark` has carried what it wrote before
-        // here, for `is_wanted`.
+        // ORDERING: Relaxed, with the lock held. `unpark` sets this before it takes the lock:
+        // either we see it here, or `unpark` sees the sleep. An `unpark` that found it already set
+        // took no lock. In that case the AcqRel in `end_unpark` has made what that thread wrote
+        // before visible here, for `is_wanted`.
         if self.unparked.load(Ordering::Relaxed) != 0 || is_wanted() {
             return Rest::Unparked;
         }
@@ -548,10 +549,11 @@ impl Shared {
         Rest::Asleep
     }
 
-    /// Ends the sleep of whoever runs the driver, or keeps it from falling asleep the next time.
+    /// Ends the sleep of the thread that runs the driver, or keeps it from falling asleep the next
+    /// time.
     pub(super) fn unpark(&self) {
-        // ORDERING: AcqRel, and a read-modify-write each time: all that was written before an
-        // unpark is seen by the one who is unparked, also where several are merged.
+        // ORDERING: AcqRel, and a read-modify-write each time: the unparked thread sees everything
+        // that was written before an unpark, also where several unparks are merged.
         if self.is_forked() || self.unparked.swap(1, Ordering::AcqRel) != 0 {
             return;
         }
@@ -561,16 +563,16 @@ impl Shared {
         }
     }
 
-    /// Before the runner returns to its caller: that is what all unparks until now were for.
+    /// Clears all unparks until now, before the driver's thread returns to its caller.
     pub(super) fn end_unpark(&self) {
-        // ORDERING: Relaxed for the look, which may miss one of this moment: then it counts for the
-        // next time. AcqRel pairs with `unpark`.
+        // ORDERING: Relaxed for the check, which may miss an unpark of this moment: then it counts
+        // for the next time. AcqRel pairs with `unpark`.
         if self.unparked.load(Ordering::Relaxed) != 0 {
             self.unparked.swap(0, Ordering::AcqRel);
         }
     }
 
-    /// The driver is up and will look into the inbox before it sleeps again. `has_news` says that
+    /// Marks the driver awake: it will check the inbox before it sleeps again. `has_news` says that
     /// the kernel had something for it.
     pub(super) fn wake_up(&self, has_news: bool) {
         let mut inbox = lock(&self.inbox);
@@ -578,7 +580,7 @@ impl Shared {
         inbox.is_drowsy &= !has_news;
     }
 
-    /// The driver ends; what nobody will do any more is returned.
+    /// Ends the driver; returns the commands that will not be done any more.
     pub(super) fn close(&self) -> Vec<Command> {
         let mut inbox = lock(&self.inbox);
         inbox.closed = true;
@@ -592,7 +594,7 @@ impl Shared {
     fn interrupt(&self) {
         match &self.interrupt {
             Interrupt::Futex => {
-                // ORDERING: Release, as for every bell; the commands themselves go by the lock.
+                // ORDERING: Release, as for every bell; the lock orders the commands themselves.
                 self.control.fetch_add(1, Ordering::Release);
                 futex::wake(&self.control);
             }
@@ -603,12 +605,12 @@ impl Shared {
         }
     }
 
-    /// Makes the descriptor of a polled driver readable: its turn has left something undone.
+    /// Makes the descriptor of a polled driver readable: its turn has left something to do.
     pub(super) fn poke(&self) {
         self.interrupt();
     }
 
-    /// One of the driver's own descriptors is readable: makes it wait for the next cause.
+    /// Clears one of the driver's own descriptors that is readable, until its next cause.
     pub(super) fn clear_own(&self, token: u16) {
         let mut count = [0; 8];
         match (token, &self.interrupt, &self.timer) {
@@ -616,7 +618,7 @@ impl Shared {
                 let _ = rustix::io::read(event, &mut count);
             }
             (own::TIMER, _, Some(timer)) => {
-                // ORDERING: Relaxed; only the one who runs the driver gets here.
+                // ORDERING: Relaxed; only the thread that runs the driver gets here.
                 timer.at.store(NEVER, Ordering::Relaxed);
                 let _ = rustix::io::read(&timer.descriptor, &mut count);
             }
@@ -633,18 +635,18 @@ impl Shared {
         }
         timer.at.store(at, Ordering::Relaxed);
         let zero = Timespec { tv_sec: 0, tv_nsec: 0 };
-        // Nothing would disarm it. What the kernel's clock cannot express is cut short.
+        // Zero would disarm the timer. A time that the kernel's clock cannot express is shortened.
         let after = self.until(at).max(Duration::from_nanos(1));
         let longest = Timespec { tv_sec: i64::from(u32::MAX), tv_nsec: 0 };
         let it_value = Timespec::try_from(after).unwrap_or(longest);
         let spec = Itimerspec { it_interval: zero, it_value };
         if timerfd_settime(&timer.descriptor, TimerfdTimerFlags::empty(), &spec).is_err() {
-            // It does not fail for a timer and a lawful time; but nobody must sleep for ever.
+            // It does not fail for a timer and a valid time; but no task may sleep for ever.
             self.poke();
         }
     }
 
-    /// When the driver means to wake up by itself; 0 while it is awake.
+    /// Returns when the driver wakes up by itself; 0 while it is awake.
     #[cfg(test)]
     pub(super) fn asleep_until(&self) -> u64 {
         lock(&self.inbox).asleep_until
