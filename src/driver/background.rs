@@ -1,4 +1,4 @@
-//! A driver on its own thread.
+//! Runs a driver on its own thread.
 
 use std::io;
 use std::panic::{AssertUnwindSafe, catch_unwind};
@@ -16,15 +16,15 @@ use crate::error::ShmError;
 use crate::sync::Arc;
 use crate::sys::signals;
 
-/// How often in a row the kernel may fail before the driver gives up, a little later each time:
-/// about a quarter of a second in all.
+/// How many times in a row the kernel may fail before the driver gives up. Each pause is longer
+/// than the one before; all together last about a quarter of a second.
 const ATTEMPTS: u32 = 8;
 
 type Answer = Result<Arc<Shared>, ShmError>;
 
 /// Starts a thread that runs a driver until it is told to stop and no source is left.
 ///
-/// The thread is detached: a process may exit under it at any time.
+/// The thread is detached: the process may exit at any time.
 pub(super) fn start(backend: Backend) -> Answer {
     let (sender, receiver) = sync_channel(1);
     signals::blocked(|| {
@@ -39,7 +39,7 @@ pub(super) fn start(backend: Backend) -> Answer {
 fn main(backend: Backend, started: &SyncSender<Answer>) {
     match open(backend) {
         Ok((shared, event_loop)) => {
-            // The other end waits for this.
+            // The caller of `start` waits for this.
             let _ = started.send(Ok(shared));
             run(event_loop);
         }
@@ -49,7 +49,7 @@ fn main(backend: Backend, started: &SyncSender<Answer>) {
     }
 }
 
-/// Makes what the wish comes to. A ring belongs to the thread that makes it.
+/// Makes a poller for the requested backend. A ring belongs to the thread that makes it.
 fn open(wish: Backend) -> Result<(Arc<Shared>, EventLoop), ShmError> {
     if wish != Backend::Epoll {
         let shared = Shared::new(Backend::IoUring)?;
@@ -63,12 +63,12 @@ fn open(wish: Backend) -> Result<(Arc<Shared>, EventLoop), ShmError> {
     Ok((shared.clone(), EventLoop::new(shared, Box::new(waits))))
 }
 
-/// Runs the driver to its end.
+/// Runs the driver until it ends.
 pub(super) fn run(mut event_loop: EventLoop) {
     // A callback that blocks on a driver would hold this one up for ever.
     let _inside = Inside::now();
-    // Sources are shielded one by one; this is for a mistake in the driver itself, which must not
-    // leave them asleep for ever.
+    // Panics of sources are caught one by one; this catches a bug in the driver itself, which must
+    // not leave the sources asleep for ever.
     match catch_unwind(AssertUnwindSafe(|| serve(&mut event_loop))) {
         Ok(Ok(())) => event_loop.close(),
         Ok(Err(_)) | Err(_) => event_loop.abandon(),

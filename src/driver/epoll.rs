@@ -1,7 +1,7 @@
-//! Waiting with an epoll set alone, where the kernel or a sandbox allows no io_uring.
+//! Waits with an epoll set alone, where the kernel or a sandbox does not allow io_uring.
 //!
-//! Bells are not waited for here. The other side rings by a byte on the lifeline, which is a
-//! descriptor like any other.
+//! This poller does not wait for bells. The other side wakes this one with a byte on the lifeline,
+//! which is a descriptor like any other.
 
 use std::mem::MaybeUninit;
 use std::time::Duration;
@@ -14,10 +14,10 @@ use super::shared::Shared;
 use super::table::Id;
 use crate::sync::{Arc, AtomicU32};
 
-/// The longest that `epoll_wait` can be asked for: 24 days.
+/// The longest timeout that `epoll_wait` accepts: 24 days.
 const LONGEST: Duration = Duration::from_millis(i32::MAX as u64);
 
-/// The epoll set of a driver, waited in directly.
+/// Waits directly in the epoll set of a driver.
 pub(super) struct EpollPoller {
     shared: Arc<Shared>,
 }
@@ -42,15 +42,16 @@ impl Poller for EpollPoller {
     fn close(&mut self) {}
 }
 
-/// How many events are taken at once. The kernel hands ready descriptors out in turn, so that one
-/// that is always ready does not starve the others, nor do all of them the bells.
+/// How many events are taken at once. The kernel reports ready descriptors in turn, so a descriptor
+/// that is always ready does not starve the others, and all of them together do not starve the
+/// bells.
 const EVENTS: usize = 64;
 
-/// Takes events from the driver's set: as many as there are, up to [`EVENTS`]. Those of its own
-/// descriptors have done their duty by ending the sleep.
+/// Takes the events that are in the driver's set, at most [`EVENTS`]. Events of its own descriptors
+/// are only cleared: they have ended the sleep.
 ///
-/// The timeout is rounded up to milliseconds. (`epoll_pwait2` counts nanoseconds; sandboxes that
-/// forbid io_uring have been seen to end a process for it.)
+/// The timeout is rounded up to milliseconds. (`epoll_pwait2` counts nanoseconds, but some
+/// sandboxes that forbid io_uring kill a process that calls it.)
 pub(super) fn take(
     shared: &Shared,
     timeout: Option<Duration>,

@@ -1,18 +1,18 @@
-//! When somebody last ran a driver, for its `Debug` form: a driver that nobody runs wakes nobody.
+//! When a driver was last run, for its `Debug` form: a driver that no thread runs wakes no task.
 
 use std::fmt;
-// Not the crate's: it orders nothing, so the models need not explore it.
+// Not `crate::sync`'s: it orders nothing, so the models need not explore it.
 use std::sync::atomic::{AtomicU64, Ordering};
 use std::time::Duration;
 
 use rustix::time::{ClockId, clock_gettime};
 
-/// Nobody has run it yet.
+/// No thread has run it yet.
 const NEVER: u64 = 0;
-/// Somebody runs it.
+/// A thread is running it.
 const NOW: u64 = u64::MAX;
 
-/// Written by whoever runs the driver, read by whoever shows it.
+/// Written by the thread that runs the driver, read by its `Debug` form.
 pub(super) struct LastRun(AtomicU64);
 
 impl LastRun {
@@ -20,15 +20,15 @@ impl LastRun {
         Self(AtomicU64::new(NEVER))
     }
 
-    /// Somebody runs it, until what this returns is dropped.
+    /// Marks the driver as running until the returned guard is dropped.
     pub(super) fn begin(&self) -> Running<'_> {
-        // ORDERING: Relaxed, here and below; a time to be shown, which publishes nothing.
+        // ORDERING: Relaxed, here and below; a time to display, which publishes nothing.
         self.0.store(NOW, Ordering::Relaxed);
         Running(self)
     }
 }
 
-/// Somebody runs the driver.
+/// A thread is running the driver.
 pub(super) struct Running<'a>(&'a LastRun);
 
 impl Drop for Running<'_> {
@@ -37,8 +37,8 @@ impl Drop for Running<'_> {
     }
 }
 
-/// A time in nanoseconds, between [`NEVER`] and [`NOW`]. The clock is right to a few milliseconds
-/// and costs less than one that is exact.
+/// Returns the time in nanoseconds, between [`NEVER`] and [`NOW`]. This clock is right to a few
+/// milliseconds and costs less than an exact one.
 fn clock() -> u64 {
     let now = Duration::try_from(clock_gettime(ClockId::MonotonicCoarse)).unwrap_or_default();
     u64::try_from(now.as_nanos()).unwrap_or(NOW).clamp(NEVER + 1, NOW - 1)

@@ -1,14 +1,14 @@
-//! The driver in the models: the shipped event loop, on waits that loom watches.
+//! The driver in the models: the shipped event loop, with waits that loom watches.
 //!
-//! What differs from the program's is how it waits in the kernel: [`ModelPoller`] keeps its futex
-//! waits in a ring of [`futex`](crate::sys::futex)'s model, which ends a wait when the word is
-//! woken, or when it does not hold what the wait compares with as it begins. A ring that is only
-//! counted ends none.
+//! It differs from the shipped driver in how it waits in the kernel. [`ModelPoller`] keeps its
+//! futex waits in a ring of [`futex`](crate::sys::futex)'s model. That ring ends a wait when the
+//! word is woken, or when the word differs from the compared value as the wait begins. A bell that
+//! is only counted up ends no wait.
 //!
-//! [`Driver::run`] is what a program has that parks in its driver: it polls tasks that were woken,
-//! and parks otherwise. A task whose wake is lost is polled no more, which shows as a deadlock.
+//! [`Driver::run`] is what a program does that parks in its driver: it polls tasks that were woken,
+//! and parks otherwise. A task whose wake is lost is not polled again, which shows as a deadlock.
 //!
-//! Time stands, so no alarm comes, until the model says that it passes.
+//! Time stands still, so no timer fires until the model says that time passes.
 
 use std::fmt;
 use std::pin::Pin;
@@ -35,7 +35,7 @@ const BELL: u16 = 0;
 /// The wait on the control word.
 const CONTROL: u16 = 1;
 
-/// A ring that its maker sleeps in.
+/// A ring in which its maker sleeps.
 struct ModelPoller {
     ring: Arc<Ring>,
     shared: Arc<Shared>,
@@ -87,7 +87,7 @@ impl Drop for ModelPoller {
     }
 }
 
-/// What the calling thread can sleep in.
+/// Makes a poller in which the calling thread can sleep.
 pub(super) fn poller_of_this_thread(shared: &Arc<Shared>) -> Result<Box<dyn Poller>, Failure> {
     let owner = thread::current().id();
     let waits = ModelPoller { ring: Arc::default(), shared: shared.clone(), owner };
@@ -96,29 +96,29 @@ pub(super) fn poller_of_this_thread(shared: &Arc<Shared>) -> Result<Box<dyn Poll
 }
 
 impl super::Driver {
-    /// There is none in the models.
+    /// Fails: the models have no default driver.
     pub(crate) fn global() -> Result<Self, ShmError> {
         Err(ShmError::Unsupported { reason: "the models have no driver for all" })
     }
 }
 
-/// A driver that is parked in, and a way to run tasks on it.
+/// A driver to park in, and a way to run tasks on it.
 #[derive(Clone)]
 pub(crate) struct Driver {
     driver: super::Driver,
-    /// Whoever serves alone is to return.
+    /// 1 once [`serve`](Self::serve) must return.
     stopped: Arc<AtomicU32>,
 }
 
 impl Driver {
-    /// A driver that no end is bound to yet. Without one, it is just a thread that runs tasks. It
-    /// takes no requests to spin, as one that runs in the background.
+    /// Makes a driver that no end is bound to yet. Until an end is bound, it is just a thread that
+    /// runs tasks. Like a background driver, it takes no requests to spin.
     pub(crate) fn new() -> Self {
         Self::with(Shared::new(Backend::IoUring))
     }
 
-    /// As [`new`](Self::new), but one that takes requests to spin. No time passes while it does, so
-    /// it looks at the hints once or twice.
+    /// As [`new`](Self::new), but the driver takes requests to spin. No time passes while it spins,
+    /// so it checks the hints once or twice.
     pub(crate) fn that_spins() -> Self {
         Self::with(Shared::parked_in(Backend::IoUring))
     }
@@ -126,13 +126,13 @@ impl Driver {
     fn with(shared: Result<Arc<Shared>, ShmError>) -> Self {
         let shared = shared.unwrap();
         let parker = Arc::new(Parker::new(shared.clone()));
-        // Somebody runs it in each model, as far as anybody has to: so its ends have no `Hangup`.
+        // Each model has a thread that runs it, if it must be run, so its ends have no `Hangup`.
         let driver =
             super::Driver { binding: Binding::new(shared, true), run: Run::Parked(parker) };
         Self { driver, stopped: Arc::new(AtomicU32::new(0)) }
     }
 
-    /// The driver that ships.
+    /// Returns the shipped driver.
     pub(crate) fn as_shipped(&self) -> &super::Driver {
         &self.driver
     }
@@ -141,8 +141,8 @@ impl Driver {
         self.driver.binding()
     }
 
-    /// The times of all timers come, those that are asked for later on as well. What the caller
-    /// did before is visible by then.
+    /// Makes the times of all timers come, including timers that are set later. What the caller did
+    /// before is visible by then.
     pub(crate) fn let_time_pass(&self) {
         self.driver.shared().let_time_pass();
     }
@@ -151,7 +151,7 @@ impl Driver {
         self.driver.park(None).unwrap();
     }
 
-    /// Looks after the ends, and runs no tasks, until [`stop`](Self::stop): a background driver.
+    /// Serves the ends, and runs no tasks, until [`stop`](Self::stop): a background driver.
     pub(crate) fn serve(&self) {
         // ORDERING: Acquire pairs with the Release in `stop`.
         while self.stopped.load(Ordering::Acquire) == 0 {
@@ -166,7 +166,8 @@ impl Driver {
         self.driver.shared().unpark();
     }
 
-    /// Runs all tasks to their ends. Each is polled at first, and then if its own waker was called.
+    /// Runs all tasks to completion. Polls each once at first, and then whenever its own waker was
+    /// called.
     pub(crate) fn run<'a>(&self, tasks: impl IntoIterator<Item = Task<'a>>) {
         let wakers = tasks.into_iter().map(|task| (task, TaskWaker::new(self.driver.shared())));
         let mut tasks: Vec<_> = wakers.collect();
@@ -184,7 +185,7 @@ impl Driver {
         }
     }
 
-    /// Runs one task and gives its output.
+    /// Runs one task and returns its output.
     pub(crate) fn block_on<F: Future>(&self, future: F) -> F::Output {
         let mut output = None;
         self.run([Box::pin(async { output = Some(future.await) }) as Task<'_>]);
@@ -198,7 +199,7 @@ impl fmt::Debug for Driver {
     }
 }
 
-/// What wakes a task of [`Driver::run`].
+/// The waker of a task of [`Driver::run`].
 struct TaskWaker {
     shared: Arc<Shared>,
     woken: AtomicU32,
@@ -223,10 +224,10 @@ impl TaskWaker {
 
 impl Wake for TaskWaker {
     fn wake(self: Arc<Self>) {
-        // ORDERING: Release pairs with the Acquire in `take`. Not a store: loom would let one slip
-        // in before the swap that has read what stood there before.
+        // ORDERING: Release pairs with the Acquire in `take`. Not a store: loom would let a store
+        // come before a swap that has read the previous value.
         self.woken.swap(1, Ordering::Release);
-        // On its own thread it looks at once in any case.
+        // A wake on the task's own thread needs no unpark: that thread checks before it parks.
         if thread::current().id() != self.thread {
             self.shared.unpark();
         }

@@ -1,4 +1,4 @@
-//! What a registration and the driver say to each other without the inbox.
+//! The state that a registration and its driver share without the inbox.
 //!
 //! | word | written by | read by | what it says |
 //! |---|---|---|---|
@@ -9,10 +9,10 @@
 use super::table::Id;
 use crate::sync::{AtomicU32, AtomicU64, Ordering};
 
-/// No alarm, on the driver's clock.
+/// No timer, on the driver's clock.
 pub(super) const NEVER: u64 = u64::MAX;
 
-/// One registration, seen from both sides.
+/// One registration, as both sides see it.
 #[derive(Debug)]
 pub(super) struct Slot {
     pub(super) id: Id,
@@ -32,7 +32,7 @@ impl Slot {
         }
     }
 
-    /// Notes a wish; says whether it is earlier than what the driver was told already.
+    /// Requests a time; returns whether it is earlier than what the driver was already told.
     pub(super) fn lower_timer(&self, at: u64) -> bool {
         // ORDERING: AcqRel, and a read-modify-write even where the value stays: it comes either
         // before the one in `clear_timer`, which then makes all that the caller wrote visible to
@@ -46,26 +46,26 @@ impl Slot {
         self.timer.swap(NEVER, Ordering::AcqRel);
     }
 
-    /// Notes a notification; says whether none was under way.
+    /// Marks a notification as under way; returns whether none was.
     pub(super) fn begin_notify(&self) -> bool {
         // ORDERING: AcqRel; pairs with `end_notify` as `lower_timer` does with `clear_timer`.
         self.notified.swap(1, Ordering::AcqRel) == 0
     }
 
-    /// Before the source is called for a notification.
+    /// Clears the mark, before the source is called for the notification.
     pub(super) fn end_notify(&self) {
         // ORDERING: AcqRel; pairs with `begin_notify`.
         self.notified.swap(0, Ordering::AcqRel);
     }
 
-    /// Says whether this was the first time.
+    /// Marks the registration as cancelled; returns whether this was the first time.
     pub(super) fn begin_cancel(&self) -> bool {
-        // ORDERING: Relaxed; the flag alone matters, and the command behind it goes by the inbox.
+        // ORDERING: Relaxed; only the flag matters, and the inbox orders the command that follows.
         self.cancelled.swap(1, Ordering::Relaxed) == 0
     }
 
     pub(super) fn is_cancelled(&self) -> bool {
-        // ORDERING: Relaxed; as in `begin_cancel`. On the cancelling thread itself program order
+        // ORDERING: Relaxed, as in `begin_cancel`. On the cancelling thread itself program order
         // suffices.
         self.cancelled.load(Ordering::Relaxed) != 0
     }

@@ -1,8 +1,8 @@
-//! Identities of registrations, and the table of what is known about each.
+//! Identities of registrations, and the table of their values.
 //!
-//! A slot is used again, with another generation, so that a late completion or event of its former
-//! tenant finds nobody. The two halves live apart: any thread takes an [`Id`] from [`Ids`], under a
-//! lock; the [`Table`] belongs to whoever runs the driver, and is looked into without one.
+//! A slot is reused with another generation, so that a late completion or event of its former
+//! tenant finds nothing. The two parts are separate: any thread takes an [`Id`] from [`Ids`], under
+//! a lock; the [`Table`] belongs to the thread that runs the driver, and needs no lock.
 
 const INDEX_BITS: u32 = 24;
 const GENERATION_BITS: u32 = 24;
@@ -11,7 +11,7 @@ const TOKEN_BITS: u32 = 16;
 const INDEX_MAX: u32 = (1 << INDEX_BITS) - 1;
 const GENERATION_MAX: u32 = (1 << GENERATION_BITS) - 1;
 
-/// One registration in the life of a driver.
+/// Identifies one registration in the life of a driver.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, PartialOrd, Ord, Hash)]
 pub(super) struct Id {
     index: u32,
@@ -22,7 +22,7 @@ impl Id {
     /// The driver itself, in the same number space; never given to a registration.
     pub(super) const OWN: Self = Self { index: INDEX_MAX, generation: GENERATION_MAX };
 
-    /// As the kernel carries it in an event or a completion, along with a token.
+    /// Returns the form that the kernel carries in an event or a completion, with a token.
     pub(super) fn pack(self, token: u16) -> u64 {
         u64::from(self.index) << (GENERATION_BITS + TOKEN_BITS)
             | u64::from(self.generation) << TOKEN_BITS
@@ -37,13 +37,13 @@ impl Id {
         (Self { index, generation }, packed as u16)
     }
 
-    /// The slot's number: dense, small, used again.
+    /// Returns the slot's number: dense, small, reused.
     pub(super) fn slot(self) -> usize {
         self.index as usize
     }
 }
 
-/// Gives out identities.
+/// Hands out identities.
 #[derive(Debug, Default)]
 pub(super) struct Ids {
     /// The generation of each slot's present or next tenant.
@@ -52,7 +52,7 @@ pub(super) struct Ids {
 }
 
 impl Ids {
-    /// An identity that nobody has, or `None` when sixteen million are taken.
+    /// Returns a free identity, or `None` when sixteen million are taken.
     pub(super) fn take(&mut self) -> Option<Id> {
         if let Some(index) = self.free.pop() {
             return Some(Id { index, generation: self.generations[index as usize] });
@@ -63,12 +63,12 @@ impl Ids {
         Some(Id { index, generation: 0 })
     }
 
-    /// How many are given out.
+    /// Returns how many are taken.
     pub(super) fn taken(&self) -> usize {
         self.generations.len() - self.free.len()
     }
 
-    /// Takes one back, once nothing in the kernel bears it any more.
+    /// Takes one back, once nothing in the kernel carries it any more.
     pub(super) fn give_back(&mut self, id: Id) {
         let generation = &mut self.generations[id.slot()];
         debug_assert_eq!(*generation, id.generation, "given back twice");
@@ -103,7 +103,7 @@ impl<T> Table<T> {
         self.len += 1;
     }
 
-    /// The value of exactly this identity, not of another one in the same slot.
+    /// Returns the value of exactly this identity, not of another one in the same slot.
     pub(super) fn get(&self, id: Id) -> Option<&T> {
         match self.slots.get(id.slot()) {
             Some(Some((generation, value))) if *generation == id.generation => Some(value),
@@ -119,19 +119,19 @@ impl<T> Table<T> {
         }
     }
 
-    /// Takes the value of exactly this identity out.
+    /// Removes and returns the value of exactly this identity.
     pub(super) fn remove(&mut self, id: Id) -> Option<T> {
         self.get_mut(id)?;
         self.len -= 1;
         self.slots[id.slot()].take().map(|(_, value)| value)
     }
 
-    /// All values.
+    /// Returns all values.
     pub(super) fn values_mut(&mut self) -> impl Iterator<Item = &mut T> {
         self.slots.iter_mut().flatten().map(|(_, value)| value)
     }
 
-    /// Takes all values out.
+    /// Removes and returns all values.
     pub(super) fn drain(&mut self) -> Vec<T> {
         self.len = 0;
         self.slots.drain(..).flatten().map(|(_, value)| value).collect()

@@ -1,4 +1,4 @@
-//! The driver as endpoints see it, on both backends.
+//! Tests of the driver as endpoints see it, on both backends.
 
 use std::os::fd::AsFd;
 use std::sync::atomic::{AtomicUsize, Ordering::SeqCst};
@@ -41,14 +41,14 @@ impl Probe {
         Arc::new(Self { word: AtomicU32::new(7), hook: Box::new(hook), registration })
     }
 
-    /// One whose calls come out of a channel.
+    /// Makes a probe whose calls come out of a channel.
     fn reporting() -> (Arc<Self>, Receiver<Call>) {
         let (sender, receiver) = channel();
         let sender = Mutex::new(sender);
         (Self::new(move |_, call| report(&sender, call)), receiver)
     }
 
-    /// As the peer does it, by whatever way this backend is rung.
+    /// Wakes the probe as the peer does, in the way that this backend needs.
     fn wake(&self, registration: &Registration) {
         self.word.fetch_add(1, SeqCst);
         match registration.backend() {
@@ -77,7 +77,7 @@ impl Source for Probe {
 }
 
 fn report(sender: &Mutex<Sender<Call>>, call: Call) {
-    // Nobody listens any more to a test that is over.
+    // The receiver is gone once a test is over.
     let _ = lock(sender).send(call);
 }
 
@@ -89,7 +89,7 @@ fn eventually(what: &str, mut holds: impl FnMut() -> bool) {
     }
 }
 
-/// Waits until the driver sleeps, so that what comes next meets a sleeper.
+/// Waits until the driver sleeps, so that the next event meets a sleeper.
 fn asleep(driver: &Driver) -> u64 {
     let mut until = 0;
     eventually("the driver sleeps", || {
@@ -105,7 +105,7 @@ fn driver(backend: Backend) -> Driver {
     driver
 }
 
-/// Each of these functions is a test on each backend.
+/// Makes each of these functions a test on each backend.
 macro_rules! on_both_backends {
     ($($name:ident)*) => {
         mod io_uring {
@@ -119,7 +119,7 @@ macro_rules! on_both_backends {
     };
 }
 
-/// Whether tests of io_uring can be run here.
+/// Whether tests of io_uring can run here.
 fn has_io_uring() -> bool {
     uring::probe().inspect_err(|error| eprintln!("left out, no io_uring here: {error}")).is_ok()
 }
@@ -192,7 +192,7 @@ fn no_ring_is_lost_in_a_ping_pong(backend: Backend) {
 }
 
 fn thousands_of_bells_are_all_heard(backend: Backend) {
-    // More than either queue of a ring holds, at once.
+    // More at once than either queue of a ring holds.
     const BELLS: usize = 5000;
     let driver = driver(backend);
     let heard = Arc::new(AtomicUsize::new(0));
@@ -297,7 +297,7 @@ fn descriptors_are_reported(backend: Backend) {
         let mut buffer = [0; 8];
         match rustix::io::read(&*socket, &mut buffer) {
             Ok(0) => {
-                // Hung up, and so for ever.
+                // Hung up, and stays so.
                 probe.registration.get().unwrap().unwatch(socket.as_fd());
                 report(&sender, Call::Abandoned);
             }
@@ -363,8 +363,8 @@ fn one_busy_descriptor_starves_nobody(backend: Backend) {
     registration.watch(ours.as_fd(), 1).unwrap();
     probe.wake(&registration);
     assert_eq!(calls.recv_timeout(DEADLINE), Ok(Call::Rung));
-    // One ring may be told of twice: its count fails the compare of the wait that is armed next,
-    // and its wake then ends the one after that.
+    // One wake may be reported twice: its count fails the compare of the wait that is armed next,
+    // and its wake then ends the wait after that.
     let next = || loop {
         match calls.recv_timeout(DEADLINE) {
             Ok(Call::Rung) => {}
@@ -390,7 +390,7 @@ fn cancelling_drops_the_source(backend: Backend) {
         let registration = driver.register(probe).unwrap();
         registration.wake_at(Instant::now() + Duration::from_millis(20));
         if armed {
-            // By now the wait is armed, and nobody will ever wake it.
+            // By now the wait is armed, and nothing will ever wake it.
             asleep(&driver);
         }
         registration.cancel();
@@ -411,7 +411,7 @@ fn cancelling_from_a_callback_ends_the_calls(backend: Backend) {
     let probe = Probe::new(move |probe, call| {
         report(&sender, call);
         probe.registration.get().unwrap().cancel();
-        // Neither this nor the ring in the middle is heard any more.
+        // Neither this wake nor the timer below causes a call any more.
         probe.wake(probe.registration.get().unwrap());
         probe.registration.get().unwrap().wake_at(Instant::now());
     });
@@ -442,7 +442,7 @@ fn a_panic_disturbs_nobody_else(backend: Backend) {
     eventually("it is dropped all the same", || weak.strong_count() == 0);
 }
 
-/// What is thrown, and throws when it is dropped.
+/// The payload of a panic that panics when it is dropped.
 struct Unpleasant;
 
 impl Drop for Unpleasant {
@@ -489,7 +489,7 @@ fn churn_leaves_nothing_behind(backend: Backend) {
     asleep(&driver);
 }
 
-/// A driver, a probe on it, and the number of the driver's thread.
+/// Returns a driver, a registration with it, and the id of the driver's thread.
 fn with_thread(backend: Backend) -> (Driver, Registration, i32) {
     let driver = driver(backend);
     let (sender, thread) = channel();
@@ -569,13 +569,13 @@ fn the_thread_takes_no_signals(backend: Backend) {
     for signal in [1, 2, 3, 10, 12, 13, 14, 15, 17, 18, 20, 28, 35, 64] {
         assert!(is_blocked(signal), "signal {signal} is not blocked");
     }
-    // Those that a thread raises itself, those that cannot be blocked, and the libc's own.
+    // Signals that a thread raises itself, that cannot be blocked, or that belong to libc.
     for signal in [4, 5, 6, 7, 8, 9, 11, 19, 31, 32, 33, 34] {
         assert!(!is_blocked(signal), "signal {signal} is blocked");
     }
 }
 
-/// A kernel that has had enough.
+/// A kernel whose waits always fail.
 struct Broken;
 
 impl Poller for Broken {
@@ -607,8 +607,8 @@ fn a_driver_that_cannot_go_on_abandons_all_sources() {
 
 #[test]
 fn a_word_that_cannot_be_waited_on_abandons_its_source_alone() {
-    // Not a multiple of four in the table of the kernel: refused with EINVAL. There is no such
-    // `&AtomicU32` in safe code, so the runner is told what the kernel would have said.
+    // The kernel refuses a word whose address is not a multiple of four, with EINVAL. Safe code has
+    // no such `&AtomicU32`, so this poller reports what the kernel would.
     struct Poisoned(Option<Id>);
     impl Poller for Poisoned {
         fn arm(&mut self, id: Id, _: &AtomicU32, _: u32) -> bool {
@@ -669,7 +669,7 @@ fn a_wait_that_was_only_cancelled_is_no_wake() {
 
 #[test]
 fn moved_waits_compare_with_what_was_handled_last() {
-    /// Keeps what was armed.
+    /// Records what was armed.
     struct Kept(Arc<Mutex<Vec<u32>>>);
     impl Poller for Kept {
         fn arm(&mut self, _: Id, _: &AtomicU32, seen: u32) -> bool {
@@ -691,7 +691,7 @@ fn moved_waits_compare_with_what_was_handled_last() {
     let _registration = driver.register(stays.clone()).unwrap();
     let leaving = driver.register(leaves.clone()).unwrap();
     runner.turn(None, &|| false).unwrap();
-    // One rings while it is waited for, nobody has told of it; the other is on its way out.
+    // One bell is counted up while it is waited on, and no one reports it; the other is leaving.
     stays.word.fetch_add(5, SeqCst);
     leaving.cancel();
     runner.turn(None, &|| false).unwrap();
@@ -723,7 +723,7 @@ fn thousands_of_bells_of_a_polled_driver_are_all_heard() {
     if !has_io_uring() {
         return;
     }
-    // More than the completion queue of a ring holds, at once.
+    // More at once than the completion queue of a ring holds.
     const BELLS: usize = 5000;
     let driver = Driver::builder().backend(Backend::IoUring).polled().unwrap();
     let heard = Arc::new(AtomicUsize::new(0));

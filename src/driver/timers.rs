@@ -13,8 +13,8 @@ pub(super) struct Timers {
 }
 
 impl Timers {
-    /// Notes a wish. An earlier one of the same registration stays and covers it; a later one is
-    /// replaced, because every alarm lets its registration ask again.
+    /// Adds a request. An earlier request of the same registration stays and covers it. A later one
+    /// is replaced, because after every call a registration may ask again.
     pub(super) fn set(&mut self, id: Id, at: u64) {
         if self.by_slot.len() <= id.slot() {
             self.by_slot.resize(id.slot() + 1, None);
@@ -28,19 +28,19 @@ impl Timers {
         self.queue.insert((at, id));
     }
 
-    /// Forgets the wish of a registration that leaves.
+    /// Forgets the request of a registration that leaves.
     pub(super) fn remove(&mut self, id: Id) {
         if let Some(entry) = self.by_slot.get_mut(id.slot()).and_then(Option::take) {
             self.queue.remove(&entry);
         }
     }
 
-    /// The earliest time of all.
+    /// Returns the earliest time of all.
     pub(super) fn next(&self) -> Option<u64> {
         self.queue.first().map(|&(at, _)| at)
     }
 
-    /// Takes one registration out whose time has come by `now`.
+    /// Removes and returns one registration whose time has come by `now`.
     pub(super) fn take_due(&mut self, now: u64) -> Option<Id> {
         let &(_, id) = self.queue.first().filter(|&&(at, _)| at <= now)?;
         self.remove(id);

@@ -1,24 +1,25 @@
-//! Waiting with an io_uring: a futex wait for every bell.
+//! Waits with an io_uring: one futex wait for every bell.
 //!
-//! There are two kinds. One is slept in by the thread that made it: it also holds a poll of the
-//! epoll set and a wait on the control word. The other one, of a polled driver, lies in the epoll
-//! set, and others wait for that; any thread may turn it.
+//! There are two kinds of rings. The thread that made a `Slept` ring sleeps in it; this ring also
+//! holds a poll of the epoll set and a wait on the control word. A `Polled` ring belongs to a
+//! polled driver and is in the epoll set, which a reactor waits on; any thread may turn it.
 //!
-//! Every submission here has exactly one completion, whose user data is the packed identity of the
-//! registration it is for, or [`Id::OWN`] with one of the tokens below. A submission that finds the
-//! queue full waits in `backlog`, with the value that it is to compare, so that a bell that rings
-//! meanwhile ends the wait as soon as it starts.
+//! Every submission here has exactly one completion. Its user data is the packed identity of its
+//! registration, or [`Id::OWN`] with one of the tokens below. A submission that finds the queue
+//! full waits in `backlog`, with the value that it compares. So if the bell is counted up
+//! meanwhile, the wait ends as soon as it starts.
 //!
-//! The completion queue has room for 4096 at once. Beyond that the kernel keeps them in a list of
-//! its own and every enter here moves them up (`IORING_FEAT_NODROP`); if it has no memory for the
-//! list either, it says so (EBADR), and the driver ends rather than leave a source asleep for ever.
+//! The completion queue has room for 4096. The kernel keeps further completions in a list of its
+//! own, and every enter here moves them up (`IORING_FEAT_NODROP`). If the kernel has no memory for
+//! the list either, it reports that (EBADR), and the driver ends rather than leave a source asleep
+//! for ever.
 //!
-//! The polled kind has default flags. What a thread has armed is completed by that very thread: the
-//! kernel interrupts it, in a system call (which may return EINTR for it) or in user space. When it
-//! exits, its waits are cancelled, which makes the descriptor readable at once, and the next turn
-//! arms them anew. With `DEFER_TASKRUN` nothing would be
-//! completed, nor the descriptor become readable, before the next enter; with `COOP_TASKRUN` not
-//! before the thread enters the kernel by itself.
+//! The polled kind has default flags. The thread that has armed a wait also completes it: the
+//! kernel interrupts the thread, in a system call (which may then return EINTR) or in user space.
+//! When the thread exits, its waits are cancelled. This makes the descriptor readable at once, and
+//! the next turn arms them again. With `DEFER_TASKRUN` nothing would complete, and the descriptor
+//! would not become readable, before the next enter; with `COOP_TASKRUN` not before the thread
+//! enters the kernel by itself.
 
 use std::collections::VecDeque;
 use std::io;
@@ -44,16 +45,16 @@ const COMPLETIONS: u32 = 4096;
 /// A 32-bit word, shared between processes: `FUTEX2_SIZE_U32` without `FUTEX2_PRIVATE`.
 const FUTEX_FLAGS: u32 = 2;
 
-/// Every wake is for us: `FUTEX_BITSET_MATCH_ANY`.
+/// Matches every wake: `FUTEX_BITSET_MATCH_ANY`.
 const FUTEX_MASK: u64 = u32::MAX as u64;
 
 /// The longest sleep; the kernel refuses seconds that look negative to it.
 const LONGEST: Duration = Duration::from_secs(u32::MAX as u64);
 
-/// How long a driver that the kernel has no memory for waits before it tries again.
+/// How long a driver waits before it tries again when the kernel has no memory for it.
 const PAUSE: Duration = Duration::from_millis(1);
 
-/// "There is something to read". (By hand: rustix's flags are as wide as its backend's.)
+/// "There is something to read". (Written out: rustix's flags are as wide as its backend's.)
 const POLL_IN: u32 = 1;
 
 /// The wait on the bell of a registration.
@@ -62,27 +63,26 @@ const BELL: u16 = 0;
 const CONTROL: u16 = 1;
 /// The poll of the epoll set.
 const POLL: u16 = 2;
-/// A cancellation, whose own result says nothing of interest.
+/// A cancellation; its own result is ignored.
 const CANCEL: u16 = 3;
 
-/// Who waits for a ring's completions, and how.
+/// How a ring's completions are waited for.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 enum Kind {
-    /// The thread that made it sleeps in it.
+    /// The thread that made the ring sleeps in it.
     Slept,
-    /// It lies in an epoll set.
+    /// The ring is in an epoll set.
     Polled,
 }
 
-/// Whether there is an io_uring for us: a kernel that is new enough, and no sandbox that forbids
-/// it.
+/// Tests whether io_uring works here: the kernel is new enough, and no sandbox forbids it.
 pub(super) fn probe() -> io::Result<()> {
     open(Kind::Slept).map(drop)
 }
 
-/// What a wish for a ring comes to that could not be made.
+/// Returns the backend to use instead of a ring that could not be made.
 ///
-/// Want of descriptors is no reason for another backend: it will pass, and epoll needs as many.
+/// A lack of descriptors is no reason for another backend: it will pass, and epoll needs as many.
 pub(super) fn instead(wish: Backend, error: io::Error) -> Result<Backend, ShmError> {
     let (of_descriptors, of_memory) = want(&error);
     if of_descriptors || of_memory && wish == Backend::IoUring {
@@ -96,7 +96,7 @@ pub(super) fn instead(wish: Backend, error: io::Error) -> Result<Backend, ShmErr
     }
 }
 
-/// What it means for a driver that was promised a ring that this thread can have none.
+/// Returns the failure of a driver with io_uring for whose thread no ring could be made.
 pub(super) fn failure(error: io::Error) -> Failure {
     match want(&error) {
         (false, false) => Failure::ForGood(error),
@@ -104,7 +104,7 @@ pub(super) fn failure(error: io::Error) -> Failure {
     }
 }
 
-/// Whether descriptors or memory were wanting, which may be there the next time.
+/// Whether descriptors or memory were lacking; these may be available the next time.
 fn want(error: &io::Error) -> (bool, bool) {
     let errno = Errno::from_io_error(error);
     (
@@ -113,12 +113,12 @@ fn want(error: &io::Error) -> (bool, bool) {
     )
 }
 
-/// Makes a ring that does what is needed here, and proves that it does.
+/// Makes a ring with everything that is needed here, and tests that it works.
 fn open(kind: Kind) -> io::Result<IoUring> {
     let mut builder = IoUring::builder();
     builder.setup_submit_all().setup_cqsize(COMPLETIONS);
     if kind == Kind::Slept {
-        // The flag tells without a system call whether an enter would complete anything.
+        // With this flag we see without a system call whether an enter would complete anything.
         builder.setup_single_issuer().setup_defer_taskrun().setup_taskrun_flag();
     }
     let mut ring = builder.build(SUBMISSIONS)?;
@@ -129,7 +129,7 @@ fn open(kind: Kind) -> io::Result<IoUring> {
     if !features || !codes.into_iter().all(|code| probe.is_supported(code)) {
         return Err(io::ErrorKind::Unsupported.into());
     }
-    // A sandbox may let a ring be made and not be entered.
+    // A sandbox may allow making a ring but forbid entering it.
     let word = AtomicU32::new(1);
     push(&mut ring, &futex_wait(Id::OWN.pack(CONTROL), &word, 0));
     enter(&mut ring, Some(Duration::from_secs(1)))?;
@@ -140,14 +140,14 @@ fn open(kind: Kind) -> io::Result<IoUring> {
     }
 }
 
-/// A ring, and what is to go into it.
+/// A ring and its submissions.
 struct Queue {
     ring: IoUring,
     /// Submissions that the queue had no room for, in their order.
     backlog: VecDeque<squeue::Entry>,
-    /// Submissions, those in the backlog too, whose completion has not been seen.
+    /// Submissions, including the backlog, whose completion has not been seen.
     in_flight: usize,
-    /// The kernel had no memory for one.
+    /// The kernel had no memory for a submission.
     is_starved: bool,
 }
 
@@ -166,19 +166,19 @@ impl Queue {
         self.submit(entry.user_data(Id::OWN.pack(CANCEL)));
     }
 
-    /// Queues a submission. It reaches the kernel with the next enter, or with one now to make
-    /// room.
+    /// Queues a submission. It reaches the kernel with the next enter, or now if the queue must be
+    /// emptied to make room.
     fn submit(&mut self, entry: squeue::Entry) {
         self.in_flight += 1;
         self.backlog.push_back(entry);
         if !self.refill() {
-            // Whatever goes wrong here goes wrong again at the next wait, which looks at it.
+            // Any error occurs again at the next wait, which handles it.
             let _ = self.ring.submit();
             self.refill();
         }
     }
 
-    /// Moves the backlog into the queue; says whether all of it found room.
+    /// Moves the backlog into the queue; returns whether all of it found room.
     fn refill(&mut self) -> bool {
         while let Some(entry) = self.backlog.front() {
             if !push(&mut self.ring, entry) {
@@ -214,7 +214,7 @@ impl Queue {
         let Err(error) = enter(&mut self.ring, timeout) else { return Ok(()) };
         match Errno::from_io_error(&error) {
             Some(Errno::INTR | Errno::TIME) => Ok(()),
-            // No memory, or too many completions, which are taken next if there are any.
+            // No memory, or too many completions. If there are any, they are taken next.
             Some(Errno::AGAIN | Errno::BUSY) => {
                 if self.ring.completion().is_empty() {
                     thread::sleep(PAUSE);
@@ -226,7 +226,7 @@ impl Queue {
         }
     }
 
-    /// Takes what has completed: wakes are found, and the driver's own go to `own`.
+    /// Takes the completions: wakes go to `found`, the driver's own to `own`.
     fn reap(&mut self, found: &mut Found, mut own: impl FnMut(u16, Option<Errno>)) {
         for completion in self.ring.completion() {
             self.in_flight = self.in_flight.saturating_sub(1);
@@ -242,12 +242,12 @@ impl Queue {
     }
 }
 
-/// A ring that its maker sleeps in.
+/// A ring in which its maker sleeps.
 pub(super) struct RingPoller {
     queue: Queue,
     shared: Arc<Shared>,
     owner: ThreadId,
-    /// The driver's own waits are not to be renewed.
+    /// The driver's own waits must not be renewed.
     closing: bool,
 }
 
@@ -261,7 +261,7 @@ impl RingPoller {
         Ok(waits)
     }
 
-    /// The inbox is looked into after this, before the driver sleeps.
+    /// The driver checks the inbox after this and before it sleeps.
     fn arm_control(&mut self) {
         let control = self.shared.control();
         // ORDERING: Acquire pairs with the Release in `Shared::interrupt`.
@@ -275,7 +275,7 @@ impl RingPoller {
         self.queue.submit(entry.user_data(Id::OWN.pack(POLL)));
     }
 
-    /// Takes what has completed, and renews the driver's own waits.
+    /// Takes the completions, and renews the driver's own waits.
     fn reap(&mut self, found: &mut Found) -> Result<(), Failure> {
         let (mut control, mut poll) = (None, None);
         self.queue.reap(found, |token, error| match token {
@@ -294,8 +294,8 @@ impl RingPoller {
         }
         if poll.is_some() {
             let taken = epoll::take(&self.shared, Some(Duration::ZERO), found);
-            // Goes to the kernel when the sources have been called: what is still ready then
-            // completes it at once.
+            // Goes to the kernel after the sources have been called. If something is still ready
+            // then, it completes at once.
             self.arm_poll();
             taken.map_err(|errno| Failure::Once(errno.into()))?;
         }
@@ -335,14 +335,14 @@ impl Poller for RingPoller {
     }
 }
 
-/// A ring that lies in the epoll set of a polled driver.
+/// A ring in the epoll set of a polled driver.
 pub(super) struct PolledRing {
     queue: Queue,
     shared: Arc<Shared>,
 }
 
 impl PolledRing {
-    /// Makes a ring and puts it into the set.
+    /// Makes a ring and adds it to the set.
     pub(super) fn open(shared: &Arc<Shared>) -> Result<Self, ShmError> {
         let queue = Queue::open(Kind::Polled).map_err(ShmError::io("io_uring_setup"))?;
         shared.hold_ring(queue.ring.as_fd())?;
@@ -360,7 +360,7 @@ impl Poller for PolledRing {
         self.queue.cancel(id.pack(BELL));
     }
 
-    /// Never sleeps: whoever polls the set does that.
+    /// Never sleeps: the thread that polls the set does that.
     fn wait(&mut self, _timeout: Option<Duration>, found: &mut Found) -> Result<(), Failure> {
         let entered = self.queue.enter(Some(Duration::ZERO));
         let taken = epoll::take(&self.shared, Some(Duration::ZERO), found);
@@ -387,11 +387,11 @@ fn futex_wait(user_data: u64, word: &AtomicU32, seen: u32) -> squeue::Entry {
 fn push(ring: &mut IoUring, entry: &squeue::Entry) -> bool {
     let mut queue = ring.submission();
     // SAFETY: the submissions made in this file hand over no buffer that the kernel would write to.
-    // A futex wait names a word, which the kernel only reads, checking the address itself, and only
-    // to compare it when the wait starts. The word's owner is kept until then, so that it is the
-    // right word: by the table, or by `shared` for the control word. After that the kernel knows
-    // the word by its place in the file alone, so a ring may also be dropped with waits in it. A
-    // poll names a descriptor that `shared` keeps open; a cancellation names user data.
+    // A futex wait names a word. The kernel only reads it, checks the address itself, and reads it
+    // only to compare it when the wait starts. Until then the table, or `shared` for the control
+    // word, keeps the word's owner, so that it is the right word. After that the kernel knows the
+    // word only by its place in the file, so a ring may also be dropped with waits in it. A poll
+    // names a descriptor that `shared` keeps open; a cancellation names user data.
     unsafe { queue.push(entry) }.is_ok()
 }
 
@@ -400,33 +400,34 @@ fn enter(ring: &mut IoUring, timeout: Option<Duration>) -> io::Result<()> {
     let timespec = timeout.map(|timeout| Timespec::from(timeout.min(LONGEST)));
     let args = timespec.as_ref().map_or(SubmitArgs::new(), |at| SubmitArgs::new().timespec(at));
     let want = u32::from(timeout != Some(Duration::ZERO));
-    // GETEVENTS also without a wait: it runs what was deferred, and empties an overflow.
+    // GETEVENTS also without a wait: it runs deferred work, and empties an overflow.
     let mut flags = EnterFlags::GETEVENTS | EnterFlags::EXT_ARG;
     if ring.params().is_feature_no_iowait() {
         flags |= EnterFlags::NO_IOWAIT;
     }
     // At most SUBMISSIONS, so it fits.
     let queued = u32::try_from(ring.submission().len()).unwrap_or(SUBMISSIONS);
-    // SAFETY: `args` is the structure that EXT_ARG announces, and it and the time that it points to
+    // SAFETY: `args` is the structure that EXT_ARG announces. It and the time that it points to
     // live until the call returns.
     let entered = unsafe { ring.submitter().enter(queued, want, flags.bits(), Some(&args)) };
     entered.map(drop)
 }
 
-/// The error in a completion's result.
+/// Returns the error in a completion's result.
 fn errno(result: i32) -> Option<Errno> {
     (result < 0).then(|| Errno::from_raw_os_error(result.wrapping_neg()))
 }
 
-/// What this answer to a futex wait means.
+/// Returns what the result of a futex wait means.
 ///
-/// A wait takes memory that the kernel does not wait for, so where that is short it may fail
-/// (ENOMEM), many times in a row. Such is no wake: the peer would answer for it with its budget.
+/// A wait takes memory that the kernel does not wait for. Where memory is short it may fail
+/// (ENOMEM), many times in a row. Such a failure is no wake: it would be charged to the peer's
+/// budget.
 fn outcome(error: Option<Errno>) -> Outcome {
     match error {
         None => Outcome::Woken,
         Some(Errno::FAULT | Errno::INVAL) => Outcome::Poisoned,
-        // A word that had changed (EAGAIN) among them: its count tells whether that is news.
+        // Includes a word that had changed (EAGAIN): its count tells whether that is news.
         Some(_) => Outcome::Lapsed,
     }
 }

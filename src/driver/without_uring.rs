@@ -1,4 +1,4 @@
-//! In place of the module `uring` in builds without io_uring: there is never a ring to be had.
+//! Replaces the module `uring` in builds without io_uring: no ring can be made.
 
 use std::io;
 use std::time::Duration;
@@ -19,7 +19,7 @@ pub(super) fn probe() -> io::Result<()> {
     Err(unsupported())
 }
 
-/// What a wish for a ring comes to.
+/// Returns the backend to use instead of a ring.
 pub(super) fn instead(wish: Backend, _error: io::Error) -> Result<Backend, ShmError> {
     match wish {
         Backend::IoUring => {
@@ -29,12 +29,13 @@ pub(super) fn instead(wish: Backend, _error: io::Error) -> Result<Backend, ShmEr
     }
 }
 
-/// What it means for a driver that was promised a ring that it can have none. None ever was.
+/// Returns the failure of a driver with io_uring for whose thread no ring could be made. There is
+/// no such driver.
 pub(super) fn failure(error: io::Error) -> Failure {
     Failure::ForGood(error)
 }
 
-/// Rings of which there is none.
+/// Types of rings that have no values.
 macro_rules! no_rings {
     ($($ring:ident),+) => {$(
         pub(super) enum $ring {}
