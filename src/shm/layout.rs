@@ -1,70 +1,71 @@
 //! The region's words and geometry, as both processes see them.
 //!
-//! The written form of this module is the specification (`spec.md`, the page
-//! [`spec`](crate::spec) of the documentation). Offsets here and there are kept in step by the
-//! assertions below and by the test vectors.
+//! The specification (`spec.md`, the page [`spec`](crate::spec) of the documentation) describes
+//! this layout. The assertions below and the test vectors keep the offsets of both equal.
 //!
-//! | word | writer | reader | what it is for |
+//! | word | writer | reader | meaning |
 //! |---|---|---|---|
 //! | `waiting` | its side sets bits, the other clears them | both | what this side's tasks wait for |
 //! | `bell` | the other side, and its own at an end | its side | futex word that wakes this side |
-//! | `ends` | its side | the other | what this side has closed; how it likes to be rung |
+//! | `ends` | its side | the other | what this side has closed; whether to wake it by byte |
 //! | `head` | its side | the other's producer | where this side's consumer is, an eighth of the ring or 128 KiB at a time |
 //! | `taken` | its side | the other's producer, when it finds no room | where this side's consumer is |
 //! | `wants` | its side | the other's consumer | the head at which this side's parked sender is to be woken |
-//! | `snapshot` | its side | tools that look on | positions and counters |
+//! | `snapshot` | its side | tools | positions and counters |
 
 use crate::error::ShmError;
 use crate::sync::{AtomicU32, AtomicU64};
 
-/// First eight bytes of every region.
+/// The first eight bytes of every region.
 pub(crate) const MAGIC: [u8; 8] = *b"wakering";
-/// Version of the protocol: layout, records, bells and handshake together.
+/// The version of the protocol: of layout, records, bells and handshake together.
 pub(crate) const VERSION: u32 = 1;
-/// Bytes before the first ring.
+/// The bytes before the first ring.
 pub(crate) const HEADER_BYTES: usize = 4096;
-/// Distance of words that different sides write: two lines, because processors fetch pairs.
+/// The distance of words that different sides write: two cache lines, because processors fetch
+/// pairs.
 pub(crate) const LINE: usize = 128;
 
-/// Every record starts at a multiple of this and its header is one word of this size.
+/// Every record starts at a multiple of this. Its header is one word of this size.
 pub(crate) const RECORD_ALIGN: usize = 8;
-/// Bytes of a record's header.
+/// The size of a record's header.
 pub(crate) const RECORD_HEADER: usize = 8;
 
-/// Bytes that a packet takes in a ring: its header and itself, rounded up to the alignment.
+/// Returns the bytes that a packet takes in a ring: its header and itself, rounded up to the
+/// alignment.
 #[inline]
 pub(crate) const fn record_bytes(len: usize) -> usize {
     (RECORD_HEADER + len + RECORD_ALIGN - 1) & !(RECORD_ALIGN - 1)
 }
 
-/// Smallest ring: one page.
+/// The smallest ring: one page.
 pub(crate) const MIN_RING_BYTES: usize = 4096;
-/// Largest ring: 1 GiB. With 32-bit addresses 512 MiB, because a region of two larger ones would be
-/// longer than an object can be there (`isize::MAX`).
+/// The largest ring: 1 GiB. With 32-bit addresses 512 MiB, because a region of two larger rings
+/// would be longer than an object can be there (`isize::MAX`).
 pub(crate) const MAX_RING_BYTES: usize = if usize::BITS < 64 { 1 << 29 } else { 1 << 30 };
 const _: () = assert!(HEADER_BYTES + 2 * MAX_RING_BYTES <= isize::MAX.unsigned_abs());
-/// The ring of a builder that was told nothing, for each direction.
+/// The size of each direction's ring if the builder sets none.
 ///
-/// A stream whose consumer is late parks ten times less often than with 1 MiB, and one that keeps
-/// up goes round in a part of it. Memory is taken only as it is used.
+/// With it, a stream whose consumer is late parks ten times less often than with 1 MiB, and a
+/// stream whose consumer keeps up uses only a part of it. Memory is taken only as it is used.
 pub(crate) const DEFAULT_RING_BYTES: usize = 4 << 20;
 
 /// Bit of `waiting`: a receiver waits for packets.
 pub(crate) const RECV: u32 = 1;
 /// Bit of `waiting`: a sender waits for room.
 pub(crate) const SEND: u32 = 2;
-/// A side has no more waiters than this on its bell, its driver's among them; no wake is for more.
+/// The most waiters on a side's bell, including its driver; no wake wakes more.
 pub(crate) const MOST_WAITERS: u32 = 1024;
 
 /// Bit of `ends`: this side will send no more.
 pub(crate) const TX_CLOSED: u32 = 1;
 /// Bit of `ends`: this side will receive no more.
 pub(crate) const RX_CLOSED: u32 = 2;
-/// Bit of `ends`: this side cut the channel off.
+/// Bit of `ends`: this side has cut the channel off.
 pub(crate) const CANCELLED: u32 = 4;
-/// Bit of `ends`: ring this side by a byte on the lifeline as well.
+/// Bit of `ends`: wake this side by a byte on the lifeline as well.
 pub(crate) const RING_BY_BYTE: u32 = 8;
-/// All bits of `ends` that mean something.
+/// All bits of `ends` that have a meaning.
 pub(crate) const ENDS: u32 = TX_CLOSED | RX_CLOSED | CANCELLED | RING_BY_BYTE;
 
 /// One end of a channel.
@@ -86,7 +87,7 @@ impl Side {
     }
 }
 
-/// A word on a pair of cache lines of its own.
+/// A word on its own pair of cache lines.
 #[derive(Debug)]
 #[repr(C, align(128))]
 pub(crate) struct CachePadded<T>(pub(crate) T);
@@ -96,7 +97,7 @@ pub(crate) struct CachePadded<T>(pub(crate) T);
 #[repr(C)]
 pub(crate) struct SideWords {
     pub(crate) bell: CachePadded<BellWords>,
-    /// Written by this side alone: [`TX_CLOSED`] and its neighbours.
+    /// Written by this side only: [`TX_CLOSED`] and its neighbours.
     pub(crate) ends: CachePadded<AtomicU32>,
     /// Written by this side's consumer, read by the other's producer.
     pub(crate) head: CachePadded<AtomicU64>,
@@ -108,17 +109,17 @@ pub(crate) struct SideWords {
     pub(crate) snapshot: CachePadded<Snapshot>,
 }
 
-/// The two words of a bell. Whoever wakes touches both, so they share their lines.
+/// The two words of a bell. A wake touches both, so they share their cache lines.
 #[derive(Debug)]
 #[repr(C)]
 pub(crate) struct BellWords {
-    /// [`RECV`] and [`SEND`]: set by this side, cleared by the one that wakes it.
+    /// [`RECV`] and [`SEND`]: set by this side, cleared by the side that wakes it.
     pub(crate) waiting: AtomicU32,
-    /// Futex word, counted up by the one that wakes.
+    /// Futex word, incremented by each wake.
     pub(crate) bell: AtomicU32,
 }
 
-/// What a tool that looks on can show. Never read by the protocol.
+/// What a monitoring tool can show. Never read by the protocol.
 #[derive(Debug)]
 #[repr(C)]
 pub(crate) struct Snapshot {
@@ -136,7 +137,7 @@ pub(crate) struct Snapshot {
     pub(crate) spins_unpaid: AtomicU64,
 }
 
-/// Start of the region: written by the creator before anybody else can see it, then constant.
+/// The start of the region. Written by its creator before anybody else can see it, then constant.
 #[derive(Debug)]
 #[repr(C)]
 pub(crate) struct GeometryWords {
@@ -174,7 +175,7 @@ const _: () = {
     assert!(size_of::<Header>() <= HEADER_BYTES);
 };
 
-/// The numbers that shape a region. Private to each side once they are judged.
+/// The numbers that determine a region's layout. Private to each side once they are checked.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub(crate) struct Geometry {
     ring_bytes: usize,
@@ -182,7 +183,8 @@ pub(crate) struct Geometry {
 }
 
 impl Geometry {
-    /// The geometry that a builder asks for; what it leaves open follows from the other number.
+    /// Returns the geometry that a builder asks for. A number that is not set follows from the
+    /// other.
     ///
     /// # Errors
     /// `InvalidConfig` with the number and its limit.
@@ -201,9 +203,9 @@ impl Geometry {
         Ok(Self { ring_bytes, max_packet })
     }
 
-    /// Judges the numbers that the creator of a region wrote, against the region's real size.
+    /// Checks the numbers that the creator of a region wrote against the region's real size.
     ///
-    /// PEER: each was loaded once; nothing is computed from one before it was judged.
+    /// PEER: each was loaded once; nothing is computed from one before it is checked.
     pub(crate) fn judge(
         ring_bytes: u64,
         max_packet: u64,
@@ -219,29 +221,29 @@ impl Geometry {
         Ok(geometry)
     }
 
-    /// Any numbers, for the models, whose rings hold a few words.
+    /// Accepts any numbers, for the models, whose rings hold a few words.
     #[cfg(all(test, loom))]
     pub(crate) fn model(ring_bytes: usize, max_packet: usize) -> Self {
         Self { ring_bytes, max_packet }
     }
 
-    /// Bytes of each ring, a power of two.
+    /// The size of each ring in bytes, a power of two.
     pub(crate) fn ring_bytes(self) -> usize {
         self.ring_bytes
     }
 
-    /// Longest packet in bytes.
+    /// The longest packet in bytes.
     #[inline]
     pub(crate) fn max_packet(self) -> usize {
         self.max_packet
     }
 
-    /// Size of the whole region. Cannot overflow: a ring is at most `MAX_RING_BYTES`.
+    /// The size of the whole region. Cannot overflow: a ring is at most `MAX_RING_BYTES`.
     pub(crate) fn region_bytes(self) -> usize {
         HEADER_BYTES + 2 * self.ring_bytes
     }
 
-    /// Where in the region the ring begins that `producer` writes.
+    /// Returns where in the region the ring begins that `producer` writes.
     pub(crate) fn ring_offset(self, producer: Side) -> usize {
         match producer {
             Side::Face => HEADER_BYTES,
@@ -254,12 +256,12 @@ fn invalid(what: &'static str, given: u64, allowed: u64) -> ShmError {
     ShmError::InvalidConfig { what, given, allowed }
 }
 
-/// The largest packet that a ring may carry: with its header, a quarter of the ring.
+/// Returns the largest packet that a ring may carry: with its header, a quarter of the ring.
 const fn largest_packet(ring_bytes: usize) -> usize {
     ring_bytes / 4 - RECORD_HEADER
 }
 
-/// The smallest ring for packets of this length.
+/// Returns the smallest ring for packets of this length.
 fn ring_for(max_packet: usize) -> Result<usize, ShmError> {
     check_packet(max_packet as u64, MAX_RING_BYTES)?;
     Ok((4 * (max_packet + RECORD_HEADER)).next_power_of_two())
@@ -339,7 +341,7 @@ mod tests {
             (0, 0, 4096),
             (u64::MAX, 1, 4096),
             (1 << 63, 1, 4096),
-            // Lawful elsewhere, but no region of 32-bit addresses.
+            // Allowed elsewhere, but not with 32-bit addresses.
             (u64::from(usize::BITS < 64) << 30, 1, 4096 + (2 << 30)),
             (1 << 30, u64::MAX, 4096 + (2 << 30)),
         ] {

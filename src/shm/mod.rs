@@ -1,4 +1,4 @@
-//! The shared memory of a channel: the words and bytes in it, and the mapping.
+//! The shared memory of a channel: its words and bytes, and the mapping.
 
 pub(crate) mod layout;
 #[cfg(not(all(test, loom)))]

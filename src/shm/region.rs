@@ -1,14 +1,14 @@
 //! The shared memory: a sealed memfd, its mapping, and checked copies in and out of the rings.
 //!
-//! The only module that touches the mapping through raw pointers. Three things make that sound
-//! whatever the peer does:
+//! Only this module touches the mapping through raw pointers. Three things make that sound whatever
+//! the peer does:
 //!
-//! - the memory stays: the file is sealed against shrinking before anybody else sees it, and the
-//!   joining side refuses a file that is not;
-//! - control words and record headers are only ever reached as atomics;
-//! - packets are only ever copied. No `&[u8]` to the mapping exists, because the peer may write
-//!   there at any moment; except where a caller of the library has promised, in an `unsafe` block
-//!   of its own, that this peer does not. What is handed out to be written in place is a `&mut
+//! - The memory stays. The file is sealed against shrinking before anybody else sees it, and the
+//!   joining side refuses a file that is not.
+//! - Control words and record headers are only accessed as atomics.
+//! - Packets are only copied. No `&[u8]` to the mapping exists, because the peer may write there at
+//!   any moment. The exception is a caller of the library that has promised, in an `unsafe` block
+//!   of its own, that this peer does not. Memory for writing in place is handed out as a `&mut
 //!   UninitSlice`, through which nothing can be read: see [`RingMemory::spare`].
 
 use std::fs::File;
@@ -32,11 +32,11 @@ use crate::shm::layout::{
 use crate::sync::{Arc, AtomicU64, Ordering};
 use crate::sys::cpu;
 
-/// `TMPFS_MAGIC` of `linux/magic.h`. A memfd of ordinary pages lives there; one of huge pages does
-/// not, and may raise SIGBUS for want of pages.
+/// `TMPFS_MAGIC` of `linux/magic.h`. A memfd of ordinary pages lives on tmpfs. A memfd of huge
+/// pages does not, and may raise SIGBUS for lack of pages.
 const TMPFS_MAGIC: u64 = 0x0102_1994;
 
-/// Seals that every region carries: its size is fixed for good.
+/// The seals that every region carries: its size is fixed for good.
 const SEALS: SealFlags = SealFlags::SHRINK.union(SealFlags::GROW).union(SealFlags::SEAL);
 
 /// A mapped region.
@@ -44,15 +44,15 @@ const SEALS: SealFlags = SealFlags::SHRINK.union(SealFlags::GROW).union(SealFlag
 pub(crate) struct Region {
     map: MmapRaw,
     geometry: Geometry,
-    /// The file itself, on the side that joined. Nothing here needs it: the mapping keeps the
-    /// memory. But a tool finds the channels of its user among the descriptors of processes, and
-    /// may not open a mapping. The creator has passed its own on, so that an engine of many
-    /// channels has one descriptor less for each.
+    /// The file itself, on the side that joined. Nothing here needs it, because the mapping keeps
+    /// the memory. But a monitoring tool finds its user's channels among the descriptors of
+    /// processes, and may not open a mapping. The creator has passed its descriptor on, so that an
+    /// engine with many channels has one descriptor less for each.
     _file: Option<File>,
 }
 
 impl Region {
-    /// Whether this process may make a region of this size (`RLIMIT_FSIZE`), as things are.
+    /// Checks whether this process may currently make a region of this size (`RLIMIT_FSIZE`).
     pub(crate) fn check_limit(geometry: Geometry) -> Result<(), ShmError> {
         check_file_limit(geometry.region_bytes() as u64)
     }
@@ -77,7 +77,7 @@ impl Region {
         Ok((region, file.into()))
     }
 
-    /// Whether a file that the peer made may be mapped, whatever it holds.
+    /// Checks whether a file that the peer made may be mapped, whatever its content.
     pub(crate) fn check_file(file: BorrowedFd<'_>) -> Result<(), ShmError> {
         let seals = rustix::fs::fcntl_get_seals(file)
             .map_err(ShmError::io("reading the region's seals"))?;
@@ -91,11 +91,11 @@ impl Region {
         Ok(())
     }
 
-    /// Maps a region that the peer made, after everything about it was checked.
+    /// Maps a region that the peer made, after checking everything about it.
     pub(crate) fn join(file: OwnedFd) -> Result<Self, ShmError> {
         Self::check_file(file.as_fd())?;
         let file = File::from(file);
-        // The size cannot change any more: the seals were there before we looked at it.
+        // The size cannot change any more: the seals were there before we read it.
         let size = file.metadata().map_err(ShmError::io("looking at the region"))?.len();
         let smallest = Geometry::new(Some(crate::shm::layout::MIN_RING_BYTES), None)?;
         if size < smallest.region_bytes() as u64 {
@@ -115,18 +115,18 @@ impl Region {
         self.geometry
     }
 
-    /// The control words of one side.
+    /// Returns the control words of one side.
     #[inline]
     pub(crate) fn side(&self, side: Side) -> &SideWords {
         &self.header().sides[side as usize]
     }
 
-    /// As [`side`](Self::side), to be kept.
+    /// Like [`side`](Self::side), but returns an owner that keeps the mapping.
     pub(crate) fn words(self: &Arc<Self>, side: Side) -> Words {
         Words { words: NonNull::from(self.side(side)), _region: self.clone() }
     }
 
-    /// The ring that `producer` writes into.
+    /// Returns the ring that `producer` writes into.
     pub(crate) fn ring(self: &Arc<Self>, producer: Side) -> RingMemory {
         let offset = self.geometry.ring_offset(producer);
         // SAFETY: `ring_offset + ring_bytes <= region_bytes`, which is the length of the mapping,
@@ -142,18 +142,18 @@ impl Region {
     }
 }
 
-/// The header at the start of a mapping of at least [`HEADER_BYTES`].
+/// Returns the header at the start of a mapping of at least [`HEADER_BYTES`].
 #[inline]
 fn header_of(map: &MmapRaw) -> &Header {
     assert!(map.len() >= size_of::<Header>(), "every mapping here is longer");
     // SAFETY: the mapping starts at a page, is long enough (asserted above) and lives as long as
-    // the borrow of `map`. `Header` is made of atomics alone, for which every bit pattern is valid
+    // the borrow of `map`. `Header` consists of atomics only, for which every bit pattern is valid
     // and which may change under a shared reference.
     unsafe { &*map.as_ptr().cast::<Header>() }
 }
 
-/// A process that makes a file longer than its limit (`ulimit -f`) is sent a signal, which kills
-/// it. A memfd is a file like any other in this.
+/// Checks the limit on file sizes (`ulimit -f`). A process that makes a longer file gets a signal
+/// that kills it, and this applies to a memfd as to any other file.
 fn check_file_limit(bytes: u64) -> Result<(), ShmError> {
     match getrlimit(Resource::Fsize).current {
         Some(limit) if bytes > limit => Err(ShmError::io("sizing the memfd")(Errno::FBIG)),
@@ -180,7 +180,7 @@ fn map(file: &File, geometry: Geometry, prefault: bool) -> Result<MmapRaw, ShmEr
     options.map_raw(file).map_err(ShmError::io("mapping the region"))
 }
 
-/// Copies the creator's numbers, each once, and judges them.
+/// Loads the creator's numbers, each once, and checks them.
 fn read_geometry(map: &MmapRaw, size: u64) -> Result<Geometry, ShmError> {
     let words = &header_of(map).geometry.0;
     // PEER: all of these are claims; each is loaded once.
@@ -218,7 +218,7 @@ fn refused(why: &'static str) -> ShmError {
     }
 }
 
-/// The control words of one side, by one step from whoever keeps them.
+/// The control words of one side, one pointer away from their user.
 #[derive(Debug, Clone)]
 pub(crate) struct Words {
     words: NonNull<SideWords>,
@@ -226,8 +226,8 @@ pub(crate) struct Words {
     _region: Arc<Region>,
 }
 
-// SAFETY: `words` points into a mapping that the region keeps for as long as this lives, wherever
-// it is; they are atomics.
+// SAFETY: `words` points into a mapping that the region keeps as long as this lives, on any thread;
+// the words are atomics.
 unsafe impl Send for Words {}
 
 // SAFETY: as above.
@@ -238,7 +238,7 @@ impl Deref for Words {
 
     #[inline(always)]
     fn deref(&self) -> &SideWords {
-        // SAFETY: made of a reference into the mapping, which lives as long as `self`.
+        // SAFETY: made from a reference into the mapping, which lives as long as `self`.
         unsafe { self.words.as_ref() }
     }
 }
@@ -252,34 +252,34 @@ pub(crate) struct RingMemory {
     region: Arc<Region>,
 }
 
-// SAFETY: `base` points into a mapping that `region` keeps for as long as this lives, wherever it
-// is; all accesses through it are atomic or raw copies, which other threads may make as well.
+// SAFETY: `base` points into a mapping that `region` keeps as long as this lives, on any thread;
+// all accesses through it are atomic or raw copies, which other threads may make as well.
 unsafe impl Send for RingMemory {}
 
 // SAFETY: as above. The methods that hand out references to bytes make it the caller's duty that
-// nobody else writes there, or reads, meanwhile.
+// nobody else writes or reads there meanwhile.
 unsafe impl Sync for RingMemory {}
 
 impl RingMemory {
-    /// Length in bytes, a power of two.
+    /// The length in bytes, a power of two.
     #[inline]
     pub(crate) fn len(&self) -> usize {
         self.len
     }
 
-    /// The record header at `position`, which lies in the ring at its remainder by the ring's
-    /// length.
+    /// Returns the record header at `position`. Its offset in the ring is `position` modulo the
+    /// ring's length.
     #[inline]
     pub(crate) fn header(&self, position: u64) -> &AtomicU64 {
         debug_assert!(position.is_multiple_of(RECORD_ALIGN as u64), "between two headers");
         let word = self.place(position & !(RECORD_ALIGN as u64 - 1));
-        // SAFETY: `place` lies in the ring, here at a multiple of 8, as the ring begins at a page
-        // and is of a power of two of at least a page: so does the whole word. The mapping
-        // lives as long as `self`, and an atomic may change under a shared reference.
+        // SAFETY: `place` lies in the ring, here at a multiple of 8. The ring begins at a page and
+        // its length is a power of two of at least a page, so the whole word lies in the ring. The
+        // mapping lives as long as `self`, and an atomic may change under a shared reference.
         unsafe { word.cast::<AtomicU64>().as_ref() }
     }
 
-    /// Where `position` lies.
+    /// Returns the address of `position`.
     #[inline(always)]
     fn place(&self, position: u64) -> NonNull<u8> {
         #[allow(clippy::cast_possible_truncation, reason = "masked to less than the ring's length")]
@@ -288,28 +288,28 @@ impl RingMemory {
         unsafe { self.base.add(offset) }
     }
 
-    /// Has this core fetch the cache line at `position`, to write to it soon.
+    /// Makes this core fetch the cache line at `position`, to write to it soon.
     #[inline(always)]
     pub(crate) fn fetch_to_write(&self, position: u64) {
         cpu::fetch_to_write(self.place(position).as_ptr());
     }
 
-    /// Has this core fetch the cache line at `position`, to read it soon.
+    /// Makes this core fetch the cache line at `position`, to read it soon.
     #[inline(always)]
     pub(crate) fn fetch_to_read(&self, position: u64) {
         cpu::fetch_to_read(self.place(position).as_ptr());
     }
 
-    /// Has the kernel make the pages of the `len` bytes at `offset`, and map them here to be
-    /// written to (`MADV_POPULATE_WRITE`, Linux 5.14). Where it cannot, they are made as they
-    /// are touched.
+    /// Has the kernel allocate the pages of the `len` bytes at `offset`, and map them here for
+    /// writing (`MADV_POPULATE_WRITE`, Linux 5.14). If it cannot, they are allocated as they are
+    /// touched.
     ///
     /// # Panics
     /// If the bytes do not lie between `offset` and the ring's end.
     pub(crate) fn make_pages(&self, offset: usize, len: usize) {
         let at = self.span(offset, len).as_ptr().cast();
-        // SAFETY: `span` checked that the bytes lie in the ring, and so in our own mapping, of
-        // which this changes no byte and no right.
+        // SAFETY: `span` checked that the bytes lie in the ring, and so in our own mapping. This
+        // changes no byte and no access right of it.
         let _ = unsafe { rustix::mm::madvise(at, len, Advice::LinuxPopulateWrite) };
     }
 
@@ -320,9 +320,9 @@ impl RingMemory {
     #[inline]
     pub(crate) fn copy_in(&self, offset: usize, packet: &[u8]) {
         let to = self.span(offset, packet.len());
-        // SAFETY: `span` checked that the bytes lie in the ring; `packet` is private memory, or one
-        // that is read in place and so is not in the room that we write to: the two do not overlap.
-        // The peer may write here meanwhile: only bytes are moved.
+        // SAFETY: `span` checked that the bytes lie in the ring. `packet` is private memory, or
+        // memory that is read in place and so is not in the room that we write to: the two do not
+        // overlap. The peer may write here meanwhile: only bytes are moved.
         unsafe { to.copy_from_nonoverlapping(NonNull::from(packet).cast(), packet.len()) };
     }
 
@@ -339,14 +339,14 @@ impl RingMemory {
         // `len`, and private memory does not overlap the mapping. The peer may write here
         // meanwhile: we copy bytes out and never form a `&[u8]` to them.
         unsafe { from.copy_to_nonoverlapping(NonNull::from(spare).cast(), len) };
-        // What the caller judges must be what the caller uses: without this the optimizer may read
-        // the ring once more in place of the copy.
+        // The caller must use the very bytes that it checked. Without this, the optimizer may read
+        // the ring again instead of the copy.
         std::sync::atomic::compiler_fence(Ordering::SeqCst);
         // SAFETY: the first `len` bytes of the spare capacity were just written.
         unsafe { copy.set_len(copy.len() + len) };
     }
 
-    /// Copies the bytes from `offset` on to `copy`, as many as it has.
+    /// Copies the bytes at `offset` to `copy`, as many as `copy` holds.
     ///
     /// # Panics
     /// If they do not lie between `offset` and the ring's end.
@@ -368,9 +368,9 @@ impl RingMemory {
     pub(crate) fn copy_across(&self, offset: usize, from: &Self, from_offset: usize, len: usize) {
         let to = self.span(offset, len);
         let from = from.span(from_offset, len);
-        // SAFETY: `span` checked both. They may overlap where one process maps both ends of a
-        // channel and the peer is hostile to itself; a copy that bears with that is used. The peers
-        // may write here and there meanwhile: only bytes are moved.
+        // SAFETY: `span` checked both. They may overlap if one process maps both ends of a channel
+        // and breaks the protocol against itself; `copy_from` allows that. The peers may write here
+        // and there meanwhile: only bytes are moved.
         unsafe { to.copy_from(from, len) };
     }
 
@@ -386,46 +386,46 @@ impl RingMemory {
         unsafe { to.write_bytes(byte, len) };
     }
 
-    /// The `len` bytes at `offset`, to be written in place.
+    /// Returns the `len` bytes at `offset`, to be written in place.
     ///
-    /// The peer may write there meanwhile, as with [`copy_in`](Self::copy_in), and that is as good
-    /// or bad: a `UninitSlice` has no safe way to read, and the contract of its only unsafe one
-    /// forbids that as well, so no decision of this process can come to rest on what stands there.
-    /// No private byte can get out through it either. What is never written is what the ring held
-    /// before, which is initialised, and which the peer knows.
+    /// The peer may write there meanwhile, as with [`copy_in`](Self::copy_in), and that does no
+    /// more harm than there. A `UninitSlice` has no safe way to read, and the contract of its only
+    /// unsafe one forbids reading too, so no decision of this process can depend on these bytes. No
+    /// private byte can get out through the slice either: bytes that are never written keep what
+    /// the ring held before, which is initialised, and which the peer knows.
     ///
     /// # Panics
     /// If they do not lie between `offset` and the ring's end.
     ///
     /// # Safety
     /// - The bytes are free: they belong to no record that was published and not given back.
-    /// - No other reference to them exists in this process for as long as this one does.
+    /// - No other reference to them exists in this process as long as this one does.
     #[inline]
     #[allow(clippy::mut_from_ref, reason = "the memory is the peer's as much as ours")]
     pub(crate) unsafe fn spare(&self, offset: usize, len: usize) -> &mut UninitSlice {
         let to = self.span(offset, len);
         // SAFETY: `span` checked that the bytes lie in the ring, whose mapping lives as long as
-        // `self`; every one is initialised, as the kernel hands out zeroed pages. That the
-        // reference is the only one is the caller's duty.
+        // `self`. Every byte is initialised, because the kernel hands out zeroed pages. The caller
+        // guarantees that no other reference exists.
         unsafe { UninitSlice::from_raw_parts_mut(to.as_ptr(), len) }
     }
 
-    /// The `len` bytes at `offset`, to be read in place.
+    /// Returns the `len` bytes at `offset`, to be read in place.
     ///
     /// # Panics
     /// If they do not lie between `offset` and the ring's end.
     ///
     /// # Safety
-    /// - Nobody writes there, in this process or in the peer's, for as long as the slice is used.
+    /// - Nobody writes there, in this process or in the peer's, as long as the slice is used.
     #[inline]
     pub(crate) unsafe fn slice(&self, offset: usize, len: usize) -> &[u8] {
         let from = self.span(offset, len);
         // SAFETY: `span` checked that the bytes lie in the ring, whose mapping lives as long as
-        // `self`; every one is initialised. That none changes is the caller's duty.
+        // `self`. Every byte is initialised. The caller guarantees that none changes.
         unsafe { std::slice::from_raw_parts(from.as_ptr(), len) }
     }
 
-    /// The `len` bytes at `offset`, to be read in place later; keeps the mapping.
+    /// Returns the `len` bytes at `offset`, to be read in place later. Keeps the mapping.
     ///
     /// # Panics
     /// If they do not lie between `offset` and the ring's end.
@@ -433,7 +433,7 @@ impl RingMemory {
         Kept { base: self.span(offset, len), len, _region: self.region.clone() }
     }
 
-    /// Address of `offset`, once it is clear that `len` bytes from there lie in the ring.
+    /// Returns the address of `offset`, after checking that `len` bytes from there lie in the ring.
     #[inline]
     fn span(&self, offset: usize, len: usize) -> NonNull<u8> {
         assert!(offset <= self.len && len <= self.len - offset, "bytes outside of the ring");
@@ -442,7 +442,7 @@ impl RingMemory {
     }
 }
 
-/// Some bytes of a ring, mapped for as long as this lives.
+/// Some bytes of a ring, mapped as long as this lives.
 #[derive(Debug)]
 pub(crate) struct Kept {
     base: NonNull<u8>,
@@ -451,22 +451,21 @@ pub(crate) struct Kept {
     _region: Arc<Region>,
 }
 
-// SAFETY: as for `RingMemory`: `base` points into a mapping that `_region` keeps, wherever this is.
+// SAFETY: as for `RingMemory`: `base` points into a mapping that `_region` keeps, on any thread.
 unsafe impl Send for Kept {}
 
-// SAFETY: as above; the one method that reads makes it the caller's duty that nobody writes.
+// SAFETY: as above; the only method that reads makes it the caller's duty that nobody writes.
 unsafe impl Sync for Kept {}
 
 impl Kept {
-    /// The bytes.
+    /// Returns the bytes.
     ///
     /// # Safety
-    /// - Nobody writes there, in this process or in the peer's, for as long as the slice is used.
+    /// - Nobody writes there, in this process or in the peer's, as long as the slice is used.
     #[inline]
     pub(crate) unsafe fn as_slice(&self) -> &[u8] {
         // SAFETY: `RingMemory::keep` checked that the bytes lie in the ring, and the mapping lives
-        // as long as `self`; every one is initialised. That none changes is the caller's
-        // duty.
+        // as long as `self`. Every byte is initialised. The caller guarantees that none changes.
         unsafe { std::slice::from_raw_parts(self.base.as_ptr(), self.len) }
     }
 }

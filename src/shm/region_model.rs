@@ -1,8 +1,8 @@
-//! The region in the models: the same interface on ordinary memory that loom watches.
+//! The region of the models: the same interface on ordinary memory that loom watches.
 //!
-//! Every word of a ring is an atomic of loom's, and packets are moved word by word with Relaxed
-//! accesses, so an ordering that is missing shows up as a stale or torn packet. (What the real
-//! region moves are plain bytes; a Relaxed word is the least that loom can track.)
+//! Every word of a ring is a loom atomic, and packets are moved word by word with Relaxed accesses,
+//! so a missing ordering shows up as a stale or torn packet. (The real region moves plain bytes; a
+//! Relaxed word is the least that loom can track.)
 
 use std::ops::Deref;
 
@@ -18,17 +18,17 @@ use crate::sync::{Arc, AtomicU32, AtomicU64, Ordering};
 pub(crate) struct Region {
     geometry: Geometry,
     sides: [SideWords; 2],
-    /// By the side that produces into them.
+    /// Indexed by the side that produces into them.
     rings: [Vec<AtomicU64>; 2],
 }
 
 impl Region {
-    /// A region of rings so small that they are soon full.
+    /// Makes a region with rings so small that they are soon full.
     pub(crate) fn model(ring_bytes: usize, max_packet: usize) -> Arc<Self> {
         Self::model_from(ring_bytes, max_packet, 0)
     }
 
-    /// As [`model`](Self::model), with both consumers where `start` bytes have passed already.
+    /// Like [`model`](Self::model), with both consumers at position `start`.
     pub(crate) fn model_from(ring_bytes: usize, max_packet: usize, start: u64) -> Arc<Self> {
         assert!(ring_bytes.is_power_of_two() && ring_bytes >= 4 * (max_packet + RECORD_ALIGN));
         let ring = || (0..ring_bytes / RECORD_ALIGN).map(|_| AtomicU64::new(0)).collect();
@@ -43,23 +43,23 @@ impl Region {
         self.geometry
     }
 
-    /// The control words of one side.
+    /// Returns the control words of one side.
     pub(crate) fn side(&self, side: Side) -> &SideWords {
         &self.sides[side as usize]
     }
 
-    /// As [`side`](Self::side), to be kept.
+    /// Like [`side`](Self::side), but returns an owner that keeps the region.
     pub(crate) fn words(self: &Arc<Self>, side: Side) -> Words {
         Words { region: self.clone(), side }
     }
 
-    /// The ring that `producer` writes into.
+    /// Returns the ring that `producer` writes into.
     pub(crate) fn ring(self: &Arc<Self>, producer: Side) -> RingMemory {
         RingMemory { region: self.clone(), producer }
     }
 }
 
-/// The words of a side whose consumer is at `start`.
+/// Returns the words of a side whose consumer is at `start`.
 fn words(start: u64) -> SideWords {
     let zero = || AtomicU64::new(0);
     SideWords {
@@ -108,27 +108,27 @@ pub(crate) struct RingMemory {
 }
 
 impl RingMemory {
-    /// Length in bytes, a power of two.
+    /// The length in bytes, a power of two.
     pub(crate) fn len(&self) -> usize {
         self.region.geometry.ring_bytes()
     }
 
-    /// The record header at `position`.
+    /// Returns the record header at `position`.
     pub(crate) fn header(&self, position: u64) -> &AtomicU64 {
         assert!(position.is_multiple_of(RECORD_ALIGN as u64), "header between two words");
         let offset = usize::try_from(position % self.len() as u64).unwrap();
         &self.words()[offset / RECORD_ALIGN]
     }
 
-    /// Loom has no caches.
+    /// Does nothing: loom has no caches.
     pub(crate) fn fetch_to_write(&self, _position: u64) {}
 
-    /// As [`fetch_to_write`](Self::fetch_to_write).
+    /// Like [`fetch_to_write`](Self::fetch_to_write).
     pub(crate) fn fetch_to_read(&self, _position: u64) {}
 
     pub(crate) fn make_pages(&self, _offset: usize, _len: usize) {}
 
-    /// Copies `packet` to `offset`; what is left of the last word is zeroed.
+    /// Copies `packet` to `offset`, and zeroes the rest of the last word.
     pub(crate) fn copy_in(&self, offset: usize, packet: &[u8]) {
         for (word, bytes) in self.span(offset, packet.len()).iter().zip(packet.chunks(RECORD_ALIGN))
         {
@@ -139,7 +139,7 @@ impl RingMemory {
         }
     }
 
-    /// Copies the `len` bytes at `offset` into an allocation of their own.
+    /// Appends the `len` bytes at `offset` to `copy`.
     pub(crate) fn copy_out(&self, offset: usize, len: usize, copy: &mut Vec<u8>) {
         let end = copy.len() + len;
         for word in self.span(offset, len) {
@@ -180,30 +180,31 @@ impl RingMemory {
         }
     }
 
-    /// No model borrows the ring's bytes: loom would not see what is done with them.
+    /// Not used: no model borrows the ring's bytes, because loom would not see the accesses to
+    /// them.
     ///
     /// # Safety
-    /// Whatever the real one asks for.
+    /// As for the real one.
     pub(crate) unsafe fn spare(&self, _offset: usize, _len: usize) -> &mut UninitSlice {
         unimplemented!("bytes that loom does not see")
     }
 
-    /// As with [`spare`](Self::spare).
+    /// As [`spare`](Self::spare).
     ///
     /// # Safety
-    /// Whatever the real one asks for.
+    /// As for the real one.
     pub(crate) unsafe fn slice(&self, _offset: usize, _len: usize) -> &[u8] {
         unimplemented!("bytes that loom does not see")
     }
 
-    /// The `len` bytes at `offset`, as they are now.
+    /// Returns a copy of the `len` bytes at `offset`, as they are now.
     pub(crate) fn keep(&self, offset: usize, len: usize) -> Kept {
         let mut copy = vec![0; len];
         self.copy_to(offset, &mut copy);
         Kept { copy }
     }
 
-    /// The words that hold the `len` bytes from `offset`.
+    /// Returns the words that hold the `len` bytes from `offset`.
     fn span(&self, offset: usize, len: usize) -> &[AtomicU64] {
         assert!(offset.is_multiple_of(RECORD_ALIGN), "packet between two words");
         let first = offset / RECORD_ALIGN;
@@ -222,10 +223,10 @@ pub(crate) struct Kept {
 }
 
 impl Kept {
-    /// The bytes.
+    /// Returns the bytes.
     ///
     /// # Safety
-    /// None here; the real one asks that nobody writes to them.
+    /// None here; the real one requires that nobody writes to them.
     pub(crate) unsafe fn as_slice(&self) -> &[u8] {
         &self.copy
     }

@@ -1,20 +1,20 @@
-//! Instructions that the standard library has no name for.
+//! Processor instructions that the standard library has no name for.
 //!
-//! The models use none of them, and other processors than these do without.
+//! The models use none of them, and processors other than those named here do without.
 
 use crate::sync::{AtomicU64, Ordering};
 
-/// Bytes of a cache line, as far as anything here depends on it: which is speed alone.
+/// The bytes of a cache line, as far as anything here depends on it. Only speed does.
 pub(crate) const CACHE_LINE: usize = 64;
 
 /// Stores `value` with Release, and then fences as `fence(SeqCst)` does.
 ///
-/// On x86-64 the fence is a locked instruction on the stack: no load or store is reordered with one
-/// (Intel, Software Developer's Manual, volume 3A, 9.2.2), and it costs half of the `MFENCE` that
-/// `fence` is there. Linux and the JVM fence that way. Nor is the store itself locked: one that
-/// were would begin to fetch its line only when all stores before it are done, where a plain one
-/// fetches it beside theirs, and in between the line is the consumer's to look at once more. Of a
-/// round trip on two cores that was a tenth.
+/// On x86-64 the fence is a locked instruction on the stack. No load or store is reordered with a
+/// locked instruction (Intel, Software Developer's Manual, volume 3A, 9.2.2), and it costs half of
+/// the `MFENCE` that `fence` emits there. Linux and the JVM fence the same way. The store itself is
+/// not locked. A locked store would begin to fetch its cache line only after all earlier stores are
+/// done, and meanwhile the consumer may look at the line once more. A plain store fetches its line
+/// in parallel with theirs. This saves a tenth of a round trip on two cores.
 #[inline(always)]
 pub(crate) fn store_and_fence(word: &AtomicU64, value: u64) {
     word.store(value, Ordering::Release);
@@ -24,9 +24,9 @@ pub(crate) fn store_and_fence(word: &AtomicU64, value: u64) {
 #[cfg(all(target_arch = "x86_64", not(loom)))]
 #[inline(always)]
 fn full_fence() {
-    // SAFETY: it adds nothing to the word on top of this thread's own stack, which stays what it
-    // was, and changes no register but the flags, which is not denied. Like any `asm!` that may
-    // touch memory it also keeps the compiler from moving accesses across it.
+    // SAFETY: it adds nothing to the word on top of this thread's own stack, so the word keeps its
+    // value, and changes no register except the flags, which is allowed here. Like any `asm!` that
+    // may touch memory, it also keeps the compiler from moving accesses across it.
     unsafe { std::arch::asm!("lock or dword ptr [rsp], 0", options(nostack)) };
 }
 
@@ -38,16 +38,17 @@ fn full_fence() {
 
 /// Whether this process runs under valgrind, as far as this processor can tell.
 ///
-/// Valgrind knows a sequence of instructions that means nothing otherwise, and answers it as a
-/// question (valgrind's manual, "The Client Request mechanism").
+/// Valgrind recognises a sequence of instructions that has no effect otherwise, and answers it as a
+/// request (valgrind's manual, "The Client Request mechanism").
 pub(crate) fn is_under_valgrind() -> bool {
     #[cfg(all(target_arch = "x86_64", target_pointer_width = "64", not(loom)))]
     {
         const RUNNING_ON_VALGRIND: u64 = 0x1001;
         let question = [RUNNING_ON_VALGRIND, 0, 0, 0, 0, 0];
         let mut depth = 0_u64;
-        // SAFETY: rotations of a register by 128 bits in all, and the exchange of one with itself:
-        // neither changes anything but the flags. Valgrind reads the six words and sets RDX.
+        // SAFETY: the instructions rotate a register by 128 bits in all, and exchange a register
+        // with itself: neither changes anything except the flags. Valgrind reads the six words and
+        // sets RDX.
         unsafe {
             std::arch::asm!(
                 "rol rdi, 3",
@@ -67,7 +68,7 @@ pub(crate) fn is_under_valgrind() -> bool {
     false
 }
 
-/// Has this core fetch the cache line at `address`, to write to it soon. A hint.
+/// Makes this core fetch the cache line at `address`, to write to it soon. A hint.
 #[inline(always)]
 pub(crate) fn fetch_to_write(address: *const u8) {
     #[cfg(target_arch = "x86_64")]
@@ -86,7 +87,7 @@ pub(crate) fn fetch_to_write(address: *const u8) {
     let _ = address;
 }
 
-/// Has this core fetch the cache line at `address`, to read it soon. A hint.
+/// Makes this core fetch the cache line at `address`, to read it soon. A hint.
 #[inline(always)]
 pub(crate) fn fetch_to_read(address: *const u8) {
     #[cfg(target_arch = "x86_64")]

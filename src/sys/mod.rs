@@ -1,4 +1,4 @@
-//! Kernel and processor calls that no other crate has.
+//! Kernel calls and processor instructions that no other crate offers.
 
 #[allow(unsafe_code, reason = "instructions that the standard library has no name for")]
 pub(crate) mod cpu;
