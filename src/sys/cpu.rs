@@ -25,8 +25,8 @@ pub(crate) fn store_and_fence(word: &AtomicU64, value: u64) {
 #[inline(always)]
 fn full_fence() {
     // SAFETY: it adds nothing to the word on top of this thread's own stack, so the word keeps its
-    // value, and changes no register except the flags, which is allowed here. Like any `asm!` that
-    // may touch memory, it also keeps the compiler from moving accesses across it.
+    // value. It changes no register except the flags, and no option here denies that. Like any
+    // `asm!` that may touch memory, it also keeps the compiler from moving accesses across it.
     unsafe { std::arch::asm!("lock or dword ptr [rsp], 0", options(nostack)) };
 }
 

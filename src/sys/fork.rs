@@ -1,23 +1,23 @@
-//! Tells a process from those that it forks.
+//! Tells a process from the processes that it forks.
 //!
-//! A child that was forked without an exec has copies of everything, and the descriptors, rings and
-//! regions among it are still the parent's. Whatever the child did with them would disturb the
-//! parent. So everything that reaches out of the process notes its [`Origin`] when it is made, and
-//! does nothing in another process.
+//! A child that was forked without an exec has copies of everything, including descriptors, rings
+//! and regions that still belong to the parent. Using them would disturb the parent. So everything
+//! that reaches out of the process notes its [`Origin`] when it is made, and does nothing in
+//! another process.
 //!
 //! The number lies in a page that the kernel clears in every child (`MADV_WIPEONFORK`, Linux 4.14).
-//! To ask costs two loads and no branch that is taken. No lock is taken: at the time of a fork
-//! another thread may have held it.
+//! The check costs two loads and a branch that is not taken. It takes no lock, because another
+//! thread may have held the lock at the time of a fork.
 //!
-//! That is the rule for every lock of this crate: a forked child never waits for one that its
-//! parent made, because the thread that holds it may not exist in the child. Each lock follows it
-//! in one of these ways:
+//! The same rule holds for every lock of this crate: a forked child never waits for a lock that its
+//! parent made, because the thread that holds it may not exist in the child. Each lock follows the
+//! rule in one of these ways:
 //!
-//! - A [`ProcessLock`] opens in the process that made it, and nowhere else.
+//! - A [`ProcessLock`] opens only in the process that made it.
 //! - A [`PerProcess`] value is a fresh one in each process.
-//! - A lock of neither kind is reached only after a look at an [`Origin`]: by `Channel::forked` for
-//!   the halves, the waiting tasks and the loans of an end, by `Shared::is_forked` for a driver's
-//!   inbox.
+//! - A lock of neither kind is reached only after a check of an [`Origin`]: by `Channel::forked`
+//!   for the halves, the waiting tasks and the loans of an end, by `Shared::is_forked` for a
+//!   driver's inbox.
 //!
 //! A drop takes no lock, but it reads what the lock protects, and a thread of the parent's may have
 //! been changing that at the fork. So each of these locks is a [`LeakyLock`]: a child that finds it
@@ -25,8 +25,8 @@
 //!
 //! Nor does a child close a descriptor that another thread of the parent's may have opened or
 //! closed at the fork. The kernel copies the table of descriptors before it copies the memory, so
-//! the memory may name a descriptor that the child does not have, or one that is another file by
-//! now. A child leaks these; what it drops itself was made before the fork.
+//! the memory may name a descriptor that the child does not have, or that is another file by now. A
+//! child leaks these; everything that it drops itself was made before the fork.
 
 use std::fmt;
 use std::mem::ManuallyDrop;
@@ -41,13 +41,13 @@ use rustix::mm::Advice;
 /// The word in the page, once there is one; never unmapped.
 static WORD: AtomicPtr<AtomicU32> = AtomicPtr::new(ptr::null_mut());
 
-/// In place of the page where the kernel has none such: forks are not noticed then.
+/// Used instead of the page if the kernel cannot wipe pages. Forks are not noticed then.
 static UNWIPED: AtomicU32 = AtomicU32::new(1);
 
-/// The last number that was given out, here or in an ancestor.
+/// The last number that was given out, in this process or in an ancestor.
 static LAST: AtomicU32 = AtomicU32::new(0);
 
-/// A number that is another one in every process that forks away from this one; never 0.
+/// Returns a number that differs in every process that forks away from this one; never 0.
 #[inline]
 pub(crate) fn generation() -> u32 {
     // ORDERING: Relaxed; the number publishes nothing.
@@ -63,14 +63,14 @@ pub(crate) struct Origin {
 }
 
 impl Origin {
-    /// This process.
+    /// Returns the origin of something that is made now, in this process.
     pub(crate) fn here() -> Self {
         let generation = generation();
         Self { word: word().unwrap_or(&UNWIPED), generation }
     }
 
-    /// Whether this is another process by now: a fork lies between. There the word is 0, or has a
-    /// number of its own.
+    /// Whether this is another process by now, because of a fork in between. There the word is 0,
+    /// or has another number.
     #[inline(always)]
     pub(crate) fn has_left(&self) -> bool {
         // ORDERING: Relaxed; the number publishes nothing.
@@ -164,7 +164,8 @@ impl<L: Lock + Default> Default for LeakyLock<L> {
 
 /// A lock that opens only in the process that made it.
 ///
-/// Std's lock, in the models too: nothing that loom schedules happens inside.
+/// Uses std's mutex in the models too, because nothing that loom schedules happens while it is
+/// held.
 #[derive(Debug)]
 pub(crate) struct ProcessLock<T>(LeakyLock<Mutex<T>>);
 
@@ -173,7 +174,7 @@ impl<T> ProcessLock<T> {
         Self(LeakyLock::new(Mutex::new(value)))
     }
 
-    /// Waits for the lock. `None` in another process, where this does not wait.
+    /// Waits for the lock. In another process, returns `None` without waiting.
     pub(crate) fn lock(&self) -> Option<MutexGuard<'_, T>> {
         if self.0.origin.has_left() {
             return None;
@@ -181,8 +182,8 @@ impl<T> ProcessLock<T> {
         Some(self.0.lock().unwrap_or_else(PoisonError::into_inner))
     }
 
-    /// As [`lock`](Self::lock), but in another process `Some` if no thread held the lock at the
-    /// fork. For a child that drops its copy of what is inside.
+    /// Like [`lock`](Self::lock), but in another process returns `Some` if no thread held the lock
+    /// at the fork. For a child that drops its copy of the value.
     pub(crate) fn lock_or_try(&self) -> Option<MutexGuard<'_, T>> {
         self.lock().or_else(|| try_lock(&self.0))
     }
@@ -196,8 +197,8 @@ impl<T: Default> Default for ProcessLock<T> {
 
 /// Takes a lock that is free; never waits.
 ///
-/// A child that finds a lock free finds whole what the lock protects: a thread that changed it at
-/// the fork held the lock.
+/// If a child finds a lock free, the value that it protects is consistent: a thread that was
+/// changing it at the fork would hold the lock.
 pub(crate) fn try_lock<T>(mutex: &Mutex<T>) -> Option<MutexGuard<'_, T>> {
     match mutex.try_lock() {
         Ok(guard) => Some(guard),
@@ -206,10 +207,10 @@ pub(crate) fn try_lock<T>(mutex: &Mutex<T>) -> Option<MutexGuard<'_, T>> {
     }
 }
 
-/// A value of which every process has its own: the first call in a process makes it.
+/// A value that every process has its own copy of. The first call in a process makes it.
 ///
-/// A child leaks its copy of the parent's value, which a thread of the parent may have been
-/// changing at the fork.
+/// A child leaks its copy of the parent's value, because a thread of the parent may have been
+/// changing it at the fork.
 pub(crate) struct PerProcess<T> {
     /// Null, or a leaked `Box`.
     current: AtomicPtr<Own<T>>,
@@ -226,7 +227,7 @@ impl<T: Default> PerProcess<T> {
         Self { current: AtomicPtr::new(ptr::null_mut()) }
     }
 
-    /// This process's value.
+    /// Returns this process's value.
     pub(crate) fn get(&self) -> &T {
         let generation = generation();
         // ORDERING: Acquire pairs with the Release of the exchange below.
@@ -234,9 +235,9 @@ impl<T: Default> PerProcess<T> {
         loop {
             if let Some(current) = NonNull::new(current) {
                 // SAFETY: `current` is from `Box::into_raw` below, in this process or in the one
-                // that this one was forked from, which left a copy at this address.
-                // It is freed by `drop` alone, which has `self` for itself, and
-                // only shared references to it exist.
+                // that this process was forked from, which left a copy at this address. Only `drop`
+                // frees it, which has exclusive access to `self`, and only shared references to it
+                // exist.
                 let current = unsafe { current.as_ref() };
                 if current.generation == generation {
                     return &current.value;
@@ -244,7 +245,7 @@ impl<T: Default> PerProcess<T> {
             }
             let made = Box::into_raw(Box::new(Own { generation, value: T::default() }));
             // ORDERING: AcqRel; Release publishes the new value. If another thread was faster, its
-            // value counts, and Acquire shows it.
+            // value counts, and Acquire makes it visible.
             match self.current.compare_exchange(current, made, Ordering::AcqRel, Ordering::Acquire)
             {
                 Ok(_) => current = made,
@@ -269,14 +270,14 @@ impl<T> Drop for PerProcess<T> {
         let Some(current) = NonNull::new(*self.current.get_mut()) else { return };
         // SAFETY: as in `get`.
         if unsafe { current.as_ref() }.generation == generation() {
-            // SAFETY: from `Box::into_raw`, freed here alone, and `&mut self` proves that no
+            // SAFETY: from `Box::into_raw`, freed only here, and `&mut self` proves that no
             // reference to it is left.
             drop(unsafe { Box::from_raw(current.as_ptr()) });
         }
     }
 }
 
-// SAFETY: it owns its `T` as a `Box` does, and hands out `&T` by `&self`.
+// SAFETY: it owns its `T` as a `Box` does, and hands out `&T` through `&self`.
 unsafe impl<T: Send> Send for PerProcess<T> {}
 // SAFETY: as for `Send`; a `T` may be made by one thread and dropped by another.
 unsafe impl<T: Send + Sync> Sync for PerProcess<T> {}
@@ -287,12 +288,12 @@ impl<T> fmt::Debug for PerProcess<T> {
     }
 }
 
-/// The first call in this process.
+/// Sets this process's number on the first call.
 #[cold]
 fn renew() -> u32 {
     let word = word().unwrap_or_else(map);
-    // ORDERING: Relaxed, all of these; the numbers publish nothing. Of several threads that come
-    // here at once, one sets the word.
+    // ORDERING: Relaxed, all of these; the numbers publish nothing. If several threads come here at
+    // once, one of them sets the word.
     let next = LAST.fetch_add(1, Ordering::Relaxed).wrapping_add(1).max(1);
     match word.compare_exchange(0, next, Ordering::Relaxed, Ordering::Relaxed) {
         Ok(_) => next,
@@ -312,12 +313,12 @@ fn word() -> Option<&'static AtomicU32> {
 fn map() -> &'static AtomicU32 {
     let made = wiped_page().unwrap_or_else(|| ptr::from_ref(&UNWIPED).cast_mut());
     // ORDERING: AcqRel; Release publishes the page. If another thread was faster, its page counts
-    // and ours is lost.
+    // and ours is leaked.
     let _ = WORD.compare_exchange(ptr::null_mut(), made, Ordering::AcqRel, Ordering::Acquire);
     word().unwrap_or(&UNWIPED)
 }
 
-/// A new word that is 0, and 0 again in every child.
+/// Returns a new word that is 0, and becomes 0 again in every child.
 fn wiped_page() -> Option<*mut AtomicU32> {
     let length = rustix::param::page_size();
     let mut page = MmapMut::map_anon(length).ok()?;
@@ -364,7 +365,7 @@ mod tests {
         assert!(Origin { generation: here.generation + 1, ..here }.has_left());
     }
 
-    /// As it is in a child.
+    /// Makes `lock` look as it does in a child.
     fn of_another_process<T>(mut lock: ProcessLock<T>) -> ProcessLock<T> {
         lock.0.origin.generation += 1;
         lock
@@ -416,7 +417,7 @@ mod tests {
         // SAFETY: `get` has made one, which nobody else uses here.
         let own = unsafe { &mut *value.current.load(Ordering::Relaxed) };
         own.generation += 1;
-        // A child leaks what was the parent's; here it is freed afterwards.
+        // A child leaks the parent's value; this test frees it afterwards.
         let parents = value.current.load(Ordering::Relaxed);
         assert!(value.get().lock().unwrap().is_empty());
         drop(value);

@@ -1,6 +1,6 @@
-//! Waiting for and waking on a word that two processes share.
+//! Waits for and wakes on a word that two processes share.
 //!
-//! Never with `FUTEX_PRIVATE_FLAG`: with it, the kernel looks the word up by address space and a
+//! Never uses `FUTEX_PRIVATE_FLAG`: with it, the kernel looks the word up by address space, and a
 //! wake reaches nobody in the other process.
 
 #[cfg(not(all(test, loom)))]
@@ -14,23 +14,23 @@ mod imp {
 
     use crate::sync::AtomicU32;
 
-    /// Sleeps until woken, as long as `word` holds `seen`; at most for `timeout`.
+    /// Sleeps until woken, as long as `word` holds `seen`, and at most for `timeout`.
     ///
-    /// Returns early on signals and for no reason: callers look again.
+    /// Also returns on signals and for no reason, so callers check again.
     pub(crate) fn wait(word: &AtomicU32, seen: u32, timeout: Option<Duration>) {
         // A timeout that the kernel's clock cannot express is as good as none.
         let timeout = timeout.and_then(|timeout| Timespec::try_from(timeout).ok());
         match futex::wait(word, Flags::empty(), seen, timeout.as_ref()) {
             Ok(()) | Err(Errno::AGAIN | Errno::INTR | Errno::TIMEDOUT) => {}
-            // The word is mapped, aligned and readable, so nothing else can be meant; and callers
-            // of this function look at their condition and their deadline in any case.
+            // The word is mapped, aligned and readable, so no other error applies. Callers of this
+            // function check their condition and their deadline in any case.
             Err(_) => std::thread::yield_now(),
         }
     }
 
     /// Sleeps until one of the words is woken, as long as both hold what was seen there.
     ///
-    /// `false` if the kernel cannot do that: before 5.16, or if it is forbidden to.
+    /// Returns `false` if the kernel cannot do that: before 5.16, or if it is forbidden to.
     pub(crate) fn wait_for_any(words: [(&AtomicU32, u32); 2], timeout: Option<Duration>) -> bool {
         let waits = words.map(|(word, seen)| {
             let mut wait = futex::Wait::new();
@@ -48,16 +48,16 @@ mod imp {
         }
     }
 
-    /// Wakes everyone who sleeps on `word`.
+    /// Wakes all who sleep on `word`.
     pub(crate) fn wake(word: &AtomicU32) {
-        // The kernel takes the count as an `int`. It cannot fail for a mapped, aligned word.
+        // The kernel takes the count as an `int`. The call cannot fail for a mapped, aligned word.
         wake_at_most(word, i32::MAX as u32);
     }
 
-    /// Wakes those who have slept on `word` for the longest.
+    /// Wakes the `most` waiters that have slept on `word` for the longest.
     ///
-    /// Never one alone: a wait of an io_uring that was just dropped stays queued for up to a
-    /// millisecond and would swallow the only wake.
+    /// Must not be called for one waiter only: a wait of an io_uring that was just dropped stays
+    /// queued for up to a millisecond and would swallow the only wake.
     pub(crate) fn wake_at_most(word: &AtomicU32, most: u32) {
         let _ = futex::wake(word, Flags::empty(), most);
     }
@@ -74,19 +74,19 @@ mod imp {
     use crate::sync::{Arc, AtomicU32, Ordering, lock};
 
     loom::lazy_static! {
-        /// Waiters by the address of their word, as the kernel's hash table keeps them.
+        /// Waiters by the address of their word, as in the kernel's hash table.
         static ref WAITERS: Mutex<HashMap<usize, Vec<Waiter>>> = Mutex::new(HashMap::new());
     }
 
-    /// One that waits on a word.
+    /// A waiter on a word.
     enum Waiter {
         /// A thread that sleeps.
         Thread(Arc<Condvar>),
-        /// A wait that lies in a ring, under a tag.
+        /// A wait that is queued in a ring, under a tag.
         Lying(Arc<Ring>, u64),
     }
 
-    /// Futex waits that lie in the kernel, whether or not a thread sleeps in the ring.
+    /// Futex waits that are queued in the kernel, whether or not a thread sleeps in the ring.
     #[derive(Debug, Default)]
     pub(crate) struct Ring {
         /// Tags of waits that are over. Locked only while `WAITERS` is, so loom need not know.
@@ -113,8 +113,8 @@ mod imp {
             self.end(tag, false);
         }
 
-        /// Takes the waits that are over, and whether each was woken. Sleeps for one if there is
-        /// none and `may_sleep`.
+        /// Takes the waits that are over, and whether each was woken. If there is none and
+        /// `may_sleep`, sleeps until there is one.
         pub(crate) fn enter(&self, may_sleep: bool) -> Vec<(u64, bool)> {
             let mut waiters = lock(&WAITERS);
             loop {
@@ -126,7 +126,7 @@ mod imp {
             }
         }
 
-        /// Ends all waits, which nobody will hear of.
+        /// Ends all waits, and reports them to nobody.
         pub(crate) fn close(self: &Arc<Self>) {
             for queue in lock(&WAITERS).values_mut() {
                 queue.retain(
@@ -150,12 +150,12 @@ mod imp {
         words.iter().any(|(word, seen)| word.load(Ordering::Relaxed) != *seen)
     }
 
-    /// A futex wait as the kernel does it: compare and sleep under one lock. Timeouts do not pass.
+    /// Waits as the kernel does: compares and sleeps under one lock. Timeouts never expire.
     pub(crate) fn wait(word: &AtomicU32, seen: u32, _timeout: Option<Duration>) {
         sleep(&[(word, seen)]);
     }
 
-    /// A wait on two words at once.
+    /// Waits on two words at once.
     pub(crate) fn wait_for_any(words: [(&AtomicU32, u32); 2], _timeout: Option<Duration>) -> bool {
         sleep(&words);
         true
@@ -178,7 +178,7 @@ mod imp {
         }
     }
 
-    /// Wakes everyone who waits on `word`.
+    /// Wakes all who wait on `word`.
     pub(crate) fn wake(word: &AtomicU32) {
         for waiter in lock(&WAITERS).remove(&key(word)).into_iter().flatten() {
             match waiter {
@@ -188,7 +188,7 @@ mod imp {
         }
     }
 
-    /// As [`wake`]: no model has so many.
+    /// Like [`wake`], because no model has that many waiters.
     pub(crate) fn wake_at_most(word: &AtomicU32, _most: u32) {
         wake(word);
     }

@@ -1,11 +1,11 @@
-//! Counts of the steps that a batch shares, for the tests that it does share them.
+//! Counts the steps that the packets of a batch share, for tests which check that they do.
 //!
-//! In the library itself nothing is counted.
+//! The library itself counts nothing.
 
-/// What one packet costs by itself, besides its copies.
+/// A cost of sending or receiving one packet by itself, besides its copies.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub(crate) enum Step {
-    /// A header that is stored last and shows all behind it, with the fence that goes with it.
+    /// A header that is stored last and publishes everything after it, with its fence.
     Publication,
     /// A fence by itself.
     Fence,
@@ -15,7 +15,7 @@ pub(crate) enum Step {
     Return,
 }
 
-/// Notes that this thread has come by here.
+/// Notes that this thread takes `step`.
 #[inline(always)]
 pub(crate) fn step(step: Step) {
     #[cfg(all(test, not(loom)))]
@@ -40,8 +40,8 @@ pub(crate) mod counts {
         STEPS.set(steps);
     }
 
-    /// How often this thread took each step in `work`: publications, fences by themselves, looks
-    /// and returns.
+    /// Returns how often this thread took each step in `work`: publications, fences by themselves,
+    /// looks and returns.
     pub(crate) fn of<T>(work: impl FnOnce() -> T) -> (T, [usize; 4]) {
         STEPS.set([0; 4]);
         let done = work();

@@ -1,13 +1,14 @@
-//! The peer's process, of which the kernel tells along with a message (`SCM_PIDFD`, Linux 6.5).
+//! The peer's process, which the kernel reports along with a message (`SCM_PIDFD`, Linux 6.5).
 //!
 //! A lifeline hangs up when the last copy of the peer's socket is closed, and a child that the peer
-//! has forked may hold one for as long as it likes. The process that spoke to us is another thing
-//! to watch: its descriptor becomes readable when that process is dead, all threads of it, whoever
-//! has copies of what it had. (`SO_PEERPIDFD` would be simpler to ask for, but it names the process
-//! that made a pair or that began to listen, which need not be the one that speaks.)
+//! has forked may hold a copy for as long as it likes. So we also watch the process that spoke to
+//! us: its descriptor becomes readable when all threads of that process are dead, even if other
+//! processes have copies of its descriptors. (`SO_PEERPIDFD` would be simpler to ask for, but it
+//! names the process that made a pair or that began to listen, which need not be the one that
+//! speaks.)
 //!
-//! rustix does not know this kind of control message and would lose the descriptor. So what the
-//! kernel wrote is looked through once more, here.
+//! rustix does not know this kind of control message and would lose the descriptor. So this module
+//! parses what the kernel wrote once more.
 
 use std::io::IoSliceMut;
 use std::mem::MaybeUninit;
@@ -21,16 +22,16 @@ use crate::sys::sockopt::{self, SOL_SOCKET};
 
 const SCM_PIDFD: i32 = 4;
 
-/// Room for the control message that tells of a process, and for nothing else.
+/// Room for the control message that reports a process, and for nothing else.
 pub(crate) const PROCESS_SPACE: usize = rustix::cmsg_space!(ScmRights(1));
 
-/// The process that sent a message. `None`: it was dead and reaped before we asked.
+/// The process that sent a message. `None` if it was dead and reaped before we asked.
 #[derive(Debug)]
 pub(crate) struct Process(Option<OwnedFd>);
 
 impl Process {
-    /// Whether it is dead. One that was not reaped yet is; one whose first thread alone has ended
-    /// is not.
+    /// Whether it is dead. A process that was not reaped yet counts as dead; a process of which
+    /// only the first thread has ended does not.
     pub(crate) fn has_exited(&self) -> bool {
         let Some(process) = &self.0 else { return true };
         let mut process = [PollFd::new(process, PollFlags::IN)];
@@ -38,13 +39,13 @@ impl Process {
         poll(&mut process, Some(&now)).is_ok_and(|ready| ready > 0)
     }
 
-    /// What is readable when it is dead.
+    /// Returns the descriptor that becomes readable when the process is dead.
     pub(crate) fn as_fd(&self) -> Option<BorrowedFd<'_>> {
         self.0.as_ref().map(OwnedFd::as_fd)
     }
 }
 
-/// Room for what the kernel tells along with one message.
+/// Room for the control messages that come with one message.
 #[repr(C, align(8))]
 pub(crate) struct Control<const N: usize>([MaybeUninit<u8>; N]);
 
@@ -53,39 +54,40 @@ impl<const N: usize> Control<N> {
         Self([MaybeUninit::new(0); N])
     }
 
-    /// To receive into, once.
+    /// Returns a buffer to receive into, once.
     pub(crate) fn buffer(&mut self) -> RecvAncillaryBuffer<'_> {
         RecvAncillaryBuffer::new(&mut self.0)
     }
 
-    /// The process that sent what was received, if the kernel was asked for it and had a
+    /// Returns the process that sent what was received, if the kernel was asked for it and had a
     /// descriptor.
     pub(crate) fn into_process(self) -> Option<Process> {
-        // SAFETY: all bytes were initialised in `new`; the kernel alone has written here since, and
-        // it writes bytes.
+        // SAFETY: all bytes were initialised in `new`; since then only the kernel has written here,
+        // and it writes bytes.
         let bytes = self.0.map(|byte| unsafe { byte.assume_init() });
         let descriptor = match find(&bytes)? {
-            // In place of a descriptor stands why there is none.
+            // A negative number is the reason why there is no descriptor.
             error if error < 0 => return is_of_the_dead(error).then_some(Process(None)),
             descriptor => descriptor,
         };
-        // SAFETY: the kernel has opened it for this message and told of it here alone. Nobody else
-        // has taken it: rustix passes over messages of this kind, and `self` is used up.
+        // SAFETY: the kernel opened it for this message and reported it only here. Nobody else has
+        // taken it: rustix skips messages of this kind, and `self` is consumed.
         Some(Process(Some(unsafe { OwnedFd::from_raw_fd(descriptor) })))
     }
 }
 
-/// The process that sent the first of the messages that wait on `socket`, which is left there; the
-/// kernel was asked for it before that was sent, and may still be afterwards. `None` where it does
-/// not tell, and of a message that carries descriptors: none of these is installed.
+/// Returns the process that sent the first of the messages queued on `socket`, and leaves the
+/// message queued. The kernel must have been asked for it before the message was sent; afterwards
+/// it may still be asked for it. Returns `None` if the kernel does not report it, and for a message
+/// that carries descriptors: none of these is installed.
 pub(crate) fn first_sender(socket: BorrowedFd<'_>) -> Option<Process> {
     let peek = |control: &mut RecvAncillaryBuffer<'_>| -> Result<RecvMsg, Errno> {
         let mut byte = [0; 1];
         let flags = RecvFlags::PEEK | RecvFlags::DONTWAIT | RecvFlags::CMSG_CLOEXEC;
         retry_on_intr(|| recvmsg(socket, &mut [IoSliceMut::new(&mut byte)], control, flags))
     };
-    // The room for a process would do for a descriptor as well. Without room, and while no process
-    // is asked for, a descriptor is all that the kernel can have to leave out.
+    // The room for a process would fit a descriptor as well. Without room, and while no process is
+    // asked for, a descriptor is the only thing that the kernel can have to leave out.
     sockopt::ask_for_process(socket, false);
     let peeked = peek(&mut RecvAncillaryBuffer::default()).ok()?;
     if peeked.flags.contains(ReturnFlags::CTRUNC) || !sockopt::ask_for_process(socket, true) {
@@ -96,15 +98,15 @@ pub(crate) fn first_sender(socket: BorrowedFd<'_>) -> Option<Process> {
     control.into_process()
 }
 
-/// Whether the kernel has no descriptor because there is no such process any more, and not for want
-/// of descriptors or memory. (Newer kernels have one all the same.)
+/// Whether the kernel has no descriptor because the process no longer exists, and not for lack of
+/// descriptors or memory. (Newer kernels have one even then.)
 fn is_of_the_dead(error: RawFd) -> bool {
     let error = Errno::from_raw_os_error(error.wrapping_neg());
     !matches!(error, Errno::MFILE | Errno::NFILE | Errno::NOMEM)
 }
 
-/// The descriptor among the kernel's control messages, or the error in its place. Zeros follow the
-/// last of them.
+/// Returns the descriptor among the kernel's control messages, or the error in its place. Zeros
+/// follow the last message.
 fn find(mut control: &[u8]) -> Option<RawFd> {
     const WORD: usize = size_of::<usize>();
     loop {

@@ -1,7 +1,7 @@
 //! The signal mask of the library's own threads.
 //!
-//! Declared here by hand: rustix has this call in its `runtime` module alone, whose name it changes
-//! from release to release.
+//! Declared here by hand, because rustix has this call only in its `runtime` module, whose name it
+//! changes between releases.
 
 use std::ffi::c_int;
 
@@ -25,27 +25,27 @@ const SIG_SETMASK: c_int = if cfg!(any(
     2
 };
 
-/// Signals that the thread itself raises, by a fault or by a system call. If one of them is
+/// The signals that a thread itself raises, by a fault or by a system call. If one of them is
 /// blocked, the kernel kills the process instead of calling its handler. A seccomp filter raises
 /// `SIGSYS` for a call that it traps; the handler lets the call fail, and a driver then does
 /// without io_uring.
 const OWN: [Signal; 7] =
     [Signal::SEGV, Signal::BUS, Signal::FPE, Signal::ILL, Signal::TRAP, Signal::ABORT, Signal::SYS];
 
-/// Those that a libc keeps for itself: `setuid` and `pthread_cancel` wait for every thread to take
-/// them. A libc whose own they are leaves them out in any case, and refuses to touch them.
+/// The signals that a libc reserves: `setuid` and `pthread_cancel` wait for every thread to take
+/// them. A libc that reserves them leaves them out in any case, and refuses to change them.
 const RESERVED: [c_int; 3] = [32, 33, 34];
 
-// SAFETY: these are the libc's own, with pointers to `sigset_t`, which `SignalSet` is large and
-// aligned enough for; a set that is read was filled before. Not one of them keeps a pointer.
+// SAFETY: these are the libc's own, with pointers to `sigset_t`, for which `SignalSet` is large and
+// aligned enough; a set that is read was filled before. None of them keeps a pointer.
 unsafe extern "C" {
     safe fn sigfillset(set: &mut SignalSet) -> c_int;
     safe fn sigdelset(set: &mut SignalSet, signal: c_int) -> c_int;
     safe fn pthread_sigmask(how: c_int, set: &SignalSet, old: Option<&mut SignalSet>) -> c_int;
 }
 
-/// Runs `spawn` with all asynchronous signals blocked, so that a thread which it starts never
-/// takes one: they stay for the program's own threads.
+/// Runs `spawn` with all asynchronous signals blocked. A thread that it starts then never takes
+/// one, so they go to the program's own threads.
 pub(crate) fn blocked<T>(spawn: impl FnOnce() -> T) -> T {
     let mut all = SignalSet([0; 128]);
     sigfillset(&mut all);

@@ -1,7 +1,7 @@
 //! The three socket options for which rustix has no safe, working call.
 //!
-//! `SO_PEERCRED`: rustix reads the process id as one that cannot be 0, but 0 is what the kernel
-//! says of a process in a PID namespace that we do not see. `SO_PASSRIGHTS` and `SO_PASSPIDFD`:
+//! `SO_PEERCRED`: rustix reads the process id as a number that cannot be 0, but the kernel reports
+//! 0 for a process in a PID namespace that we do not see. `SO_PASSRIGHTS` and `SO_PASSPIDFD`:
 //! rustix does not know them. The symbols are those of the C library that std is linked with.
 
 use std::ffi::{c_int, c_void};
@@ -50,7 +50,7 @@ pub(crate) struct Ucred {
     pub(crate) gid: u32,
 }
 
-/// Who is at the other end.
+/// Returns who is at the other end.
 pub(crate) fn peer_credentials(socket: BorrowedFd<'_>) -> io::Result<Ucred> {
     let mut ucred = Ucred::default();
     let mut len: u32 = 12;
@@ -66,21 +66,22 @@ pub(crate) fn peer_credentials(socket: BorrowedFd<'_>) -> io::Result<Ucred> {
     }
 }
 
-/// Tells the kernel to refuse descriptors that are sent to `socket`, if it can: otherwise they are
+/// Tells the kernel to refuse descriptors that are sent to `socket`, if it can. Otherwise they are
 /// closed here, unseen, and closing some of them takes seconds.
 pub(crate) fn refuse_descriptors(socket: BorrowedFd<'_>) {
     set(socket, SO_PASSRIGHTS, false);
 }
 
-/// Has the kernel tell of the process that sends to `socket`, or stop doing so. False if it cannot.
+/// Has the kernel report the process that sends to `socket`, or stop doing so. Returns false if it
+/// cannot.
 pub(crate) fn ask_for_process(socket: BorrowedFd<'_>, ask: bool) -> bool {
     set(socket, SO_PASSPIDFD, ask)
 }
 
-/// Turns an option on or off. A kernel that does not know it fails the call.
+/// Turns an option on or off. Fails on a kernel that does not know the option.
 fn set(socket: BorrowedFd<'_>, option: c_int, on: bool) -> bool {
     let on = c_int::from(on);
     let value = (&raw const on).cast();
-    // SAFETY: `value` points to the four readable bytes that are announced.
+    // SAFETY: `value` points to four readable bytes, as the call says.
     unsafe { setsockopt(socket.as_raw_fd(), SOL_SOCKET, option, value, 4) == 0 }
 }
