@@ -1,4 +1,5 @@
-//! What the fuzzers in `fuzz/` run: one function a target, which panics if a promise is broken.
+//! What the fuzzers in `fuzz/` run: one function for each target, which panics if a promise is
+//! broken.
 //!
 //! Not part of the API: it is compiled under `cfg(fuzzing)`, and for the crate's own tests, which
 //! run the seeds and every input that once found something.
@@ -14,7 +15,7 @@ pub use handshake::handshake;
 pub use peer::peer;
 pub use ring::ring;
 
-/// The fuzzer's bytes, read from the front. When they are used up, the input is over.
+/// The fuzzer's bytes, read from the front. The input is over when they are used up.
 #[derive(Debug, Clone)]
 struct Input<'a>(&'a [u8]);
 
@@ -37,7 +38,7 @@ impl<'a> Input<'a> {
         self.take().map(u64::from_le_bytes)
     }
 
-    /// Up to `most` bytes; fewer at the end.
+    /// Returns up to `most` bytes; fewer at the end.
     fn bytes(&mut self, most: usize) -> &'a [u8] {
         let (front, rest) = self.0.split_at(most.min(self.0.len()));
         self.0 = rest;
@@ -45,8 +46,8 @@ impl<'a> Input<'a> {
     }
 }
 
-/// How many descriptors this process has, looked at once in a while: a leak of one for each input
-/// is soon seen.
+/// Checks now and then how many descriptors this process has: a leak of one for each input is soon
+/// noticed.
 fn no_descriptor_leaks() {
     use std::sync::atomic::{AtomicU32, Ordering};
     static INPUTS: AtomicU32 = AtomicU32::new(0);
@@ -56,15 +57,15 @@ fn no_descriptor_leaks() {
     }
 }
 
-/// Waits until no thread closes descriptors any more. One that is about to exit looks like a leak
-/// to LeakSanitizer, which does not see what a thread holds at that time.
+/// Waits until no thread closes descriptors any more. A thread that is about to exit looks like a
+/// leak to LeakSanitizer, which does not see what the thread holds at that time.
 fn no_thread_closes() {
     let closes = || {
         let threads = std::fs::read_dir("/proc/self/task").into_iter().flatten().flatten();
         let mut names = threads.map(|thread| std::fs::read(thread.path().join("comm")));
         names.any(|name| name.is_ok_and(|name| name.starts_with(b"wakering-close")))
     };
-    // Not by the clock, which goes on while the process is stopped.
+    // Not measured by the clock, which continues while the process is stopped.
     for _ in 0..5000 {
         if !closes() {
             return;

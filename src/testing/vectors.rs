@@ -1,4 +1,4 @@
-//! The specification's test vectors: what it says and what the code does, byte for byte.
+//! The specification's test vectors: compares what it says with what the code does, byte for byte.
 //!
 //! Each block of `spec.md` that begins with `vector:` is compared with a dump that is made here.
 //! After a change of the protocol, run the test with `WAKERING_VECTORS=write`: it rewrites them.
@@ -21,7 +21,7 @@ const SPEC: &str = include_str!("../spec.md");
 /// Where the geometry ends.
 const GEOMETRY_BYTES: usize = 0x080;
 
-/// A region and what its two sides hold: the face's producer and the handle's consumer.
+/// A region and its two sides: the face's producer and the handle's consumer.
 struct Channel {
     region: Arc<Region>,
     file: OwnedFd,
@@ -60,7 +60,7 @@ impl Channel {
         assert!(self.bell(Side::Face).arm(SEND));
     }
 
-    /// Takes a packet and wakes the parked face, which wants the room of it.
+    /// Takes a packet and wakes the parked face, which wants that packet's room.
     fn take_and_wake(&mut self) {
         self.take();
         self.consumer.release();
@@ -73,7 +73,7 @@ impl Channel {
     }
 }
 
-/// Rows of 16 bytes that are not all zero.
+/// Returns the rows of 16 bytes that are not all zero.
 fn dump(bytes: &[u8], from: usize) -> String {
     let mut rows = String::new();
     for (row, bytes) in bytes.chunks(16).enumerate().skip(from / 16) {
@@ -92,7 +92,7 @@ fn region(channel: &Channel, from: usize) -> String {
     dump(&bytes, from)
 }
 
-/// All vectors with their names, in the order of the page.
+/// Returns all vectors with their names, in the order of the page.
 fn vectors() -> Vec<(&'static str, String)> {
     let mut all = vec![("geometry", region(&Channel::new(), 0))];
     all.extend(records());
@@ -144,7 +144,7 @@ fn sleeps() -> Vec<(&'static str, String)> {
     vec![("taken", taken), ("parked", parked), ("woken", region(&channel, GEOMETRY_BYTES))]
 }
 
-/// A channel whose next record of more than 24 bytes goes over the ring's end.
+/// Makes a channel whose next record of more than 24 bytes runs over the ring's end.
 fn near_the_end() -> Channel {
     let mut channel = Channel::new();
     (0..4).for_each(|_| channel.send(&[0; 1008]));
@@ -224,7 +224,7 @@ fn ends() -> Vec<(&'static str, String)> {
     ]
 }
 
-/// The page with the vectors as they are.
+/// Returns the page with the vectors that the code produces.
 fn page() -> String {
     let mut page = SPEC.to_owned();
     for (name, rows) in vectors() {

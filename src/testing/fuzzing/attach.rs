@@ -1,4 +1,4 @@
-//! Joining whatever comes as a region.
+//! Joins anything as a region.
 
 use std::os::fd::{AsFd, OwnedFd};
 
@@ -10,22 +10,22 @@ use crate::shm::layout::{HEADER_BYTES, MAGIC, Side, VERSION};
 use crate::shm::region::Region;
 use crate::sync::Arc;
 
-/// Joins a file of any kind, size, seals and content. What is let in must be usable by both roles
-/// without undefined behaviour or a panic. Tells whether it was let in.
+/// Joins a file of any kind, size, seals and content. If it is accepted, both roles must be able to
+/// use it without undefined behaviour or a panic. Returns whether it was accepted.
 ///
 /// # Panics
-/// If something was let in that should not have been.
+/// If a file was accepted that should not have been.
 pub fn attach(data: &[u8]) -> bool {
     run(&mut Input(data)).is_some()
 }
 
-/// `None` if nothing was let in.
+/// Returns `None` if nothing was accepted.
 fn run(input: &mut Input<'_>) -> Option<()> {
     let kind = input.byte()?;
     let seals = input.byte()?;
     let file = file(kind)?;
     let size = size(input)?;
-    // Fails where the file is no memfd, or the file system has a limit.
+    // Fails if the file is not a memfd, or if the file system has a limit.
     let sized = rustix::fs::ftruncate(&file, size).is_ok();
     if kind & 0x80 != 0 && sized {
         write(&file, 0, &lawful_header(size));
@@ -53,7 +53,7 @@ fn run(input: &mut Input<'_>) -> Option<()> {
     Some(())
 }
 
-/// Takes what is there and adds to it, without a word of the other side's being lawful.
+/// Takes what is there and adds to it, although none of the other side's words need be valid.
 fn use_both_ends(region: &Arc<Region>) {
     for side in [Side::Face, Side::Handle] {
         let mut consumer = Consumer::new(region, side);
@@ -86,7 +86,7 @@ fn file(kind: u8) -> Option<OwnedFd> {
     made.ok()
 }
 
-/// Lawful ones, their neighbours, and anything.
+/// Returns a valid size, one next to it, or any other.
 fn size(input: &mut Input<'_>) -> Option<u64> {
     let shift = u32::from(input.byte()?);
     let lawful = HEADER_BYTES as u64 + (2_u64 << (12 + shift % 20));
@@ -110,7 +110,7 @@ fn lawful_header(size: u64) -> [u8; 56] {
     header
 }
 
-/// Without making the file longer, which would only hide what the size was to show.
+/// Writes without making the file longer, which would hide what the size should reveal.
 fn write_within(file: &OwnedFd, at: u64, bytes: &[u8], size: u64) {
     let room = usize::try_from(size.saturating_sub(at)).unwrap_or(usize::MAX);
     write(file, at, &bytes[..bytes.len().min(room)]);

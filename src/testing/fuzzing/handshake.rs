@@ -1,4 +1,4 @@
-//! Anything on the socket, to the engine's acceptor and to an application's connector.
+//! Sends anything on the socket, to the engine's acceptor and to an application's connector.
 
 use std::cell::{Cell, RefCell};
 use std::io::IoSlice;
@@ -23,10 +23,11 @@ use crate::rendezvous::{
 use crate::shm::layout::{Geometry, MAGIC, VERSION};
 use crate::shm::region::Region;
 
-/// Any messages with any descriptors, and hang-ups at any moment, to both roles of the handshake.
+/// Sends any messages with any descriptors, and hangs up at any moment, in both roles of the
+/// handshake.
 ///
 /// # Panics
-/// If a client is let in without a lawful hello, or two are, or a descriptor leaks.
+/// If a client is accepted without a valid hello, or two are, or a descriptor leaks.
 pub fn handshake(data: &[u8]) {
     let mut input = Input(data);
     let _ = match input.byte().map(|role| role % 4) {
@@ -41,7 +42,7 @@ pub fn handshake(data: &[u8]) {
 
 const QUIET: SendFlags = SendFlags::NOSIGNAL.union(SendFlags::DONTWAIT);
 
-/// Where this process has its sockets.
+/// Returns the directory of this process's sockets.
 pub(super) fn directory() -> PathBuf {
     std::env::temp_dir().join(format!("wakering-fuzz-{}", std::process::id()))
 }
@@ -53,7 +54,8 @@ fn path() -> PathBuf {
     directory.join(COUNT.fetch_add(1, Ordering::Relaxed).to_string())
 }
 
-/// A hello or an answer, often a lawful one with a few bytes changed, and sometimes anything.
+/// Returns a hello or an answer, often a valid one with a few bytes changed, and sometimes
+/// anything.
 fn message(input: &mut Input<'_>, kind: u32) -> Option<Vec<u8>> {
     let form = input.byte()?;
     let mut bytes = vec![0; 32];
@@ -76,7 +78,7 @@ fn message(input: &mut Input<'_>, kind: u32) -> Option<Vec<u8>> {
     Some(bytes)
 }
 
-/// Something to pass along: regions good and bad, and what is no region at all.
+/// Returns descriptors to pass along: good and bad regions, and files that are not regions at all.
 fn passed(kind: u8) -> Vec<OwnedFd> {
     let one = || -> Option<OwnedFd> {
         let geometry = Geometry::new(Some(4096), None).ok()?;
@@ -114,7 +116,7 @@ fn unconnected() -> OwnedFd {
         .expect("a descriptor")
 }
 
-/// Counts what an acceptor wants to be told of.
+/// Counts what an acceptor watches.
 #[derive(Default)]
 struct Board(Cell<isize>);
 
@@ -136,7 +138,7 @@ impl Watcher for Board {
     }
 }
 
-/// Hands one region out.
+/// Hands out one region.
 struct Face {
     file: RefCell<Option<OwnedFd>>,
     lifelines: RefCell<Vec<Lifeline>>,
@@ -201,7 +203,7 @@ fn acceptor(input: &mut Input<'_>) -> Option<()> {
             6 => acceptor.on_ready(Acceptor::LISTENING, &board, &face),
             _ => acceptor.on_ready(u16::from(op >> 3) % (Acceptor::LAST_TOKEN + 2), &board, &face),
         }
-        // The listening socket, and at most eight who have said nothing.
+        // The listening socket, and at most eight pending clients.
         assert!((1..=9).contains(&board.0.get()), "{} are watched", board.0.get());
     }
     for token in 0..=Acceptor::LAST_TOKEN {
@@ -273,7 +275,7 @@ fn descriptor(input: &mut Input<'_>) -> Option<()> {
     Some(())
 }
 
-/// A region that was let in is a whole one.
+/// Checks that a region that was accepted is a whole one.
 fn check(region: &Region) -> Option<()> {
     assert_eq!(region.geometry().ring_bytes(), 4096);
     Some(())

@@ -1,5 +1,5 @@
-//! Any calls of ours at both ends of a channel, while somebody writes anything into its memory and
-//! its lifeline.
+//! Makes any calls at both ends of a channel, while a third party writes anything into its memory
+//! and its lifeline.
 
 use std::collections::VecDeque;
 use std::os::fd::{AsFd, OwnedFd};
@@ -28,12 +28,12 @@ use crate::sync::Arc;
 use crate::sys::futex;
 use crate::sys::sockopt;
 
-/// A channel with both its ends in this process, on either backend, whole or split, and a third
-/// party that writes into it whatever it likes. Both ends are victims, so both roles are tried.
+/// Runs a channel with both its ends in this process, on either backend, whole or split, and a
+/// third party that writes anything into it. Both ends are victims, so both roles are tested.
 ///
 /// # Panics
 /// If a call panics; if a packet is too long, or one is invented, lost or reordered while nobody
-/// interferes; if a reason changes; if the driver does not let go of the channel.
+/// interferes; if a reason changes; if the driver does not release the channel.
 pub fn peer(data: &[u8]) {
     let mut input = Input(data);
     let Some(settings) = input.byte() else { return };
@@ -49,13 +49,14 @@ pub fn peer(data: &[u8]) {
 
 const RING: usize = 4096;
 const REGION: u64 = (HEADER_BYTES + 2 * RING) as u64;
-/// No input does more.
+/// The most operations of one input.
 const OPS: usize = 300;
-/// Offsets of the words that the protocol acts on, for the face; the handle's are 0x300 further.
+/// The offsets of the words that the protocol acts on, for the face; the handle's are 0x300
+/// further.
 const WORDS: [u64; 6] = [0x080, 0x084, 0x100, 0x180, 0x200, 0x280];
 
-/// Settings: on epoll; split into halves; the face's lifeline is that of a pair; and the handle
-/// rings first, as it should.
+/// Settings: epoll as the backend; split into halves; the face's lifeline is that of a pair; and
+/// the handle rings first, as it should.
 const EPOLL: u8 = 1;
 const HALVES: u8 = 2;
 const PAIR: u8 = 4;
@@ -75,7 +76,7 @@ struct World {
     next: u32,
 }
 
-/// What one end is known to have said, so that it cannot take it back.
+/// What one end has reported, so that a later contradiction is noticed.
 #[derive(Default)]
 struct Books {
     reason: Option<CloseReason>,
@@ -83,9 +84,9 @@ struct Books {
     finished: Option<Result<(), CloseReason>>,
     /// The reasons of its halves.
     halves: [Option<CloseReason>; 2],
-    /// It closed or cancelled itself.
+    /// Whether it closed or cancelled itself.
     ended: bool,
-    /// Number of the last packet that came out here.
+    /// The number of the last packet that was received here.
     last: u32,
 }
 
@@ -115,7 +116,7 @@ impl Books {
     }
 }
 
-/// A reason that was given does not change.
+/// Checks that a reason that was given does not change.
 fn stays(reason: &mut Option<CloseReason>, now: Option<CloseReason>, is_lawful: bool) {
     assert!(reason.is_none() || *reason == now, "{reason:?} became {now:?}");
     let is_violation = matches!(now, Some(CloseReason::Violation(_)));
@@ -153,7 +154,7 @@ impl World {
             .expect("a driver that runs");
         let handle = Endpoint::open(joined, Side::Handle, options, driver.binding())
             .expect("a driver that runs");
-        // That of a pair asks the kernel who is the first to say something on it.
+        // The lifeline of a pair asks the kernel who is the first to send something on it.
         let line = match settings & PAIR {
             0 => Lifeline::new(one, peer, None),
             _ => {
@@ -266,7 +267,7 @@ impl World {
                 15 => {
                     let (stats, _) = (end.stats(), format!("{end:?}"));
                     assert!(stats.packets_sent <= u64::from(self.next));
-                    // The driver's thread may end it between the questions.
+                    // The driver's thread may end it between these calls.
                     let (was, reason, is) = (end.is_closed(), end.close_reason(), end.is_closed());
                     assert!(!was || reason.is_some());
                     assert!(is || reason.is_none());
@@ -274,8 +275,8 @@ impl World {
                 }
                 _ => self.hostile.act(op, input)?,
             }
-            // Each is polled at once when it is new, so that they queue in the order of their
-            // packets' numbers; and again at every step.
+            // Each new one is polled at once, so that they queue in the order of their packets'
+            // numbers; and again at every step.
             let mut at = 0;
             while at < pending.len() {
                 let (who, future) = &mut pending[at];
@@ -346,7 +347,7 @@ impl World {
                     let unused = usize::from(input.byte()?);
                     if let Ok(mut grant) = tx.try_reserve(packet.len() + unused) {
                         grant.put(packet);
-                        // Or given up.
+                        // If not committed, it is given up.
                         let _ = (op & 0x20 != 0).then(|| grant.commit());
                     }
                 }
@@ -382,7 +383,7 @@ impl World {
                     if let Ok(packet) = rx.try_recv_ref() {
                         let copy = packet.to_bytes();
                         self.books[who].received(&copy, self.hostile.is_lawful);
-                        // SAFETY: nobody looks into it.
+                        // SAFETY: nobody reads it.
                         lent.push_back(unsafe { packet.into_lent_bytes() });
                         if op & 0x20 != 0 {
                             lent.pop_front();
@@ -430,7 +431,8 @@ impl World {
     }
 }
 
-/// After the peer has said that it sends no more, whatever is in its ring ends.
+/// Checks that receiving ends once the peer has said that it sends no more, whatever is in its
+/// ring.
 fn assert_it_ends(mut try_recv: impl FnMut() -> Result<Bytes, TryRecvError>) {
     let mut bytes = 0;
     loop {
@@ -456,7 +458,7 @@ struct Hostile {
 impl Hostile {
     fn act(&mut self, op: u8, input: &mut Input<'_>) -> Option<()> {
         if op & 31 == 31 {
-            // Time for the driver; the sleeps of the kernel are not short, so not often.
+            // Gives the driver time. The kernel's sleeps are not short, so this happens rarely.
             match op >> 5 & 3 {
                 0 => std::thread::sleep(Duration::from_micros(50)),
                 _ => std::thread::yield_now(),
@@ -524,7 +526,7 @@ impl Hostile {
         Some(())
     }
 
-    /// In the words of both sides: they send no more. Nobody writes over it.
+    /// Sets the flag in both sides' words that they send no more. Nobody overwrites it.
     fn close_both(&mut self) {
         self.stop_storm();
         for side in [Side::Face, Side::Handle] {
@@ -536,7 +538,7 @@ impl Hostile {
         Some(WORDS[usize::from(input.byte()?) % WORDS.len()] + 0x300 * side as u64)
     }
 
-    /// Numbers that are likely to matter; near what stands there, for positions.
+    /// Returns a number that is likely to matter; for positions, one near the current value.
     fn value(&self, input: &mut Input<'_>) -> Option<u64> {
         let kind = input.byte()?;
         let mut here = [0; 8];
@@ -561,8 +563,8 @@ impl Hostile {
         }
     }
 
-    /// Two values in turn in one word, from another thread, until the input is over: what is read
-    /// twice is seen to differ.
+    /// Starts a thread that stores two values in turn in one word until the input is over, to
+    /// detect that the word is read twice.
     fn start_storm(&mut self, side: usize, input: &mut Input<'_>) -> Option<()> {
         let ring = (HEADER_BYTES + side * RING) as u64;
         let at = match input.byte()? {
@@ -590,7 +592,7 @@ impl Hostile {
         }
     }
 
-    /// The ends are dropped: the driver must let go of them, whatever was written.
+    /// Drops the ends. The driver must release them, whatever was written.
     fn finish(mut self) {
         self.stop_storm();
         let deadline = Instant::now() + Duration::from_secs(5);

@@ -9,11 +9,11 @@ use crate::shm::layout::{Geometry, Side};
 use crate::shm::region::Region;
 use crate::sync::{Arc, Ordering};
 
-/// Any sequence of calls at both ends of a ring, with a queue beside it that says what must come
-/// out, and how much must fit.
+/// Makes any sequence of calls at both ends of a ring. A queue beside it says what must come out,
+/// and how much must fit.
 ///
 /// # Panics
-/// If the ring does something else than the queue.
+/// If the ring behaves differently from the queue.
 pub fn ring(data: &[u8]) {
     let _ = run(&mut Input(data));
 }
@@ -58,20 +58,20 @@ struct Pair {
     kept: Vec<Kept>,
     staged: VecDeque<Vec<u8>>,
     ring_bytes: u64,
-    /// It jumps elsewhere too than from its end to its start.
+    /// Whether it makes other jumps than the one from its end to its start.
     turns: bool,
     max_packet: usize,
-    /// Number of the next packet, which its content begins with.
+    /// The number of the next packet, which its content begins with.
     next: u32,
 }
 
-/// A packet that was taken and lies in the ring still.
+/// A packet that was taken and is still in the ring.
 struct Kept {
     /// Where its record begins.
     begin: u64,
     held: Held,
     packet: Vec<u8>,
-    /// It was lent.
+    /// Set if it was lent.
     loan: Option<Loan>,
 }
 
@@ -99,10 +99,10 @@ impl Pair {
         Some(())
     }
 
-    /// Up to where the consumer says that it needs nothing any more.
+    /// Returns up to where the consumer says that it no longer needs anything.
     fn given(&self) -> u64 {
         let words = self.region.side(Side::Handle);
-        // Either may be ahead: each is stored at times of its own.
+        // Either may be ahead, because they are stored at different times.
         words.taken.0.load(Ordering::Relaxed).max(words.head.0.load(Ordering::Relaxed))
     }
 
@@ -137,7 +137,7 @@ impl Pair {
         }
     }
 
-    /// Writes a packet in place, which becomes shorter than its room, all of which is written.
+    /// Writes a packet in place and makes it shorter than its room, all of which is written.
     fn commit(&mut self, len: usize, short: usize) {
         let packet = self.packet(len);
         let claim = self.producer.claim(packet.len()).expect("a lawful consumer");
@@ -160,7 +160,7 @@ impl Pair {
         self.kept.push(Kept { begin, held, packet, loan });
     }
 
-    /// One that was lent comes back, or all that is held.
+    /// Brings back a packet that was lent, or all that are held.
     fn bring_back(&mut self, which: usize) {
         let kept = &self.kept[which];
         assert_eq!(self.consumer.copy(kept.held), kept.packet, "it was written over");
@@ -189,7 +189,7 @@ impl Pair {
         self.consumer.give_back();
     }
 
-    /// The specification's rule, from what the producer can know.
+    /// Applies the specification's rule to what the producer can know.
     fn fits(&self, len: usize, tail: u64) -> bool {
         let record = record_bytes(len) as u64;
         let rest = self.ring_bytes - tail % self.ring_bytes;
@@ -212,7 +212,7 @@ impl Pair {
         assert_eq!(taken.as_deref(), expected.as_deref());
     }
 
-    /// A sender parks; a consumer that has taken everything must be seen to satisfy it.
+    /// Parks a sender, and checks that a consumer that has taken everything satisfies it.
     fn park(&mut self, len: usize) {
         let len = len % (self.max_packet + 1);
         self.publish();
@@ -233,7 +233,7 @@ impl Pair {
 
     fn finish(&mut self) {
         self.publish();
-        // What was published is all that comes, and none of it is refused.
+        // Only what was published comes now, and none of it is refused.
         self.consumer.expect_no_more();
         while !self.published.is_empty() {
             self.take();

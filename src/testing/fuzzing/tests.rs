@@ -2,10 +2,10 @@
 
 use std::path::Path;
 
-/// So many seeds for a target.
+/// How many seeds a target gets.
 const SEEDS: u64 = 60;
 
-/// The same numbers each time (xorshift).
+/// Returns the same numbers each time (xorshift).
 fn noise(seed: u64, len: usize) -> Vec<u8> {
     let mut state = seed.wrapping_mul(0x9e37_79b9_7f4a_7c15) | 1;
     let byte = || {
@@ -17,8 +17,8 @@ fn noise(seed: u64, len: usize) -> Vec<u8> {
     std::iter::repeat_with(byte).take(len).collect()
 }
 
-/// Runs a target over its seeds. With `WAKERING_SEEDS` set to a directory, they are also left
-/// there, below the target's name, for the fuzzer to begin with.
+/// Runs a target over its seeds. If `WAKERING_SEEDS` is set to a directory, also writes them there,
+/// in a folder with the target's name, for the fuzzer to begin with.
 fn sow(target: &str, run: fn(&[u8])) {
     let directory = std::env::var_os("WAKERING_SEEDS").map(|path| Path::new(&path).join(target));
     for seed in 0..SEEDS {
@@ -40,7 +40,7 @@ fn any_file_may_be_offered_as_a_region() {
 
 #[test]
 fn the_fuzzer_of_attach_gets_in_with_what_is_lawful() {
-    // A lawful header; the three seals; the smallest size; no patches; content of the rings.
+    // A valid header; the three seals; the smallest size; no patches; content of the rings.
     assert!(super::attach(&[0x80, 0x07, 0, 0, 7, 7]));
     for wrong in [[0x80, 0x06, 0, 0], [0x80, 0x03, 0, 0], [0x00, 0x07, 0, 0], [0x85, 0x07, 0, 0]] {
         assert!(!super::attach(&wrong), "{wrong:?}");
