@@ -119,10 +119,7 @@ impl<'a> Grant<'a> {
     /// ```
     #[inline]
     pub fn put_packet(&mut self, packet: &Packet<'_>) {
-        let at = self.make_way(packet.len());
-        if self.is_forked() {
-            return;
-        }
+        let Some(at) = self.make_way(packet.len()) else { return };
         self.tx.memory().copy_across(at, packet.memory(), packet.offset(), packet.len());
     }
 
@@ -147,14 +144,15 @@ impl<'a> Grant<'a> {
         self.tx.is_forked()
     }
 
-    /// Returns where in the ring the next `len` bytes go, and counts them as written.
+    /// Returns where in the ring the next `len` bytes go, and counts them as written. `None` in a
+    /// forked child, which writes nothing.
     #[inline]
-    fn make_way(&mut self, len: usize) -> usize {
+    fn make_way(&mut self, len: usize) -> Option<usize> {
         let left = self.claim.len() - self.written;
         assert!(len <= left, "{len} bytes for a grant that has room for {left}");
         let at = self.claim.offset() + self.written;
         self.written += len;
-        at
+        (!self.is_forked()).then_some(at)
     }
 }
 
@@ -199,19 +197,13 @@ unsafe impl BufMut for Grant<'_> {
 
     #[inline]
     fn put_slice(&mut self, from: &[u8]) {
-        let at = self.make_way(from.len());
-        if self.is_forked() {
-            return;
-        }
+        let Some(at) = self.make_way(from.len()) else { return };
         self.tx.memory().copy_in(at, from);
     }
 
     #[inline]
     fn put_bytes(&mut self, byte: u8, count: usize) {
-        let at = self.make_way(count);
-        if self.is_forked() {
-            return;
-        }
+        let Some(at) = self.make_way(count) else { return };
         self.tx.memory().fill(at, byte, count);
     }
 }

@@ -75,12 +75,6 @@ impl SpscListener {
         &self.serving.host
     }
 
-    fn end_with(&self, reason: CloseReason) {
-        self.host().set_closed(reason);
-        self.serving.close();
-        self.host().waiters.notify_all();
-    }
-
     /// Waits for the next application, and returns the face that serves it.
     ///
     /// # Errors
@@ -97,7 +91,8 @@ impl SpscListener {
     /// Stops accepting, and gives up the name. Applications that already wait to be accepted are
     /// still returned; then `accept` fails and the stream ends. Existing faces live on.
     pub fn close(&self) {
-        self.end_with(CloseReason::Local);
+        self.serving.close();
+        self.host().end(CloseReason::Local);
     }
 
     /// Returns counts of the clients so far. In a forked child, `accepted` and `waiting` are 0.
@@ -147,8 +142,8 @@ impl FusedStream for SpscListener {
 
 impl Drop for SpscListener {
     fn drop(&mut self) {
-        self.end_with(CloseReason::Local);
         self.serving.end();
+        self.host().end(CloseReason::Local);
         // Their peers learn that nobody serves them.
         let state = self.host().state.lock();
         let unaccepted = state.map(|mut state| std::mem::take(&mut state.faces));
@@ -200,10 +195,13 @@ struct State {
 }
 
 impl ListenerHost {
-    fn set_closed(&self, reason: CloseReason) {
+    /// Ends the listener for `reason`, unless it has ended. The acceptor is closed already, so that
+    /// the name is free for a task that this wakes.
+    fn end(&self, reason: CloseReason) {
         if let Some(mut state) = self.state.lock() {
             state.closed.get_or_insert(reason);
         }
+        self.waiters.notify_all();
     }
 
     fn poll_accept(
@@ -245,8 +243,7 @@ impl ListenerHost {
 
 impl Served for ListenerHost {
     fn driver_gone(&self) {
-        self.set_closed(CloseReason::DriverGone);
-        self.waiters.notify_all();
+        self.end(CloseReason::DriverGone);
     }
 }
 
