@@ -8,8 +8,9 @@ use std::time::Duration;
 
 use super::Backend;
 use super::epoll::EpollPoller;
-use super::event_loop::{EventLoop, Failure};
+use super::event_loop::EventLoop;
 use super::parker::Inside;
+use super::poller::Failure;
 use super::shared::Shared;
 use super::uring::{self, RingPoller};
 use crate::error::ShmError;

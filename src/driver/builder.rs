@@ -3,9 +3,9 @@
 use std::sync::{Mutex, PoisonError};
 
 use super::epoll::EpollPoller;
-use super::event_loop::{Failure, Poller};
 use super::parker::Parker;
 use super::polled::PolledDriver;
+use super::poller::{Failure, Poller};
 use super::registration::Binding;
 use super::shared::Shared;
 use super::uring::{self, RingPoller};

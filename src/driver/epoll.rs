@@ -9,7 +9,7 @@ use std::time::Duration;
 use rustix::event::{Timespec, epoll};
 use rustix::io::Errno;
 
-use super::event_loop::{Failure, Found, Poller};
+use super::poller::{Failure, Found, Poller};
 use super::shared::Shared;
 use super::table::Id;
 use crate::sync::{Arc, AtomicU32};

@@ -5,108 +5,21 @@
 //! again. Sources are called with no lock held. They reach the driver only through its inbox, so
 //! nothing that they do changes the table under the loop.
 
-use std::any::Any;
-use std::io;
-use std::panic::{AssertUnwindSafe, catch_unwind};
 use std::time::{Duration, Instant};
 
-use super::shared::{Command, Request, Rest, Shared};
+use super::entry::{Entry, Wait, shielded};
+use super::inbox::{Command, Request, Rest};
+use super::poller::{Failure, Found, Outcome, Poller, Wake};
+use super::shared::Shared;
 use super::slot::{NEVER, Slot};
 use super::source::Source;
 use super::table::{Id, Table};
 use super::timers::Timers;
-use crate::sync::{Arc, AtomicU32, Ordering};
+use crate::sync::Arc;
 use crate::wake::spin::Spinning;
 
 /// How many times a turn checks the inbox before it checks the kernel again.
 const ROUNDS: usize = 4;
-
-/// How a driver waits in the kernel: with an io_uring ring, or with an epoll set alone.
-pub(super) trait Poller: Send {
-    /// Waits for a wake on `bell`, from now on or since it held `seen`, and returns true. One
-    /// [`Wake`] with this identity follows at some time. Returns false if this poller does not wait
-    /// for bells.
-    fn arm(&mut self, id: Id, bell: &AtomicU32, seen: u32) -> bool;
-
-    /// Makes the [`Wake`] that follows [`arm`](Self::arm) come soon.
-    fn disarm(&mut self, id: Id);
-
-    /// Sleeps until something happens, at most for `timeout`, and appends all of it to `found`. May
-    /// return early.
-    fn wait(&mut self, timeout: Option<Duration>, found: &mut Found) -> Result<(), Failure>;
-
-    /// Appends to `found` what can be seen without a system call, if anything.
-    fn reap_ready(&mut self, _found: &mut Found) {}
-
-    /// Whether a wait would find something at once, as far as that can be seen without a system
-    /// call.
-    fn is_due(&mut self) -> bool {
-        false
-    }
-
-    /// Takes back what was armed for the driver itself, once no registration is left.
-    fn close(&mut self);
-
-    /// Whether the calling thread may use this poller. A ring to sleep in belongs to the thread
-    /// that made it.
-    fn is_ours(&self) -> bool {
-        true
-    }
-}
-
-/// What happened during one wait.
-#[derive(Default)]
-pub(super) struct Found {
-    pub(super) wakes: Vec<Wake>,
-    /// Events of descriptors: the source and the token.
-    pub(super) events: Vec<(Id, u16)>,
-}
-
-impl Found {
-    fn is_empty(&self) -> bool {
-        self.wakes.is_empty() && self.events.is_empty()
-    }
-}
-
-/// A wait on a bell is over.
-pub(super) struct Wake {
-    pub(super) id: Id,
-    pub(super) outcome: Outcome,
-}
-
-/// How a wait on a bell ended.
-#[derive(Debug, Clone, Copy, PartialEq, Eq)]
-pub(super) enum Outcome {
-    /// A peer or thread woke it.
-    Woken,
-    /// It ended without a wake: the bell had been counted up before it began, or the kernel ended
-    /// it, for its own reasons or at our request. The bell's count tells which.
-    #[allow(dead_code, reason = "for io_uring alone")]
-    Lapsed,
-    /// The kernel cannot wait on this word, and never will.
-    Poisoned,
-}
-
-/// Why a wait in the kernel failed.
-#[derive(Debug)]
-pub(super) enum Failure {
-    /// There is no poller yet; nothing was tried.
-    Unmade(io::Error),
-    /// The next wait may succeed.
-    Once(io::Error),
-    /// Completions were lost: some waits would never end.
-    ForGood(io::Error),
-}
-
-/// A registration, as the driver knows it.
-struct Entry {
-    slot: Arc<Slot>,
-    /// Kept until the wait on its bell is over, so that the word stays mapped that long.
-    source: Arc<dyn Source>,
-    wait: Wait,
-    /// What the bell held before the source last looked. The next wait compares with it.
-    seen: u32,
-}
 
 /// How a spin ended.
 enum Spun {
@@ -116,17 +29,6 @@ enum Spun {
     Stirred,
     /// The time is over; nothing was found.
     Over,
-}
-
-/// The state of the wait on a source's bell.
-#[derive(Clone, Copy, PartialEq, Eq)]
-enum Wait {
-    /// None is armed: there is no bell, it is poisoned, this backend does not wait for bells, or
-    /// the source let it go.
-    Idle,
-    Armed,
-    /// Armed; the entry is removed when the wait is over.
-    Leaving,
 }
 
 /// The part of a driver that belongs to the thread that runs it.
@@ -503,59 +405,5 @@ impl EventLoop {
             entry.call(|source| source.on_abandoned());
             shielded(|| drop(entry));
         }
-    }
-}
-
-impl Entry {
-    /// Whether the bell was counted up since the source last looked. The source is about to look
-    /// again.
-    fn is_counted_up(&mut self) -> bool {
-        let Some(bell) = self.source.bell() else { return false };
-        // ORDERING: Acquire pairs with the Release of the thread that counts the bell up.
-        let seen = bell.load(Ordering::Acquire);
-        std::mem::replace(&mut self.seen, seen) != seen
-    }
-
-    /// Waits on the bell since it held `seen`, unless a wait is armed or the source is cancelled.
-    fn arm(&mut self, waits: &mut dyn Poller, seen: u32) {
-        let Some(bell) = self.source.bell() else { return };
-        if self.wait == Wait::Idle
-            && !self.slot.is_cancelled()
-            && waits.arm(self.slot.id, bell, seen)
-        {
-            self.wait = Wait::Armed;
-            self.seen = seen;
-        }
-    }
-
-    /// Calls the source, unless it was cancelled; returns the number of calls made.
-    fn call(&self, f: impl FnOnce(&dyn Source)) -> usize {
-        let called = !self.slot.is_cancelled();
-        if called {
-            shielded(|| f(&*self.source));
-        }
-        usize::from(called)
-    }
-
-    /// Asks the source, unless it was cancelled. A panic counts as a no.
-    fn ask(&self, f: impl FnOnce(&dyn Source) -> bool) -> bool {
-        let mut answer = false;
-        self.call(|source| answer = f(source));
-        answer
-    }
-}
-
-/// Runs foreign code and catches its panic.
-fn shielded(f: impl FnOnce()) {
-    if let Err(payload) = catch_unwind(AssertUnwindSafe(f)) {
-        discard(payload);
-    }
-}
-
-/// Drops the payload of a panic; the drop may panic again.
-fn discard(payload: Box<dyn Any + Send>) {
-    if let Err(another) = catch_unwind(AssertUnwindSafe(|| drop(payload))) {
-        // Two are enough; the third payload is leaked.
-        std::mem::forget(another);
     }
 }

@@ -3,9 +3,11 @@
 //! The modules, from the bottom up:
 //!
 //! - [`table`] and [`timers`] are plain data.
-//! - [`slot`] and [`shared`] hold what other threads touch.
-//! - [`event_loop`] is owned by the thread that runs the driver; it executes the turns.
-//! - [`uring`] and [`epoll`] are the two ways to wait.
+//! - [`slot`], [`inbox`] and [`shared`] hold what other threads touch.
+//! - [`poller`] is what the event loop asks of the kernel; [`uring`] and [`epoll`] are the two ways
+//!   to wait.
+//! - [`event_loop`] is owned by the thread that runs the driver; it executes the turns. It knows
+//!   each registration as an [`entry`].
 //! - [`background`] is a thread that runs a driver. [`parker`] is used by a thread that parks or
 //!   polls; [`block_on`] and [`polled`] build on it.
 //! - [`builder`] makes drivers.
@@ -19,9 +21,12 @@ mod source;
 mod table;
 mod timers;
 mod slot;
+mod poller;
+mod entry;
 #[cfg_attr(all(test, loom), allow(dead_code, reason = "only its model uses it there"))]
 pub(crate) mod notify_flag;
 mod last_run;
+mod inbox;
 mod shared;
 mod event_loop;
 #[cfg(not(all(test, loom)))]

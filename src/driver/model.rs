@@ -17,12 +17,12 @@ use std::time::Duration;
 
 use loom::thread::{self, ThreadId};
 
-use super::event_loop::{Failure, Found, Outcome, Poller};
 use super::parker::Parker;
+use super::poller::{Failure, Found, Outcome, Poller};
 use super::registration::Binding;
 use super::shared::Shared;
 use super::table::Id;
-use super::{Backend, Run, event_loop};
+use super::{Backend, Run, poller};
 use crate::error::ShmError;
 use crate::sync::{Arc, AtomicU32, Ordering};
 use crate::sys::futex::Ring;
@@ -68,7 +68,7 @@ impl Poller for ModelPoller {
                 self.arm_control();
             } else {
                 let outcome = if woken { Outcome::Woken } else { Outcome::Lapsed };
-                found.wakes.push(event_loop::Wake { id, outcome });
+                found.wakes.push(poller::Wake { id, outcome });
             }
         }
         Ok(())

@@ -5,7 +5,8 @@ use std::io;
 use std::sync::{PoisonError, TryLockError};
 use std::time::Duration;
 
-use super::event_loop::{EventLoop, Failure, Found, Poller};
+use super::event_loop::EventLoop;
+use super::poller::{Failure, Found, Poller};
 use super::poller_of_this_thread;
 use super::shared::Shared;
 use super::table::Id;

@@ -7,9 +7,9 @@ use std::task::{Context, Poll, Waker};
 use std::{fmt, io};
 
 use super::epoll::EpollPoller;
-use super::event_loop::Poller;
 use super::notify_flag::NotifyFlag;
 use super::parker::Parker;
+use super::poller::Poller;
 use super::registration::Binding;
 use super::shared::Shared;
 use super::uring::PolledRing;

@@ -7,7 +7,8 @@ use std::time::{Duration, Instant};
 use rustix::event::epoll as set;
 
 use super::Backend;
-use super::shared::{Command, Shared};
+use super::inbox::Command;
+use super::shared::Shared;
 use super::slot::Slot;
 use super::source::Source;
 use crate::error::ShmError;

@@ -8,7 +8,8 @@ use std::time::{Duration, Instant};
 
 use rustix::net::{AddressFamily, SocketFlags, SocketType, socketpair};
 
-use super::event_loop::{EventLoop, Failure, Found, Poller};
+use super::event_loop::EventLoop;
+use super::poller::{Failure, Found, Poller};
 use super::table::Id;
 use super::*;
 use crate::sync::{AtomicU32, lock};
@@ -617,9 +618,9 @@ fn a_word_that_cannot_be_waited_on_abandons_its_source_alone() {
         }
         fn disarm(&mut self, _: Id) {}
         fn wait(&mut self, _: Option<Duration>, found: &mut Found) -> Result<(), Failure> {
-            found.wakes.extend(
-                self.0.map(|id| event_loop::Wake { id, outcome: event_loop::Outcome::Poisoned }),
-            );
+            found
+                .wakes
+                .extend(self.0.map(|id| poller::Wake { id, outcome: poller::Outcome::Poisoned }));
             Ok(())
         }
         fn close(&mut self) {}
@@ -648,8 +649,8 @@ fn a_wait_that_was_only_cancelled_is_no_wake() {
         }
         fn disarm(&mut self, _: Id) {}
         fn wait(&mut self, _: Option<Duration>, found: &mut Found) -> Result<(), Failure> {
-            let outcome = event_loop::Outcome::Lapsed;
-            found.wakes.extend(self.0.take().map(|id| event_loop::Wake { id, outcome }));
+            let outcome = poller::Outcome::Lapsed;
+            found.wakes.extend(self.0.take().map(|id| poller::Wake { id, outcome }));
             Ok(())
         }
         fn close(&mut self) {}

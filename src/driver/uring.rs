@@ -33,7 +33,7 @@ use rustix::io::Errno;
 
 use super::Backend;
 use super::epoll;
-use super::event_loop::{Failure, Found, Outcome, Poller, Wake};
+use super::poller::{Failure, Found, Outcome, Poller, Wake};
 use super::shared::Shared;
 use super::table::Id;
 use crate::error::ShmError;

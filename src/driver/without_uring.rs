@@ -4,7 +4,7 @@ use std::io;
 use std::time::Duration;
 
 use super::Backend;
-use super::event_loop::{Failure, Found, Poller};
+use super::poller::{Failure, Found, Poller};
 use super::shared::Shared;
 use super::table::Id;
 use crate::error::ShmError;

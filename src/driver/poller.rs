@@ -1,0 +1,84 @@
+//! How a driver waits in the kernel, as the event loop sees it.
+
+use std::io;
+use std::time::Duration;
+
+use super::table::Id;
+use crate::sync::AtomicU32;
+
+/// How a driver waits in the kernel: with an io_uring ring, or with an epoll set alone.
+pub(super) trait Poller: Send {
+    /// Waits for a wake on `bell`, from now on or since it held `seen`, and returns true. One
+    /// [`Wake`] with this identity follows at some time. Returns false if this poller does not wait
+    /// for bells.
+    fn arm(&mut self, id: Id, bell: &AtomicU32, seen: u32) -> bool;
+
+    /// Makes the [`Wake`] that follows [`arm`](Self::arm) come soon.
+    fn disarm(&mut self, id: Id);
+
+    /// Sleeps until something happens, at most for `timeout`, and appends all of it to `found`. May
+    /// return early.
+    fn wait(&mut self, timeout: Option<Duration>, found: &mut Found) -> Result<(), Failure>;
+
+    /// Appends to `found` what can be seen without a system call, if anything.
+    fn reap_ready(&mut self, _found: &mut Found) {}
+
+    /// Whether a wait would find something at once, as far as that can be seen without a system
+    /// call.
+    fn is_due(&mut self) -> bool {
+        false
+    }
+
+    /// Takes back what was armed for the driver itself, once no registration is left.
+    fn close(&mut self);
+
+    /// Whether the calling thread may use this poller. A ring to sleep in belongs to the thread
+    /// that made it.
+    fn is_ours(&self) -> bool {
+        true
+    }
+}
+
+/// What happened during one wait.
+#[derive(Default)]
+pub(super) struct Found {
+    pub(super) wakes: Vec<Wake>,
+    /// Events of descriptors: the source and the token.
+    pub(super) events: Vec<(Id, u16)>,
+}
+
+impl Found {
+    pub(super) fn is_empty(&self) -> bool {
+        self.wakes.is_empty() && self.events.is_empty()
+    }
+}
+
+/// A wait on a bell is over.
+pub(super) struct Wake {
+    pub(super) id: Id,
+    pub(super) outcome: Outcome,
+}
+
+/// How a wait on a bell ended.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub(super) enum Outcome {
+    /// A peer or thread woke it.
+    Woken,
+    /// It ended without a wake: the bell had been counted up before it began, or the kernel ended
+    /// it, for its own reasons or at our request. The bell's count tells which.
+    #[allow(dead_code, reason = "for io_uring alone")]
+    Lapsed,
+    /// The kernel cannot wait on this word, and never will.
+    Poisoned,
+}
+
+/// Why a wait in the kernel failed.
+#[derive(Debug)]
+pub(super) enum Failure {
+    /// There is no poller yet; nothing was tried.
+    Unmade(io::Error),
+    /// The next wait may succeed.
+    Once(io::Error),
+    /// Completions were lost: some waits would never end.
+    ForGood(io::Error),
+}
