@@ -60,14 +60,14 @@ pub(super) fn take(
     // Cannot fail: LONGEST is a time that the kernel can express.
     let timeout = timeout.and_then(|timeout| Timespec::try_from(timeout.min(LONGEST)).ok());
     let mut buffer = [const { MaybeUninit::uninit() }; EVENTS];
-    let events = match epoll::wait(shared.epoll(), &mut buffer, timeout.as_ref()) {
+    let events = match epoll::wait(shared.epoll_set.descriptor(), &mut buffer, timeout.as_ref()) {
         Ok((events, _)) => events,
         Err(Errno::INTR) => return Ok(()),
         Err(errno) => return Err(errno),
     };
     for event in events {
         match Id::unpack(event.data.u64()) {
-            (Id::OWN, token) => shared.clear_own(token),
+            (Id::OWN, token) => shared.epoll_set.clear(token),
             event => found.events.push(event),
         }
     }

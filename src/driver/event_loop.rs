@@ -7,11 +7,12 @@
 
 use std::time::{Duration, Instant};
 
+use super::clock::NEVER;
 use super::entry::{Entry, Wait, shielded};
 use super::inbox::{Command, Request, Rest};
 use super::poller::{Failure, Found, Outcome, Poller, Wake};
 use super::shared::Shared;
-use super::slot::{NEVER, Slot};
+use super::slot::Slot;
 use super::source::Source;
 use super::table::{Id, Table};
 use super::timers::Timers;
@@ -129,11 +130,11 @@ impl EventLoop {
             return Some(Duration::ZERO);
         }
         let end = timeout.and_then(|timeout| Instant::now().checked_add(timeout));
-        let end = end.map_or(NEVER, |end| self.shared.clock(end));
+        let end = end.map_or(NEVER, |end| self.shared.clock.at(end));
         for _ in 0..ROUNDS {
             let until = self.timers.next().unwrap_or(NEVER).min(end);
             match self.shared.fall_asleep(until, &mut self.batch, is_wanted) {
-                Rest::Asleep => return (until != NEVER).then(|| self.shared.until(until)),
+                Rest::Asleep => return (until != NEVER).then(|| self.shared.clock.until(until)),
                 Rest::Busy => self.run_batch(),
                 Rest::Unparked => break,
                 Rest::Asked => match self.spin(until, is_wanted) {
@@ -164,7 +165,7 @@ impl EventLoop {
             return (Spun::Wanted, false);
         }
         let wish = self.requests.iter().map(|request| request.spin).max().unwrap_or_default();
-        let time = if until == NEVER { wish } else { wish.min(self.shared.until(until)) };
+        let time = if until == NEVER { wish } else { wish.min(self.shared.clock.until(until)) };
         let Some(mut spinning) = Spinning::begin(time) else { return (Spun::Over, false) };
         let mut ended = Spun::Over;
         while spinning.again() {
@@ -249,7 +250,7 @@ impl EventLoop {
             let until = self.timers.next().unwrap_or(NEVER);
             let rest = |batch| self.shared.fall_asleep(until, batch, &|| false);
             if nothing && rest(&mut self.batch) == Rest::Asleep {
-                self.shared.set_timer(until);
+                self.shared.epoll_set.set_timer(until, &self.shared.clock);
                 return Ok(self.calls.wrapping_sub(before));
             }
             self.run_batch();
@@ -377,7 +378,7 @@ impl EventLoop {
         if self.timers.next().is_none() {
             return;
         }
-        let now = self.shared.now();
+        let now = self.shared.clock.now();
         // This loop ends: a source that asks for another time does so through the inbox.
         while let Some(id) = self.timers.take_due(now) {
             if let Some(entry) = self.table.get_mut(id) {

@@ -3,13 +3,11 @@
 use std::collections::HashSet;
 use std::time::Duration;
 
+use super::clock::AWAKE;
 use super::slot::Slot;
 use super::source::Source;
 use super::table::{Id, Ids};
 use crate::sync::Arc;
-
-/// In `asleep_until`: the driver runs, or is about to check the inbox.
-pub(super) const AWAKE: u64 = 0;
 
 /// A command to the driver.
 pub(super) enum Command {

@@ -2,8 +2,8 @@
 //!
 //! The modules, from the bottom up:
 //!
-//! - [`table`] and [`timers`] are plain data.
-//! - [`slot`], [`inbox`] and [`shared`] hold what other threads touch.
+//! - [`table`], [`timers`] and [`clock`] are plain data.
+//! - [`slot`], [`inbox`], [`epoll_set`] and [`shared`] hold what other threads touch.
 //! - [`poller`] is what the event loop asks of the kernel; [`uring`] and [`epoll`] are the two ways
 //!   to wait.
 //! - [`event_loop`] is owned by the thread that runs the driver; it executes the turns. It knows
@@ -20,12 +20,14 @@
 mod source;
 mod table;
 mod timers;
+mod clock;
 mod slot;
 mod poller;
 mod entry;
 #[cfg_attr(all(test, loom), allow(dead_code, reason = "only its model uses it there"))]
 pub(crate) mod notify_flag;
 mod last_run;
+mod epoll_set;
 mod inbox;
 mod shared;
 mod event_loop;

@@ -169,7 +169,7 @@ impl Deref for PolledDriver {
 
 impl AsFd for PolledDriver {
     fn as_fd(&self) -> BorrowedFd<'_> {
-        self.driver.shared().epoll().as_fd()
+        self.driver.shared().epoll_set.descriptor().as_fd()
     }
 }
 

@@ -107,7 +107,7 @@ impl Registration {
         self.keeper.shared.check_fork()?;
         self.check_cancelled()?;
         let data = set::EventData::new_u64(self.slot.id.pack(token));
-        set::add(self.keeper.shared.epoll(), fd, data, flags)
+        set::add(self.keeper.shared.epoll_set.descriptor(), fd, data, flags)
             .map_err(ShmError::io("watch a descriptor"))?;
         // If another thread cancels and then unwatches, the kernel orders its delete and our add:
         // either the delete finds the descriptor, or we see the cancel here.
@@ -129,7 +129,7 @@ impl Registration {
             return;
         }
         // Fails if it is not watched, which is the desired state.
-        let _ = set::delete(self.keeper.shared.epoll(), fd);
+        let _ = set::delete(self.keeper.shared.epoll_set.descriptor(), fd);
     }
 
     /// Has [`Source::on_timer`] called at `at`, or a bit later, or earlier.
@@ -141,7 +141,7 @@ impl Registration {
             return;
         }
         let shared = &self.keeper.shared;
-        let at = shared.clock(at);
+        let at = shared.clock.at(at);
         if self.slot.lower_timer(at) {
             shared.push(Command::Timer(self.slot.id, at));
         }

@@ -12,78 +12,38 @@
 //! present counts as awake: it will look. A polled driver is asleep between its turns, and an
 //! interrupt makes its descriptor readable.
 
-use std::os::fd::{AsFd, BorrowedFd, OwnedFd};
 use std::sync::atomic::AtomicBool;
 use std::task::Wake;
-use std::time::{Duration, Instant};
-
-use rustix::event::{EventfdFlags, Timespec, epoll, eventfd};
-use rustix::time::{
-    Itimerspec, TimerfdClockId, TimerfdFlags, TimerfdTimerFlags, timerfd_create, timerfd_settime,
-};
+use std::time::Duration;
 
 use super::Backend;
-use super::inbox::{AWAKE, Command, Inbox, MOST_REQUESTS, Request, Rest};
+use super::clock::{AWAKE, Clock, NEVER};
+use super::epoll_set::EpollSet;
+use super::inbox::{Command, Inbox, MOST_REQUESTS, Request, Rest};
 use super::last_run::LastRun;
-use super::slot::{NEVER, Slot};
+use super::slot::Slot;
 use super::source::Source;
 use super::table::Id;
 use crate::error::{CloseReason, ShmError};
-use crate::sync::{Arc, AtomicU32, AtomicU64, Mutex, Ordering, lock};
+use crate::sync::{Arc, AtomicU32, Mutex, Ordering, lock};
 use crate::sys::fork::{LeakyLock, Origin};
 use crate::sys::futex;
-
-/// How a sleeping driver is interrupted.
-enum Interrupt {
-    /// Its ring waits on the control word.
-    Futex,
-    /// Its epoll set holds this eventfd.
-    EventFd(OwnedFd),
-}
-
-/// Ends the sleep of a polled driver at a time; it is in the driver's epoll set.
-struct Timer {
-    descriptor: OwnedFd,
-    /// The time that it was last set to. Only the thread that runs the driver touches this.
-    at: AtomicU64,
-}
-
-/// Tokens of the driver's own descriptors in its set.
-mod own {
-    pub(super) const INTERRUPT: u16 = 0;
-    pub(super) const TIMER: u16 = 1;
-    #[allow(dead_code, reason = "for io_uring alone")]
-    pub(super) const RING: u16 = 2;
-}
-
-#[cfg(not(all(test, loom)))]
-type Set = OwnedFd;
-/// A model watches no descriptor, and explores many thousand drivers.
-#[cfg(all(test, loom))]
-type Set = std::sync::LazyLock<OwnedFd>;
 
 /// One driver, as all threads see it.
 pub(super) struct Shared {
     backend: Backend,
-    /// The set that holds every watched descriptor.
-    epoll: Set,
+    pub(super) epoll_set: EpollSet,
+    /// The futex word that ends the sleep of a driver with a ring.
     control: AtomicU32,
     unparked: AtomicU32,
     /// Something was put into the inbox: a hint for a driver that spins.
     stirred: AtomicBool,
-    interrupt: Interrupt,
-    timer: Option<Timer>,
     /// A thread parks in this driver, with nothing else to do while it sleeps.
     parked_in: bool,
     inbox: LeakyLock<Mutex<Inbox>>,
     /// Of one that has no thread of its own.
     pub(super) last_run: LastRun,
-    /// Zero of the driver's clock.
-    #[cfg(not(all(test, loom)))]
-    epoch: Instant,
-    /// Whether the time of all timers has come.
-    #[cfg(all(test, loom))]
-    time: AtomicU32,
+    pub(super) clock: Clock,
     /// The process that it belongs to.
     origin: Origin,
 }
@@ -103,7 +63,7 @@ impl Shared {
         let mut shared = Self::make(backend)?;
         shared.parked_in = parked_in;
         if backend == Backend::Epoll {
-            shared.interrupt_by_descriptor()?;
+            shared.epoll_set.add_interrupt()?;
         }
         Ok(Arc::new(shared))
     }
@@ -111,12 +71,8 @@ impl Shared {
     /// Makes the state of a driver whose epoll set a reactor waits on.
     pub(super) fn polled(backend: Backend) -> Result<Arc<Self>, ShmError> {
         let mut shared = Self::make(backend)?;
-        shared.interrupt_by_descriptor()?;
-        let flags = TimerfdFlags::CLOEXEC | TimerfdFlags::NONBLOCK;
-        let descriptor = timerfd_create(TimerfdClockId::Monotonic, flags)
-            .map_err(ShmError::io("timerfd_create"))?;
-        shared.add_own(&descriptor, own::TIMER)?;
-        shared.timer = Some(Timer { descriptor, at: AtomicU64::new(NEVER) });
+        shared.epoll_set.add_interrupt()?;
+        shared.epoll_set.add_timer()?;
         // The first registration makes the descriptor readable.
         lock(&shared.inbox).asleep_until = NEVER;
         Ok(Arc::new(shared))
@@ -125,45 +81,16 @@ impl Shared {
     fn make(backend: Backend) -> Result<Self, ShmError> {
         Ok(Self {
             backend,
-            #[cfg(not(all(test, loom)))]
-            epoll: epoll::create(epoll::CreateFlags::CLOEXEC)
-                .map_err(ShmError::io("epoll_create1"))?,
-            #[cfg(all(test, loom))]
-            epoll: Set::new(|| epoll::create(epoll::CreateFlags::CLOEXEC).unwrap()),
+            epoll_set: EpollSet::new()?,
             control: AtomicU32::new(0),
             unparked: AtomicU32::new(0),
             stirred: AtomicBool::new(false),
-            interrupt: Interrupt::Futex,
-            timer: None,
             parked_in: false,
             inbox: LeakyLock::default(),
             last_run: LastRun::new(),
-            #[cfg(not(all(test, loom)))]
-            epoch: Instant::now(),
-            #[cfg(all(test, loom))]
-            time: AtomicU32::new(0),
+            clock: Clock::new(),
             origin: Origin::here(),
         })
-    }
-
-    fn interrupt_by_descriptor(&mut self) -> Result<(), ShmError> {
-        let event = eventfd(0, EventfdFlags::CLOEXEC | EventfdFlags::NONBLOCK)
-            .map_err(ShmError::io("eventfd"))?;
-        self.add_own(&event, own::INTERRUPT)?;
-        self.interrupt = Interrupt::EventFd(event);
-        Ok(())
-    }
-
-    fn add_own(&self, descriptor: impl AsFd, token: u16) -> Result<(), ShmError> {
-        let data = epoll::EventData::new_u64(Id::OWN.pack(token));
-        epoll::add(self.epoll(), descriptor, data, epoll::EventFlags::IN)
-            .map_err(ShmError::io("epoll_ctl"))
-    }
-
-    /// Adds the ring of a polled driver to the set.
-    #[allow(dead_code, reason = "for io_uring alone")]
-    pub(super) fn hold_ring(&self, ring: BorrowedFd<'_>) -> Result<(), ShmError> {
-        self.add_own(ring, own::RING)
     }
 
     /// Whether this process is a child of the one that the driver belongs to. Then the descriptors
@@ -187,54 +114,17 @@ impl Shared {
         if self.is_forked() { 0 } else { lock(&self.inbox).ids.taken() }
     }
 
-    pub(super) fn epoll(&self) -> &OwnedFd {
-        &self.epoll
-    }
-
     /// Returns the futex word that ends the sleep of a driver with a ring.
     #[allow(dead_code, reason = "for io_uring alone")]
     pub(super) fn control(&self) -> &AtomicU32 {
         &self.control
     }
 
-    /// Returns a time on the driver's clock: nanoseconds since its start, neither `AWAKE` nor
-    /// `NEVER`.
-    #[cfg(not(all(test, loom)))]
-    pub(super) fn clock(&self, at: Instant) -> u64 {
-        let nanos = at.saturating_duration_since(self.epoch).as_nanos();
-        u64::try_from(nanos).unwrap_or(NEVER).clamp(AWAKE + 1, NEVER - 1)
-    }
-
-    /// Returns the present time on the driver's clock.
-    #[cfg(not(all(test, loom)))]
-    pub(super) fn now(&self) -> u64 {
-        self.clock(Instant::now())
-    }
-
-    /// In a model every time is the same one in the future.
-    #[cfg(all(test, loom))]
-    pub(super) fn clock(&self, _at: Instant) -> u64 {
-        NEVER - 1
-    }
-
-    /// In a model that time comes when the model says so.
-    #[cfg(all(test, loom))]
-    pub(super) fn now(&self) -> u64 {
-        // ORDERING: Acquire pairs with the Release in `let_time_pass`.
-        if self.time.load(Ordering::Acquire) == 0 { AWAKE + 1 } else { NEVER - 1 }
-    }
-
     /// Makes the times of all timers come, including timers that are set later.
     #[cfg(all(test, loom))]
     pub(super) fn let_time_pass(&self) {
-        // ORDERING: Release pairs with the Acquire in `now`.
-        self.time.store(1, Ordering::Release);
+        self.clock.let_time_pass();
         self.interrupt();
-    }
-
-    /// Returns how long it is until `at`. Zero for a time that has passed.
-    pub(super) fn until(&self, at: u64) -> Duration {
-        Duration::from_nanos(at.saturating_sub(self.now()))
     }
 
     /// Gives the driver a command; drops it if the driver has ended.
@@ -448,58 +338,17 @@ impl Shared {
     }
 
     fn interrupt(&self) {
-        match &self.interrupt {
-            Interrupt::Futex => {
-                // ORDERING: Release, as for every bell; the lock orders the commands themselves.
-                self.control.fetch_add(1, Ordering::Release);
-                futex::wake(&self.control);
-            }
-            Interrupt::EventFd(event) => {
-                // Fails only when the counter is full, and then the descriptor is readable.
-                let _ = rustix::io::write(event, &1_u64.to_ne_bytes());
-            }
+        if self.epoll_set.interrupt() {
+            return;
         }
+        // ORDERING: Release, as for every bell; the lock orders the commands themselves.
+        self.control.fetch_add(1, Ordering::Release);
+        futex::wake(&self.control);
     }
 
     /// Makes the descriptor of a polled driver readable: its turn has left something to do.
     pub(super) fn poke(&self) {
         self.interrupt();
-    }
-
-    /// Clears one of the driver's own descriptors that is readable, until its next cause.
-    pub(super) fn clear_own(&self, token: u16) {
-        let mut count = [0; 8];
-        match (token, &self.interrupt, &self.timer) {
-            (own::INTERRUPT, Interrupt::EventFd(event), _) => {
-                let _ = rustix::io::read(event, &mut count);
-            }
-            (own::TIMER, _, Some(timer)) => {
-                // ORDERING: Relaxed; only the thread that runs the driver gets here.
-                timer.at.store(NEVER, Ordering::Relaxed);
-                let _ = rustix::io::read(&timer.descriptor, &mut count);
-            }
-            _ => {}
-        }
-    }
-
-    /// Makes the descriptor of a polled driver readable at `at`, or earlier.
-    pub(super) fn set_timer(&self, at: u64) {
-        let Some(timer) = self.timer.as_ref() else { return };
-        // ORDERING: Relaxed, as in `clear_own`.
-        if timer.at.load(Ordering::Relaxed) <= at {
-            return;
-        }
-        timer.at.store(at, Ordering::Relaxed);
-        let zero = Timespec { tv_sec: 0, tv_nsec: 0 };
-        // Zero would disarm the timer. A time that the kernel's clock cannot express is shortened.
-        let after = self.until(at).max(Duration::from_nanos(1));
-        let longest = Timespec { tv_sec: i64::from(u32::MAX), tv_nsec: 0 };
-        let it_value = Timespec::try_from(after).unwrap_or(longest);
-        let spec = Itimerspec { it_interval: zero, it_value };
-        if timerfd_settime(&timer.descriptor, TimerfdTimerFlags::empty(), &spec).is_err() {
-            // It does not fail for a timer and a valid time; but no task may sleep for ever.
-            self.poke();
-        }
     }
 
     /// Returns when the driver wakes up by itself; 0 while it is awake.

@@ -6,11 +6,9 @@
 //! | `notified` | its registration sets it, the driver clears it | both | a notification is under way |
 //! | `cancelled` | its registration, once | the driver | call the source no more |
 
+use super::clock::NEVER;
 use super::table::Id;
 use crate::sync::{AtomicU32, AtomicU64, Ordering};
-
-/// No timer, on the driver's clock.
-pub(super) const NEVER: u64 = u64::MAX;
 
 /// One registration, as both sides see it.
 #[derive(Debug)]

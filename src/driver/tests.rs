@@ -258,7 +258,7 @@ fn only_an_earlier_alarm_interrupts(backend: Backend) {
     let mut until = 0;
     eventually("it sleeps for the alarm", || {
         until = asleep(&driver);
-        until != slot::NEVER
+        until != clock::NEVER
     });
     let interrupts = driver.shared().control().load(SeqCst);
     another.wake_at(now + Duration::from_secs(200));

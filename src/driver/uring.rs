@@ -270,7 +270,7 @@ impl RingPoller {
     }
 
     fn arm_poll(&mut self) {
-        let epoll = Fd(self.shared.epoll().as_raw_fd());
+        let epoll = Fd(self.shared.epoll_set.descriptor().as_raw_fd());
         let entry = opcode::PollAdd::new(epoll, POLL_IN).build();
         self.queue.submit(entry.user_data(Id::OWN.pack(POLL)));
     }
@@ -345,7 +345,7 @@ impl PolledRing {
     /// Makes a ring and adds it to the set.
     pub(super) fn open(shared: &Arc<Shared>) -> Result<Self, ShmError> {
         let queue = Queue::open(Kind::Polled).map_err(ShmError::io("io_uring_setup"))?;
-        shared.hold_ring(queue.ring.as_fd())?;
+        shared.epoll_set.add_ring(queue.ring.as_fd())?;
         Ok(Self { queue, shared: shared.clone() })
     }
 }
