@@ -15,7 +15,7 @@ use crate::sync::{Arc, AtomicU32, Ordering, thread_local};
 const PAUSE: Duration = Duration::from_millis(5);
 
 /// How many times a future that always wakes itself is polled between two turns of the driver. A
-/// turn costs about 300 ns, as much as ten packets.
+/// turn costs about 300 ns, as much as ten packets do.
 const POLLS: u32 = if cfg!(all(test, loom)) { 2 } else { 8 };
 
 /// See [`Driver::block_on`].
@@ -28,7 +28,7 @@ pub(super) fn block_on<F: Future>(driver: &Driver, future: F) -> F::Output {
         thread: thread::current(),
     });
     if cfg!(all(test, loom)) {
-        // Loom does not see the count of references that orders a last wake before the drop.
+        // Loom does not see that the reference count orders the last wake before the drop.
         std::mem::forget(ours.clone());
     }
     let waker = Waker::from(ours.clone());
@@ -40,8 +40,8 @@ pub(super) fn block_on<F: Future>(driver: &Driver, future: F) -> F::Output {
             return output;
         }
         polls += 1;
-        // Run the driver regularly even if the future has woken itself: other tasks wait for
-        // outside events. A background driver serves them by itself.
+        // Runs the driver regularly even if the future wakes itself: other tasks wait for outside
+        // events. A background driver serves them on its own thread.
         if polls >= POLLS && !driver.is_background() {
             polls = 0;
             sleep(driver, &ours);
@@ -54,16 +54,16 @@ pub(super) fn block_on<F: Future>(driver: &Driver, future: F) -> F::Output {
     }
 }
 
-/// Runs the driver for one turn, asleep unless the waker was called; or sleeps while another thread
-/// runs it.
+/// Runs the driver for one turn, which sleeps unless the waker was called. Sleeps by itself if
+/// another thread runs the driver.
 ///
 /// The waker's own flag decides, not only the unpark that follows it: a turn of another thread, or
 /// a turn inside of the future, may use up the unpark.
 fn sleep(driver: &Driver, ours: &FutureWaker) {
     let is_woken = || ours.is_woken();
     if driver.shared().is_forked() {
-        // The future has forked, and this is the child. Its ends have ended by the fork, and
-        // nothing here would wake it.
+        // The future has forked, and this is the child. The fork has ended its endpoints here, so
+        // nothing would wake the thread.
         thread::park_timeout(PAUSE);
         ours.woken.swap(1, Ordering::Relaxed);
         return;
@@ -72,18 +72,18 @@ fn sleep(driver: &Driver, ours: &FutureWaker) {
         return thread::park();
     }
     if driver.park_unless(None, &is_woken).is_err() && !is_woken() {
-        // Somebody else runs it, or it is over. The waker ends this sleep too.
+        // Another thread runs the driver, or the driver has ended. The waker ends this sleep too.
         thread::park_timeout(PAUSE);
     }
 }
 
 /// The waker of the future.
 struct FutureWaker {
-    /// 1 once it did.
+    /// 1 once it was called, until `block_on` clears it.
     woken: AtomicU32,
-    /// A background driver need not be told.
+    /// `None` for a background driver, in which this thread does not park.
     unparker: Option<Unparker>,
-    /// For the times when the thread does not sleep in the driver.
+    /// To unpark where this thread does not sleep in the driver.
     thread: Thread,
 }
 
@@ -101,7 +101,7 @@ impl Wake for FutureWaker {
 
     fn wake_by_ref(self: &Arc<Self>) {
         // ORDERING: Release pairs with the Acquire in `block_on`. A read-modify-write, because
-        // loom would let a store slip in before a swap that has read what stood there before.
+        // loom may order a store before a swap that has read the older value.
         self.woken.swap(1, Ordering::Release);
         if let Some(unparker) = &self.unparker {
             unparker.unpark();
@@ -111,10 +111,11 @@ impl Wake for FutureWaker {
 }
 
 thread_local! {
+    /// Whether this thread is inside of `block_on`.
     static INSIDE: Cell<bool> = Cell::new(false);
 }
 
-/// Marks that this thread is inside of `block_on`.
+/// Marks that this thread is inside of `block_on`, until it is dropped.
 struct Inside;
 
 impl Inside {

@@ -31,7 +31,7 @@ struct Parked {
 }
 
 thread_local! {
-    /// This thread is inside of `park` or `turn` of any driver, or is a driver's own thread.
+    /// Whether this thread is inside of `park` or `turn` of any driver, or is a driver's own.
     static INSIDE: Cell<bool> = Cell::new(false);
 }
 
@@ -105,7 +105,7 @@ impl Parker {
                 return Err(ShmError::Io { step, source: io::ErrorKind::ResourceBusy.into() });
             }
             Err(TryLockError::Poisoned(poisoned)) => {
-                // A bug in the driver itself. It must not leave sources asleep for ever.
+                // The driver itself has panicked, which is a bug. No source may sleep for ever.
                 let mut parked = poisoned.into_inner();
                 parked.give_up();
                 parked
@@ -144,12 +144,12 @@ impl Drop for Parker {
     fn drop(&mut self) {
         let _inside = Inside::now();
         if self.parked.is_torn() {
-            // A thread of the parent's ran the driver at the fork.
+            // A thread of the parent was running the driver at the fork.
             return;
         }
         let parked = self.parked.get_mut().unwrap_or_else(PoisonError::into_inner);
         if self.shared.is_forked() {
-            // Closes this process's copies; nobody is told, for nobody here has lost anything.
+            // Closes this process's copies. The sources are the parent's, so none is called.
             parked.event_loop = None;
         } else {
             parked.give_up();
@@ -157,7 +157,7 @@ impl Drop for Parker {
     }
 }
 
-/// The poller of a driver before a thread first parks in it.
+/// The poller of a driver until a thread first parks in it.
 struct Unmade;
 
 impl Poller for Unmade {

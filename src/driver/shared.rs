@@ -4,13 +4,13 @@
 //! |---|---|---|---|
 //! | `inbox` (locked) | every thread | the driver | what to do, and until when the driver sleeps |
 //! | `control` | every thread, after the inbox | the driver | counted up to end a sleep |
-//! | `unparked` | every thread, before the inbox; the driver clears it | both | the driver's thread is wanted back |
+//! | `unparked` | every thread, before the inbox; the driver clears it | both | the driver's thread must return to its caller |
 //!
 //! The inbox's lock orders going to sleep and giving the driver a command: either the driver sees
 //! the command, or the thread that pushes it sees `asleep_until`. A thread that sees the driver
 //! asleep marks it awake, so each sleep is interrupted once. A driver that no thread runs at
-//! present counts as awake: it will look. A polled driver is asleep between its turns, and an
-//! interrupt makes its descriptor readable.
+//! present counts as awake, because it checks the inbox before it sleeps. A polled driver is asleep
+//! between its turns, and an interrupt makes its descriptor readable.
 
 use std::sync::atomic::AtomicBool;
 use std::task::Wake;
@@ -38,10 +38,10 @@ pub(super) struct Shared {
     unparked: AtomicU32,
     /// Something was put into the inbox: a hint for a driver that spins.
     stirred: AtomicBool,
-    /// A thread parks in this driver, with nothing else to do while it sleeps.
+    /// Threads park in this driver when they have nothing else to do.
     parked_in: bool,
     inbox: LeakyLock<Mutex<Inbox>>,
-    /// Of one that has no thread of its own.
+    /// Kept for a driver that has no thread of its own.
     pub(super) last_run: LastRun,
     pub(super) clock: Clock,
     /// The process that it belongs to.
@@ -49,12 +49,12 @@ pub(super) struct Shared {
 }
 
 impl Shared {
-    /// Makes the state of a driver that sleeps in the kernel by itself.
+    /// Makes the state of a driver with a thread of its own.
     pub(super) fn new(backend: Backend) -> Result<Arc<Self>, ShmError> {
         Self::sleeping(backend, false)
     }
 
-    /// As [`new`](Self::new), for a driver whose thread has nothing else to do while it sleeps.
+    /// Makes the state of a driver that threads park in when they have nothing else to do.
     pub(super) fn parked_in(backend: Backend) -> Result<Arc<Self>, ShmError> {
         Self::sleeping(backend, true)
     }
@@ -93,8 +93,8 @@ impl Shared {
         })
     }
 
-    /// Whether this process is a child of the one that the driver belongs to. Then the descriptors
-    /// belong to the parent, and a lock may be held by a thread that does not exist here.
+    /// Whether this process is a forked child of the driver's. Then the descriptors are the
+    /// parent's, and a thread that does not exist here may hold a lock.
     pub(super) fn is_forked(&self) -> bool {
         self.origin.has_left()
     }
@@ -109,7 +109,7 @@ impl Shared {
         self.backend
     }
 
-    /// Returns how many sources have an identity: in a child zero, since none of them is its own.
+    /// Returns how many sources have an identity. In a forked child none has.
     pub(super) fn bound(&self) -> usize {
         if self.is_forked() { 0 } else { lock(&self.inbox).ids.taken() }
     }
@@ -138,7 +138,7 @@ impl Shared {
             drop(inbox);
             return;
         }
-        // Tidies only for `Retire`: a thread that notifies or asks for a timer may hold locks that
+        // Tidies for `Retire` alone: a thread that notifies or asks for a timer may hold locks that
         // the drop of a source takes.
         let retires = matches!(command, Command::Retire(_));
         let interrupt = inbox.push(command);
@@ -173,7 +173,7 @@ impl Shared {
         Ok(slot)
     }
 
-    /// Whether a thread parks in this driver, with nothing else to do while it sleeps.
+    /// Whether threads park in this driver when they have nothing else to do.
     pub(super) fn is_parked_in(&self) -> bool {
         self.parked_in
     }
@@ -247,7 +247,7 @@ impl Shared {
         self.stirred.load(Ordering::Relaxed)
     }
 
-    /// Whether the driver's thread is wanted back.
+    /// Whether an unpark asks the driver's thread to return to its caller.
     pub(super) fn is_unparked(&self) -> bool {
         // ORDERING: Relaxed; a hint, `fall_asleep` decides.
         self.unparked.load(Ordering::Relaxed) != 0
@@ -268,8 +268,8 @@ impl Shared {
     /// Tries to sleep until `until`. If there are commands, swaps them into `batch`, which is
     /// empty, instead.
     ///
-    /// `is_wanted` reports a wake that was meant for this thread. A turn of another thread may have
-    /// used up its unpark.
+    /// `is_wanted` reports a wake that was meant for this thread: a turn of another thread may have
+    /// used up the unpark of that wake.
     pub(super) fn fall_asleep(
         &self,
         until: u64,
@@ -281,10 +281,10 @@ impl Shared {
             self.hand_over(&mut inbox, batch);
             return Rest::Busy;
         }
-        // ORDERING: Relaxed, with the lock held. `unpark` sets this before it takes the lock:
-        // either we see it here, or `unpark` sees the sleep. An `unpark` that found it already set
-        // took no lock. In that case the AcqRel in `end_unpark` has made what that thread wrote
-        // before visible here, for `is_wanted`.
+        // ORDERING: Relaxed, with the lock held. `unpark` sets this before it takes the lock, so
+        // either we see it here, or `unpark` sees the sleep. An `unpark` that finds it set takes
+        // no lock. Then the AcqRel in `end_unpark` has made visible here what that thread wrote
+        // before, for `is_wanted`.
         if self.unparked.load(Ordering::Relaxed) != 0 || is_wanted() {
             return Rest::Unparked;
         }
@@ -299,7 +299,7 @@ impl Shared {
     /// time.
     pub(super) fn unpark(&self) {
         // ORDERING: AcqRel, and a read-modify-write each time: the unparked thread sees everything
-        // that was written before an unpark, also where several unparks are merged.
+        // that was written before each unpark, even if several count as one.
         if self.is_forked() || self.unparked.swap(1, Ordering::AcqRel) != 0 {
             return;
         }
@@ -309,10 +309,10 @@ impl Shared {
         }
     }
 
-    /// Clears all unparks until now, before the driver's thread returns to its caller.
+    /// Clears all unparks so far, before the driver's thread returns to its caller.
     pub(super) fn end_unpark(&self) {
-        // ORDERING: Relaxed for the check, which may miss an unpark of this moment: then it counts
-        // for the next time. AcqRel pairs with `unpark`.
+        // ORDERING: Relaxed for the check. If it misses an unpark of this moment, that unpark
+        // counts for the next park. AcqRel pairs with `unpark`.
         if self.unparked.load(Ordering::Relaxed) != 0 {
             self.unparked.swap(0, Ordering::AcqRel);
         }
@@ -326,7 +326,7 @@ impl Shared {
         inbox.is_drowsy &= !has_news;
     }
 
-    /// Ends the driver; returns the commands that will not be done any more.
+    /// Ends the driver. Returns the commands that are still to be done.
     pub(super) fn close(&self) -> Vec<Command> {
         let mut inbox = lock(&self.inbox);
         inbox.closed = true;
@@ -346,12 +346,12 @@ impl Shared {
         futex::wake(&self.control);
     }
 
-    /// Makes the descriptor of a polled driver readable: its turn has left something to do.
+    /// Makes the descriptor of a polled driver readable, because its turn has left something to do.
     pub(super) fn poke(&self) {
         self.interrupt();
     }
 
-    /// Returns when the driver wakes up by itself; 0 while it is awake.
+    /// Returns when the driver wakes up by itself, or `AWAKE`.
     #[cfg(test)]
     pub(super) fn asleep_until(&self) -> u64 {
         lock(&self.inbox).asleep_until

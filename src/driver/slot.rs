@@ -2,9 +2,9 @@
 //!
 //! | word | written by | read by | what it says |
 //! |---|---|---|---|
-//! | `timer` | its registration lowers it, the driver clears it | both | the earliest wish |
+//! | `timer` | its registration lowers it, the driver clears it | both | the earliest time that is still to come |
 //! | `notified` | its registration sets it, the driver clears it | both | a notification is under way |
-//! | `cancelled` | its registration, once | the driver | call the source no more |
+//! | `cancelled` | its registration, once | the driver | the source must not be called any more |
 
 use super::clock::NEVER;
 use super::table::Id;
@@ -14,7 +14,7 @@ use crate::sync::{AtomicU32, AtomicU64, Ordering};
 #[derive(Debug)]
 pub(super) struct Slot {
     pub(super) id: Id,
-    /// The earliest time asked for that the driver has not called for yet.
+    /// The earliest requested time that the driver has not called the source for yet.
     timer: AtomicU64,
     notified: AtomicU32,
     cancelled: AtomicU32,
@@ -30,21 +30,21 @@ impl Slot {
         }
     }
 
-    /// Requests a time; returns whether it is earlier than what the driver was already told.
+    /// Requests a time. Returns whether it is earlier than the one that the driver knows.
     pub(super) fn lower_timer(&self, at: u64) -> bool {
-        // ORDERING: AcqRel, and a read-modify-write even where the value stays: it comes either
-        // before the one in `clear_timer`, which then makes all that the caller wrote visible to
-        // the source, or after it, and then it finds NEVER and the driver is told.
+        // ORDERING: AcqRel, and a read-modify-write even if the value stays. If this comes before
+        // the swap in `clear_timer`, that swap makes all that the caller wrote visible to the
+        // source. If it comes after, it finds NEVER, and the driver is told.
         self.timer.fetch_min(at, Ordering::AcqRel) > at
     }
 
-    /// Before the source is called for its timer: wishes from now on are new ones.
+    /// Clears the time, before the source is called for it. Requests after this are new ones.
     pub(super) fn clear_timer(&self) {
         // ORDERING: AcqRel; pairs with `lower_timer`.
         self.timer.swap(NEVER, Ordering::AcqRel);
     }
 
-    /// Marks a notification as under way; returns whether none was.
+    /// Marks a notification as under way. Returns whether none was before.
     pub(super) fn begin_notify(&self) -> bool {
         // ORDERING: AcqRel; pairs with `end_notify` as `lower_timer` does with `clear_timer`.
         self.notified.swap(1, Ordering::AcqRel) == 0
@@ -56,15 +56,15 @@ impl Slot {
         self.notified.swap(0, Ordering::AcqRel);
     }
 
-    /// Marks the registration as cancelled; returns whether this was the first time.
+    /// Marks the registration as cancelled. Returns whether it was not before.
     pub(super) fn begin_cancel(&self) -> bool {
-        // ORDERING: Relaxed; only the flag matters, and the inbox orders the command that follows.
+        // ORDERING: Relaxed; the flag publishes nothing, and the inbox orders the command that
+        // follows.
         self.cancelled.swap(1, Ordering::Relaxed) == 0
     }
 
     pub(super) fn is_cancelled(&self) -> bool {
-        // ORDERING: Relaxed, as in `begin_cancel`. On the cancelling thread itself program order
-        // suffices.
+        // ORDERING: Relaxed, as in `begin_cancel`. The cancelling thread itself sees its own write.
         self.cancelled.load(Ordering::Relaxed) != 0
     }
 }

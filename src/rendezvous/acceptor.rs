@@ -1,8 +1,8 @@
 //! The engine's side of the handshake: accepts connections, reads each hello, and answers it.
 //!
-//! An acceptor does nothing by itself. Its owner is a source of a driver: it passes on what is
-//! ready and when an alarm goes off, and lends its [`Watcher`] and [`Host`] for the call. So the
-//! acceptor holds no reference to either, and whoever owns all three makes no circle.
+//! An acceptor does nothing by itself. Its owner is a source of a driver. The owner passes on ready
+//! descriptors and timers, and lends its [`Watcher`] and [`Host`] for the call. The acceptor holds
+//! no reference to either, so an owner of all three makes no reference cycle.
 
 use std::os::fd::{AsFd, BorrowedFd, OwnedFd};
 use std::path::Path;
@@ -25,7 +25,7 @@ const PATIENCE: Duration = Duration::from_secs(1);
 /// How long the acceptor accepts nobody after the kernel had no descriptor or memory left.
 const PAUSE: Duration = Duration::from_millis(100);
 /// The most connections accepted in one turn, so that a flood of them does not keep the driver from
-/// its other sources. Any that remain keep the socket readable.
+/// its other sources. The socket stays readable as long as any are left.
 const ACCEPTS_A_TURN: usize = 16;
 
 /// What the acceptor needs of its driver: the registration of the source that owns the acceptor.
@@ -65,13 +65,14 @@ pub(crate) enum Refusal {
 
 /// The acceptor's user: a face, or a listener that makes a face for each client.
 pub(crate) trait Host {
-    /// Decides on a client that sent a complete, acceptable hello. Returns the file of a region,
-    /// which then belongs to the client, or a refusal.
+    /// Decides on a client that has sent an acceptable hello. Returns the file of a region, which
+    /// then belongs to the client, or a refusal.
     ///
     /// # Errors
     /// The refusal that is sent to the client.
     fn admit(&self, peer: PeerCredentials) -> Result<OwnedFd, Refusal>;
-    /// Takes the socket after the answer was sent. It is the lifeline now, and no longer watched.
+    /// Takes the client's socket after the answer was sent. It is the lifeline now, and no longer
+    /// watched.
     fn connected(&self, lifeline: Lifeline);
     /// Takes back the region's file, because the answer could not be delivered: the client that
     /// [`Host::admit`] let in is gone.
@@ -95,7 +96,7 @@ pub(crate) struct Acceptor {
     path: Box<Path>,
     allow: Option<Allow>,
     room: LeakyLock<Mutex<Room>>,
-    /// The process that receives; in a forked child nothing is ready.
+    /// The process that accepts. A forked child does not.
     origin: Origin,
     refused: AtomicU64,
     hostile: AtomicU64,
@@ -108,7 +109,7 @@ struct Room {
     socket: Option<ListenerSocket>,
     /// The longest waiting first, and therefore in the order of `until`.
     pending: Vec<Pending>,
-    /// Set while nobody is accepted for lack of descriptors or memory.
+    /// When to accept again, after the kernel had no descriptor or memory left.
     resume: Option<Instant>,
 }
 
@@ -143,12 +144,12 @@ impl Acceptor {
         }
     }
 
-    /// The path that it listens at.
+    /// Returns the path that it listens at.
     pub(crate) fn path(&self) -> &Path {
         &self.path
     }
 
-    /// Begins to accept. To be called once, after the owner has registered with the driver.
+    /// Begins to accept. The owner calls this once, after it has registered with the driver.
     ///
     /// # Errors
     /// If the driver cannot watch the socket.
@@ -159,8 +160,8 @@ impl Acceptor {
         }
     }
 
-    /// What is watched under `token` is readable or hung up. Tokens that are not the acceptor's, or
-    /// no longer, do no harm.
+    /// Handles that the descriptor watched under `token` is readable or hung up. Ignores tokens
+    /// that are not, or no longer, the acceptor's.
     pub(crate) fn on_ready(&self, token: u16, watcher: &dyn Watcher, host: &dyn Host) {
         if token == Self::LISTENING {
             self.accept(watcher, host);
@@ -170,7 +171,7 @@ impl Acceptor {
         self.set_timer(watcher);
     }
 
-    /// Handles a timer that fired, perhaps early or for another source.
+    /// Handles a timer. It may come early.
     pub(crate) fn on_timer(&self, watcher: &dyn Watcher, host: &dyn Host) {
         let now = Instant::now();
         let late = lock(&self.room).leave_late(now);
@@ -280,16 +281,17 @@ impl Acceptor {
     fn answer(&self, socket: OwnedFd, hello: &[u8], host: &dyn Host) {
         let judged =
             message::parse_hello(hello).map(|spoken| self.judge(socket.as_fd(), spoken, host));
-        // After the host has made the region, which needs the last free descriptor more than this
-        // does.
+        // Comes after the host has made the region: if one descriptor is left, the region needs it
+        // more than this does.
         let process = socket::take_peeked(socket.as_fd());
         let (peer, file) = match judged {
             Ok(Ok(admitted)) => admitted,
-            // PEER: nonsense gets no answer, because we do not know what we would be talking to.
+            // PEER: a message that is no hello gets no answer: we do not know what the other side
+            // speaks.
             Err(message::Junk) => return count(&self.hostile),
             Ok(Err(status)) => {
                 count(&self.refused);
-                // A client that does not wait for its refusal does not need it.
+                // Fails if the client has not waited for it.
                 let _ = socket::send(socket.as_fd(), &message::answer(status), None);
                 return;
             }
@@ -312,7 +314,7 @@ impl Acceptor {
         spoken: Spoken<()>,
         host: &dyn Host,
     ) -> Result<(PeerCredentials, OwnedFd), Status> {
-        // The user first: strangers are told nothing else.
+        // The user first: other users learn nothing else.
         let peer = PeerCredentials::of(socket).map_err(|_| Status::PermissionDenied)?;
         if !credentials::accepts(self.allow.as_ref(), &peer) {
             return Err(Status::PermissionDenied);

@@ -58,10 +58,12 @@ impl ListenerSocket {
     /// Binds `name` with `mode`. Without a mode, only its owner can read and write it.
     ///
     /// # Errors
-    /// `NameInUse` if another engine serves the name, or if a file that is not a socket has it;
-    /// `PermissionDenied` for a directory that is not ours alone, and if the file system denies
-    /// access; `InvalidConfig` for a mode of more than permission bits; `Unsupported` without
-    /// `/proc`; `Io` otherwise, also if the directory's lock stays taken for seconds.
+    /// - `NameInUse` if another engine serves the name, or if a file that is not a socket has it.
+    /// - `PermissionDenied` for a directory that is not ours alone, and if the file system denies
+    ///   access.
+    /// - `InvalidConfig` for a mode of more than permission bits.
+    /// - `Unsupported` without `/proc`.
+    /// - `Io` otherwise, also if the directory's lock stays taken for seconds.
     pub(crate) fn bind(name: &Name, mode: Option<u32>) -> Result<Self, ShmError> {
         let mode = permissions(mode.unwrap_or(DEFAULT_MODE))?;
         let directory = Directory::for_engine(name)?;
@@ -71,7 +73,7 @@ impl ListenerSocket {
         Ok(Self { socket, directory, name: name.clone(), inode, origin: Origin::here() })
     }
 
-    /// The path that it listens at.
+    /// Returns the path that it listens at.
     pub(crate) fn path(&self) -> &Path {
         self.name.path()
     }
@@ -80,7 +82,7 @@ impl ListenerSocket {
     /// `None` if there is none.
     ///
     /// # Errors
-    /// The kernel's, usually because there are too many descriptors. Then the connection stays in
+    /// The kernel's, usually because too many descriptors are open. Then the connection stays in
     /// the backlog, and the socket stays readable.
     pub(crate) fn accept(&self) -> io::Result<Option<OwnedFd>> {
         loop {
@@ -120,7 +122,7 @@ impl Drop for ListenerSocket {
             // From here on connects are refused, also while a forked child has a copy of the
             // socket.
             let _ = rustix::net::shutdown(&self.socket, Shutdown::Both);
-            // Connections that nobody has accepted are hung up, at most as many as there can be.
+            // Hangs up the connections that nobody has accepted, at most as many as can wait.
             for _ in 0..=BACKLOG {
                 let Ok(Some(client)) = self.accept() else { break };
                 socket::hang_up(client.as_fd());
@@ -145,7 +147,7 @@ fn permissions(mode: u32) -> Result<Mode, ShmError> {
 #[derive(Debug)]
 pub(super) struct Stale(OwnedFd);
 
-/// Under the lock: makes sure that nobody serves the name, and returns what has it.
+/// Makes sure that nobody serves the name, and returns the socket that has it. Needs the lock.
 pub(super) fn expect_stale(directory: &Directory, name: &Name) -> Result<Option<Stale>, ShmError> {
     const STEP: &str = "looking for another engine";
     let (found, errno) = match socket::find(directory.as_fd(), name.file()) {
@@ -162,7 +164,7 @@ pub(super) fn expect_stale(directory: &Directory, name: &Name) -> Result<Option<
     }
 }
 
-/// Under the lock: connects to whoever listens on a socket.
+/// Connects to the process that listens on a socket. Needs the lock.
 ///
 /// An engine's `mode` may exclude its own user, and the kernel checks the mode before it checks
 /// whether anybody listens. So this gives the owner the right to write for the duration of the
@@ -182,8 +184,8 @@ fn probe(found: BorrowedFd<'_>) -> Result<Option<OwnedFd>, Errno> {
     outcome
 }
 
-/// Under the lock: listens under the name, which `stale` has at most. Whoever does not ask for the
-/// lock may have put a file there meanwhile, which is kept.
+/// Listens under the name, in the place of `stale`. Keeps another file that a program without the
+/// lock has put there meanwhile. Needs the lock.
 pub(super) fn listen(
     directory: &Directory,
     name: &Name,
@@ -200,7 +202,7 @@ pub(super) fn listen(
     }
 }
 
-/// Under the lock: removes `stale`, unless another file has its name by now.
+/// Removes `stale`, unless another file has its name by now. Needs the lock.
 fn remove(directory: &Directory, file: &OsStr, stale: Stale) -> Result<(), Errno> {
     let stale = Inode::of(&rustix::fs::fstat(&stale.0)?);
     match directory.look_at(file) {
@@ -210,7 +212,7 @@ fn remove(directory: &Directory, file: &OsStr, stale: Stale) -> Result<(), Errno
     }
 }
 
-/// Under the lock: listens under the final path, which fits into an address.
+/// Listens under the final path, which fits into an address. Needs the lock.
 fn listen_at(
     directory: &Directory,
     name: &Name,
@@ -251,8 +253,8 @@ pub(super) fn expect_bound_below(
     }
 }
 
-/// Under the lock: listens under a short name and renames the socket to its own, whose path does
-/// not fit into an address.
+/// Listens under a short name and renames the socket to its own, whose path does not fit into an
+/// address. Needs the lock.
 fn listen_and_rename(
     directory: &Directory,
     name: &Name,
@@ -281,11 +283,11 @@ fn listen_and_rename(
     listening.map(|inode| (socket, inode))
 }
 
-/// Under the lock: gives the new socket its name, unless a file has that.
+/// Gives the new socket its name, unless a file has it. Needs the lock.
 fn rename_new(directory: &Directory, file: &OsStr) -> Result<(), Errno> {
     let flags = RenameFlags::NOREPLACE;
     match rustix::fs::renameat_with(directory, NEW_FILE, directory, file, flags) {
-        // Not every file system can do that, nor every kernel.
+        // Not every file system and every kernel can do that.
         Err(Errno::INVAL | Errno::NOSYS) => {}
         outcome => return outcome,
     }
@@ -296,8 +298,8 @@ fn rename_new(directory: &Directory, file: &OsStr) -> Result<(), Errno> {
     }
 }
 
-/// Under the lock: removes what a crash left. Only the lock's holder has such a file, so this one
-/// is nobody's; but in a directory that is not ours, something else may have that name.
+/// Removes the new socket that a crash has left. Needs the lock: only its holder has such a file,
+/// so nobody uses this one. In a directory that is not ours, another file may have that name.
 fn remove_new(directory: &Directory) -> Result<(), ShmError> {
     const STEP: &str = "removing what a crash left";
     let path = || directory.path_of(NEW_FILE);
@@ -390,7 +392,7 @@ impl Lock {
     /// Updates the file's times, so that no cleaner unlinks it while it is held.
     fn refresh(&self) {
         let now = Timespec { tv_sec: 0, tv_nsec: UTIME_NOW };
-        // This fails for another user's file, and that matters little.
+        // Fails for another user's file, which matters little.
         let _ =
             rustix::fs::futimens(&self.0, &Timestamps { last_access: now, last_modification: now });
     }
@@ -408,7 +410,8 @@ impl Lock {
 
 impl Drop for Lock {
     fn drop(&mut self) {
-        // Closing is not enough: a child forked meanwhile has a copy, and would keep the lock.
+        // Closing is not enough: a child that was forked meanwhile has a copy, and would keep the
+        // lock.
         let _ = rustix::fs::flock(&self.0, FlockOperation::Unlock);
     }
 }
