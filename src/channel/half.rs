@@ -6,9 +6,11 @@ use std::task::{Context, Poll, ready};
 use bytes::Bytes;
 
 use super::budget::Limit;
+use super::deadline::Deadline;
 use super::ends::Directions;
 use super::payload::{AsPayload, Payload, Reserve};
-use super::send::{Deadline, Half, Places, SendEnd, SendFuture, SendState};
+use super::send::{SendFuture, SendState};
+use super::send_end::{Half, Places, SendEnd};
 use super::shared::Channel;
 use super::tx::Tx;
 use super::wait::{Task, Thread, Wait};

@@ -5,6 +5,7 @@ mod block;
 mod budget;
 mod closing;
 mod counters;
+mod deadline;
 mod ends;
 mod events;
 mod half;
@@ -14,6 +15,7 @@ mod recv;
 mod returning;
 mod rx;
 mod send;
+mod send_end;
 mod shared;
 mod spurious_wakes;
 mod tx;
@@ -22,14 +24,16 @@ mod with_mut;
 
 pub(crate) use budget::Limit;
 pub use counters::Stats;
+pub(crate) use deadline::deadline_after;
 pub(crate) use ends::Directions;
 pub(crate) use half::SendHalf;
 #[cfg(all(test, not(loom)))]
 pub(crate) use payload::Payload;
-pub(crate) use recv::{RecvFuture, deadline_after, from_taken, from_timed, take_at_once};
+pub(crate) use recv::{RecvFuture, from_taken, from_timed, take_at_once};
 pub(crate) use returning::Returning;
 pub(crate) use rx::Rx;
-pub(crate) use send::{SendFuture, SharedTx, Whole};
+pub(crate) use send::SendFuture;
+pub(crate) use send_end::{SharedTx, Whole};
 pub(crate) use shared::{Channel, Options};
 #[cfg(all(test, not(loom)))]
 pub(crate) use tx::Attempt;

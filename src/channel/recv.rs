@@ -240,8 +240,3 @@ pub(crate) fn from_timed(
 ) -> Result<Bytes, RecvTimeoutError> {
     taken.ok_or(RecvTimeoutError::Timeout)?.map_err(RecvTimeoutError::Closed)
 }
-
-/// Returns the deadline. One that the clock cannot express is the same as none.
-pub(crate) fn deadline_after(timeout: Duration) -> Option<Instant> {
-    Instant::now().checked_add(timeout)
-}

@@ -10,155 +10,16 @@ use std::pin::Pin;
 use std::task::{Context, Poll, ready};
 use std::time::{Duration, Instant};
 
-use bytes::Bytes;
-
 use super::budget::Limit;
+use super::deadline::{Deadline, earlier};
 use super::ends::Directions;
 use super::payload::{AsPayload, Payload};
+use super::send_end::SendEnd;
 use super::shared::Channel;
 use super::tx::{Attempt, Tx};
 use super::wait::{Task, Thread, Wait};
-use crate::error::{CloseReason, ShmError, TrySendError};
-use crate::sync::{Mutex, lock};
+use crate::error::{CloseReason, ShmError};
 use crate::wake::waiters::Waiting;
-
-/// What a send goes through: a whole end or a half.
-pub(crate) trait SendEnd<'a> {
-    fn channel(&self) -> &'a Channel;
-
-    /// Accesses the sending half and its queue. The `work` must be short and must not call foreign
-    /// code.
-    fn with<R>(&mut self, work: impl FnOnce(&mut Tx, &mut Places) -> R) -> R;
-
-    /// Sends what has to go first.
-    #[inline]
-    fn poll_before<W: Wait>(
-        &mut self,
-        _deadline: &mut Deadline,
-        _wait: &mut W,
-    ) -> Poll<Result<(), ShmError>> {
-        Poll::Ready(Ok(()))
-    }
-}
-
-/// The senders that wait for room.
-#[derive(Debug, Default)]
-pub(crate) struct Places {
-    /// A sender is at the front.
-    is_taken: bool,
-    /// How many senders queue for the front.
-    queued: usize,
-}
-
-impl Places {
-    #[inline]
-    fn is_free(&self) -> bool {
-        !self.is_taken && self.queued == 0
-    }
-
-    fn leave_queue(&mut self) {
-        self.queued = self.queued.saturating_sub(1);
-    }
-}
-
-/// The sending half of a whole end, and the queue for it.
-#[derive(Debug)]
-pub(crate) struct SharedTx {
-    tx: Tx,
-    places: Places,
-}
-
-impl SharedTx {
-    pub(crate) fn new(tx: Tx) -> Self {
-        Self { tx, places: Places::default() }
-    }
-
-    /// Sends at once or not at all, and not before senders that wait for room.
-    #[inline]
-    pub(crate) fn try_send(&mut self, packet: Bytes) -> Result<(), TrySendError> {
-        self.tx.try_send_unless(!self.places.is_free(), packet)
-    }
-
-    #[cfg(all(test, not(loom)))]
-    pub(crate) fn tx(&mut self) -> &mut Tx {
-        &mut self.tx
-    }
-
-    pub(crate) fn into_tx(self) -> Tx {
-        self.tx
-    }
-}
-
-/// A whole end, which many may send through.
-#[derive(Debug)]
-pub(crate) struct Whole<'a> {
-    pub(crate) channel: &'a Channel,
-    pub(crate) tx: &'a Mutex<SharedTx>,
-}
-
-impl<'a> SendEnd<'a> for Whole<'a> {
-    #[inline]
-    fn channel(&self) -> &'a Channel {
-        self.channel
-    }
-
-    #[inline]
-    fn with<R>(&mut self, work: impl FnOnce(&mut Tx, &mut Places) -> R) -> R {
-        let SharedTx { tx, places } = &mut *lock(self.tx);
-        work(tx, places)
-    }
-}
-
-/// A half, which one sender uses.
-#[derive(Debug)]
-pub(crate) struct Half<'a> {
-    pub(super) channel: &'a Channel,
-    pub(super) tx: &'a mut Tx,
-}
-
-impl<'a> SendEnd<'a> for Half<'a> {
-    #[inline]
-    fn channel(&self) -> &'a Channel {
-        self.channel
-    }
-
-    #[inline]
-    fn with<R>(&mut self, work: impl FnOnce(&mut Tx, &mut Places) -> R) -> R {
-        work(self.tx, &mut Places::default())
-    }
-}
-
-/// When a send gives up. Set when the send first has to wait, so that a send that does not wait
-/// does not read the clock.
-#[derive(Debug, Clone, Copy, Default)]
-pub(crate) enum Deadline {
-    #[default]
-    Unset,
-    At(Option<Instant>),
-}
-
-impl Deadline {
-    /// Waits as long as it takes, for a `Sink`.
-    pub(super) fn never() -> Self {
-        Self::At(None)
-    }
-
-    fn get(&mut self, channel: &Channel) -> Option<Instant> {
-        if let Self::Unset = self {
-            // A deadline that the clock cannot express is the same as none.
-            *self =
-                Self::At(channel.send_timeout.and_then(|after| Instant::now().checked_add(after)));
-        }
-        match self {
-            Self::At(at) => *at,
-            Self::Unset => None,
-        }
-    }
-
-    fn has_passed(&mut self, channel: &Channel) -> bool {
-        self.get(channel).is_some_and(|deadline| Instant::now() >= deadline)
-    }
-}
 
 /// The progress of a send. That of a `Sink` outlives its polls; a [`SendFuture`] owns its own.
 #[derive(Debug, Default)]
@@ -504,12 +365,5 @@ fn attempt_for_a_while<'a, E: SendEnd<'a>>(
                 return None;
             }
         }
-    }
-}
-
-fn earlier(one: Option<Instant>, other: Option<Instant>) -> Option<Instant> {
-    match (one, other) {
-        (Some(one), Some(other)) => Some(one.min(other)),
-        (one, other) => one.or(other),
     }
 }
