@@ -48,7 +48,7 @@ const PINGS: usize = 200;
 const WARM_UP: usize = 20;
 const ROUNDS: usize = 15;
 /// How often all ring at once.
-const ALARMS: usize = 5;
+const TIMERS: usize = 5;
 /// How long nobody does anything.
 const IDLE: Duration = Duration::from_secs(3);
 /// A packet that is not answered.
@@ -56,11 +56,11 @@ const NO_ANSWER: u64 = 0;
 
 /// A side's memory may grow to this, all of it counted: pages of the region that it has touched,
 /// its page tables, its heap.
-const MOST_BYTES: u64 = 64 << 10;
+const MAX_BYTES: u64 = 64 << 10;
 /// The median latency of one among all may be so many times that of one among a hundred: of the
 /// same one each time, and of another one each time, none of which is in any cache when there are
 /// many.
-const MOST_GROWTH: [f64; 2] = [1.5, 2.0];
+const MAX_GROWTH: [f64; 2] = [1.5, 2.0];
 
 fn main() {
     let arguments: Vec<_> = std::env::args().skip(1).collect();
@@ -208,7 +208,7 @@ impl Crowd {
 
     /// Has all channels ring while nobody looks, and tells how long it then takes to wake all the
     /// tasks, and how long until each was waited for again.
-    fn alarm(&mut self) -> Duration {
+    fn timer(&mut self) -> Duration {
         for application in &mut self.applications {
             application.tell("ring");
             application.expect("done");
@@ -247,10 +247,10 @@ fn measure(backend: Backend, channels: usize, place: &Place) {
     let theirs = many.applications.iter().map(|application| application.bytes).sum::<u64>();
     let theirs = theirs / channels as u64;
     println!("  memory of an application's side, all of it {theirs:>7} bytes");
-    assert!(bytes.max(theirs) <= MOST_BYTES, "an idle side holds more than {MOST_BYTES} bytes");
+    assert!(bytes.max(theirs) <= MAX_BYTES, "an idle side holds more than {MAX_BYTES} bytes");
 
     let ways = [("same", "the same one each time"), ("any", "another one each time")];
-    for ((word, what), most) in ways.into_iter().zip(MOST_GROWTH) {
+    for ((word, what), most) in ways.into_iter().zip(MAX_GROWTH) {
         // By turns, because the machine has other things to do now and then.
         let mut latencies = [const { Vec::new() }; 3];
         for _ in 0..ROUNDS {
@@ -274,14 +274,14 @@ fn measure(backend: Backend, channels: usize, place: &Place) {
     }
 
     println!("  all {channels} ring at once:");
-    let mut alarms: Vec<_> = (0..ALARMS).map(|_| many.alarm()).collect();
-    alarms.sort_unstable();
-    let median = alarms[ALARMS / 2];
+    let mut timers: Vec<_> = (0..TIMERS).map(|_| many.timer()).collect();
+    timers.sort_unstable();
+    let median = timers[TIMERS / 2];
     let each = median.as_nanos() / channels as u128;
     println!("    all woken in {median:.1?}, {each} ns for each");
     let bytes = (Memory::now().resident() - before.resident()) / channels as u64;
     println!("    memory of the engine's side after that   {bytes:>7} bytes");
-    assert!(bytes <= MOST_BYTES, "packets that are through leave more than {MOST_BYTES} bytes");
+    assert!(bytes <= MAX_BYTES, "packets that are through leave more than {MAX_BYTES} bytes");
 
     idle(&many.driver);
 }
@@ -305,8 +305,8 @@ fn idle(driver: &Driver) {
 /// Processor time of this process so far, in the hundredths of a second that the kernel shows.
 fn ticks() -> u64 {
     let stat = read_to_string("/proc/self/stat").expect("procfs");
-    let behind_the_name = stat.rsplit(')').next().expect("a name in brackets");
-    behind_the_name
+    let after_the_name = stat.rsplit(')').next().expect("a name in brackets");
+    after_the_name
         .split(' ')
         .skip(12)
         .take(2)

@@ -338,7 +338,7 @@ fn a_child_that_lives_on_keeps_no_name_of_a_dropped_engine() {
         let name = directory.name("face");
         let driver = Driver::builder().backend(backend).build().unwrap();
         let face = SpscFace::builder().driver(&driver).create(&name).unwrap();
-        let guest = connect_in_silence(&name);
+        let client = connect_in_silence(&name);
         for _ in 0..5 {
             driver.park(Some(Duration::ZERO)).unwrap();
         }
@@ -352,7 +352,7 @@ fn a_child_that_lives_on_keeps_no_name_of_a_dropped_engine() {
         drop(face);
         drop(lock);
         assert!(Path::new(&name).exists());
-        for (socket, which) in [(guest, "guest"), (in_backlog, "backlog")] {
+        for (socket, which) in [(client, "guest"), (in_backlog, "backlog")] {
             let received = retry_on_intr(|| net::recv(&socket, &mut [0; 8], RecvFlags::empty()));
             // Reset, if it is the listening socket that the kernel closes.
             let is_over = matches!(received, Ok((0, _)) | Err(Errno::CONNRESET));

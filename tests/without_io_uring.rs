@@ -47,13 +47,13 @@ async fn ping_pong(face: SpscFace, handle: SpscHandle) {
 
 /// No matter how it is refused, and who runs the driver.
 fn expect_epoll() {
-    let wish = || Driver::builder().backend(Backend::IoUring);
+    let builder = || Driver::builder().backend(Backend::IoUring);
     let refused = |error: ShmError| {
         assert!(matches!(error, ShmError::Unsupported { .. }), "{error:?}");
     };
-    refused(wish().build().unwrap_err());
-    refused(wish().background().unwrap_err());
-    refused(wish().polled().unwrap_err());
+    refused(builder().build().unwrap_err());
+    refused(builder().background().unwrap_err());
+    refused(builder().polled().unwrap_err());
 
     // A driver that nobody has asked for.
     let (face, descriptor) = SpscFace::pair().unwrap();

@@ -21,7 +21,7 @@ Exit status: 0 if every packet arrived intact, 1 if not or on an error, 2 for ba
 /// With this first argument the program is one of its own applications.
 pub(crate) const APPLICATION: &str = "--application";
 
-pub(crate) enum Wish {
+pub(crate) enum Mode {
     Route(Arguments),
     Apply(Backend),
     Help,
@@ -33,7 +33,7 @@ pub(crate) struct Arguments {
     pub(crate) json: bool,
 }
 
-pub(crate) fn parse(mut given: impl Iterator<Item = String>) -> Result<Wish, String> {
+pub(crate) fn parse(mut given: impl Iterator<Item = String>) -> Result<Mode, String> {
     let mut arguments =
         Arguments { seconds: Duration::from_secs(1), backend: Backend::Auto, json: false };
     let mut is_application = false;
@@ -49,7 +49,7 @@ pub(crate) fn parse(mut given: impl Iterator<Item = String>) -> Result<Wish, Str
             "--backend" => arguments.backend = backend(&value())?,
             "--json" => arguments.json = true,
             APPLICATION => is_application = true,
-            "--help" | "-h" => return Ok(Wish::Help),
+            "--help" | "-h" => return Ok(Mode::Help),
             _ => {
                 return Err(format!(
                     "unknown argument {argument:?}: allowed are --seconds N, \
@@ -58,7 +58,7 @@ pub(crate) fn parse(mut given: impl Iterator<Item = String>) -> Result<Wish, Str
             }
         }
     }
-    Ok(if is_application { Wish::Apply(arguments.backend) } else { Wish::Route(arguments) })
+    Ok(if is_application { Mode::Apply(arguments.backend) } else { Mode::Route(arguments) })
 }
 
 fn seconds(text: &str) -> Result<Duration, String> {

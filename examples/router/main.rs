@@ -20,7 +20,7 @@ mod report;
 use std::error::Error;
 use std::process::ExitCode;
 
-use arguments::{Arguments, Wish};
+use arguments::{Arguments, Mode};
 use engine::Engine;
 use report::Report;
 use wakering::Driver;
@@ -44,9 +44,9 @@ const STEPS: [Step; 5] = [
 
 fn main() -> ExitCode {
     let outcome = match arguments::parse(std::env::args().skip(1)) {
-        Ok(Wish::Route(arguments)) => route(&arguments),
-        Ok(Wish::Apply(backend)) => application::run(backend).map(|()| true),
-        Ok(Wish::Help) => {
+        Ok(Mode::Route(arguments)) => route(&arguments),
+        Ok(Mode::Apply(backend)) => application::run(backend).map(|()| true),
+        Ok(Mode::Help) => {
             print!("{}", arguments::HELP);
             return ExitCode::SUCCESS;
         }

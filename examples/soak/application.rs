@@ -37,8 +37,8 @@ pub(crate) fn run(arguments: &[String]) -> Result<()> {
         let _ = std::io::stdin().read_to_end(&mut Vec::new());
         over.store(true, Ordering::Relaxed);
     });
-    let wish = if random.percent(50) { Backend::Epoll } else { Backend::Auto };
-    let builder = Driver::builder().backend(wish);
+    let requested = if random.percent(50) { Backend::Epoll } else { Backend::Auto };
+    let builder = Driver::builder().backend(requested);
     let tally = Tally::default();
     // One in the thread that runs the tasks, or one beside it.
     let (driver, is_parked) =

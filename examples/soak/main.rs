@@ -126,8 +126,8 @@ fn soak(how_long: Duration, seed: u64) -> Result<bool> {
 /// One listener for each backend that is to be had, with rings of different sizes.
 fn listen(directory: &Path) -> Result<Vec<(String, SpscListener)>> {
     let mut listeners = Vec::new();
-    for (wish, ring_bytes) in [(Backend::Auto, 1 << 14), (Backend::Epoll, 1 << 17)] {
-        let driver = Driver::builder().backend(wish).background()?;
+    for (requested, ring_bytes) in [(Backend::Auto, 1 << 14), (Backend::Epoll, 1 << 17)] {
+        let driver = Driver::builder().backend(requested).background()?;
         let path = directory.join(ring_bytes.to_string());
         let name = path.to_str().ok_or("a path that is no text")?.to_owned();
         let builder = SpscListener::builder().driver(&driver).ring_bytes(ring_bytes);

@@ -223,10 +223,10 @@ impl Endpoint {
             return;
         }
         {
-            let _no_send_goes_on_behind_it = lock(&self.tx);
+            let _no_send_continues_after_it = lock(&self.tx);
             self.channel.close();
         }
-        self.channel.tell_everyone();
+        self.channel.wake_everyone();
     }
 
     /// Cuts the channel off for both sides: packets that were sent and not received are lost, and

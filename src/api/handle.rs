@@ -234,16 +234,16 @@ const SOCKET: u16 = 1;
 
 impl Connecting {
     fn start(connector: Connector, driver: &Binding) -> Result<Guard, ShmError> {
-        let dialling = Arc::new(Self {
+        let connecting = Arc::new(Self {
             waiters: Waiters::default(),
             step: LeakyLock::new(Mutex::new(Step::Under(Box::new(connector)))),
             driver: OnceLock::new(),
         });
-        let registration = driver.register(dialling.clone())?;
+        let registration = driver.register(connecting.clone())?;
         // Set only here.
-        let _ = dialling.driver.set(registration);
-        dialling.go_on();
-        Ok(Guard(dialling))
+        let _ = connecting.driver.set(registration);
+        connecting.go_on();
+        Ok(Guard(connecting))
     }
 
     /// Takes the next step, and asks the driver for what the handshake then waits for.

@@ -22,7 +22,7 @@ use crate::wake::waiters::{Waiters, Waiting};
 
 /// How many applications that have completed the handshake may wait to be accepted. Any more get
 /// `Busy`.
-const MOST_WAITING: usize = 128;
+const MAX_WAITING: usize = 128;
 
 /// Serves any number of applications under one name: a `Stream` of faces, one for each completed
 /// handshake.
@@ -249,7 +249,7 @@ impl Served for ListenerHost {
 
 impl Host for ListenerHost {
     fn admit(&self, _peer: PeerCredentials) -> Result<OwnedFd, Refusal> {
-        if self.state.lock().is_none_or(|state| state.faces.len() >= MOST_WAITING) {
+        if self.state.lock().is_none_or(|state| state.faces.len() >= MAX_WAITING) {
             return Err(Refusal::Busy);
         }
         match self.config.make() {

@@ -5,7 +5,7 @@ use std::mem::ManuallyDrop;
 
 use bytes::Bytes;
 
-use crate::channel::{Returning, Rx};
+use crate::channel::{LoanGuard, Rx};
 use crate::ring::Held;
 use crate::shm::region::{Kept, RingMemory};
 
@@ -189,7 +189,7 @@ impl<'a> Packet<'a> {
         let mut packet = ManuallyDrop::new(self);
         let kept = packet.memory().keep(packet.offset(), packet.len());
         let held = packet.held;
-        Bytes::from_owner(Lent { kept, _returning: packet.rx.lend(held) })
+        Bytes::from_owner(Lent { kept, _guard: packet.rx.lend(held) })
     }
 
     /// Returns the ring in which the packet lies.
@@ -215,7 +215,7 @@ impl Drop for Packet<'_> {
 /// What a lent `Bytes` owns.
 struct Lent {
     kept: Kept,
-    _returning: Returning,
+    _guard: LoanGuard,
 }
 
 impl AsRef<[u8]> for Lent {

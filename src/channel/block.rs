@@ -8,22 +8,22 @@
 
 use std::time::Duration;
 
-use crate::shm::layout::MOST_WAITERS;
+use crate::shm::layout::MAX_WAITERS;
 use crate::sync::{AtomicU32, Ordering};
 use crate::sys::futex;
 use crate::wake::bell::Bell;
 
 /// How long a thread first sleeps on the bell alone. That is cheaper than sleeping on two words,
 /// and on a busy channel sleeps are shorter than this.
-const ALONE: Duration = Duration::from_millis(100);
+const FIRST_SLEEP: Duration = Duration::from_millis(100);
 
 /// The longest that a thread sleeps where not every wake reaches it: where the kernel cannot sleep
 /// on two words, and where too many threads sleep already.
-const LATE: Duration = Duration::from_millis(100);
+const LONGEST_SLEEP: Duration = Duration::from_millis(100);
 
-/// How many threads may sleep on one bell. The rest of [`MOST_WAITERS`] is for the driver: its one
+/// How many threads may sleep on one bell. The rest of [`MAX_WAITERS`] is for the driver: its one
 /// wait, and the waits of its former io_uring rings, which linger for a millisecond.
-const MOST_THREADS: u32 = MOST_WAITERS - 64;
+const MAX_THREADS: u32 = MAX_WAITERS - 64;
 
 /// All threads of this process that sleep on one bell.
 #[derive(Debug, Default)]
@@ -50,17 +50,17 @@ impl Blocked {
     /// Sleeps until the bell is woken or an end comes, unless either has happened since `seen`.
     pub(super) fn sleep(&self, bell: &Bell, seen: Seen, timeout: Option<Duration>) {
         // ORDERING: Relaxed, here and below; a count, which publishes nothing.
-        if self.threads.fetch_add(1, Ordering::Relaxed) < MOST_THREADS {
+        if self.threads.fetch_add(1, Ordering::Relaxed) < MAX_THREADS {
             self.sleep_on(bell, seen, timeout);
         } else {
             // A wake that wakes that many other threads need not wake this one.
-            futex::wait(&self.ends, seen.ends, Some(at_most(timeout, LATE)));
+            futex::wait(&self.ends, seen.ends, Some(at_most(timeout, LONGEST_SLEEP)));
         }
         self.threads.fetch_sub(1, Ordering::Relaxed);
     }
 
     fn sleep_on(&self, bell: &Bell, seen: Seen, timeout: Option<Duration>) {
-        let alone = at_most(timeout, ALONE);
+        let alone = at_most(timeout, FIRST_SLEEP);
         futex::wait(bell.word(), seen.bell, Some(alone));
         let left = timeout.map(|timeout| timeout.saturating_sub(alone));
         if bell.count() != seen.bell || left.is_some_and(|left| left.is_zero()) {
@@ -68,7 +68,7 @@ impl Blocked {
         }
         let words = [(bell.word(), seen.bell), (&self.ends, seen.ends)];
         if !futex::wait_for_any(words, left) {
-            futex::wait(bell.word(), seen.bell, Some(at_most(left, LATE)));
+            futex::wait(bell.word(), seen.bell, Some(at_most(left, LONGEST_SLEEP)));
         }
     }
 

@@ -69,7 +69,7 @@ impl Budget {
     /// Whether the budget is used up, so that the caller has to wake itself and return `Pending`.
     /// If so, renews the budget.
     #[inline]
-    pub(super) fn ends_turn(&mut self, passed: &Passed) -> bool {
+    pub(super) fn must_yield(&mut self, passed: &Passed) -> bool {
         let is_over = !self.is_left(passed);
         if is_over {
             self.renew(passed);
@@ -130,11 +130,11 @@ mod tests {
             let (passed, mut budget) = (Passed::default(), Budget::new());
             passed.add(packets, bytes);
             budget.spend(Duration::from_micros(time));
-            assert!(budget.ends_turn(&passed) && !budget.ends_turn(&passed));
+            assert!(budget.must_yield(&passed) && !budget.must_yield(&passed));
             passed.add(255, 255 * 64);
-            assert!(!budget.ends_turn(&passed) && budget.is_left(&passed));
+            assert!(!budget.must_yield(&passed) && budget.is_left(&passed));
             passed.add(1, 64);
-            assert!(!budget.is_left(&passed) && budget.ends_turn(&passed));
+            assert!(!budget.is_left(&passed) && budget.must_yield(&passed));
         }
     }
 
@@ -154,7 +154,7 @@ mod tests {
     fn time_without_end_is_one_budget() {
         let (passed, mut budget) = (Passed::default(), Budget::new());
         budget.spend(Duration::MAX);
-        assert!(budget.ends_turn(&passed));
+        assert!(budget.must_yield(&passed));
         assert!(budget.is_left(&passed));
     }
 }

@@ -1,5 +1,5 @@
 //! How a channel ends, seen from one side: what the peer announces, what this side has settled, and
-//! who must be told.
+//! who must be woken.
 
 use super::ends::Directions;
 use super::shared::Channel;
@@ -13,11 +13,11 @@ impl Channel {
     /// that does not exist here.
     #[inline]
     pub(crate) fn forked(&self) -> Option<CloseReason> {
-        self.origin.has_left().then(|| self.disown())
+        self.origin.has_left().then(|| self.end_forked())
     }
 
     #[cold]
-    pub(super) fn disown(&self) -> CloseReason {
+    pub(super) fn end_forked(&self) -> CloseReason {
         // Private memory: the parent has its own copy.
         self.ends.end(Directions::BOTH, CloseReason::Forked);
         CloseReason::Forked
@@ -28,7 +28,7 @@ impl Channel {
     #[inline]
     pub(crate) fn forked_end(&self, direction: Directions) -> Option<CloseReason> {
         let forked = self.forked()?;
-        self.ends.tell(direction);
+        self.ends.note_returned(direction);
         let ended = if direction == Directions::TX { self.ends.tx() } else { self.ends.rx() };
         Some(ended.unwrap_or(forked))
     }
@@ -80,7 +80,7 @@ impl Channel {
     fn why_tx_ended(&self) -> Option<CloseReason> {
         let ends = self.peer_ends();
         if ends & (CANCELLED | RX_CLOSED) != 0 {
-            self.heed(ends);
+            self.settle_ends(ends);
         }
         self.ends.tx()
     }
@@ -90,7 +90,7 @@ impl Channel {
     pub(super) fn rx_cut(&self) -> Option<CloseReason> {
         let ends = self.peer_ends();
         if ends & CANCELLED != 0 {
-            self.heed(ends);
+            self.settle_ends(ends);
         }
         self.ends.rx()
     }
@@ -98,10 +98,10 @@ impl Channel {
     /// Returns why receiving is cut off as an error, otherwise whether it is over once the ring is
     /// empty. Must be called before the look at the ring.
     #[inline(always)]
-    pub(super) fn rx_standing(&self) -> Result<bool, CloseReason> {
+    pub(super) fn rx_state(&self) -> Result<bool, CloseReason> {
         let ends = self.peer_ends();
         if ends & CANCELLED != 0 {
-            self.heed(ends);
+            self.settle_ends(ends);
         }
         match self.ends.rx() {
             Some(reason) => Err(reason),
@@ -113,12 +113,12 @@ impl Channel {
     /// Returns why receiving is over, if it is, whatever the ring still holds. Must be called
     /// before the look at the ring.
     pub(super) fn rx_over(&self) -> Option<CloseReason> {
-        self.heed(self.peer_ends());
+        self.settle_ends(self.peer_ends());
         self.ends.rx_over()
     }
 
     /// Settles what the peer's word means for us.
-    pub(super) fn heed(&self, ends: u32) {
+    pub(super) fn settle_ends(&self, ends: u32) {
         if ends & CANCELLED != 0 {
             self.ends.end(Directions::BOTH, CloseReason::Cancelled);
         }
@@ -136,13 +136,13 @@ impl Channel {
     /// ring still holds packets. If these are cut off after this call, the receiver's own reason
     /// says so, but this answer does not change.
     pub(crate) fn close_reason(&self) -> Option<CloseReason> {
-        self.heed(self.peer_ends());
+        self.settle_ends(self.peer_ends());
         self.ends.settle()
     }
 
     /// Returns why the channel would be over, if it is, without settling the answer.
     pub(crate) fn close_reason_so_far(&self) -> Option<CloseReason> {
-        self.heed(self.peer_ends());
+        self.settle_ends(self.peer_ends());
         self.ends.channel()
     }
 
@@ -160,32 +160,32 @@ impl Channel {
 
     /// Whether everything that the peer sent has arrived. `None` until a call has returned the end.
     pub(crate) fn finished(&self) -> Option<Result<(), CloseReason>> {
-        let reason = self.ends.rx_told()?;
+        let reason = self.ends.rx_returned()?;
         Some(if reason == CloseReason::Peer { Ok(()) } else { Err(reason) })
     }
 
     /// Notes that a call is about to return that `direction` has ended, for `reason`. May be called
-    /// while a producer or consumer is held, so the driver tells those who wait for this.
-    pub(crate) fn tell(&self, direction: Directions, reason: CloseReason) {
-        if !self.ends.tell(direction) || self.forked().is_some() {
+    /// while a producer or consumer is held, so the driver wakes those who wait for this.
+    pub(crate) fn note_returned(&self, direction: Directions, reason: CloseReason) {
+        if !self.ends.note_returned(direction) || self.forked().is_some() {
             return;
         }
         // These two come from the peer's word, and the peer's wake may still be on its way. For all
-        // other reasons, everybody has been told already.
+        // other reasons, everybody has been woken already.
         let is_news = matches!(reason, CloseReason::Peer | CloseReason::Cancelled);
         if let (true, Some(driver)) = (is_news, self.driver.get()) {
             driver.notify();
         }
     }
 
-    /// Ends both directions for a reason of our own, tells the peer and wakes everybody.
+    /// Ends both directions for a reason of our own, announces that and wakes everybody.
     pub(super) fn end(&self, reason: CloseReason, announcement: u32) {
         if self.forked().is_some() {
             return;
         }
         self.ends.end(Directions::BOTH, reason);
         self.announce_end(announcement);
-        self.tell_everyone();
+        self.wake_everyone();
     }
 
     /// Ends both directions for a reason of our own. If sending has already ended in order, the
@@ -197,14 +197,14 @@ impl Channel {
         self.ends.end(Directions::BOTH, reason);
         let was_closed = self.ends.tx() == Some(CloseReason::Local);
         self.announce_end(if was_closed { RX_CLOSED } else { CANCELLED });
-        self.tell_everyone();
+        self.wake_everyone();
     }
 
     /// Closes the end in order. The caller holds this end's producer, so that no send continues
-    /// after the close. The caller then calls [`tell_everyone`] without the producer, because that
+    /// after the close. The caller then calls [`wake_everyone`] without the producer, because that
     /// calls wakers.
     ///
-    /// [`tell_everyone`]: Self::tell_everyone
+    /// [`wake_everyone`]: Self::wake_everyone
     pub(crate) fn close(&self) {
         self.set_tx_closed();
         self.end_both();
@@ -232,7 +232,7 @@ impl Channel {
     }
 
     /// Ends the channel because the peer broke a rule. May be called while a producer or consumer
-    /// is held, so the driver tells the tasks.
+    /// is held, so the driver wakes the tasks.
     #[cold]
     pub(super) fn violated(&self, violation: Violation) {
         if self.ends.tx().is_some() && self.ends.rx().is_some() {
@@ -262,15 +262,15 @@ impl Channel {
     }
 
     /// Wakes every task and thread of this process that waits on this end, whatever the bits say.
-    pub(crate) fn tell_everyone(&self) {
+    pub(crate) fn wake_everyone(&self) {
         if self.forked().is_some() {
             return;
         }
         self.blocked.end(&self.bell);
-        self.tell_tasks();
+        self.wake_tasks();
     }
 
-    pub(super) fn tell_tasks(&self) {
+    pub(super) fn wake_tasks(&self) {
         self.data.notify_all();
         self.news.notify_all();
         // Not unless sending is over: a sender that waits for its place would take the wake for the
@@ -281,15 +281,15 @@ impl Channel {
         }
     }
 
-    /// Handles the hang-up of the lifeline: settles what it means and tells everybody.
+    /// Handles the hang-up of the lifeline: settles what it means and wakes everybody.
     pub(super) fn hung_up(&self) {
         self.peer_gone();
-        self.tell_everyone();
+        self.wake_everyone();
     }
 
     pub(super) fn peer_gone(&self) {
         // What the peer announced of its ends comes first: those ends were in order.
-        self.heed(self.peer_ends());
+        self.settle_ends(self.peer_ends());
         self.ends.end(Directions::TX, CloseReason::PeerDied);
         self.ends.end_rx_when_empty(CloseReason::PeerDied);
         self.ends.set_peer_gone();
@@ -336,7 +336,7 @@ impl Channel {
             }
             let kept = self.kept.lock_or_try().and_then(|mut kept| kept.take());
             drop(kept);
-            self.tell_everyone();
+            self.wake_everyone();
         }
     }
 }

@@ -45,8 +45,8 @@ const RX_OVER: u32 = 8;
 const CHANNEL: u32 = 12;
 const PEER_GONE: u32 = 1 << 16;
 /// A call has returned that sending, or receiving, has ended.
-const TX_TOLD: u32 = 1 << 17;
-const RX_TOLD: u32 = 1 << 18;
+const TX_RETURNED: u32 = 1 << 17;
+const RX_RETURNED: u32 = 1 << 18;
 
 // From the least bad to the worst.
 const LOCAL: u32 = 1;
@@ -106,9 +106,9 @@ impl Ends {
     }
 
     /// Returns why receiving has ended, if a call has already returned that it has.
-    pub(crate) fn rx_told(&self) -> Option<CloseReason> {
+    pub(crate) fn rx_returned(&self) -> Option<CloseReason> {
         let state = self.state();
-        if state & RX_TOLD == 0 { None } else { self.decode(state >> RX) }
+        if state & RX_RETURNED == 0 { None } else { self.decode(state >> RX) }
     }
 
     pub(crate) fn is_peer_gone(&self) -> bool {
@@ -121,9 +121,9 @@ impl Ends {
     }
 
     /// Notes that a call is about to return the end of `direction`. Returns `true` the first time.
-    pub(crate) fn tell(&self, direction: Directions) -> bool {
-        let tx = if direction.has(Directions::TX) { TX_TOLD } else { 0 };
-        let rx = if direction.has(Directions::RX) { RX_TOLD } else { 0 };
+    pub(crate) fn note_returned(&self, direction: Directions) -> bool {
+        let tx = if direction.has(Directions::TX) { TX_RETURNED } else { 0 };
+        let rx = if direction.has(Directions::RX) { RX_RETURNED } else { 0 };
         if self.state() & (tx | rx) == tx | rx {
             return false;
         }
@@ -206,11 +206,11 @@ fn receiving(state: u32) -> u32 {
 /// Returns why the channel is over in `state`: the reason that was returned before, otherwise the
 /// worse reason of both directions.
 fn channel(state: u32) -> u32 {
-    let (told, tx, rx) = (state >> CHANNEL & 0xf, state >> TX & 0xf, receiving(state));
-    match (told, tx, rx) {
+    let (returned, tx, rx) = (state >> CHANNEL & 0xf, state >> TX & 0xf, receiving(state));
+    match (returned, tx, rx) {
         (0, 0, _) | (0, _, 0) => 0,
         (0, tx, rx) => tx.max(rx),
-        (told, ..) => told,
+        (returned, ..) => returned,
     }
 }
 
@@ -282,8 +282,8 @@ mod tests {
             let ends = Ends::new();
             ends.end(Directions::TX, CloseReason::Peer);
             ends.end_rx_when_empty(CloseReason::Peer);
-            let told = if is_told_before { ends.settle() } else { ends.channel() };
-            assert_eq!(told, Some(CloseReason::Peer));
+            let returned = if is_told_before { ends.settle() } else { ends.channel() };
+            assert_eq!(returned, Some(CloseReason::Peer));
             cut(&ends);
             assert_eq!(
                 (ends.tx(), ends.rx()),
@@ -298,10 +298,10 @@ mod tests {
     fn an_end_is_told_once_for_each_direction() {
         let ends = Ends::new();
         ends.end(Directions::BOTH, CloseReason::Local);
-        assert!(ends.tell(Directions::TX) && !ends.tell(Directions::TX));
-        assert_eq!(ends.rx_told(), None);
-        assert!(ends.tell(Directions::RX) && !ends.tell(Directions::RX));
-        assert_eq!(ends.rx_told(), Some(CloseReason::Local));
+        assert!(ends.note_returned(Directions::TX) && !ends.note_returned(Directions::TX));
+        assert_eq!(ends.rx_returned(), None);
+        assert!(ends.note_returned(Directions::RX) && !ends.note_returned(Directions::RX));
+        assert_eq!(ends.rx_returned(), Some(CloseReason::Local));
         ends.set_peer_gone();
         assert!(ends.is_peer_gone());
     }

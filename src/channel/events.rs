@@ -4,7 +4,7 @@ use std::os::fd::AsFd;
 use std::sync::Weak;
 
 use super::counters::count;
-use super::hangup::{Hangup, HangupOf};
+use super::hangup::{Hangup, HangupTarget};
 use super::shared::Channel;
 use crate::driver::{Backend, Binding, Source};
 use crate::error::{CloseReason, ShmError, Violation};
@@ -32,7 +32,7 @@ impl Channel {
         // Set once, here; the channel is new.
         let _ = self.driver.set(registration);
         if !driver.is_background() {
-            let channel: Weak<dyn HangupOf> = Arc::downgrade(self) as _;
+            let channel: Weak<dyn HangupTarget> = Arc::downgrade(self) as _;
             let _ = self.hangup.set(Hangup::new(channel));
         }
         Ok(())
@@ -42,7 +42,7 @@ impl Channel {
     /// connected.
     pub(crate) fn attach(&self, lifeline: Lifeline) -> Result<(), ShmError> {
         for spin in [&self.data_spin, &self.room_spin, &self.park_spin] {
-            spin.meet(lifeline.peer().pid);
+            spin.set_peer(lifeline.peer().pid);
         }
         let lifeline = self.lifeline.get_or_init(|| lifeline);
         if let Some(driver) = self.driver.get() {
@@ -96,16 +96,16 @@ impl Channel {
         }
     }
 
-    /// Whether the ends have changed since the tasks were last told. Notes the new state as told.
+    /// Whether the ends have changed since the tasks were last woken for that. Notes the new state.
     pub(super) fn has_news(&self) -> bool {
         let now = self.now();
         // ORDERING: Relaxed, here and below; only the driver's thread calls these.
-        self.told.swap(now, Ordering::Relaxed) != now
+        self.known_ends.swap(now, Ordering::Relaxed) != now
     }
 
     /// Like [`has_news`](Self::has_news), but notes nothing.
     fn will_have_news(&self) -> bool {
-        self.told.load(Ordering::Relaxed) != self.now()
+        self.known_ends.load(Ordering::Relaxed) != self.now()
     }
 
     /// Returns the present state of the ends, ours and the peer's.
@@ -113,12 +113,12 @@ impl Channel {
         u64::from(self.ends.state()) << 32 | u64::from(self.peer_ends() & !RING_BY_BYTE)
     }
 
-    /// Tells the tasks of ends if there are any, otherwise tells receivers that there may be
+    /// Wakes all tasks if there are new ends, otherwise the receivers, for which there may be
     /// packets.
-    fn tell_news_or_receivers(&self) {
+    fn wake_for_news_or_packets(&self) {
         if self.has_news() {
-            self.tell_tasks();
-            self.mute();
+            self.wake_tasks();
+            self.leave_after_violation();
         } else if self.is_split() {
             self.data.notify_all();
         } else {
@@ -150,7 +150,7 @@ impl Channel {
     }
 
     /// Removes this end from the driver after a violation: from then on it can bring only floods.
-    pub(super) fn mute(&self) {
+    pub(super) fn leave_after_violation(&self) {
         let ends = [self.ends.tx(), self.ends.rx()];
         if ends.iter().any(|end| matches!(end, Some(CloseReason::Violation(_)))) {
             self.leave_driver();
@@ -170,7 +170,7 @@ impl Channel {
     }
 }
 
-impl HangupOf for Channel {
+impl HangupTarget for Channel {
     fn lifeline(&self) -> Option<&Lifeline> {
         Self::lifeline(self)
     }
@@ -199,7 +199,7 @@ impl Source for Channel {
         // Always the receivers: one of them may have cleared the bit that another slept with, and a
         // look costs little. The sender only if the wake was for its own bit: only one sender waits
         // for room, and a look too early cuts its sleep into pieces.
-        self.tell_news_or_receivers();
+        self.wake_for_news_or_packets();
         // Also after news, because one wake may stand for both. All entries are woken, although
         // only one of them can be awaited: the others are places of sends that were leaked or are
         // not polled again.
@@ -215,9 +215,9 @@ impl Source for Channel {
         } else {
             self.learn_of_peer(lifeline);
             let drained = lifeline.drain();
-            if drained.rings > 0 {
+            if drained.wakes > 0 {
                 // Count one wake for each byte, as if each had come through the bell.
-                for _ in 1..drained.rings {
+                for _ in 1..drained.wakes {
                     count(&self.counters.wakes_received);
                 }
                 self.on_wake();
@@ -257,7 +257,7 @@ impl Source for Channel {
             self.note_spin(&self.park_spin, true);
             self.check_hints();
         }
-        self.tell_news_or_receivers();
+        self.wake_for_news_or_packets();
     }
 
     fn look_again(&self, spun: bool) {

@@ -23,17 +23,17 @@ use crate::sync::Arc;
 pub(crate) struct SendHalf {
     channel: Arc<Channel>,
     tx: Tx,
-    held: Held,
+    held: HeldBack,
 }
 
 /// The packet that found no room, and the progress of its send.
 #[derive(Debug, Default)]
-struct Held {
+struct HeldBack {
     packet: Option<Bytes>,
     state: SendState,
 }
 
-impl Held {
+impl HeldBack {
     /// Ready when nothing is held back.
     fn poll<W: Wait>(
         &mut self,
@@ -68,12 +68,12 @@ impl Held {
 
 /// A half whose held packet goes first.
 #[derive(Debug)]
-pub(crate) struct AfterHeld<'a> {
+pub(crate) struct AfterHeldBack<'a> {
     half: Half<'a>,
-    held: &'a mut Held,
+    held: &'a mut HeldBack,
 }
 
-impl<'a> SendEnd<'a> for AfterHeld<'a> {
+impl<'a> SendEnd<'a> for AfterHeldBack<'a> {
     #[inline]
     fn channel(&self) -> &'a Channel {
         self.half.channel()
@@ -98,14 +98,14 @@ impl<'a> SendEnd<'a> for AfterHeld<'a> {
 #[must_use = "futures do nothing unless polled"]
 struct RoomFuture<'a> {
     len: usize,
-    sending: SendFuture<'a, AfterHeld<'a>, Reserve>,
+    sending: SendFuture<'a, AfterHeldBack<'a>, Reserve>,
 }
 
 impl RoomFuture<'_> {
     fn poll_with<W: Wait>(&mut self, wait: &mut W) -> Poll<Result<Claim, ShmError>> {
         loop {
             ready!(self.sending.poll_with(wait))?;
-            let AfterHeld { half, .. } = self.sending.end();
+            let AfterHeldBack { half, .. } = self.sending.end();
             // Nobody else can have taken the room. Checks it again: a misbehaving peer may have.
             if let Some(claim) =
                 half.tx.claim(self.len).map_err(|reason| closed(half.channel, reason))?
@@ -127,7 +127,7 @@ impl Future for RoomFuture<'_> {
 
 impl SendHalf {
     pub(crate) fn new(channel: &Arc<Channel>, tx: Tx) -> Self {
-        Self { channel: channel.clone(), tx, held: Held::default() }
+        Self { channel: channel.clone(), tx, held: HeldBack::default() }
     }
 
     #[inline]
@@ -142,8 +142,11 @@ impl SendHalf {
     }
 
     #[inline]
-    fn after_held(&mut self) -> AfterHeld<'_> {
-        AfterHeld { half: Half { channel: &self.channel, tx: &mut self.tx }, held: &mut self.held }
+    fn after_held(&mut self) -> AfterHeldBack<'_> {
+        AfterHeldBack {
+            half: Half { channel: &self.channel, tx: &mut self.tx },
+            held: &mut self.held,
+        }
     }
 
     /// Sends if the budget and the ring have room now. Otherwise returns the packet.
@@ -159,7 +162,7 @@ impl SendHalf {
     pub(crate) fn wait_to_send<P: AsPayload>(
         &mut self,
         packets: P,
-    ) -> SendFuture<'_, AfterHeld<'_>, P> {
+    ) -> SendFuture<'_, AfterHeldBack<'_>, P> {
         SendFuture::new(self.after_held(), packets)
     }
 
@@ -274,7 +277,7 @@ impl SendHalf {
     pub(crate) fn poll_ready(&mut self, cx: &mut Context<'_>) -> Poll<Result<(), ShmError>> {
         match self.channel.tx_end() {
             Some(reason) => Poll::Ready(Err(closed(&self.channel, reason))),
-            None if self.tx.ends_turn(Limit::Budget) => {
+            None if self.tx.must_yield(Limit::Budget) => {
                 cx.waker().wake_by_ref();
                 Poll::Pending
             }
@@ -331,6 +334,6 @@ impl Drop for SendHalf {
 }
 
 fn closed(channel: &Channel, reason: CloseReason) -> ShmError {
-    channel.tell(Directions::TX, reason);
+    channel.note_returned(Directions::TX, reason);
     ShmError::Closed { reason, sent: 0 }
 }

@@ -17,8 +17,8 @@ use crate::rendezvous::lifeline::Lifeline;
 const LIFELINE: u16 = 0;
 const PROCESS: u16 = 1;
 
-/// What the background driver asks of an end, and what it tells the end.
-pub(super) trait HangupOf: Debug + Send + Sync {
+/// What the background driver asks of an end, and what it reports to the end.
+pub(super) trait HangupTarget: Debug + Send + Sync {
     fn lifeline(&self) -> Option<&Lifeline>;
 
     /// Wakes the threads that sleep on the bell, so that they check the peer themselves.
@@ -31,9 +31,9 @@ pub(super) trait HangupOf: Debug + Send + Sync {
 #[derive(Debug)]
 pub(super) struct Hangup {
     /// Weak, because the channel owns this.
-    channel: Weak<dyn HangupOf>,
+    channel: Weak<dyn HangupTarget>,
     /// A call has blocked.
-    is_wanted: AtomicBool,
+    is_needed: AtomicBool,
     /// A thread has begun to set up the watch.
     has_begun: AtomicBool,
     /// The background driver watches.
@@ -43,10 +43,10 @@ pub(super) struct Hangup {
 }
 
 impl Hangup {
-    pub(super) fn new(channel: Weak<dyn HangupOf>) -> Arc<Self> {
+    pub(super) fn new(channel: Weak<dyn HangupTarget>) -> Arc<Self> {
         Arc::new(Self {
             channel,
-            is_wanted: AtomicBool::new(false),
+            is_needed: AtomicBool::new(false),
             has_begun: AtomicBool::new(false),
             is_watched: AtomicBool::new(false),
             driver: OnceLock::new(),
@@ -55,12 +55,12 @@ impl Hangup {
 
     /// Notes that a call is about to block. Returns `false` if the peer is connected and nothing
     /// would report its death.
-    pub(super) fn want(self: &Arc<Self>, channel: &dyn HangupOf) -> bool {
+    pub(super) fn ensure_watched(self: &Arc<Self>, channel: &dyn HangupTarget) -> bool {
         // ORDERING: Relaxed; a thread that sees it set by another leaves the rest to that thread.
-        let is_first = || !self.is_wanted.swap(true, Ordering::Relaxed);
-        if !self.is_wanted.load(Ordering::Relaxed) && is_first() {
+        let is_first = || !self.is_needed.swap(true, Ordering::Relaxed);
+        if !self.is_needed.load(Ordering::Relaxed) && is_first() {
             // ORDERING: the partner of the fence in `connected`: at least one of the two sees both
-            // `is_wanted` and the lifeline.
+            // `is_needed` and the lifeline.
             fence(Ordering::SeqCst);
             self.begin(channel);
         }
@@ -69,10 +69,10 @@ impl Hangup {
     }
 
     /// Notes that the lifeline is there.
-    pub(super) fn connected(self: &Arc<Self>, channel: &dyn HangupOf) {
-        // ORDERING: see `want`.
+    pub(super) fn connected(self: &Arc<Self>, channel: &dyn HangupTarget) {
+        // ORDERING: see `ensure_watched`.
         fence(Ordering::SeqCst);
-        if self.is_wanted.load(Ordering::Relaxed) {
+        if self.is_needed.load(Ordering::Relaxed) {
             self.begin(channel);
             if !self.is_watched.load(Ordering::Relaxed) {
                 // Threads that have blocked already must check the peer themselves.
@@ -81,7 +81,7 @@ impl Hangup {
         }
     }
 
-    fn begin(self: &Arc<Self>, channel: &dyn HangupOf) {
+    fn begin(self: &Arc<Self>, channel: &dyn HangupTarget) {
         let Some(lifeline) = channel.lifeline() else { return };
         // ORDERING: Relaxed; it only elects one thread.
         if self.has_begun.swap(true, Ordering::Relaxed) {
@@ -93,7 +93,7 @@ impl Hangup {
             // There was no descriptor or no thread left. The next call that blocks tries again.
             self.dismiss(lifeline);
             self.has_begun.store(false, Ordering::Relaxed);
-            self.is_wanted.store(false, Ordering::Relaxed);
+            self.is_needed.store(false, Ordering::Relaxed);
         }
     }
 
@@ -149,8 +149,8 @@ impl Source for Hangup {
     }
 
     fn on_abandoned(&self) {
-        // ORDERING: Relaxed, as in `want`. Threads that sleep check the peer themselves from now
-        // on.
+        // ORDERING: Relaxed, as in `ensure_watched`. Threads that sleep check the peer themselves
+        // from now on.
         self.is_watched.store(false, Ordering::Relaxed);
         if let Some(channel) = self.channel.upgrade() {
             channel.wake_threads();

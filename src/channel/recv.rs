@@ -14,7 +14,7 @@ use super::wait::{Task, Thread, Wait};
 use super::with_mut::WithMut;
 use crate::driver::Registration;
 use crate::error::{CloseReason, RecvTimeoutError, TryRecvError};
-use crate::wake::pace::let_pass;
+use crate::wake::pace::pause_for;
 use crate::wake::spin::{IN_POLL, Spinning};
 use crate::wake::waiters::Waiting;
 
@@ -29,7 +29,7 @@ pub(crate) struct RecvFuture<'a, A, F> {
     /// use up the next budget as well.
     has_yielded: bool,
     /// A spin without effect that is not yet accounted to the thread.
-    unpaid: Option<Spinning>,
+    uncharged: Option<Spinning>,
 }
 
 impl<'a, A, F, T> RecvFuture<'a, A, F>
@@ -38,7 +38,7 @@ where
     F: FnMut(&mut Rx) -> Taken<T>,
 {
     pub(crate) fn new(channel: &'a Channel, rx: A, take: F) -> Self {
-        Self { channel, rx, take, place: None, has_yielded: false, unpaid: None }
+        Self { channel, rx, take, place: None, has_yielded: false, uncharged: None }
     }
 
     /// Takes, or looks again for a while if that is worth it. Returns `Pending` if the budget is
@@ -49,7 +49,7 @@ where
             return Poll::Ready(Err(reason));
         }
         let may_yield = W::LIMIT == Limit::Budget && !self.has_yielded;
-        let taken = self.rx.with(|rx| match may_yield && rx.ends_turn() {
+        let taken = self.rx.with(|rx| match may_yield && rx.must_yield() {
             true => Poll::Pending,
             false => Poll::Ready((self.take)(rx)),
         });
@@ -63,8 +63,8 @@ where
     fn spin<W: Wait>(&mut self) -> Taken<T> {
         let most = if self.spins_on::<W>() { IN_POLL } else { Duration::MAX };
         let Self { channel, rx, take, .. } = self;
-        if let Some(moment) = rx.with(Rx::pace) {
-            let_pass(moment);
+        if let Some(pause) = rx.with(Rx::pace) {
+            pause_for(pause);
         }
         let look = || rx.with(|rx| take(rx)).transpose();
         match channel.spin(&channel.data_spin, most, look) {
@@ -74,17 +74,17 @@ where
                 }
                 taken.map(Some)
             }
-            Err(unpaid) => {
-                self.unpaid = unpaid;
+            Err(uncharged) => {
+                self.uncharged = uncharged;
                 Ok(None)
             }
         }
     }
 
     /// Accounts a spin without effect to the thread.
-    fn pay(&mut self) {
-        if let Some(unpaid) = self.unpaid.take() {
-            unpaid.lost();
+    fn charge_spin(&mut self) {
+        if let Some(uncharged) = self.uncharged.take() {
+            uncharged.charge();
         }
     }
 
@@ -168,14 +168,14 @@ where
 
     /// Parks with a last look, or has the driver spin.
     fn look_at_last<W: Wait>(&mut self) -> Taken<T> {
-        let wish = if self.spins_on::<W>() { self.channel.park_spin.wish() } else { None };
+        let spin = if self.spins_on::<W>() { self.channel.park_spin.next_spin() } else { None };
         let Self { rx, take, .. } = self;
-        if let Some(taken) = wish.and_then(|spin| rx.with(|rx| rx.ask_driver_to_spin(spin, take))) {
+        if let Some(taken) = spin.and_then(|spin| rx.with(|rx| rx.ask_driver_to_spin(spin, take))) {
             // The driver continues the spin: ours was the beginning of its own.
-            self.unpaid = None;
+            self.uncharged = None;
             return taken;
         }
-        self.pay();
+        self.charge_spin();
         self.rx.with(|rx| rx.park(&mut self.take))
     }
 
@@ -219,8 +219,8 @@ fn take_in_a_moment<T>(
     mut rx: impl WithMut<Rx>,
     take: impl FnMut(&mut Rx) -> Taken<T>,
 ) -> Taken<T> {
-    let Some(moment) = rx.with(Rx::pace) else { return Ok(None) };
-    let_pass(moment);
+    let Some(pause) = rx.with(Rx::pace) else { return Ok(None) };
+    pause_for(pause);
     rx.with(take)
 }
 

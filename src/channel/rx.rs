@@ -6,7 +6,7 @@ use bytes::Bytes;
 
 use super::budget::{Budget, Limit};
 use super::ends::Directions;
-use super::returning::Returning;
+use super::loan_guard::LoanGuard;
 use super::shared::Channel;
 use crate::error::CloseReason;
 use crate::ring::{Consumer, Held};
@@ -63,7 +63,7 @@ impl Rx {
     /// next take. At the end, settles the reason.
     #[inline(always)]
     pub(crate) fn hold(&mut self) -> Taken<Held> {
-        let held = match self.channel.rx_standing() {
+        let held = match self.channel.rx_state() {
             Ok(is_over) => {
                 if is_over {
                     self.consumer.expect_no_more();
@@ -75,13 +75,13 @@ impl Rx {
             }
             Err(reason) => Err(reason),
         };
-        held.map_err(|reason| self.told(reason))
+        held.map_err(|reason| self.note_end(reason))
     }
 
     /// Notes that a call is about to return the end.
     #[cold]
-    fn told(&self, reason: CloseReason) -> CloseReason {
-        self.channel.tell(Directions::RX, reason);
+    fn note_end(&self, reason: CloseReason) -> CloseReason {
+        self.channel.note_returned(Directions::RX, reason);
         reason
     }
 
@@ -112,7 +112,7 @@ impl Rx {
         if let Some(held) = &held {
             self.channel.counters.received.add(1, held.len() as u64);
         } else {
-            self.heed_parked_sender();
+            self.check_parked_sender();
         }
         Ok(held)
     }
@@ -125,7 +125,7 @@ impl Rx {
             return;
         }
         self.consumer.give_back();
-        self.heed_parked_sender();
+        self.check_parked_sender();
         if self.consumer.is_released() {
             self.note();
         }
@@ -140,9 +140,9 @@ impl Rx {
             return None;
         }
         let taken = self.channel.counters.received.packets();
-        let moment = self.pace.at_empty(taken, Instant::now)?.min(cap);
-        self.spend(moment);
-        Some(moment)
+        let pause = self.pace.at_empty(taken, Instant::now)?.min(cap);
+        self.spend(pause);
+        Some(pause)
     }
 
     /// Whether a future may take another packet before it is `Pending`.
@@ -153,8 +153,8 @@ impl Rx {
 
     /// Whether a future has to wake itself and return `Pending` now, before it takes anything.
     #[inline]
-    pub(super) fn ends_turn(&mut self) -> bool {
-        self.budget.ends_turn(&self.channel.counters.received)
+    pub(super) fn must_yield(&mut self) -> bool {
+        self.budget.must_yield(&self.channel.counters.received)
     }
 
     /// Counts the `time` that a call has spun.
@@ -177,7 +177,7 @@ impl Rx {
     /// Wakes a parked sender, if its bit is seen. There is no fence, so a bit that was set just now
     /// may be missed: the parked sender looks again by itself after `LOOK_AGAIN_AFTER`.
     #[inline]
-    fn heed_parked_sender(&mut self) {
+    fn check_parked_sender(&mut self) {
         if self.channel.peer_bell.is_armed(SEND) {
             self.give_room();
         }
@@ -210,8 +210,8 @@ impl Rx {
     }
 
     /// Lends the packet that is held, until the returned value is dropped.
-    pub(crate) fn lend(&mut self, held: Held) -> Returning {
-        Returning::new(self.consumer.lend(held), Arc::downgrade(&self.channel))
+    pub(crate) fn lend(&mut self, held: Held) -> LoanGuard {
+        LoanGuard::new(self.consumer.lend(held), Arc::downgrade(&self.channel))
     }
 
     /// Takes up to `max` packets into `packets` and returns their number. What was unread at the
@@ -235,12 +235,12 @@ impl Rx {
         let (mut taken, mut bytes) = (1, 0);
         let mut records = record_bytes(first.len());
         while taken < max && records < self.consumer.ring_bytes() && allowance.is_left() {
-            if self.consumer.owes_enough() {
+            if self.consumer.has_share_to_return() {
                 self.give_back();
             }
             // What was taken comes first; the next call meets the end or the violation again.
             if taken.is_multiple_of(LOOK_AT_ENDS) {
-                match self.channel.rx_standing() {
+                match self.channel.rx_state() {
                     Ok(true) => self.consumer.expect_no_more(),
                     Ok(false) => {}
                     Err(_) => break,

@@ -25,11 +25,11 @@ use crate::wake::waiters::Waiting;
 #[derive(Debug, Default)]
 pub(crate) struct SendState {
     sent: usize,
-    standing: Standing,
+    phase: Phase,
 }
 
 #[derive(Debug, Default)]
-enum Standing {
+enum Phase {
     #[default]
     New,
     /// Waits for its place, and for its own deadline.
@@ -62,7 +62,7 @@ impl SendState {
         deadline: &mut Deadline,
         wait: &mut W,
     ) -> Poll<Result<(), ShmError>> {
-        if let Standing::New = self.standing {
+        if let Phase::New = self.phase {
             let max = end.channel().region().geometry().max_packet();
             if let Some(len) = payload.longer_than(max) {
                 return Poll::Ready(Err(ShmError::PacketTooLarge { len, max }));
@@ -105,29 +105,29 @@ impl SendState {
         if let Some(reason) = end.channel().forked_end(Directions::TX) {
             return Entered::Done(Err(reason));
         }
-        let Self { sent, standing } = self;
+        let Self { sent, phase } = self;
         let channel = end.channel();
         end.with(|tx, places| {
             if !places.is_free() {
                 places.queued += 1;
-                *standing = Standing::Queued { place: channel.place.join(), news: None };
+                *phase = Phase::Queued { place: channel.place.join(), news: None };
                 return Entered::Wait;
             }
-            let entered = if tx.ends_turn(limit) {
+            let entered = if tx.must_yield(limit) {
                 Entered::Yields
             } else {
                 match tx.attempt(payload, sent, limit) {
                     Some(done) => {
                         // It was `New`, which has nothing to drop.
-                        std::mem::forget(std::mem::replace(standing, Standing::Done));
+                        std::mem::forget(std::mem::replace(phase, Phase::Done));
                         return Entered::Done(done);
                     }
-                    None if tx.ends_turn(limit) => Entered::Yields,
+                    None if tx.must_yield(limit) => Entered::Yields,
                     None => Entered::Wait,
                 }
             };
             places.is_taken = true;
-            *standing = Standing::Front { room: None };
+            *phase = Phase::Front { room: None };
             entered
         })
     }
@@ -140,10 +140,10 @@ impl SendState {
         deadline: &mut Deadline,
         wait: &mut W,
     ) -> Poll<Option<Result<(), ShmError>>> {
-        while let Standing::Queued { place, news } = &mut self.standing {
+        while let Phase::Queued { place, news } = &mut self.phase {
             let channel = end.channel();
             wait.register(channel, &channel.news, news);
-            // Also for threads: if the peer causes the end, the driver tells those who queue.
+            // Also for threads: if the peer causes the end, the driver wakes those who queue.
             channel.rely_on_driver();
             // Registered before this look, so that an end after it wakes the caller.
             if let Some(reason) = channel.tx_end() {
@@ -176,9 +176,9 @@ impl SendState {
             None
         });
         // The former place is dropped here, outside the lock.
-        match (again, &mut self.standing) {
-            (Some(again), Standing::Queued { place, .. }) => *place = again,
-            (_, standing) => *standing = Standing::Front { room: None },
+        match (again, &mut self.phase) {
+            (Some(again), Phase::Queued { place, .. }) => *place = again,
+            (_, phase) => *phase = Phase::Front { room: None },
         }
     }
 
@@ -191,7 +191,7 @@ impl SendState {
         wait: &mut W,
     ) -> Poll<Result<(), ShmError>> {
         loop {
-            let Self { sent, standing: Standing::Front { room } } = self else {
+            let Self { sent, phase: Phase::Front { room } } = self else {
                 panic!("a send was polled after it had returned");
             };
             // Anything that happens after the looks ends the sleep.
@@ -228,7 +228,7 @@ impl SendState {
     ) -> Result<(), ShmError> {
         self.leave(end);
         done.map_err(|reason| {
-            end.channel().tell(Directions::TX, reason);
+            end.channel().note_returned(Directions::TX, reason);
             ShmError::Closed { reason, sent: self.sent }
         })
     }
@@ -241,25 +241,25 @@ impl SendState {
     /// Gives the place at the front, or in the queue, to the next sender.
     #[inline]
     pub(super) fn leave<'a, E: SendEnd<'a>>(&mut self, end: &mut E) {
-        if !matches!(self.standing, Standing::New | Standing::Done) {
+        if !matches!(self.phase, Phase::New | Phase::Done) {
             self.give_place(end);
         }
     }
 
     fn give_place<'a, E: SendEnd<'a>>(&mut self, end: &mut E) {
-        let standing = std::mem::replace(&mut self.standing, Standing::Done);
+        let phase = std::mem::replace(&mut self.phase, Phase::Done);
         if end.channel().forked().is_some() {
             // The bit and the place are the parent's.
             return;
         }
-        match standing {
-            Standing::New | Standing::Done => {}
-            Standing::Queued { place, .. } => {
+        match phase {
+            Phase::New | Phase::Done => {}
+            Phase::Queued { place, .. } => {
                 end.with(|_, places| places.leave_queue());
                 // Outside the lock: if it was notified, the next sender's waker is called.
                 drop(place);
             }
-            Standing::Front { room } => {
+            Phase::Front { room } => {
                 end.with(|tx, places| {
                     tx.stop_waiting();
                     places.is_taken = false;
@@ -339,7 +339,7 @@ fn attempt_for_a_while<'a, E: SendEnd<'a>>(
     // `Err` holds what was sent so far, if that is not everything.
     let attempt = |tx: &mut Tx, sent: &mut usize| match tx.attempt(payload, sent, limit) {
         Some(done) => Ok(Attempt::Done(done)),
-        None if tx.ends_turn(limit) => Ok(Attempt::Yields),
+        None if tx.must_yield(limit) => Ok(Attempt::Yields),
         None => Err(*sent),
     };
     let mut before = match end.with(|tx, _| attempt(tx, sent)) {
@@ -358,9 +358,9 @@ fn attempt_for_a_while<'a, E: SendEnd<'a>>(
                     Err(sent) => before = sent,
                 }
             }
-            Err(unpaid) => {
-                if let Some(unpaid) = unpaid {
-                    unpaid.lost();
+            Err(uncharged) => {
+                if let Some(uncharged) = uncharged {
+                    uncharged.charge();
                 }
                 return None;
             }

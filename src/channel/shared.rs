@@ -87,8 +87,8 @@ pub(crate) struct Channel {
     pub(super) tx_closed: AtomicBool,
     /// Dropping the sender while `tx_closed` is false cancels the channel.
     pub(super) cancel_on_drop: AtomicBool,
-    /// The ends when the tasks were last told.
-    pub(super) told: StdAtomicU64,
+    /// The ends when the tasks were last woken for them.
+    pub(super) known_ends: StdAtomicU64,
     /// What had been received when a blocking call last had the peer watched.
     watched_at: StdAtomicU64,
     /// How often the driver has seen a record for a task.
@@ -129,7 +129,7 @@ impl Channel {
             left: StdAtomicU32::new(0),
             tx_closed: AtomicBool::new(false),
             cancel_on_drop: AtomicBool::new(false),
-            told: StdAtomicU64::new(0),
+            known_ends: StdAtomicU64::new(0),
             watched_at: StdAtomicU64::new(0),
             hints: StdAtomicU64::new(0),
             split: AtomicBool::new(false),
@@ -181,7 +181,7 @@ impl Channel {
         if let Some(lifeline) = self.lifeline() {
             self.learn_of_peer(lifeline);
         }
-        hangup.want(self)
+        hangup.ensure_watched(self)
     }
 
     /// Called by a blocking call that is about to receive. Has the peer watched once for each
@@ -288,15 +288,15 @@ impl Channel {
 
     /// Calls `look` repeatedly, as long as `spin` allows, until it finds something. Returns that
     /// and how long it took. After a spin without effect, the caller has it accounted to the
-    /// thread, by [`Spinning::lost`].
+    /// thread, by [`Spinning::charge`].
     pub(super) fn spin<T>(
         &self,
         spin: &Spin,
         most: Duration,
         mut look: impl FnMut() -> Option<T>,
     ) -> Result<(T, Duration), Option<Spinning>> {
-        let wish = spin.wish().ok_or(None)?;
-        let mut spinning = Spinning::begin(wish.min(most)).ok_or(None)?;
+        let longest = spin.next_spin().ok_or(None)?;
+        let mut spinning = Spinning::begin(longest.min(most)).ok_or(None)?;
         let mut found = None;
         while found.is_none() && spinning.again() {
             found = look();

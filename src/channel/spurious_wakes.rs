@@ -21,16 +21,16 @@ pub(super) struct SpuriousWakes {
 #[derive(Debug)]
 struct Since {
     time: Instant,
-    rung: u32,
+    wakes: u32,
     asked: u64,
 }
 
 impl SpuriousWakes {
     /// More than this number within `WINDOW` are a flood.
-    const MOST: u32 = 64;
+    const MAX: u32 = 64;
     const WINDOW: Duration = Duration::from_millis(10);
     /// How long the thread waits for each further one.
-    const PENANCE: Duration = Duration::from_millis(1);
+    const PAUSE: Duration = Duration::from_millis(1);
 
     pub(super) fn new() -> Self {
         Self { sleeps: 0, since: None }
@@ -39,24 +39,24 @@ impl SpuriousWakes {
     /// Called before each sleep, with how often the bell was woken, and how often this side has
     /// asked for that.
     ///
-    /// PEER: `rung` is theirs. Wakes beyond those that were asked for explain nothing.
-    pub(super) fn note_sleep(&mut self, rung: u32, asked: u64) {
+    /// PEER: `wakes` is theirs. Wakes beyond those that were asked for explain nothing.
+    pub(super) fn note_sleep(&mut self, wakes: u32, asked: u64) {
         self.sleeps += 1;
         if self.sleeps == 1 {
             return;
         }
-        let since = self.since.get_or_insert_with(|| Since { time: Instant::now(), rung, asked });
-        if self.sleeps <= Self::MOST {
+        let since = self.since.get_or_insert_with(|| Since { time: Instant::now(), wakes, asked });
+        if self.sleeps <= Self::MAX {
             return;
         }
-        let rings = u64::from(rung.wrapping_sub(since.rung)).min(asked.wrapping_sub(since.asked));
+        let woken = u64::from(wakes.wrapping_sub(since.wakes)).min(asked.wrapping_sub(since.asked));
         // One wake of the bell may end two sleeps of a thread: its count ends one, its futex wake
         // the next.
-        let explained = u32::try_from(2 * rings).unwrap_or(u32::MAX);
+        let explained = u32::try_from(2 * woken).unwrap_or(u32::MAX);
         let spurious = self.sleeps.saturating_sub(explained);
         let elapsed = since.time.elapsed();
-        if spurious > Self::MOST && elapsed < Self::WINDOW + spurious * Self::PENANCE {
-            std::thread::sleep(Self::PENANCE);
+        if spurious > Self::MAX && elapsed < Self::WINDOW + spurious * Self::PAUSE {
+            std::thread::sleep(Self::PAUSE);
         } else if elapsed >= Self::WINDOW {
             *self = Self::new();
         }
@@ -67,52 +67,52 @@ impl SpuriousWakes {
 mod tests {
     use super::*;
 
-    /// Returns how long `sleeps` sleeps take. Before each, `rings` says how often the bell was
+    /// Returns how long `sleeps` sleeps take. Before each, `woken` says how often the bell was
     /// woken, and how often it was asked for.
-    fn kept_up(sleeps: u32, rings: impl Fn(u32) -> (u32, u64)) -> Duration {
+    fn time_of(sleeps: u32, woken: impl Fn(u32) -> (u32, u64)) -> Duration {
         let (mut spurious, begun) = (SpuriousWakes::new(), Instant::now());
         for sleep in 0..sleeps {
-            let (rung, asked) = rings(sleep);
-            spurious.note_sleep(rung, asked);
+            let (wakes, asked) = woken(sleep);
+            spurious.note_sleep(wakes, asked);
         }
         begun.elapsed()
     }
 
     #[test]
-    fn wakes_without_a_ring_become_slow() {
-        let time = kept_up(SpuriousWakes::MOST + 100, |_| (5, 7));
-        assert!(time >= 100 * SpuriousWakes::PENANCE, "{time:?}");
+    fn futex_wakes_without_a_bell_wake_become_slow() {
+        let time = time_of(SpuriousWakes::MAX + 100, |_| (5, 7));
+        assert!(time >= 100 * SpuriousWakes::PAUSE, "{time:?}");
     }
 
     #[test]
-    fn rings_that_nobody_asked_for_become_slow() {
-        let time = kept_up(SpuriousWakes::MOST + 100, |sleep| (u32::MAX.wrapping_add(sleep), 7));
-        assert!(time >= 100 * SpuriousWakes::PENANCE, "{time:?}");
+    fn wakes_that_nobody_asked_for_become_slow() {
+        let time = time_of(SpuriousWakes::MAX + 100, |sleep| (u32::MAX.wrapping_add(sleep), 7));
+        assert!(time >= 100 * SpuriousWakes::PAUSE, "{time:?}");
     }
 
     #[test]
-    fn rings_that_were_asked_for_cost_nothing() {
+    fn wakes_that_were_asked_for_cost_nothing() {
         const SLEEPS: u32 = 10_000;
-        let time = kept_up(SLEEPS, |sleep| (u32::MAX.wrapping_add(sleep), sleep.into()));
-        assert!(time < SLEEPS / 10 * SpuriousWakes::PENANCE, "{time:?}");
+        let time = time_of(SLEEPS, |sleep| (u32::MAX.wrapping_add(sleep), sleep.into()));
+        assert!(time < SLEEPS / 10 * SpuriousWakes::PAUSE, "{time:?}");
     }
 
     #[test]
-    fn one_ring_may_end_two_sleeps() {
+    fn one_wake_may_end_two_sleeps() {
         const SLEEPS: u32 = 10_000;
-        let time = kept_up(SLEEPS, |sleep| (sleep / 2, u64::from(sleep) / 2));
-        assert!(time < SLEEPS / 10 * SpuriousWakes::PENANCE, "{time:?}");
+        let time = time_of(SLEEPS, |sleep| (sleep / 2, u64::from(sleep) / 2));
+        assert!(time < SLEEPS / 10 * SpuriousWakes::PAUSE, "{time:?}");
     }
 
     /// What was explained in one window is no credit for the next.
     #[test]
-    fn a_flood_behind_lawful_rings_becomes_slow() {
+    fn a_flood_after_lawful_wakes_becomes_slow() {
         let mut spurious = SpuriousWakes::new();
         (0..10_000_u32).for_each(|sleep| spurious.note_sleep(sleep, sleep.into()));
         std::thread::sleep(SpuriousWakes::WINDOW);
         spurious.note_sleep(10_000, 10_000);
         let begun = Instant::now();
-        (0..SpuriousWakes::MOST + 100).for_each(|_| spurious.note_sleep(10_000, 10_000));
-        assert!(begun.elapsed() >= 99 * SpuriousWakes::PENANCE, "{:?}", begun.elapsed());
+        (0..SpuriousWakes::MAX + 100).for_each(|_| spurious.note_sleep(10_000, 10_000));
+        assert!(begun.elapsed() >= 99 * SpuriousWakes::PAUSE, "{:?}", begun.elapsed());
     }
 }

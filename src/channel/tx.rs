@@ -171,14 +171,14 @@ impl Tx {
     fn check_open(&self) -> Result<(), CloseReason> {
         match self.channel.tx_end() {
             None => Ok(()),
-            Some(reason) => Err(self.told(reason)),
+            Some(reason) => Err(self.note_end(reason)),
         }
     }
 
     /// Notes that a call is about to return the end.
     #[cold]
-    fn told(&self, reason: CloseReason) -> CloseReason {
-        self.channel.tell(Directions::TX, reason);
+    fn note_end(&self, reason: CloseReason) -> CloseReason {
+        self.channel.note_returned(Directions::TX, reason);
         reason
     }
 
@@ -302,8 +302,8 @@ impl Tx {
 
     /// Whether a future has to wake itself and return `Pending` now, before it sends anything more.
     #[inline]
-    pub(crate) fn ends_turn(&mut self, limit: Limit) -> bool {
-        limit == Limit::Budget && self.budget.ends_turn(&self.channel.counters.sent)
+    pub(crate) fn must_yield(&mut self, limit: Limit) -> bool {
+        limit == Limit::Budget && self.budget.must_yield(&self.channel.counters.sent)
     }
 
     /// Counts the `time` that a call has spun.
@@ -393,7 +393,7 @@ impl Tx {
             if let Some(reason) = self.channel.tx_end() {
                 return Attempt::Done(Err(reason));
             }
-            if self.ends_turn(limit) {
+            if self.must_yield(limit) {
                 if newly {
                     self.channel.bell.disarm(SEND);
                 }

@@ -46,7 +46,7 @@ impl Wait for Task<'_, '_> {
     const LIMIT: Limit = Limit::Budget;
 
     #[inline]
-    fn before_looking(&mut self, _link: &Channel) {}
+    fn before_looking(&mut self, _channel: &Channel) {}
 
     fn register(&mut self, channel: &Channel, waiters: &Waiters, place: &mut Option<Waiting>) {
         waiters.register(place, self.0);
@@ -55,7 +55,7 @@ impl Wait for Task<'_, '_> {
 
     fn wait_for_place(
         &mut self,
-        _link: &Channel,
+        _channel: &Channel,
         place: &mut Waiting,
         _deadline: Option<Instant>,
     ) -> Poll<bool> {
@@ -108,7 +108,7 @@ impl Wait for Thread {
     }
 
     #[inline]
-    fn register(&mut self, _link: &Channel, _waiters: &Waiters, _place: &mut Option<Waiting>) {}
+    fn register(&mut self, _channel: &Channel, _waiters: &Waiters, _place: &mut Option<Waiting>) {}
 
     fn wait_for_place(
         &mut self,

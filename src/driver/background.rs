@@ -51,17 +51,17 @@ fn main(backend: Backend, started: &SyncSender<Answer>) {
 }
 
 /// Makes a poller for the requested backend. A ring belongs to the thread that makes it.
-fn open(wish: Backend) -> Result<(Arc<Shared>, EventLoop), ShmError> {
-    if wish != Backend::Epoll {
+fn open(requested: Backend) -> Result<(Arc<Shared>, EventLoop), ShmError> {
+    if requested != Backend::Epoll {
         let shared = Shared::new(Backend::IoUring)?;
         match RingPoller::open(&shared) {
-            Ok(waits) => return Ok((shared.clone(), EventLoop::new(shared, Box::new(waits)))),
-            Err(error) => drop(uring::instead(wish, error)?),
+            Ok(poller) => return Ok((shared.clone(), EventLoop::new(shared, Box::new(poller)))),
+            Err(error) => drop(uring::fallback(requested, error)?),
         }
     }
     let shared = Shared::new(Backend::Epoll)?;
-    let waits = EpollPoller::new(shared.clone());
-    Ok((shared.clone(), EventLoop::new(shared, Box::new(waits))))
+    let poller = EpollPoller::new(shared.clone());
+    Ok((shared.clone(), EventLoop::new(shared, Box::new(poller))))
 }
 
 /// Runs the driver until it ends.
@@ -85,7 +85,7 @@ fn serve(event_loop: &mut EventLoop) -> io::Result<()> {
                 failures += 1;
                 thread::sleep(Duration::from_millis(1 << failures) / 2);
             }
-            Err(Failure::Unmade(error) | Failure::Once(error) | Failure::ForGood(error)) => {
+            Err(Failure::NoPoller(error) | Failure::Once(error) | Failure::ForGood(error)) => {
                 return Err(error);
             }
         }

@@ -97,13 +97,13 @@ impl DriverBuilder {
     ///
     /// As [`build`](Self::build), or [`ShmError::Io`] if the thread could not be started.
     pub fn background(self) -> Result<Driver, ShmError> {
-        let shared = background::start(self.wish())?;
+        let shared = background::start(self.requested())?;
         Ok(Driver { binding: Binding::new(shared, true), run: Run::Background })
     }
 
     /// Returns the requested backend. For `Auto` under valgrind this is epoll: valgrind 3.19 lets
     /// no other thread run while one sleeps in a ring.
-    fn wish(&self) -> Backend {
+    fn requested(&self) -> Backend {
         match self.backend {
             Backend::Auto if cpu::is_under_valgrind() => Backend::Epoll,
             backend => backend,
@@ -112,10 +112,10 @@ impl DriverBuilder {
 
     /// Returns the backend to use here: tests whether io_uring works.
     fn probe(&self) -> Result<Backend, ShmError> {
-        match self.wish() {
+        match self.requested() {
             Backend::Epoll => Ok(Backend::Epoll),
-            wish => uring::probe()
-                .map_or_else(|error| uring::instead(wish, error), |()| Ok(Backend::IoUring)),
+            requested => uring::probe()
+                .map_or_else(|error| uring::fallback(requested, error), |()| Ok(Backend::IoUring)),
         }
     }
 }

@@ -40,11 +40,11 @@ impl Entry {
     }
 
     /// Waits on the bell since it held `seen`, unless a wait is armed or the source is cancelled.
-    pub(super) fn arm(&mut self, waits: &mut dyn Poller, seen: u32) {
+    pub(super) fn arm(&mut self, poller: &mut dyn Poller, seen: u32) {
         let Some(bell) = self.source.bell() else { return };
         if self.wait == Wait::Idle
             && !self.slot.is_cancelled()
-            && waits.arm(self.slot.id, bell, seen)
+            && poller.arm(self.slot.id, bell, seen)
         {
             self.wait = Wait::Armed;
             self.seen = seen;

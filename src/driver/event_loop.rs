@@ -9,7 +9,7 @@ use std::time::{Duration, Instant};
 
 use super::clock::NEVER;
 use super::entry::{Entry, Wait, shielded};
-use super::inbox::{Command, Request, Rest};
+use super::inbox::{Command, Request, SleepAttempt};
 use super::poller::{Failure, Found, Outcome, Poller, Wake};
 use super::shared::Shared;
 use super::slot::Slot;
@@ -23,19 +23,19 @@ use crate::wake::spin::Spinning;
 const ROUNDS: usize = 4;
 
 /// How a spin ended.
-enum Spun {
+enum SpinEnd {
     /// A hint was true, or the thread is wanted elsewhere.
     Wanted,
     /// Something was put into the inbox.
-    Stirred,
+    InboxChanged,
     /// The time is over; nothing was found.
-    Over,
+    TimedOut,
 }
 
 /// The part of a driver that belongs to the thread that runs it.
 pub(super) struct EventLoop {
     shared: Arc<Shared>,
-    waits: Box<dyn Poller>,
+    poller: Box<dyn Poller>,
     table: Table<Entry>,
     timers: Timers,
     found: Found,
@@ -49,10 +49,10 @@ pub(super) struct EventLoop {
 }
 
 impl EventLoop {
-    pub(super) fn new(shared: Arc<Shared>, waits: Box<dyn Poller>) -> Self {
+    pub(super) fn new(shared: Arc<Shared>, poller: Box<dyn Poller>) -> Self {
         Self {
             shared,
-            waits,
+            poller,
             table: Table::new(),
             timers: Timers::default(),
             found: Found::default(),
@@ -70,7 +70,7 @@ impl EventLoop {
 
     /// Whether this thread may call [`turn`](Self::turn).
     pub(super) fn is_ours(&self) -> bool {
-        self.waits.is_ours()
+        self.poller.is_ours()
     }
 
     /// Waits with another poller from now on: moves all waits on bells to it and drops the former
@@ -79,16 +79,16 @@ impl EventLoop {
     /// No wake is lost. If the former poller has taken a wake and not reported it, the bell was
     /// counted up, so the compare of the new wait fails. A wake that comes while both wait wakes
     /// both.
-    pub(super) fn move_to(&mut self, waits: Box<dyn Poller>) {
-        // The kernel ends the waits of a dropped ring a moment later. Nobody is told, and nothing
-        // depends on it: the kernel finds sleepers by the address of their word, and does not read
-        // it.
-        self.waits = waits;
+    pub(super) fn move_to(&mut self, poller: Box<dyn Poller>) {
+        // The kernel ends the waits of a dropped ring a moment later. Nothing reports that, and
+        // nothing depends on it: the kernel finds sleepers by the address of their word, and does
+        // not read it.
+        self.poller = poller;
         let mut left = Vec::new();
         for entry in self.table.values_mut() {
             let id = entry.slot.id;
             match (entry.wait, entry.source.bell()) {
-                (Wait::Armed, Some(bell)) if self.waits.arm(id, bell, entry.seen) => {}
+                (Wait::Armed, Some(bell)) if self.poller.arm(id, bell, entry.seen) => {}
                 (Wait::Armed, _) => entry.wait = Wait::Idle,
                 (Wait::Leaving, _) => left.push(id),
                 (Wait::Idle, _) => {}
@@ -111,7 +111,7 @@ impl EventLoop {
         if self.is_done() {
             return Ok(());
         }
-        let outcome = self.waits.wait(limit, &mut self.found);
+        let outcome = self.poller.wait(limit, &mut self.found);
         self.shared.wake_up(!self.found.is_empty());
         self.deliver();
         self.shared.end_unpark();
@@ -134,13 +134,15 @@ impl EventLoop {
         for _ in 0..ROUNDS {
             let until = self.timers.next().unwrap_or(NEVER).min(end);
             match self.shared.fall_asleep(until, &mut self.batch, is_wanted) {
-                Rest::Asleep => return (until != NEVER).then(|| self.shared.clock.until(until)),
-                Rest::Busy => self.run_batch(),
-                Rest::Unparked => break,
-                Rest::Asked => match self.spin(until, is_wanted) {
-                    (Spun::Wanted, _) => break,
-                    (Spun::Stirred, _) => {}
-                    (Spun::Over, spun) => {
+                SleepAttempt::Asleep => {
+                    return (until != NEVER).then(|| self.shared.clock.until(until));
+                }
+                SleepAttempt::Busy => self.run_batch(),
+                SleepAttempt::Unparked => break,
+                SleepAttempt::Requested => match self.spin(until, is_wanted) {
+                    (SpinEnd::Wanted, _) => break,
+                    (SpinEnd::InboxChanged, _) => {}
+                    (SpinEnd::TimedOut, spun) => {
                         // They arm their bells before the caller comes back to sleep.
                         self.have_tasks_look(spun);
                         break;
@@ -160,31 +162,32 @@ impl EventLoop {
     }
 
     /// Spins on the hints. Returns how that ended, and whether there was time for a whole spin.
-    fn spin(&mut self, until: u64, is_wanted: &dyn Fn() -> bool) -> (Spun, bool) {
+    fn spin(&mut self, until: u64, is_wanted: &dyn Fn() -> bool) -> (SpinEnd, bool) {
         if self.look() {
-            return (Spun::Wanted, false);
+            return (SpinEnd::Wanted, false);
         }
-        let wish = self.requests.iter().map(|request| request.spin).max().unwrap_or_default();
-        let time = if until == NEVER { wish } else { wish.min(self.shared.clock.until(until)) };
-        let Some(mut spinning) = Spinning::begin(time) else { return (Spun::Over, false) };
-        let mut ended = Spun::Over;
+        let longest = self.requests.iter().map(|request| request.spin).max().unwrap_or_default();
+        let time =
+            if until == NEVER { longest } else { longest.min(self.shared.clock.until(until)) };
+        let Some(mut spinning) = Spinning::begin(time) else { return (SpinEnd::TimedOut, false) };
+        let mut ended = SpinEnd::TimedOut;
         while spinning.again() {
             if self.look_at_hints() {
-                return (Spun::Wanted, true);
+                return (SpinEnd::Wanted, true);
             }
-            if self.shared.is_unparked() || is_wanted() || self.waits.is_due() {
-                ended = Spun::Wanted;
+            if self.shared.is_unparked() || is_wanted() || self.poller.is_due() {
+                ended = SpinEnd::Wanted;
                 break;
             }
-            if self.shared.is_stirred() {
-                ended = Spun::Stirred;
+            if self.shared.has_inbox_changed() {
+                ended = SpinEnd::InboxChanged;
                 break;
             }
         }
         // No hint was true, so the spin did not pay, whatever ended it. But it says nothing about
         // the channels if a timer has cut it short.
-        spinning.lost();
-        (ended, time == wish)
+        spinning.charge();
+        (ended, time == longest)
     }
 
     /// The driver is about to sleep: wakes the tasks that have asked it to spin. Each checks for
@@ -236,26 +239,26 @@ impl EventLoop {
             self.run_batch();
             // First deliver what is ready. Then one wait submits the resulting requests, and finds
             // nothing.
-            self.waits.reap_ready(&mut self.found);
+            self.poller.reap_ready(&mut self.found);
             self.deliver_wakes();
-            let outcome = self.waits.wait(Some(Duration::ZERO), &mut self.found);
+            let outcome = self.poller.wait(Some(Duration::ZERO), &mut self.found);
             let nothing = self.found.is_empty();
             self.deliver();
             if let Err(failure) = outcome {
-                self.shared.poke();
+                self.shared.interrupt();
                 return Err(failure);
             }
             // This turn is what the unparks were for.
             self.shared.end_unpark();
             let until = self.timers.next().unwrap_or(NEVER);
             let rest = |batch| self.shared.fall_asleep(until, batch, &|| false);
-            if nothing && rest(&mut self.batch) == Rest::Asleep {
+            if nothing && rest(&mut self.batch) == SleepAttempt::Asleep {
                 self.shared.epoll_set.set_timer(until, &self.shared.clock);
                 return Ok(self.calls.wrapping_sub(before));
             }
             self.run_batch();
         }
-        self.shared.poke();
+        self.shared.interrupt();
         Ok(self.calls.wrapping_sub(before))
     }
 
@@ -278,7 +281,7 @@ impl EventLoop {
             Command::Admit { slot, source, seen } => self.admit(slot, source, seen),
             Command::Arm(id, seen) => {
                 if let Some(entry) = self.table.get_mut(id) {
-                    entry.arm(&mut *self.waits, seen);
+                    entry.arm(&mut *self.poller, seen);
                 }
             }
             Command::Notify(id) => {
@@ -299,7 +302,7 @@ impl EventLoop {
 
     fn admit(&mut self, slot: Arc<Slot>, source: Arc<dyn Source>, seen: u32) {
         let id = slot.id;
-        let armed = source.bell().is_some_and(|bell| self.waits.arm(id, bell, seen));
+        let armed = source.bell().is_some_and(|bell| self.poller.arm(id, bell, seen));
         let wait = if armed { Wait::Armed } else { Wait::Idle };
         self.table.insert(id, Entry { slot, source, wait, seen });
     }
@@ -310,7 +313,7 @@ impl EventLoop {
             Wait::Idle => self.remove(id),
             Wait::Armed => {
                 entry.wait = Wait::Leaving;
-                self.waits.disarm(id);
+                self.poller.disarm(id);
                 self.timers.remove(id);
             }
             Wait::Leaving => {}
@@ -354,7 +357,7 @@ impl EventLoop {
             self.calls += entry.call(|source| source.on_wake());
         }
         if !is_let_go {
-            entry.arm(&mut *self.waits, seen);
+            entry.arm(&mut *self.poller, seen);
         }
     }
 
@@ -391,10 +394,10 @@ impl EventLoop {
     /// Ends the driver in the regular way: every source has left.
     pub(super) fn close(mut self) {
         drop(self.shared.close());
-        self.waits.close();
+        self.poller.close();
     }
 
-    /// Ends the driver because it cannot continue: tells every source and drops them all.
+    /// Ends the driver because it cannot continue: abandons every source and drops them all.
     pub(super) fn abandon(mut self) {
         let waiting = self.shared.close().into_iter().filter_map(|command| match command {
             Command::Admit { slot, source, .. } => {

@@ -48,11 +48,11 @@ impl Command {
 
 /// The driver checks the hints of at most this many sources. The tasks of the others arm their
 /// bells.
-pub(super) const MOST_REQUESTS: usize = 8;
+pub(super) const MAX_REQUESTS: usize = 8;
 
 /// A request is over after this many turns: the hint may be wrong, and an executor that always has
 /// something to run never sleeps.
-const MOST_TURNS: u32 = 64;
+const MAX_TURNS: u32 = 64;
 
 /// When this many commands wait, the inbox drops those that no longer matter.
 const TIDY_AT: usize = 256;
@@ -70,7 +70,7 @@ pub(super) struct Request {
 impl Request {
     /// Whether the task must check for itself now.
     pub(super) fn is_over(&self) -> bool {
-        self.turns >= MOST_TURNS
+        self.turns >= MAX_TURNS
     }
 }
 
@@ -86,7 +86,7 @@ pub(super) struct Inbox {
     pub(super) requests: Vec<Request>,
     /// The driver has spun without effect, and is about to sleep: it takes no requests until it has
     /// slept, or the kernel had something.
-    pub(super) is_drowsy: bool,
+    pub(super) is_falling_asleep: bool,
     /// The driver has ended, and nothing will read `commands` again.
     pub(super) closed: bool,
 }
@@ -96,7 +96,7 @@ impl Inbox {
     pub(super) fn push(&mut self, command: Command) -> bool {
         let due = command.due();
         self.commands.push(command);
-        self.rouse(due)
+        self.wake_if_asleep_past(due)
     }
 
     /// Removes the commands about sources that came and went while no thread ran the driver.
@@ -123,7 +123,7 @@ impl Inbox {
     }
 
     /// Marks the driver awake if it sleeps past `due`; returns whether it must be interrupted.
-    pub(super) fn rouse(&mut self, due: u64) -> bool {
+    pub(super) fn wake_if_asleep_past(&mut self, due: u64) -> bool {
         let interrupt = due < self.asleep_until;
         if interrupt {
             self.wake_up();
@@ -132,14 +132,14 @@ impl Inbox {
     }
 
     pub(super) fn wake_up(&mut self) {
-        self.is_drowsy &= self.asleep_until == AWAKE;
+        self.is_falling_asleep &= self.asleep_until == AWAKE;
         self.asleep_until = AWAKE;
     }
 }
 
 /// The outcome of an attempt to sleep.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
-pub(super) enum Rest {
+pub(super) enum SleepAttempt {
     /// The driver may sleep; from now on others interrupt it.
     Asleep,
     /// There are commands; they were handed over.
@@ -147,5 +147,5 @@ pub(super) enum Rest {
     /// The driver's thread is wanted back.
     Unparked,
     /// A task has asked for a spin first.
-    Asked,
+    Requested,
 }

@@ -90,9 +90,9 @@ impl Drop for ModelPoller {
 /// Makes a poller in which the calling thread can sleep.
 pub(super) fn poller_of_this_thread(shared: &Arc<Shared>) -> Result<Box<dyn Poller>, Failure> {
     let owner = thread::current().id();
-    let waits = ModelPoller { ring: Arc::default(), shared: shared.clone(), owner };
-    waits.arm_control();
-    Ok(Box::new(waits))
+    let poller = ModelPoller { ring: Arc::default(), shared: shared.clone(), owner };
+    poller.arm_control();
+    Ok(Box::new(poller))
 }
 
 impl super::Driver {

@@ -60,12 +60,12 @@ impl Drop for Inside {
 impl Parker {
     /// Makes a parker for threads that sleep. The first of them makes its poller.
     pub(super) fn new(shared: Arc<Shared>) -> Self {
-        Self::with(shared, Box::new(Unmade))
+        Self::with(shared, Box::new(NoPoller))
     }
 
     /// Makes a parker with an existing poller.
-    pub(super) fn with(shared: Arc<Shared>, waits: Box<dyn Poller>) -> Self {
-        let event_loop = Some(EventLoop::new(shared.clone(), waits));
+    pub(super) fn with(shared: Arc<Shared>, poller: Box<dyn Poller>) -> Self {
+        let event_loop = Some(EventLoop::new(shared.clone(), poller));
         let parked = Mutex::new(Parked { event_loop, failures: 0 });
         Self { shared, parked: LeakyLock::new(parked) }
     }
@@ -119,7 +119,7 @@ impl Parker {
                 parked.failures = 0;
                 Ok(done)
             }
-            Err(Failure::Unmade(source)) => Err(ShmError::Io { step, source }),
+            Err(Failure::NoPoller(source)) => Err(ShmError::Io { step, source }),
             Err(Failure::Once(source)) if parked.failures < ATTEMPTS => {
                 parked.failures += 1;
                 Err(ShmError::Io { step, source })
@@ -143,7 +143,7 @@ impl Parked {
 impl Drop for Parker {
     fn drop(&mut self) {
         let _inside = Inside::now();
-        if self.parked.is_torn() {
+        if self.parked.is_held_by_parent() {
             // A thread of the parent was running the driver at the fork.
             return;
         }
@@ -158,9 +158,9 @@ impl Drop for Parker {
 }
 
 /// The poller of a driver until a thread first parks in it.
-struct Unmade;
+struct NoPoller;
 
-impl Poller for Unmade {
+impl Poller for NoPoller {
     fn arm(&mut self, _id: Id, _bell: &AtomicU32, _seen: u32) -> bool {
         false
     }
@@ -168,7 +168,7 @@ impl Poller for Unmade {
     fn disarm(&mut self, _id: Id) {}
 
     fn wait(&mut self, _timeout: Option<Duration>, _found: &mut Found) -> Result<(), Failure> {
-        Err(Failure::Unmade(io::ErrorKind::Unsupported.into()))
+        Err(Failure::NoPoller(io::ErrorKind::Unsupported.into()))
     }
 
     fn close(&mut self) {}
@@ -194,7 +194,7 @@ mod tests {
         fn disarm(&mut self, _id: Id) {}
 
         fn wait(&mut self, _timeout: Option<Duration>, _found: &mut Found) -> Result<(), Failure> {
-            Err(Failure::Unmade(io::ErrorKind::Unsupported.into()))
+            Err(Failure::NoPoller(io::ErrorKind::Unsupported.into()))
         }
 
         fn close(&mut self) {}

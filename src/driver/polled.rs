@@ -80,11 +80,11 @@ pub struct PolledDriver {
 impl PolledDriver {
     pub(super) fn open(backend: Backend) -> Result<Self, ShmError> {
         let shared = Shared::polled(backend)?;
-        let waits: Box<dyn Poller> = match backend {
+        let poller: Box<dyn Poller> = match backend {
             Backend::Epoll => Box::new(EpollPoller::new(shared.clone())),
             Backend::Auto | Backend::IoUring => Box::new(PolledRing::open(&shared)?),
         };
-        let parker = Parker::with(shared.clone(), waits);
+        let parker = Parker::with(shared.clone(), poller);
         let driver = Driver { binding: Binding::new(shared, false), run: Run::Polled };
         Ok(Self { driver, parker })
     }

@@ -76,7 +76,7 @@ pub(super) enum Outcome {
 #[derive(Debug)]
 pub(super) enum Failure {
     /// There is no poller yet; nothing was tried.
-    Unmade(io::Error),
+    NoPoller(io::Error),
     /// The next wait may succeed.
     Once(io::Error),
     /// Completions were lost: some waits would never end.

@@ -28,7 +28,7 @@ impl Drop for Keeper {
 }
 
 /// A handle to a driver for sources. It keeps a background thread running. It does not keep a
-/// parker alive: when nobody can run a driver any more, its sources are told.
+/// parker alive: when nobody can run a driver any more, its sources are abandoned.
 #[derive(Clone)]
 pub(crate) struct Binding {
     keeper: Arc<Keeper>,

@@ -19,7 +19,7 @@ use std::time::Duration;
 use super::Backend;
 use super::clock::{AWAKE, Clock, NEVER};
 use super::epoll_set::EpollSet;
-use super::inbox::{Command, Inbox, MOST_REQUESTS, Request, Rest};
+use super::inbox::{Command, Inbox, MAX_REQUESTS, Request, SleepAttempt};
 use super::last_run::LastRun;
 use super::slot::Slot;
 use super::source::Source;
@@ -37,7 +37,7 @@ pub(super) struct Shared {
     control: AtomicU32,
     unparked: AtomicU32,
     /// Something was put into the inbox: a hint for a driver that spins.
-    stirred: AtomicBool,
+    inbox_changed: AtomicBool,
     /// Threads park in this driver when they have nothing else to do.
     parked_in: bool,
     inbox: LeakyLock<Mutex<Inbox>>,
@@ -84,7 +84,7 @@ impl Shared {
             epoll_set: EpollSet::new()?,
             control: AtomicU32::new(0),
             unparked: AtomicU32::new(0),
-            stirred: AtomicBool::new(false),
+            inbox_changed: AtomicBool::new(false),
             parked_in: false,
             inbox: LeakyLock::default(),
             last_run: LastRun::new(),
@@ -142,7 +142,7 @@ impl Shared {
         // the drop of a source takes.
         let retires = matches!(command, Command::Retire(_));
         let interrupt = inbox.push(command);
-        self.stir();
+        self.note_inbox_change();
         let dropped = if retires { inbox.tidy() } else { Vec::new() };
         drop(inbox);
         if interrupt {
@@ -165,7 +165,7 @@ impl Shared {
         };
         let slot = Arc::new(Slot::new(id));
         let interrupt = inbox.push(Command::Admit { slot: slot.clone(), source, seen });
-        self.stir();
+        self.note_inbox_change();
         drop(inbox);
         if interrupt {
             self.interrupt();
@@ -185,16 +185,16 @@ impl Shared {
     pub(super) fn ask_to_spin(&self, slot: &Slot, spin: Duration) -> bool {
         let mut inbox = lock(&self.inbox);
         let is_over = inbox.closed || slot.is_cancelled();
-        if inbox.asleep_until != AWAKE || inbox.is_drowsy || is_over {
+        if inbox.asleep_until != AWAKE || inbox.is_falling_asleep || is_over {
             return false;
         }
         let id = slot.id;
         let request = Request { id, spin, turns: 0 };
         if let Some(former) = inbox.requests.iter_mut().find(|request| request.id == id) {
             *former = request;
-        } else if inbox.requests.len() < MOST_REQUESTS {
+        } else if inbox.requests.len() < MAX_REQUESTS {
             inbox.requests.push(request);
-            self.stir();
+            self.note_inbox_change();
         } else {
             return false;
         }
@@ -223,28 +223,29 @@ impl Shared {
     /// sleep, so a task that asks from now on arms its bell instead.
     pub(super) fn take_requests(&self, batch: &mut Vec<Command>, requests: &mut Vec<Request>) {
         let mut inbox = lock(&self.inbox);
-        inbox.is_drowsy = true;
+        inbox.is_falling_asleep = true;
         requests.clear();
         requests.append(&mut inbox.requests);
         self.hand_over(&mut inbox, batch);
     }
 
     fn hand_over(&self, inbox: &mut Inbox, batch: &mut Vec<Command>) {
-        // ORDERING: Relaxed, with the lock held, as in `stir`; a hint, which publishes nothing.
-        self.stirred.store(false, Ordering::Relaxed);
+        // ORDERING: Relaxed, with the lock held, as in `note_inbox_change`; a hint, which publishes
+        // nothing.
+        self.inbox_changed.store(false, Ordering::Relaxed);
         std::mem::swap(&mut inbox.commands, batch);
     }
 
     /// Tells a driver that spins that there is something in the inbox.
-    fn stir(&self) {
+    fn note_inbox_change(&self) {
         // ORDERING: Relaxed; see `hand_over`.
-        self.stirred.store(true, Ordering::Relaxed);
+        self.inbox_changed.store(true, Ordering::Relaxed);
     }
 
     /// Whether the inbox has something new. A hint; `fall_asleep` decides.
-    pub(super) fn is_stirred(&self) -> bool {
+    pub(super) fn has_inbox_changed(&self) -> bool {
         // ORDERING: Relaxed; see `hand_over`.
-        self.stirred.load(Ordering::Relaxed)
+        self.inbox_changed.load(Ordering::Relaxed)
     }
 
     /// Whether an unpark asks the driver's thread to return to its caller.
@@ -275,24 +276,24 @@ impl Shared {
         until: u64,
         batch: &mut Vec<Command>,
         is_wanted: &dyn Fn() -> bool,
-    ) -> Rest {
+    ) -> SleepAttempt {
         let mut inbox = lock(&self.inbox);
         if !inbox.commands.is_empty() {
             self.hand_over(&mut inbox, batch);
-            return Rest::Busy;
+            return SleepAttempt::Busy;
         }
         // ORDERING: Relaxed, with the lock held. `unpark` sets this before it takes the lock, so
         // either we see it here, or `unpark` sees the sleep. An `unpark` that finds it set takes
         // no lock. Then the AcqRel in `end_unpark` has made visible here what that thread wrote
         // before, for `is_wanted`.
         if self.unparked.load(Ordering::Relaxed) != 0 || is_wanted() {
-            return Rest::Unparked;
+            return SleepAttempt::Unparked;
         }
         if !inbox.requests.is_empty() {
-            return Rest::Asked;
+            return SleepAttempt::Requested;
         }
         inbox.asleep_until = until;
-        Rest::Asleep
+        SleepAttempt::Asleep
     }
 
     /// Ends the sleep of the thread that runs the driver, or keeps it from falling asleep the next
@@ -303,7 +304,7 @@ impl Shared {
         if self.is_forked() || self.unparked.swap(1, Ordering::AcqRel) != 0 {
             return;
         }
-        let interrupt = lock(&self.inbox).rouse(AWAKE + 1);
+        let interrupt = lock(&self.inbox).wake_if_asleep_past(AWAKE + 1);
         if interrupt {
             self.interrupt();
         }
@@ -323,7 +324,7 @@ impl Shared {
     pub(super) fn wake_up(&self, has_news: bool) {
         let mut inbox = lock(&self.inbox);
         inbox.wake_up();
-        inbox.is_drowsy &= !has_news;
+        inbox.is_falling_asleep &= !has_news;
     }
 
     /// Ends the driver. Returns the commands that are still to be done.
@@ -337,18 +338,14 @@ impl Shared {
         lock(&self.inbox).closed
     }
 
-    fn interrupt(&self) {
+    /// Ends the driver's sleep. Makes the descriptor of a polled driver readable.
+    pub(super) fn interrupt(&self) {
         if self.epoll_set.interrupt() {
             return;
         }
         // ORDERING: Release, as for every bell; the lock orders the commands themselves.
         self.control.fetch_add(1, Ordering::Release);
         futex::wake(&self.control);
-    }
-
-    /// Makes the descriptor of a polled driver readable, because its turn has left something to do.
-    pub(super) fn poke(&self) {
-        self.interrupt();
     }
 
     /// Returns when the driver wakes up by itself, or `AWAKE`.

@@ -21,7 +21,7 @@ const DEADLINE: Duration =
 
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 enum Call {
-    Rung,
+    Wake,
     Ready(u16),
     Timer,
     Abandoned,
@@ -64,7 +64,7 @@ impl Source for Probe {
         Some(&self.word)
     }
     fn on_wake(&self) {
-        (self.hook)(self, Call::Rung);
+        (self.hook)(self, Call::Wake);
     }
     fn on_ready(&self, token: u16) {
         (self.hook)(self, Call::Ready(token));
@@ -126,13 +126,13 @@ fn has_io_uring() -> bool {
 }
 
 on_both_backends! {
-    a_ring_is_heard
-    a_ring_before_the_driver_knows_the_bell_is_heard
-    no_ring_is_lost_in_a_ping_pong
-    thousands_of_bells_are_all_heard
-    alarms_come_in_time
-    only_an_earlier_alarm_interrupts
-    an_alarm_that_has_passed_comes_at_once
+    a_wake_reaches_the_source
+    a_wake_before_the_driver_knows_the_bell_reaches_the_source
+    no_wake_is_lost_in_a_ping_pong
+    no_bell_of_thousands_is_missed
+    timers_come_in_time
+    only_an_earlier_timer_interrupts
+    a_timer_that_has_passed_comes_at_once
     descriptors_are_reported
     a_descriptor_watched_by_a_callback_is_reported
     one_busy_descriptor_starves_nobody
@@ -147,28 +147,28 @@ on_both_backends! {
     the_thread_takes_no_signals
 }
 
-fn a_ring_is_heard(backend: Backend) {
+fn a_wake_reaches_the_source(backend: Backend) {
     let driver = driver(backend);
     let (probe, calls) = Probe::reporting();
     let registration = driver.register(probe.clone()).unwrap();
     for _ in 0..100 {
         asleep(&driver);
         probe.wake(&registration);
-        assert_eq!(calls.recv_timeout(DEADLINE), Ok(Call::Rung));
+        assert_eq!(calls.recv_timeout(DEADLINE), Ok(Call::Wake));
     }
 }
 
-fn a_ring_before_the_driver_knows_the_bell_is_heard(backend: Backend) {
+fn a_wake_before_the_driver_knows_the_bell_reaches_the_source(backend: Backend) {
     let driver = driver(backend);
     for _ in 0..100 {
         let (probe, calls) = Probe::reporting();
         let registration = driver.register(probe.clone()).unwrap();
         probe.wake(&registration);
-        assert_eq!(calls.recv_timeout(DEADLINE), Ok(Call::Rung));
+        assert_eq!(calls.recv_timeout(DEADLINE), Ok(Call::Wake));
     }
 }
 
-fn no_ring_is_lost_in_a_ping_pong(backend: Backend) {
+fn no_wake_is_lost_in_a_ping_pong(backend: Backend) {
     const ROUNDS: u32 = 100_000;
     let driver = driver(backend);
     let echo = Arc::new(AtomicU32::new(0));
@@ -192,7 +192,7 @@ fn no_ring_is_lost_in_a_ping_pong(backend: Backend) {
     }
 }
 
-fn thousands_of_bells_are_all_heard(backend: Backend) {
+fn no_bell_of_thousands_is_missed(backend: Backend) {
     // More at once than either queue of a ring holds.
     const BELLS: usize = 5000;
     let driver = driver(backend);
@@ -230,23 +230,23 @@ fn thousands_of_bells_are_all_heard(backend: Backend) {
     eventually("all gone", || weak.iter().all(|weak| weak.strong_count() == 0));
 }
 
-fn alarms_come_in_time(backend: Backend) {
+fn timers_come_in_time(backend: Backend) {
     let driver = driver(backend);
     let (probe, calls) = Probe::reporting();
     let registration = driver.register(probe).unwrap();
     for millis in [1, 20, 50] {
         let start = Instant::now();
-        let wish = Duration::from_millis(millis);
-        registration.wake_at(start + wish);
-        registration.wake_at(start + wish * 2);
+        let after = Duration::from_millis(millis);
+        registration.wake_at(start + after);
+        registration.wake_at(start + after * 2);
         assert_eq!(calls.recv_timeout(DEADLINE), Ok(Call::Timer));
-        let late = start.elapsed().checked_sub(wish).expect("not before its time");
+        let late = start.elapsed().checked_sub(after).expect("not before its time");
         assert!(late < Duration::from_secs(2), "{late:?} late");
     }
-    assert!(calls.recv_timeout(Duration::from_millis(150)).is_err(), "one call for all wishes");
+    assert!(calls.recv_timeout(Duration::from_millis(150)).is_err(), "one call for all requests");
 }
 
-fn only_an_earlier_alarm_interrupts(backend: Backend) {
+fn only_an_earlier_timer_interrupts(backend: Backend) {
     let driver = driver(backend);
     let (one, calls) = Probe::reporting();
     let (another, _calls) = Probe::reporting();
@@ -275,7 +275,7 @@ fn only_an_earlier_alarm_interrupts(backend: Backend) {
     eventually("it sleeps for the other", || asleep(&driver) > until);
 }
 
-fn an_alarm_that_has_passed_comes_at_once(backend: Backend) {
+fn a_timer_that_has_passed_comes_at_once(backend: Backend) {
     let driver = driver(backend);
     let (probe, calls) = Probe::reporting();
     let registration = driver.register(probe).unwrap();
@@ -363,12 +363,12 @@ fn one_busy_descriptor_starves_nobody(backend: Backend) {
     let (ours, theirs) = pair();
     registration.watch(ours.as_fd(), 1).unwrap();
     probe.wake(&registration);
-    assert_eq!(calls.recv_timeout(DEADLINE), Ok(Call::Rung));
+    assert_eq!(calls.recv_timeout(DEADLINE), Ok(Call::Wake));
     // One wake may be reported twice: its count fails the compare of the wait that is armed next,
     // and its wake then ends the wait after that.
     let next = || loop {
         match calls.recv_timeout(DEADLINE) {
-            Ok(Call::Rung) => {}
+            Ok(Call::Wake) => {}
             call => return call,
         }
     };
@@ -419,7 +419,7 @@ fn cancelling_from_a_callback_ends_the_calls(backend: Backend) {
     probe.registration.set(driver.register(probe.clone()).unwrap()).unwrap();
     let weak = Arc::downgrade(&probe);
     probe.wake(probe.registration.get().unwrap());
-    assert_eq!(calls.recv_timeout(DEADLINE), Ok(Call::Rung));
+    assert_eq!(calls.recv_timeout(DEADLINE), Ok(Call::Wake));
     drop(probe);
     eventually("the source is dropped", || weak.strong_count() == 0);
     assert_eq!(calls.iter().count(), 0);
@@ -427,7 +427,7 @@ fn cancelling_from_a_callback_ends_the_calls(backend: Backend) {
 
 fn a_panic_disturbs_nobody_else(backend: Backend) {
     let driver = driver(backend);
-    let unwinding = Probe::new(|_, _| std::panic::resume_unwind(Box::new(Unpleasant)));
+    let unwinding = Probe::new(|_, _| std::panic::resume_unwind(Box::new(PanicsOnDrop)));
     let (probe, calls) = Probe::reporting();
     let bad = driver.register(unwinding.clone()).unwrap();
     let good = driver.register(probe.clone()).unwrap();
@@ -436,7 +436,7 @@ fn a_panic_disturbs_nobody_else(backend: Backend) {
         unwinding.wake(&bad);
         bad.wake_at(Instant::now());
         probe.wake(&good);
-        assert_eq!(calls.recv_timeout(DEADLINE), Ok(Call::Rung));
+        assert_eq!(calls.recv_timeout(DEADLINE), Ok(Call::Wake));
     }
     let weak = Arc::downgrade(&unwinding);
     drop((bad, unwinding));
@@ -444,9 +444,9 @@ fn a_panic_disturbs_nobody_else(backend: Backend) {
 }
 
 /// The payload of a panic that panics when it is dropped.
-struct Unpleasant;
+struct PanicsOnDrop;
 
-impl Drop for Unpleasant {
+impl Drop for PanicsOnDrop {
     fn drop(&mut self) {
         std::panic::resume_unwind(Box::new("dropped"));
     }
@@ -476,7 +476,7 @@ fn churn_leaves_nothing_behind(backend: Backend) {
                         let registration = driver.register(probe.clone()).unwrap();
                         if round % 2 == 0 {
                             probe.wake(&registration);
-                            assert_eq!(calls.recv_timeout(DEADLINE), Ok(Call::Rung));
+                            assert_eq!(calls.recv_timeout(DEADLINE), Ok(Call::Wake));
                         }
                         sources.push(Arc::downgrade(&probe));
                     }
@@ -526,7 +526,7 @@ fn a_registration_alone_keeps_the_driver(backend: Backend) {
     drop(driver);
     for _ in 0..3 {
         probe.wake(&registration);
-        assert_eq!(calls.recv_timeout(DEADLINE), Ok(Call::Rung));
+        assert_eq!(calls.recv_timeout(DEADLINE), Ok(Call::Wake));
     }
     drop(registration);
     eventually("the driver ends", || weak.strong_count() == 0);
@@ -593,11 +593,11 @@ impl Poller for Broken {
 #[test]
 fn a_driver_that_cannot_go_on_abandons_all_sources() {
     let shared = Shared::new(Backend::IoUring).unwrap();
-    let runner = EventLoop::new(shared.clone(), Box::new(Broken));
+    let event_loop = EventLoop::new(shared.clone(), Box::new(Broken));
     let driver = Driver { binding: Binding::new(shared, true), run: Run::Background };
     let (probe, calls) = Probe::reporting();
     let registration = driver.register(probe.clone()).unwrap();
-    background::run(runner);
+    background::run(event_loop);
     assert_eq!(calls.recv_timeout(DEADLINE), Ok(Call::Abandoned));
     assert_eq!(Arc::strong_count(&probe), 1, "the source is dropped");
     assert!(matches!(driver.register(probe), Err(ShmError::Io { .. })));
@@ -626,22 +626,22 @@ fn a_word_that_cannot_be_waited_on_abandons_its_source_alone() {
         fn close(&mut self) {}
     }
     let shared = Shared::new(Backend::IoUring).unwrap();
-    let mut runner = EventLoop::new(shared.clone(), Box::new(Poisoned(None)));
+    let mut event_loop = EventLoop::new(shared.clone(), Box::new(Poisoned(None)));
     let driver = Driver { binding: Binding::new(shared, true), run: Run::Background };
     let (probe, calls) = Probe::reporting();
     let registration = driver.register(probe.clone()).unwrap();
-    runner.turn(None, &|| false).unwrap();
+    event_loop.turn(None, &|| false).unwrap();
     assert_eq!(calls.try_recv(), Ok(Call::Abandoned));
     registration.cancel();
-    runner.turn(None, &|| false).unwrap();
+    event_loop.turn(None, &|| false).unwrap();
     assert_eq!(Arc::strong_count(&probe), 1, "the source is dropped");
 }
 
 #[test]
 fn a_wait_that_was_only_cancelled_is_no_wake() {
     /// Ends every wait at once, without a wake.
-    struct Restless(Option<Id>, u32);
-    impl Poller for Restless {
+    struct EndsAtOnce(Option<Id>, u32);
+    impl Poller for EndsAtOnce {
         fn arm(&mut self, id: Id, _: &AtomicU32, seen: u32) -> bool {
             assert!(self.0.replace(id).is_none(), "armed twice");
             self.1 = seen;
@@ -656,16 +656,16 @@ fn a_wait_that_was_only_cancelled_is_no_wake() {
         fn close(&mut self) {}
     }
     let shared = Shared::new(Backend::IoUring).unwrap();
-    let mut runner = EventLoop::new(shared.clone(), Box::new(Restless(None, 0)));
+    let mut event_loop = EventLoop::new(shared.clone(), Box::new(EndsAtOnce(None, 0)));
     let driver = Driver { binding: Binding::new(shared, true), run: Run::Background };
     let (probe, calls) = Probe::reporting();
     let _registration = driver.register(probe.clone()).unwrap();
-    runner.turn(None, &|| false).unwrap();
-    runner.turn(None, &|| false).unwrap();
+    event_loop.turn(None, &|| false).unwrap();
+    event_loop.turn(None, &|| false).unwrap();
     assert!(calls.try_recv().is_err(), "woken for nothing");
     probe.word.fetch_add(1, SeqCst);
-    runner.turn(None, &|| false).unwrap();
-    assert_eq!(calls.try_recv(), Ok(Call::Rung), "a bell that rang meanwhile");
+    event_loop.turn(None, &|| false).unwrap();
+    assert_eq!(calls.try_recv(), Ok(Call::Wake), "a bell that was counted up meanwhile");
 }
 
 #[test]
@@ -685,20 +685,20 @@ fn moved_waits_compare_with_what_was_handled_last() {
     }
     let shared = Shared::new(Backend::IoUring).unwrap();
     let armed = Arc::new(Mutex::new(Vec::new()));
-    let mut runner = EventLoop::new(shared.clone(), Box::new(Kept(armed.clone())));
+    let mut event_loop = EventLoop::new(shared.clone(), Box::new(Kept(armed.clone())));
     let driver = Driver { binding: Binding::new(shared, true), run: Run::Background };
     let stays = Probe::new(|_, _| {});
     let leaves = Probe::new(|_, _| {});
     let _registration = driver.register(stays.clone()).unwrap();
     let leaving = driver.register(leaves.clone()).unwrap();
-    runner.turn(None, &|| false).unwrap();
+    event_loop.turn(None, &|| false).unwrap();
     // One bell is counted up while it is waited on, and no one reports it; the other is leaving.
     stays.word.fetch_add(5, SeqCst);
     leaving.cancel();
-    runner.turn(None, &|| false).unwrap();
+    event_loop.turn(None, &|| false).unwrap();
     assert_eq!(Arc::strong_count(&leaves), 2, "kept until its wait is over");
     lock(&armed).clear();
-    runner.move_to(Box::new(Kept(armed.clone())));
+    event_loop.move_to(Box::new(Kept(armed.clone())));
     assert_eq!(*lock(&armed), [7], "it would be woken at once");
     assert_eq!(Arc::strong_count(&leaves), 1);
 }
@@ -720,7 +720,7 @@ fn unparking_a_driver_that_is_awake_interrupts_nothing() {
 }
 
 #[test]
-fn thousands_of_bells_of_a_polled_driver_are_all_heard() {
+fn no_bell_of_thousands_is_missed_by_a_polled_driver() {
     if !has_io_uring() {
         return;
     }

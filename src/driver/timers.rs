@@ -54,7 +54,7 @@ mod tests {
     use super::*;
 
     #[test]
-    fn the_earliest_wish_of_a_registration_counts() {
+    fn the_earliest_request_of_a_registration_counts() {
         let id = Ids::default().take().unwrap();
         let mut timers = Timers::default();
         timers.set(id, 50);
@@ -67,7 +67,7 @@ mod tests {
     }
 
     #[test]
-    fn alarms_come_in_the_order_of_their_times() {
+    fn timers_come_in_the_order_of_their_times() {
         let mut ids = Ids::default();
         let mut timers = Timers::default();
         let [a, b, c] = std::array::from_fn(|_| ids.take().unwrap());
@@ -79,7 +79,7 @@ mod tests {
     }
 
     #[test]
-    fn leaving_forgets_the_wish() {
+    fn leaving_forgets_the_request() {
         let mut ids = Ids::default();
         let mut timers = Timers::default();
         let [a, b] = std::array::from_fn(|_| ids.take().unwrap());

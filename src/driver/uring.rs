@@ -83,14 +83,14 @@ pub(super) fn probe() -> io::Result<()> {
 /// Returns the backend to use instead of a ring that could not be made.
 ///
 /// A lack of descriptors is no reason for another backend: it will pass, and epoll needs as many.
-pub(super) fn instead(wish: Backend, error: io::Error) -> Result<Backend, ShmError> {
-    let (of_descriptors, of_memory) = want(&error);
-    if of_descriptors || of_memory && wish == Backend::IoUring {
+pub(super) fn fallback(requested: Backend, error: io::Error) -> Result<Backend, ShmError> {
+    let (of_descriptors, of_memory) = shortage(&error);
+    if of_descriptors || of_memory && requested == Backend::IoUring {
         return Err(ShmError::Io { step: "io_uring_setup", source: error });
     }
-    match wish {
+    match requested {
         Backend::IoUring => Err(ShmError::Unsupported {
-            reason: "io_uring with futex operations (Linux 6.7) is not to be had here",
+            reason: "io_uring with futex operations (Linux 6.7) is not available here",
         }),
         Backend::Auto | Backend::Epoll => Ok(Backend::Epoll),
     }
@@ -98,14 +98,14 @@ pub(super) fn instead(wish: Backend, error: io::Error) -> Result<Backend, ShmErr
 
 /// Returns the failure of a driver with io_uring for whose thread no ring could be made.
 pub(super) fn failure(error: io::Error) -> Failure {
-    match want(&error) {
+    match shortage(&error) {
         (false, false) => Failure::ForGood(error),
-        _ => Failure::Unmade(error),
+        _ => Failure::NoPoller(error),
     }
 }
 
 /// Whether descriptors or memory were lacking; these may be available the next time.
-fn want(error: &io::Error) -> (bool, bool) {
+fn shortage(error: &io::Error) -> (bool, bool) {
     let errno = Errno::from_io_error(error);
     (
         matches!(errno, Some(Errno::MFILE | Errno::NFILE)),
@@ -255,10 +255,10 @@ impl RingPoller {
     /// Makes a ring for the calling thread.
     pub(super) fn open(shared: &Arc<Shared>) -> io::Result<Self> {
         let (queue, shared) = (Queue::open(Kind::Slept)?, shared.clone());
-        let mut waits = Self { queue, shared, owner: thread::current().id(), closing: false };
-        waits.arm_control();
-        waits.arm_poll();
-        Ok(waits)
+        let mut poller = Self { queue, shared, owner: thread::current().id(), closing: false };
+        poller.arm_control();
+        poller.arm_poll();
+        Ok(poller)
     }
 
     /// The driver checks the inbox after this and before it sleeps.
@@ -399,7 +399,7 @@ fn push(ring: &mut IoUring, entry: &squeue::Entry) -> bool {
 fn enter(ring: &mut IoUring, timeout: Option<Duration>) -> io::Result<()> {
     let timespec = timeout.map(|timeout| Timespec::from(timeout.min(LONGEST)));
     let args = timespec.as_ref().map_or(SubmitArgs::new(), |at| SubmitArgs::new().timespec(at));
-    let want = u32::from(timeout != Some(Duration::ZERO));
+    let min_complete = u32::from(timeout != Some(Duration::ZERO));
     // GETEVENTS also without a wait: it runs deferred work, and empties an overflow.
     let mut flags = EnterFlags::GETEVENTS | EnterFlags::EXT_ARG;
     if ring.params().is_feature_no_iowait() {
@@ -409,7 +409,8 @@ fn enter(ring: &mut IoUring, timeout: Option<Duration>) -> io::Result<()> {
     let queued = u32::try_from(ring.submission().len()).unwrap_or(SUBMISSIONS);
     // SAFETY: `args` is the structure that EXT_ARG announces. It and the time that it points to
     // live until the call returns.
-    let entered = unsafe { ring.submitter().enter(queued, want, flags.bits(), Some(&args)) };
+    let entered =
+        unsafe { ring.submitter().enter(queued, min_complete, flags.bits(), Some(&args)) };
     entered.map(drop)
 }
 
@@ -437,7 +438,7 @@ mod tests {
     use super::*;
 
     #[test]
-    fn want_of_memory_is_no_wake() {
+    fn a_lack_of_memory_is_no_wake() {
         assert_eq!(outcome(Some(Errno::NOMEM)), Outcome::Lapsed);
         assert_eq!(outcome(Some(Errno::AGAIN)), Outcome::Lapsed);
         assert_eq!(outcome(None), Outcome::Woken);

@@ -20,8 +20,8 @@ pub(super) fn probe() -> io::Result<()> {
 }
 
 /// Returns the backend to use instead of a ring.
-pub(super) fn instead(wish: Backend, _error: io::Error) -> Result<Backend, ShmError> {
-    match wish {
+pub(super) fn fallback(requested: Backend, _error: io::Error) -> Result<Backend, ShmError> {
+    match requested {
         Backend::IoUring => {
             Err(ShmError::Unsupported { reason: "this build of wakering is without io_uring" })
         }

@@ -9,7 +9,7 @@ use std::path::Path;
 use std::time::{Duration, Instant};
 
 use super::listener_socket::ListenerSocket;
-use super::message::{self, Spoken, Status};
+use super::message::{self, Status, Versioned};
 use super::socket::{self, Received};
 use crate::driver::Registration;
 use crate::error::ShmError;
@@ -19,9 +19,9 @@ use crate::sync::{AtomicU64, Mutex, Ordering, lock};
 use crate::sys::fork::{self, LeakyLock, Origin};
 
 /// The most connections that may be pending, that is, have not sent a hello.
-const MAX_GUESTS: u16 = 8;
+const MAX_PENDING: u16 = 8;
 /// How long a pending client may take to send its hello.
-const PATIENCE: Duration = Duration::from_secs(1);
+const HELLO_TIMEOUT: Duration = Duration::from_secs(1);
 /// How long the acceptor accepts nobody after the kernel had no descriptor or memory left.
 const PAUSE: Duration = Duration::from_millis(100);
 /// The most connections accepted in one turn, so that a flood of them does not keep the driver from
@@ -95,7 +95,7 @@ pub(crate) struct Clients {
 pub(crate) struct Acceptor {
     path: Box<Path>,
     allow: Option<Allow>,
-    room: LeakyLock<Mutex<Room>>,
+    state: LeakyLock<Mutex<State>>,
     /// The process that accepts. A forked child does not.
     origin: Origin,
     refused: AtomicU64,
@@ -104,7 +104,7 @@ pub(crate) struct Acceptor {
 }
 
 #[derive(Debug)]
-struct Room {
+struct State {
     /// `None` once the acceptor is closed.
     socket: Option<ListenerSocket>,
     /// The longest waiting first, and therefore in the order of `until`.
@@ -125,14 +125,14 @@ impl Acceptor {
     /// The token of the listening socket.
     pub(crate) const LISTENING: u16 = 0;
     /// The last token that an acceptor uses. The tokens past it belong to its owner.
-    pub(crate) const LAST_TOKEN: u16 = MAX_GUESTS;
+    pub(crate) const LAST_TOKEN: u16 = MAX_PENDING;
 
     /// Makes an acceptor for `socket`. It accepts nobody until [`Acceptor::open`].
     pub(crate) fn new(socket: ListenerSocket, allow: Option<Allow>) -> Self {
         Self {
             path: socket.path().into(),
             allow,
-            room: LeakyLock::new(Mutex::new(Room {
+            state: LeakyLock::new(Mutex::new(State {
                 socket: Some(socket),
                 pending: Vec::new(),
                 resume: None,
@@ -154,7 +154,7 @@ impl Acceptor {
     /// # Errors
     /// If the driver cannot watch the socket.
     pub(crate) fn open(&self, watcher: &dyn Watcher) -> Result<(), ShmError> {
-        match &lock(&self.room).socket {
+        match &lock(&self.state).socket {
             Some(socket) => watcher.watch(socket.as_fd(), Self::LISTENING),
             None => Ok(()),
         }
@@ -166,7 +166,7 @@ impl Acceptor {
         if token == Self::LISTENING {
             self.accept(watcher, host);
         } else {
-            self.attend(token, watcher, host);
+            self.on_client(token, watcher, host);
         }
         self.set_timer(watcher);
     }
@@ -174,17 +174,17 @@ impl Acceptor {
     /// Handles a timer. It may come early.
     pub(crate) fn on_timer(&self, watcher: &dyn Watcher, host: &dyn Host) {
         let now = Instant::now();
-        let late = lock(&self.room).leave_late(now);
+        let late = lock(&self.state).remove_late(now);
         for client in late {
-            self.send_off(client, watcher, host);
+            self.disconnect_unless_hello(client, watcher, host);
         }
-        lock(&self.room).resume_at(now, watcher);
+        lock(&self.state).resume_at(now, watcher);
         self.set_timer(watcher);
     }
 
     /// Returns when the acceptor next needs a call of [`Acceptor::on_timer`].
     pub(crate) fn next_timer(&self) -> Option<Instant> {
-        lock(&self.room).next_timer()
+        lock(&self.state).next_timer()
     }
 
     /// Stops accepting, disconnects all pending clients, and gives up the name. This never waits:
@@ -195,12 +195,12 @@ impl Acceptor {
     /// parent held the lock at the fork. The name and the clients remain the parent's.
     pub(crate) fn close(&self, watcher: &dyn Watcher) {
         if self.origin.has_left() {
-            let socket = fork::try_lock(&self.room).and_then(|mut room| room.socket.take());
+            let socket = fork::try_lock(&self.state).and_then(|mut state| state.socket.take());
             return drop(socket);
         }
         let (socket, pending) = {
-            let mut room = lock(&self.room);
-            (room.socket.take(), std::mem::take(&mut room.pending))
+            let mut state = lock(&self.state);
+            (state.socket.take(), std::mem::take(&mut state.pending))
         };
         for client in pending {
             watcher.unwatch(client.socket.as_fd());
@@ -224,22 +224,22 @@ impl Acceptor {
 
     fn accept(&self, watcher: &dyn Watcher, host: &dyn Host) {
         for _ in 0..ACCEPTS_A_TURN {
-            let accepted = lock(&self.room).accept(watcher);
+            let accepted = lock(&self.state).accept(watcher);
             let Some(socket) = accepted else { return };
-            self.listen_to(socket, watcher, host);
+            self.on_connection(socket, watcher, host);
         }
     }
 
     /// Handles a new connection. Most have sent their hello by now, because a client sends it right
     /// after it connects.
-    fn listen_to(&self, socket: OwnedFd, watcher: &dyn Watcher, host: &dyn Host) {
-        let Some(socket) = self.hear(socket, host) else { return };
-        let oldest = lock(&self.room).make_room();
+    fn on_connection(&self, socket: OwnedFd, watcher: &dyn Watcher, host: &dyn Host) {
+        let Some(socket) = self.read_hello(socket, host) else { return };
+        let oldest = lock(&self.state).remove_oldest_if_full();
         if let Some(oldest) = oldest {
-            self.send_off(oldest, watcher, host);
+            self.disconnect_unless_hello(oldest, watcher, host);
         }
-        let until = Instant::now() + PATIENCE;
-        if !lock(&self.room).seat(socket, until, watcher) {
+        let until = Instant::now() + HELLO_TIMEOUT;
+        if !lock(&self.state).add(socket, until, watcher) {
             count(&self.half_done);
         }
     }
@@ -247,21 +247,21 @@ impl Acceptor {
     /// Reads from a client that seems to have sent something. Runs outside the lock, because it
     /// calls a predicate and the host. A client that has sent nothing after all becomes pending
     /// again.
-    fn attend(&self, token: u16, watcher: &dyn Watcher, host: &dyn Host) {
-        let client = lock(&self.room).leave(token);
+    fn on_client(&self, token: u16, watcher: &dyn Watcher, host: &dyn Host) {
+        let client = lock(&self.state).remove(token);
         let Some(Pending { socket, until, .. }) = client else { return };
         watcher.unwatch(socket.as_fd());
-        let Some(socket) = self.hear(socket, host) else { return };
-        if !lock(&self.room).seat(socket, until, watcher) {
+        let Some(socket) = self.read_hello(socket, host) else { return };
+        if !lock(&self.state).add(socket, until, watcher) {
             count(&self.half_done);
         }
     }
 
     /// Checks a client once more for a hello, which may have just arrived; otherwise disconnects
     /// it.
-    fn send_off(&self, client: Pending, watcher: &dyn Watcher, host: &dyn Host) {
+    fn disconnect_unless_hello(&self, client: Pending, watcher: &dyn Watcher, host: &dyn Host) {
         watcher.unwatch(client.socket.as_fd());
-        if let Some(socket) = self.hear(client.socket, host) {
+        if let Some(socket) = self.read_hello(client.socket, host) {
             // A process that is just being started may briefly hold a copy of it.
             socket::hang_up(socket.as_fd());
             count(&self.half_done);
@@ -269,7 +269,7 @@ impl Acceptor {
     }
 
     /// Reads and answers the hello. Returns the socket if there is no hello yet.
-    fn hear(&self, socket: OwnedFd, host: &dyn Host) -> Option<OwnedFd> {
+    fn read_hello(&self, socket: OwnedFd, host: &dyn Host) -> Option<OwnedFd> {
         match socket::peek(socket.as_fd()) {
             Ok(Received::Nothing) => return Some(socket),
             Ok(Received::Message(message)) => self.answer(socket, message.bytes(), host),
@@ -280,7 +280,7 @@ impl Acceptor {
 
     fn answer(&self, socket: OwnedFd, hello: &[u8], host: &dyn Host) {
         let judged =
-            message::parse_hello(hello).map(|spoken| self.judge(socket.as_fd(), spoken, host));
+            message::parse_hello(hello).map(|hello| self.judge(socket.as_fd(), hello, host));
         // Comes after the host has made the region: if one descriptor is left, the region needs it
         // more than this does.
         let process = socket::take_peeked(socket.as_fd());
@@ -311,7 +311,7 @@ impl Acceptor {
     fn judge(
         &self,
         socket: BorrowedFd<'_>,
-        spoken: Spoken<()>,
+        hello: Versioned<()>,
         host: &dyn Host,
     ) -> Result<(PeerCredentials, OwnedFd), Status> {
         // The user first: other users learn nothing else.
@@ -319,9 +319,9 @@ impl Acceptor {
         if !credentials::accepts(self.allow.as_ref(), &peer) {
             return Err(Status::PermissionDenied);
         }
-        match spoken {
-            Spoken::Ours(()) => {}
-            Spoken::Other(_) => return Err(Status::VersionMismatch),
+        match hello {
+            Versioned::Ours(()) => {}
+            Versioned::Other(_) => return Err(Status::VersionMismatch),
         }
         match host.admit(peer) {
             Ok(file) => Ok((peer, file)),
@@ -336,7 +336,7 @@ impl Acceptor {
     }
 }
 
-impl Room {
+impl State {
     /// Accepts the next connection. If the kernel has no descriptor or memory for it, stops
     /// watching the socket for a while: it stays readable, and watching it would spin.
     fn accept(&mut self, watcher: &dyn Watcher) -> Option<OwnedFd> {
@@ -361,13 +361,13 @@ impl Room {
     }
 
     /// Removes and returns the oldest pending client if there is no room for another one.
-    fn make_room(&mut self) -> Option<Pending> {
-        (self.pending.len() >= usize::from(MAX_GUESTS)).then(|| self.pending.remove(0))
+    fn remove_oldest_if_full(&mut self) -> Option<Pending> {
+        (self.pending.len() >= usize::from(MAX_PENDING)).then(|| self.pending.remove(0))
     }
 
     /// Makes a client pending: gives it a token and inserts it by age. Returns false if the driver
     /// cannot watch it, or if the acceptor was closed meanwhile.
-    fn seat(&mut self, socket: OwnedFd, until: Instant, watcher: &dyn Watcher) -> bool {
+    fn add(&mut self, socket: OwnedFd, until: Instant, watcher: &dyn Watcher) -> bool {
         let taken = |token: &u16| self.pending.iter().any(|client| client.token == *token);
         let free = (1..=Acceptor::LAST_TOKEN).find(|token| !taken(token));
         let Some(token) = free.filter(|_| self.socket.is_some()) else { return false };
@@ -380,13 +380,13 @@ impl Room {
     }
 
     /// Removes the client with this token.
-    fn leave(&mut self, token: u16) -> Option<Pending> {
+    fn remove(&mut self, token: u16) -> Option<Pending> {
         let place = self.pending.iter().position(|client| client.token == token)?;
         Some(self.pending.remove(place))
     }
 
     /// Removes the clients whose time is over.
-    fn leave_late(&mut self, now: Instant) -> Vec<Pending> {
+    fn remove_late(&mut self, now: Instant) -> Vec<Pending> {
         let late = self.pending.partition_point(|client| client.until <= now);
         self.pending.drain(..late).collect()
     }

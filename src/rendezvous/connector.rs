@@ -9,10 +9,10 @@ use rustix::event::{PollFd, PollFlags, Timespec};
 use rustix::io::Errno;
 
 use super::directory::Directory;
-use super::message::{self, Spoken, Status};
+use super::message::{self, Status, Versioned};
 use super::name::Name;
-use super::socket::{self, Message, Received, Silence};
-use super::untrusted::{Line, Untrusted};
+use super::socket::{self, ConnectFailure, Message, Received};
+use super::untrusted::{Untrusted, UntrustedSocket};
 use crate::error::{DenialCause, ShmError};
 use crate::rendezvous::credentials::{self, Allow, PeerCredentials};
 use crate::rendezvous::lifeline::Lifeline;
@@ -68,7 +68,7 @@ pub(crate) struct Connector {
     /// How often the socket's mode has kept us out.
     denials: u32,
     /// The engine that we are connected to and have sent our hello to.
-    engine: Option<(Line, PeerCredentials)>,
+    engine: Option<(UntrustedSocket, PeerCredentials)>,
     /// The hello came late.
     is_late: bool,
     /// The hello came too late, and the next step connects again.
@@ -196,12 +196,12 @@ impl Connector {
 
     /// Connects, checks the engine and sends the hello. Returns `None` if the engine's backlog is
     /// full, if it no longer waits for us, or if its socket may not have its mode yet.
-    fn connect(&mut self) -> Result<Option<(Line, PeerCredentials)>, ShmError> {
+    fn connect(&mut self) -> Result<Option<(UntrustedSocket, PeerCredentials)>, ShmError> {
         let begun = Instant::now();
         let found = socket::find(self.directory.as_fd(), self.name.file());
         let found = found.map_err(|errno| self.refused(errno))?;
         let socket = match socket::connect_to(found.as_fd()) {
-            Ok(Some(socket)) => Line::new(socket),
+            Ok(Some(socket)) => UntrustedSocket::new(socket),
             Ok(None) => return Ok(None),
             Err(Errno::ACCESS) if self.denials < DENIALS && begun < self.deadline => {
                 self.denials += 1;
@@ -241,11 +241,11 @@ impl Connector {
     /// Returns the error for a connection that the kernel did not make.
     fn refused(&self, errno: Errno) -> ShmError {
         const STEP: &str = "connecting";
-        match Silence::of(errno, STEP, self.name.path()) {
-            Silence::Nobody => self.name.not_found(),
-            Silence::Foreign => junk(),
-            Silence::NoSocket => socket::error(STEP, errno, self.name.path()),
-            Silence::Unknown(error) => error,
+        match ConnectFailure::of(errno, STEP, self.name.path()) {
+            ConnectFailure::Nobody => self.name.not_found(),
+            ConnectFailure::Foreign => junk(),
+            ConnectFailure::NoSocket => socket::error(STEP, errno, self.name.path()),
+            ConnectFailure::Unknown(error) => error,
         }
     }
 
@@ -277,15 +277,15 @@ pub(super) fn welcome(answer: Message, path: Option<&Path>) -> Result<Region, Sh
     // PEER: the engine is trusted to be who it is, not to be right.
     match message::parse_answer(answer.bytes()) {
         Err(_) => Err(junk()),
-        Ok(Spoken::Other(theirs)) => Err(ShmError::VersionMismatch { ours: VERSION, theirs }),
-        Ok(Spoken::Ours(Status::Busy)) => Err(ShmError::Busy),
-        Ok(Spoken::Ours(Status::PermissionDenied)) => {
+        Ok(Versioned::Other(theirs)) => Err(ShmError::VersionMismatch { ours: VERSION, theirs }),
+        Ok(Versioned::Ours(Status::Busy)) => Err(ShmError::Busy),
+        Ok(Versioned::Ours(Status::PermissionDenied)) => {
             // An engine never refuses an end of a pair, which has no path.
             let path = path.ok_or_else(junk)?.into();
             Err(ShmError::PermissionDenied { cause: DenialCause::Engine, path })
         }
-        Ok(Spoken::Ours(Status::VersionMismatch)) => Err(junk()),
-        Ok(Spoken::Ours(Status::Ok)) => match answer.descriptor {
+        Ok(Versioned::Ours(Status::VersionMismatch)) => Err(junk()),
+        Ok(Versioned::Ours(Status::Ok)) => match answer.descriptor {
             Some(descriptor) => join(descriptor),
             // The kernel had a descriptor for us, but this process has no free number for it.
             None if answer.truncated => {

@@ -113,7 +113,8 @@ impl Directory {
     /// listed sockets. Also returns `None` if the path that the kernel reports does not lead here:
     /// the directory was removed, or lies outside of the process's root.
     pub(super) fn real_path_of(&self, file: &OsStr) -> Option<PathBuf> {
-        let real = rustix::fs::readlink(socket::way_to(self.fd.as_fd()), Vec::new()).ok()?;
+        let real =
+            rustix::fs::readlink(socket::path_through_proc(self.fd.as_fd()), Vec::new()).ok()?;
         let real = PathBuf::from(OsString::from_vec(real.into_bytes()));
         let path = real.join(file);
         if !real.is_absolute() || path.as_os_str().len() > ADDRESS_BYTES {

@@ -89,7 +89,7 @@ impl Lifeline {
         if self.asks.lock().is_none_or(|asks| *asks) {
             // [`Lifeline::learn`] found nothing a moment ago. A byte that came since must not be
             // taken before `learn` has seen it.
-            return Drained { rings: 0, hung_up: false };
+            return Drained { wakes: 0, hung_up: false };
         }
         drain(self.as_fd(), DRAIN_AT_ONCE)
     }
@@ -149,7 +149,7 @@ pub(crate) fn wake_by_byte(line: BorrowedFd<'_>) {
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub(crate) struct Drained {
     /// How many wake bytes were taken.
-    pub(crate) rings: usize,
+    pub(crate) wakes: usize,
     /// Whether the peer is gone.
     pub(crate) hung_up: bool,
 }
@@ -157,18 +157,18 @@ pub(crate) struct Drained {
 /// Takes at most `max` wake bytes from `line`.
 pub(crate) fn drain(line: BorrowedFd<'_>, max: usize) -> Drained {
     let mut byte = [0; 1];
-    for rings in 0..max {
+    for wakes in 0..max {
         // PEER: longer messages are cut and count as one; descriptors are never installed. An empty
         // message looks like a hang-up and is treated as one: no correct peer sends it.
         match retry_on_intr(|| rustix::net::recv(line, &mut byte, RecvFlags::DONTWAIT)) {
-            Ok((0, _)) => return Drained { rings, hung_up: true },
+            Ok((0, _)) => return Drained { wakes, hung_up: true },
             Ok(_) => {}
-            Err(Errno::AGAIN) => return Drained { rings, hung_up: false },
+            Err(Errno::AGAIN) => return Drained { wakes, hung_up: false },
             // ECONNRESET: the peer died without reading our wakes. All other errors are final too.
-            Err(_) => return Drained { rings, hung_up: true },
+            Err(_) => return Drained { wakes, hung_up: true },
         }
     }
-    Drained { rings: max, hung_up: false }
+    Drained { wakes: max, hung_up: false }
 }
 
 #[cfg(all(test, not(loom)))]
@@ -189,22 +189,22 @@ mod tests {
     }
 
     #[test]
-    fn rings_are_counted_and_a_hang_up_is_told() {
+    fn wake_bytes_are_counted_and_a_hang_up_is_reported() {
         let (one, other) = lifelines();
-        assert_eq!(one.drain(), Drained { rings: 0, hung_up: false });
+        assert_eq!(one.drain(), Drained { wakes: 0, hung_up: false });
         for _ in 0..DRAIN_AT_ONCE + 3 {
             other.wake();
         }
-        assert_eq!(one.drain(), Drained { rings: DRAIN_AT_ONCE, hung_up: false });
+        assert_eq!(one.drain(), Drained { wakes: DRAIN_AT_ONCE, hung_up: false });
         assert!(!one.is_hung_up());
         other.hang_up();
         assert!(one.is_hung_up());
-        assert_eq!(one.drain(), Drained { rings: 3, hung_up: true });
+        assert_eq!(one.drain(), Drained { wakes: 3, hung_up: true });
         one.wake();
     }
 
     #[test]
-    fn the_first_ring_of_a_pair_tells_who_rang_and_stays_on_the_line() {
+    fn the_first_wake_byte_of_a_pair_tells_its_sender_and_stays_in_the_socket() {
         let (one, other) = sockets();
         let peer = PeerCredentials::of(one.as_fd()).unwrap();
         if !sockopt::ask_for_process(one.as_fd(), true) {
@@ -217,11 +217,11 @@ mod tests {
         assert!(line.learn());
         assert!(!line.learn(), "it is known");
         assert!(!line.is_orphaned(), "it is ourselves");
-        assert_eq!(line.drain(), Drained { rings: 2, hung_up: false });
+        assert_eq!(line.drain(), Drained { wakes: 2, hung_up: false });
     }
 
     #[test]
-    fn a_pair_without_a_ring_to_tell_of_goes_by_its_hang_up() {
+    fn a_pair_whose_sender_is_unknown_relies_on_its_hang_up() {
         let (one, other) = sockets();
         let peer = PeerCredentials::of(one.as_fd()).unwrap();
         let line = Lifeline::of_pair(one, peer, true);
@@ -230,20 +230,20 @@ mod tests {
         drop(other);
         assert!(!line.learn());
         assert!(line.is_hung_up());
-        assert_eq!(line.drain(), Drained { rings: 1, hung_up: true });
+        assert_eq!(line.drain(), Drained { wakes: 1, hung_up: true });
     }
 
     #[test]
-    fn ringing_a_peer_that_never_reads_never_blocks() {
+    fn waking_a_peer_that_never_reads_never_blocks() {
         let (one, other) = lifelines();
         for _ in 0..10_000 {
             one.wake();
         }
-        assert!(drain(other.as_fd(), 10_000).rings < 10_000);
+        assert!(drain(other.as_fd(), 10_000).wakes < 10_000);
     }
 
     #[test]
-    fn a_death_with_unread_rings_is_a_hang_up() {
+    fn a_death_with_unread_wake_bytes_is_a_hang_up() {
         let (one, other) = lifelines();
         one.wake();
         drop(other);

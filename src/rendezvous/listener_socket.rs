@@ -28,7 +28,7 @@ use rustix::net::{Shutdown, SocketAddrUnix, SocketFlags};
 
 use super::directory::{Directory, Inode};
 use super::name::{LOCK_FILE, NEW_FILE, Name};
-use super::socket::{self, Silence};
+use super::socket::{self, ConnectFailure};
 use crate::error::ShmError;
 use crate::sys::fork::Origin;
 use crate::sys::sockopt;
@@ -157,10 +157,10 @@ pub(super) fn expect_stale(directory: &Directory, name: &Name) -> Result<Option<
         },
         Err(errno) => (None, errno),
     };
-    match Silence::of(errno, STEP, name.path()) {
-        Silence::Nobody => Ok(found),
-        Silence::Foreign | Silence::NoSocket => Err(name.in_use()),
-        Silence::Unknown(error) => Err(error),
+    match ConnectFailure::of(errno, STEP, name.path()) {
+        ConnectFailure::Nobody => Ok(found),
+        ConnectFailure::Foreign | ConnectFailure::NoSocket => Err(name.in_use()),
+        ConnectFailure::Unknown(error) => Err(error),
     }
 }
 

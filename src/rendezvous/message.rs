@@ -67,7 +67,7 @@ pub(crate) struct Junk;
 
 /// The result of reading a message that has the right form.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
-pub(crate) enum Spoken<T> {
+pub(crate) enum Versioned<T> {
     /// The other side speaks our version.
     Ours(T),
     /// It speaks another version, which is given. The rest of the message was not checked.
@@ -88,26 +88,26 @@ pub(crate) fn answer(status: Status) -> [u8; MESSAGE_BYTES] {
 ///
 /// # Errors
 /// `Junk` if it is not a hello.
-pub(crate) fn parse_hello(bytes: &[u8]) -> Result<Spoken<()>, Junk> {
+pub(crate) fn parse_hello(bytes: &[u8]) -> Result<Versioned<()>, Junk> {
     let fields = Fields::of(bytes, HELLO)?;
     if fields.version != VERSION {
-        return Ok(Spoken::Other(fields.version));
+        return Ok(Versioned::Other(fields.version));
     }
     // PEER: features are what the peer can do; we may choose from them, and choose none.
     if fields.status != 0 || fields.reserved != 0 {
         return Err(Junk);
     }
-    Ok(Spoken::Ours(()))
+    Ok(Versioned::Ours(()))
 }
 
 /// Checks an engine's message.
 ///
 /// # Errors
 /// `Junk` if it is not an answer to our hello.
-pub(crate) fn parse_answer(bytes: &[u8]) -> Result<Spoken<Status>, Junk> {
+pub(crate) fn parse_answer(bytes: &[u8]) -> Result<Versioned<Status>, Junk> {
     let fields = Fields::of(bytes, ANSWER)?;
     if fields.version != VERSION {
-        return Ok(Spoken::Other(fields.version));
+        return Ok(Versioned::Other(fields.version));
     }
     // PEER: we offered no features, so none can be in force.
     if fields.features != 0 || fields.reserved != 0 {
@@ -116,7 +116,7 @@ pub(crate) fn parse_answer(bytes: &[u8]) -> Result<Spoken<Status>, Junk> {
     match Status::from_wire(fields.status).ok_or(Junk)? {
         // It names the very version that it claims not to speak.
         Status::VersionMismatch => Err(Junk),
-        status => Ok(Spoken::Ours(status)),
+        status => Ok(Versioned::Ours(status)),
     }
 }
 
@@ -171,18 +171,18 @@ mod tests {
 
     #[test]
     fn what_is_said_is_understood() {
-        assert_eq!(parse_hello(&hello()), Ok(Spoken::Ours(())));
+        assert_eq!(parse_hello(&hello()), Ok(Versioned::Ours(())));
         for status in [Status::Ok, Status::Busy, Status::PermissionDenied] {
-            assert_eq!(parse_answer(&answer(status)), Ok(Spoken::Ours(status)));
+            assert_eq!(parse_answer(&answer(status)), Ok(Versioned::Ours(status)));
         }
     }
 
     #[test]
     fn another_version_is_told_whatever_follows() {
         let other = with(with(hello(), 8, 9), 24, 77);
-        assert_eq!(parse_hello(&other), Ok(Spoken::Other(9)));
+        assert_eq!(parse_hello(&other), Ok(Versioned::Other(9)));
         let other = with(with(answer(Status::VersionMismatch), 8, 9), 28, 77);
-        assert_eq!(parse_answer(&other), Ok(Spoken::Other(9)));
+        assert_eq!(parse_answer(&other), Ok(Versioned::Other(9)));
     }
 
     #[test]
@@ -204,7 +204,7 @@ mod tests {
 
     #[test]
     fn features_that_are_offered_may_be_ignored() {
-        assert_eq!(parse_hello(&with(hello(), 16, 0xffff)), Ok(Spoken::Ours(())));
+        assert_eq!(parse_hello(&with(hello(), 16, 0xffff)), Ok(Versioned::Ours(())));
     }
 
     /// The specification's test vector, on a machine that stores the lowest byte first.

@@ -39,7 +39,7 @@ pub(super) fn bind(
     directory: BorrowedFd<'_>,
     file: &'static str,
 ) -> Result<(), Errno> {
-    let path = format!("{}/{file}", way_to(directory));
+    let path = format!("{}/{file}", path_through_proc(directory));
     match rustix::net::bind(socket, &SocketAddrUnix::new(path)?) {
         // The directory is open, so `/proc` is what is missing.
         Err(Errno::NOENT) => Err(NO_PROC),
@@ -70,7 +70,7 @@ pub(super) fn find(directory: BorrowedFd<'_>, file: &OsStr) -> Result<OwnedFd, E
 pub(super) fn connect_to(found: BorrowedFd<'_>) -> Result<Option<OwnedFd>, Errno> {
     // Not through the directory: the name alone may be longer than the rest of an address. This
     // also connects to the very file that was checked.
-    let address = SocketAddrUnix::new(way_to(found))?;
+    let address = SocketAddrUnix::new(path_through_proc(found))?;
     let socket = unbound()?;
     match retry_on_intr(|| rustix::net::connect(&socket, &address)) {
         Ok(()) => Ok(Some(socket)),
@@ -84,18 +84,18 @@ pub(super) fn connect_to(found: BorrowedFd<'_>) -> Result<Option<OwnedFd>, Errno
 /// Changes the permission bits of a socket that was [found](find).
 pub(super) fn set_mode(found: BorrowedFd<'_>, mode: Mode) -> Result<(), Errno> {
     // `fchmod` does not accept a descriptor that was opened with `O_PATH`.
-    rustix::fs::chmod(way_to(found), mode)
+    rustix::fs::chmod(path_through_proc(found), mode)
 }
 
 /// Returns a path to an open descriptor; see [`bind`].
-pub(super) fn way_to(open: BorrowedFd<'_>) -> String {
+pub(super) fn path_through_proc(open: BorrowedFd<'_>) -> String {
     format!("/proc/thread-self/fd/{}", open.as_raw_fd())
 }
 
 /// Why [`find`] or [`connect_to`] failed. The same for an application and for an engine that looks
 /// for other engines.
 #[derive(Debug)]
-pub(super) enum Silence {
+pub(super) enum ConnectFailure {
     /// There is no file, or nobody listens on the socket: at most an engine has left it behind.
     Nobody,
     /// A program listens on a socket of another type, so it is not an engine of ours.
@@ -106,7 +106,7 @@ pub(super) enum Silence {
     Unknown(ShmError),
 }
 
-impl Silence {
+impl ConnectFailure {
     /// Interprets the kernel's error for the socket at `path`.
     pub(super) fn of(errno: Errno, step: &'static str, path: &Path) -> Self {
         match errno {
@@ -194,12 +194,12 @@ pub(super) fn take_peeked(socket: BorrowedFd<'_>) -> Option<Process> {
 
 /// The most descriptors that the kernel lets a message carry. With less room, the kernel would
 /// close the rest itself, and this thread would wait for that.
-const MOST_DESCRIPTORS: usize = 253;
+const MAX_DESCRIPTORS: usize = 253;
 
 /// Takes a message, the first descriptor that comes with it, and the process that sent it if the
 /// kernel was asked to report it. All other descriptors are closed.
 pub(super) fn receive_with_descriptor(socket: BorrowedFd<'_>) -> Result<Received, Errno> {
-    const SPACE: usize = rustix::cmsg_space!(ScmRights(MOST_DESCRIPTORS)) + PROCESS_SPACE;
+    const SPACE: usize = rustix::cmsg_space!(ScmRights(MAX_DESCRIPTORS)) + PROCESS_SPACE;
     let mut bytes = [0; MESSAGE_BYTES + 1];
     let mut space = Control::<SPACE>::new();
     let mut control = space.buffer();

@@ -48,13 +48,13 @@ impl Drop for Untrusted {
 /// A socket whose other end may have passed descriptors that we have not taken: closing the socket
 /// closes them too.
 #[derive(Debug)]
-pub(super) struct Line {
+pub(super) struct UntrustedSocket {
     socket: Option<OwnedFd>,
     /// A forked child only closes its copy.
     origin: Origin,
 }
 
-impl Line {
+impl UntrustedSocket {
     pub(super) fn new(socket: OwnedFd) -> Self {
         Self { socket: Some(socket), origin: Origin::here() }
     }
@@ -80,13 +80,13 @@ impl Line {
     }
 }
 
-impl AsFd for Line {
+impl AsFd for UntrustedSocket {
     fn as_fd(&self) -> BorrowedFd<'_> {
         self.socket.as_ref().expect("there until it is dropped").as_fd()
     }
 }
 
-impl Drop for Line {
+impl Drop for UntrustedSocket {
     fn drop(&mut self) {
         if self.socket.is_none() || self.origin.has_left() || self.is_quiet() {
             return;

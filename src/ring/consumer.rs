@@ -2,7 +2,7 @@
 
 use bytes::Bytes;
 
-use super::loans::{Loan, Loans, Marks};
+use super::loans::{Heads, Loan, Loans};
 use super::{Mark, Position, Shape};
 use crate::error::Violation;
 use crate::ring::pool::Pool;
@@ -195,7 +195,7 @@ impl Consumer {
 
     /// Whether enough was taken that it should be given back before more is taken.
     #[inline]
-    pub(crate) fn owes_enough(&self) -> bool {
+    pub(crate) fn has_share_to_return(&self) -> bool {
         self.position.since(self.returned) >= self.shape.share()
     }
 
@@ -205,7 +205,7 @@ impl Consumer {
         self.holds = false;
         self.returned = self.position;
         if self.lends {
-            return self.consult(|loans, position| loans.reach(position));
+            return self.with_loans(|loans, position| loans.reach(position));
         }
         self.given = self.position;
         // ORDERING: Release orders the reads of the packet before it; pairs with the Acquire in
@@ -221,13 +221,13 @@ impl Consumer {
     /// given back.
     pub(crate) fn lend(&mut self, held: Held) -> Loan {
         self.holds = false;
-        let marks = Marks { given: self.given, released: self.released };
-        let marks = (!self.lends).then_some(marks);
+        let heads = Heads { given: self.given, released: self.released };
+        let heads = (!self.lends).then_some(heads);
         let begin = self.position.minus(record_bytes(held.len()));
         let (own, producer, shape) = (&self.own, &self.producer, self.shape);
         let new = || Arc::new(Loans::new(own.clone(), producer.clone(), shape));
         self.lends = true;
-        self.loans.get_or_insert_with(new).lend(begin, self.position, marks)
+        self.loans.get_or_insert_with(new).lend(begin, self.position, heads)
     }
 
     /// Whether there were loans that had not come back when last checked.
@@ -238,10 +238,10 @@ impl Consumer {
 
     /// Does `work` on the loans. Takes the two words back if no loan is out any more.
     #[cold]
-    fn consult(&mut self, work: impl FnOnce(&Loans, Position) -> (Marks, bool)) {
+    fn with_loans(&mut self, work: impl FnOnce(&Loans, Position) -> (Heads, bool)) {
         if let Some(loans) = &self.loans {
-            let (marks, lends) = work(loans, self.position);
-            (self.given, self.released, self.lends) = (marks.given, marks.released, lends);
+            let (heads, lends) = work(loans, self.position);
+            (self.given, self.released, self.lends) = (heads.given, heads.released, lends);
         }
     }
 
@@ -258,7 +258,7 @@ impl Consumer {
     #[inline]
     pub(crate) fn release(&mut self) {
         if self.lends {
-            return self.consult(|loans, _| loans.release());
+            return self.with_loans(|loans, _| loans.release());
         }
         if self.released != self.given {
             self.released = self.given;
@@ -280,7 +280,7 @@ impl Consumer {
     /// PEER: `wants` is theirs. At worst, a wrong value wakes them early or never.
     pub(crate) fn has_what_it_wants(&self) -> bool {
         // ORDERING: this fence after the load of the bit pairs with the Release in `Bell::arm`, so
-        // the Relaxed load sees the wish that the bit stands for.
+        // the Relaxed load sees the `wants` that the bit stands for.
         fence(Ordering::Acquire);
         let wants = Position(self.producer.wants.0.load(Ordering::Relaxed));
         self.given.has_reached(wants)

@@ -15,7 +15,7 @@
 //! |---|---|---|---|
 //! | a record's header | producer, Release | consumer, Acquire | the packet, the cleared header after it, the rest of its batch |
 //! | `head`, `taken` | consumer, Release | producer, Acquire | that the bytes before it will not be read again and may be overwritten |
-//! | `wants` | producer, Relaxed before the bell's bit | consumer, Relaxed after it | nothing: a wish |
+//! | `wants` | producer, Relaxed before the bell's bit | consumer, Relaxed after it | nothing: a request |
 //!
 //! There are two heads. The consumer stores `taken` at each take, on a line that a producer reads
 //! only when it finds no room, so that the line stays with the consumer. It stores `head` once for

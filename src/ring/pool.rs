@@ -51,7 +51,7 @@ const LOOK_AT: usize = 32;
 /// The buffers of one channel's receiving end.
 #[derive(Debug)]
 pub(crate) struct Pool {
-    shelf: Arc<ProcessLock<Shelf>>,
+    free: Arc<ProcessLock<FreeBuffers>>,
     /// Packets of a batch that are still to be handed over, one after the other.
     gathered: Vec<u8>,
     /// Where each of them ends.
@@ -59,7 +59,7 @@ pub(crate) struct Pool {
 }
 
 #[derive(Debug)]
-struct Shelf {
+struct FreeBuffers {
     /// Empty, of any capacity. The last one that came back is reused first, as it is still in the
     /// cache.
     buffers: Vec<Vec<u8>>,
@@ -72,8 +72,8 @@ struct Shelf {
 impl Pool {
     /// Returns a pool that keeps at most `limit` unused bytes.
     pub(crate) fn new(limit: usize) -> Self {
-        let shelf = Shelf { buffers: Vec::new(), bytes: 0, limit };
-        Self { shelf: Arc::new(ProcessLock::new(shelf)), gathered: Vec::new(), ends: Vec::new() }
+        let free = FreeBuffers { buffers: Vec::new(), bytes: 0, limit };
+        Self { free: Arc::new(ProcessLock::new(free)), gathered: Vec::new(), ends: Vec::new() }
     }
 
     /// Gathers a packet of `len` bytes, as one of a batch. `fill` appends them to the buffer that
@@ -135,8 +135,8 @@ impl Pool {
 
     #[cold]
     fn take(&self, len: usize) -> Vec<u8> {
-        match self.shelf.lock() {
-            Some(mut shelf) => shelf.take(len),
+        match self.free.lock() {
+            Some(mut free) => free.take(len),
             // A forked child: the buffers are the parent's.
             None => Vec::with_capacity(len),
         }
@@ -144,11 +144,11 @@ impl Pool {
 
     #[cold]
     fn lend(&self, buffer: Vec<u8>) -> Bytes {
-        Bytes::from_owner(Lent { buffer, home: Arc::downgrade(&self.shelf) })
+        Bytes::from_owner(PooledBuffer { buffer, pool: Arc::downgrade(&self.free) })
     }
 }
 
-impl Shelf {
+impl FreeBuffers {
     fn take(&mut self, len: usize) -> Vec<u8> {
         let fits = |buffer: &Vec<u8>| buffer.capacity() >= len && buffer.capacity() / 2 <= len;
         let first = self.buffers.len().saturating_sub(LOOK_AT);
@@ -180,24 +180,24 @@ impl Shelf {
 }
 
 /// A buffer that a packet uses.
-struct Lent {
+struct PooledBuffer {
     buffer: Vec<u8>,
     /// Gone once the channel's end is.
-    home: Weak<ProcessLock<Shelf>>,
+    pool: Weak<ProcessLock<FreeBuffers>>,
 }
 
-impl AsRef<[u8]> for Lent {
+impl AsRef<[u8]> for PooledBuffer {
     fn as_ref(&self) -> &[u8] {
         &self.buffer
     }
 }
 
-impl Drop for Lent {
+impl Drop for PooledBuffer {
     fn drop(&mut self) {
-        let Some(shelf) = self.home.upgrade() else { return };
-        let Some(mut shelf) = shelf.lock() else { return };
-        let surplus = shelf.put(std::mem::take(&mut self.buffer));
-        drop(shelf);
+        let Some(free) = self.pool.upgrade() else { return };
+        let Some(mut free) = free.lock() else { return };
+        let surplus = free.put(std::mem::take(&mut self.buffer));
+        drop(free);
         // Freed outside the lock.
         drop(surplus);
     }
@@ -215,9 +215,9 @@ mod tests {
     }
 
     fn kept(pool: &Pool) -> usize {
-        let shelf = pool.shelf.lock().unwrap();
-        assert_eq!(shelf.bytes, shelf.buffers.iter().map(Vec::capacity).sum::<usize>());
-        shelf.bytes
+        let free = pool.free.lock().unwrap();
+        assert_eq!(free.bytes, free.buffers.iter().map(Vec::capacity).sum::<usize>());
+        free.bytes
     }
 
     #[test]

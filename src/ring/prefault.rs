@@ -15,11 +15,11 @@ use super::Position;
 use crate::shm::region::RingMemory;
 
 /// The least that is prefaulted at once: the smallest page that there is.
-const LEAST: u64 = 4 << 10;
+const MIN: u64 = 4 << 10;
 
 /// The most that is prefaulted at once, except for the last page. The rest of a longer record is
 /// faulted in as it is written, if it is.
-const MOST: u64 = 128 << 10;
+const MAX: u64 = 128 << 10;
 
 /// How far from the start of a ring its pages are prefaulted.
 #[derive(Debug)]
@@ -34,17 +34,17 @@ impl Prefault {
         Self { made: if begin == Position::START { 0 } else { u64::MAX } }
     }
 
-    /// Prefaults the pages that cover `need` bytes at `offset` (at most `MOST`), plus read-ahead,
+    /// Prefaults the pages that cover `need` bytes at `offset` (at most `MAX`), plus read-ahead,
     /// unless they are there. Returns for how many bytes from `offset` on no further call is
     /// needed.
     pub(super) fn make(&mut self, memory: &RingMemory, offset: usize, need: u64) -> u64 {
         let (len, offset) = (memory.len() as u64, offset as u64);
-        let least = offset.saturating_add(need.min(MOST));
+        let least = offset.saturating_add(need.min(MAX));
         if self.made < least {
             // Longer records and jumps may have gone past what was prefaulted.
-            let begin = self.made.max(offset & LEAST.wrapping_neg()).min(len);
-            let some = begin.saturating_add(begin.clamp(LEAST, MOST));
-            let end = least.max(some).next_multiple_of(LEAST).min(len);
+            let begin = self.made.max(offset & MIN.wrapping_neg()).min(len);
+            let some = begin.saturating_add(begin.clamp(MIN, MAX));
+            let end = least.max(some).next_multiple_of(MIN).min(len);
             #[allow(clippy::cast_possible_truncation, reason = "both lie in the ring")]
             memory.make_pages(begin as usize, end.saturating_sub(begin) as usize);
             self.made = if end == len { u64::MAX } else { end };
@@ -89,8 +89,8 @@ mod tests {
 
     #[test]
     fn of_a_long_record_only_the_first_pages_are_made() {
-        assert_eq!(made(300_000)[..2], [128 << 10, (300_000_u64 + MOST).next_multiple_of(LEAST)]);
-        assert_eq!(made(1 << 20), [MOST, u64::MAX]);
+        assert_eq!(made(300_000)[..2], [128 << 10, (300_000_u64 + MAX).next_multiple_of(MIN)]);
+        assert_eq!(made(1 << 20), [MAX, u64::MAX]);
     }
 
     #[test]

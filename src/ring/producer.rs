@@ -31,11 +31,11 @@ const FETCH_AHEAD: usize = 512;
 const FETCH_ROOM: u64 = 2 * FETCH_AHEAD as u64;
 
 /// The most lines that are fetched for a longer packet: its own copy fetches the rest.
-const MOST_FETCHED: usize = 32;
+const MAX_FETCHED: usize = 32;
 
 /// How often a sender that wants more than its need looks again: the last time 16 ms after the one
 /// before.
-const MOST_LOOKS: u32 = 4;
+const MAX_LOOKS: u32 = 4;
 
 /// Writes records. There is one for each ring, used through `&mut self`.
 #[derive(Debug)]
@@ -56,7 +56,7 @@ pub(crate) struct Producer {
     seen_head: Position,
     seen_taken: Position,
     prefault: Prefault,
-    wish: Wish,
+    announced: Announced,
 }
 
 /// A withheld header.
@@ -68,7 +68,7 @@ struct Staged {
 
 /// What the last parked sender asked for.
 #[derive(Debug, Clone, Copy)]
-struct Wish {
+struct Announced {
     /// The tail at which it parked.
     parked: Option<Position>,
     wants: Position,
@@ -134,7 +134,7 @@ impl Producer {
             seen_head: start,
             seen_taken: start,
             prefault: Prefault::new(start),
-            wish: Wish { parked: None, wants: start, is_more: false, looks: 0 },
+            announced: Announced { parked: None, wants: start, is_more: false, looks: 0 },
         }
     }
 
@@ -282,16 +282,16 @@ impl Producer {
     /// sender that has just jumped may be woken for less.)
     pub(crate) fn announce(&mut self, len: usize) -> Option<Duration> {
         let exact = self.space.find_out_when(self.tail, need(len));
-        let Wish { wants: wanted, is_more, looks, .. } = self.wish;
-        let (is_more, looks) = match self.wish.parked.map(|parked| self.tail.since(parked)) {
-            Some(0) => (is_more && looks < MOST_LOOKS, looks.saturating_add(1)),
+        let Announced { wants: wanted, is_more, looks, .. } = self.announced;
+        let (is_more, looks) = match self.announced.parked.map(|parked| self.tail.since(parked)) {
+            Some(0) => (is_more && looks < MAX_LOOKS, looks.saturating_add(1)),
             Some(distance) => (distance < self.shape.bytes as u64, 0),
             None => (false, 0),
         };
         // Never more than everything.
         let more = (self.shape.bytes as u64 / 2).min(self.tail.since(exact));
         let wants = if is_more { Position(exact.0.wrapping_add(more)) } else { exact };
-        self.wish = Wish { parked: Some(self.tail), wants, is_more, looks };
+        self.announced = Announced { parked: Some(self.tail), wants, is_more, looks };
         // ORDERING: Relaxed; the bell's bit, set after it, carries it to the consumer.
         self.own.wants.0.store(wants.0, Ordering::Relaxed);
         if looks == 0 || wants != wanted {
@@ -360,7 +360,7 @@ impl Producer {
         }
         let end = self.tail.plus(FETCH_AHEAD);
         let mut line = before.plus(FETCH_AHEAD).aligned(CACHE_LINE);
-        for _ in 0..MOST_FETCHED {
+        for _ in 0..MAX_FETCHED {
             line = line.plus(CACHE_LINE);
             if !end.has_reached(line) {
                 break;

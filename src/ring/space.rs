@@ -24,7 +24,7 @@ use crate::shm::layout::{RECORD_ALIGN, RECORD_HEADER};
 /// How many runs may be unread at once, besides the one that is being written: with that many
 /// unread runs before it, a run does not end in a jump. (To reach this takes packets that were
 /// meant to be long and became short, at each end of a piece.)
-const MOST_RUNS: usize = 64;
+const MAX_RUNS: usize = 64;
 
 /// Records that follow one another, as far as the consumer may still have to read them.
 #[derive(Debug, Clone, Copy)]
@@ -38,7 +38,7 @@ struct Run {
 
 impl Run {
     /// Returns where the run stops, after its marker if it has one.
-    fn behind(&self) -> Position {
+    fn stop(&self) -> Position {
         if self.next == self.end { self.end } else { self.end.plus(RECORD_HEADER) }
     }
 }
@@ -126,7 +126,7 @@ impl Space {
             let skipped = run.next.since(run.end);
             let at_ring_end = self.shape.rest(self.shape.offset(run.end)) as u64;
             let is_lost = skipped == at_ring_end && skipped < self.few();
-            if is_lost { skipped } else { run.behind().since(run.end) }
+            if is_lost { skipped } else { run.stop().since(run.end) }
         });
         lost.fold(self.unread_bytes(tail, self.freed), u64::wrapping_add)
     }
@@ -165,11 +165,11 @@ impl Space {
         // The pieces would stay when only those runs are unread.
         let is_short = tail.since(self.begin) < self.few();
         let cuts = runs > 0 && is_short && self.unread_bytes(tail, freed) > self.few();
-        if runs >= MOST_RUNS || (self.turns() && cuts) {
+        if runs >= MAX_RUNS || (self.turns() && cuts) {
             return None;
         }
         let unread = self.unread_runs(freed).filter(|_| self.turns());
-        let pieces = unread.map(|run| self.shape.offset(run.behind())).chain([0]);
+        let pieces = unread.map(|run| self.shape.offset(run.stop())).chain([0]);
         let (room, at) = pieces.map(|at| (self.room(at, tail, freed), at)).max()?;
         (need <= room).then(|| self.spot_at(at, tail, room, need))
     }

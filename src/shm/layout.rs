@@ -55,7 +55,7 @@ pub(crate) const RECV: u32 = 1;
 /// Bit of `waiting`: a sender waits for room.
 pub(crate) const SEND: u32 = 2;
 /// The most waiters on a side's bell, including its driver; no wake wakes more.
-pub(crate) const MOST_WAITERS: u32 = 1024;
+pub(crate) const MAX_WAITERS: u32 = 1024;
 
 /// Bit of `ends`: this side will send no more.
 pub(crate) const TX_CLOSED: u32 = 1;

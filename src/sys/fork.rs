@@ -110,14 +110,14 @@ impl<L: Lock> LeakyLock<L> {
     }
 
     /// Whether a thread of the parent's held it at the fork. Asked by who has it to itself.
-    pub(crate) fn is_torn(&mut self) -> bool {
+    pub(crate) fn is_held_by_parent(&mut self) -> bool {
         self.origin.has_left() && self.lock.is_held()
     }
 
-    /// The lock itself, or `None` if it [is torn](Self::is_torn), and so is leaked.
+    /// The lock itself, or `None` if it [is torn](Self::is_held_by_parent), and so is leaked.
     pub(crate) fn into_inner(self) -> Option<L> {
         let mut leaky = ManuallyDrop::new(self);
-        if leaky.is_torn() {
+        if leaky.is_held_by_parent() {
             return None;
         }
         // SAFETY: nobody takes or drops it besides: `leaky` is not used again, and its drop, the
@@ -142,7 +142,7 @@ impl<L: Lock> DerefMut for LeakyLock<L> {
 
 impl<L: Lock> Drop for LeakyLock<L> {
     fn drop(&mut self) {
-        if !self.is_torn() {
+        if !self.is_held_by_parent() {
             // SAFETY: this is the drop of what owns it, which runs once, and not after
             // `into_inner`.
             unsafe { ManuallyDrop::drop(&mut self.lock) };

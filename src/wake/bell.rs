@@ -28,7 +28,7 @@
 //! AcqRel, and it comes before the increment, which is Release. A late clear would wipe out the bit
 //! of the sleeper's *next* park.
 
-use crate::shm::layout::{BellWords, MOST_WAITERS, Side};
+use crate::shm::layout::{BellWords, MAX_WAITERS, Side};
 use crate::shm::region::{Region, Words};
 use crate::sync::{Arc, AtomicU32, Ordering, fence};
 use crate::sys::futex;
@@ -118,7 +118,7 @@ impl Bell {
         self.word().fetch_add(1, Ordering::Release);
         // PEER: it may have a million waiters there, and a wake walks over all that it wakes, with
         // their queue locked. A conforming side has fewer than this.
-        futex::wake_at_most(self.word(), MOST_WAITERS);
+        futex::wake_at_most(self.word(), MAX_WAITERS);
     }
 
     #[inline]

@@ -3,31 +3,31 @@
 //! A consumer directly after the producer takes each line from the other core's cache while it is
 //! being written, and each look at an empty ring does it again: both are then as slow as the
 //! interconnect. At some distance, the lines are complete and prefetched. So a consumer that has
-//! taken many packets in a short time and then finds none waits a moment before it looks again.
-//! Meanwhile the producer gets ahead of it undisturbed.
+//! taken many packets in a short time and then finds none pauses before it looks again. Meanwhile
+//! the producer gets ahead of it undisturbed.
 //!
 //! This costs a single packet and a round trip nothing: a stream has to be seen first, as
-//! [`EVIDENCE`] packets at no more than [`APART`] each. If a moment has brought fewer packets than
-//! that rate promises, it was without effect: the next one then needs twice the evidence, up to
-//! [`MOST_EVIDENCE`], until a moment has paid again.
+//! [`STREAM_PACKETS`] packets at no more than [`STREAM_GAP`] each. If a pause has brought fewer
+//! packets than that rate promises, it was without effect: the next one then needs twice as many
+//! packets, up to [`MAX_STREAM_PACKETS`], until a pause has paid again.
 
 use std::time::{Duration, Instant};
 
-/// The length of a moment. Longer ones give more distance, but may delay a single packet after a
+/// The length of a pause. Longer ones give more distance, but may delay a single packet after a
 /// stream by as much.
 ///
 /// 64 bytes, async, two cores, rings of 256 KiB, 1 MiB and 4 MiB: 6, 8 and 7 million packets a
 /// second without it, 7, 9 and 10 with 1 us, 9, 14 and 15 with 4 us, and no more with 8 us.
-const MOMENT: Duration = Duration::from_micros(4);
+const PAUSE: Duration = Duration::from_micros(4);
 
 /// The largest distance between packets of a stream. Directly after the producer, each packet costs
 /// about one transfer of a line from core to core, which is 50 to 250 ns. A round trip costs more
 /// than two. (With 150 ns, where the transfer takes 200, streams were sometimes not recognized.)
-const APART: Duration = Duration::from_nanos(300);
+const STREAM_GAP: Duration = Duration::from_nanos(300);
 
 /// How many packets show that there is a stream.
-const EVIDENCE: u64 = 32;
-const MOST_EVIDENCE: u64 = 4096;
+const STREAM_PACKETS: u64 = 32;
+const MAX_STREAM_PACKETS: u64 = 4096;
 
 /// What a consumer knows of how its packets come.
 #[derive(Debug)]
@@ -35,14 +35,14 @@ pub(crate) struct Pace {
     /// The empty look from which the packets are counted, and how many had been taken then.
     since: Option<(Instant, u64)>,
     /// How many packets are needed.
-    evidence: u64,
-    /// A moment followed the last empty look that read the clock.
+    needed: u64,
+    /// A pause followed the last empty look that read the clock.
     waited: bool,
 }
 
 impl Pace {
     pub(crate) fn new() -> Self {
-        Self { since: None, evidence: EVIDENCE, waited: false }
+        Self { since: None, needed: STREAM_PACKETS, waited: false }
     }
 
     /// Called when the ring is empty, after `taken` packets in total. Returns for how long not to
@@ -55,7 +55,7 @@ impl Pace {
         taken: u64,
         now: impl FnOnce() -> Instant,
     ) -> Option<Duration> {
-        let needed = if self.waited { EVIDENCE } else { self.evidence };
+        let needed = if self.waited { STREAM_PACKETS } else { self.needed };
         match self.since {
             Some((_, before)) if taken.wrapping_sub(before) < needed => None,
             since => self.judge(since, taken, now()),
@@ -71,26 +71,27 @@ impl Pace {
     ) -> Option<Duration> {
         self.since = Some((now, taken));
         let (since, before) = since?;
-        let in_time = now.saturating_duration_since(since) <= stretch(taken.wrapping_sub(before));
+        let in_time =
+            now.saturating_duration_since(since) <= longest_stream(taken.wrapping_sub(before));
         if self.waited && !in_time {
-            self.evidence = (self.evidence * 2).min(MOST_EVIDENCE);
+            self.needed = (self.needed * 2).min(MAX_STREAM_PACKETS);
         } else if self.waited {
-            self.evidence = EVIDENCE;
+            self.needed = STREAM_PACKETS;
         }
         self.waited = in_time;
-        in_time.then_some(MOMENT)
+        in_time.then_some(PAUSE)
     }
 }
 
 /// Returns how long `packets` packets of a stream take at most.
-fn stretch(packets: u64) -> Duration {
-    APART.saturating_mul(u32::try_from(packets).unwrap_or(u32::MAX))
+fn longest_stream(packets: u64) -> Duration {
+    STREAM_GAP.saturating_mul(u32::try_from(packets).unwrap_or(u32::MAX))
 }
 
-/// Waits for `moment` without looking at the ring.
-pub(crate) fn let_pass(moment: Duration) {
+/// Waits for `pause` without looking at the ring.
+pub(crate) fn pause_for(pause: Duration) {
     let begun = Instant::now();
-    while begun.elapsed() < moment {
+    while begun.elapsed() < pause {
         std::hint::spin_loop();
     }
 }
@@ -100,18 +101,18 @@ mod tests {
     use super::*;
 
     /// Packets come in groups of `group`, one group each `apart`. Returns how many of `looks` empty
-    /// looks were followed by a moment.
-    fn moments(pace: &mut Pace, looks: u32, group: u64, apart: Duration) -> usize {
+    /// looks were followed by a pause.
+    fn pauses(pace: &mut Pace, looks: u32, group: u64, apart: Duration) -> usize {
         let (mut now, mut taken) = (Instant::now(), 0);
         let mut count = 0;
         for _ in 0..looks {
             now += apart;
             taken += group;
-            if let Some(moment) = pace.at_empty(taken, || now) {
+            if let Some(pause) = pace.at_empty(taken, || now) {
                 count += 1;
-                now += moment;
+                now += pause;
                 // Packets that come meanwhile are taken then.
-                taken += u64::try_from(moment.as_nanos() / apart.as_nanos()).unwrap() * group;
+                taken += u64::try_from(pause.as_nanos() / apart.as_nanos()).unwrap() * group;
             }
         }
         count
@@ -119,7 +120,7 @@ mod tests {
 
     #[test]
     fn a_round_trip_never_waits() {
-        assert_eq!(moments(&mut Pace::new(), 10_000, 1, Duration::from_nanos(400)), 0);
+        assert_eq!(pauses(&mut Pace::new(), 10_000, 1, Duration::from_nanos(400)), 0);
     }
 
     #[test]
@@ -128,9 +129,9 @@ mod tests {
         let (mut now, mut waited) = (Instant::now(), 0);
         for trip in 1..100_000 {
             now += Duration::from_nanos(200);
-            if let Some(moment) = pace.at_empty(trip, || now) {
+            if let Some(pause) = pace.at_empty(trip, || now) {
                 // The answer comes only after we have sent, so nothing came meanwhile.
-                (now, waited) = (now + moment, waited + 1);
+                (now, waited) = (now + pause, waited + 1);
             }
         }
         assert!(waited < 40, "{waited}");
@@ -138,7 +139,7 @@ mod tests {
 
     #[test]
     fn a_stream_waits_at_each_empty_look() {
-        let waited = moments(&mut Pace::new(), 1_000, 2, Duration::from_nanos(100));
+        let waited = pauses(&mut Pace::new(), 1_000, 2, Duration::from_nanos(100));
         assert!(waited > 900, "{waited}");
     }
 
@@ -155,11 +156,11 @@ mod tests {
             assert_eq!(pace.at_empty(taken, || now), None);
         }
         // A stream is recognized at once.
-        assert!(moments(&mut pace, 1_000, 2, Duration::from_nanos(100)) > 900);
+        assert!(pauses(&mut pace, 1_000, 2, Duration::from_nanos(100)) > 900);
     }
 
     #[test]
-    fn moments_that_were_for_nothing_become_rare() {
+    fn pauses_without_effect_become_rare() {
         let mut pace = Pace::new();
         let (mut now, mut taken, mut waited) = (Instant::now(), 0, 0);
         for _ in 0..1_000 {
@@ -174,7 +175,7 @@ mod tests {
         }
         assert!((1..10).contains(&waited), "{waited}");
         // A stream is recognized again, but later.
-        assert!(moments(&mut pace, 10_000, 2, Duration::from_nanos(100)) > 5_000);
+        assert!(pauses(&mut pace, 10_000, 2, Duration::from_nanos(100)) > 5_000);
     }
 
     #[test]

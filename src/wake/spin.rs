@@ -13,7 +13,7 @@
 //!   connects.
 //!
 //! A task that spins delays the other tasks of its thread. If that thread parks in the driver, the
-//! task spins only for a moment ([`IN_POLL`]) and leaves the rest to `park`, where the thread has
+//! task spins only briefly ([`IN_POLL`]) and leaves the rest to `park`, where the thread has
 //! nothing else to do: there the driver looks at all channels whose tasks wait in turn.
 //!
 //! Nothing here is part of the protocol: the state belongs to this process, and races only cost
@@ -43,20 +43,20 @@ const LONGEST: Duration = Duration::from_millis(1);
 
 /// After this many spins in a row that did not pay, the channel backs off for a number of parks,
 /// which doubles each time.
-const PATIENCE: u32 = 3;
+const MAX_MISSES: u32 = 3;
 /// The number of parks is at most 2 to the power of this.
 const LONGEST_BACKOFF: u32 = 8;
 
 /// A thread earns a spin that does not pay by this many times its length without one.
-const EARNINGS: u32 = 8;
+const EARNING_RATIO: u32 = 8;
 
 /// How many looks come without a pause, for an answer that is on its way: a pause takes up to 50
 /// ns.
-const EAGER: u32 = 32;
+const LOOKS_WITHOUT_PAUSE: u32 = 32;
 
 /// The most pauses between two looks. Longer pauses miss what comes; shorter ones take the line
 /// that the peer is about to write out of its cache each time.
-const MOST_PAUSES: u32 = 64;
+const MAX_PAUSES: u32 = 64;
 
 /// The spin record of one direction of a channel.
 #[derive(Debug)]
@@ -80,7 +80,7 @@ impl Spin {
     }
 
     /// Notes that the peer is the process `pid`, which may run on another core than this process.
-    pub(crate) fn meet(&self, pid: i32) {
+    pub(crate) fn set_peer(&self, pid: i32) {
         if !has_several_cores() && runs_elsewhere(pid) {
             self.cap.store(self.wanted, Ordering::Relaxed);
         }
@@ -96,7 +96,7 @@ impl Spin {
     }
 
     /// Returns for how long it is worth spinning now, if it is.
-    pub(crate) fn wish(&self) -> Option<Duration> {
+    pub(crate) fn next_spin(&self) -> Option<Duration> {
         let cap = self.cap.load(Ordering::Relaxed);
         if cap == 0 {
             return None;
@@ -121,8 +121,8 @@ impl Spin {
     fn missed(&self) {
         let misses = self.misses.load(Ordering::Relaxed).saturating_add(1);
         self.misses.store(misses, Ordering::Relaxed);
-        if misses >= PATIENCE {
-            let exponent = (misses - PATIENCE + 1).min(LONGEST_BACKOFF);
+        if misses >= MAX_MISSES {
+            let exponent = (misses - MAX_MISSES + 1).min(LONGEST_BACKOFF);
             self.backoff.store(1 << exponent, Ordering::Relaxed);
         }
     }
@@ -139,13 +139,13 @@ pub(crate) struct Spinning {
 }
 
 impl Spinning {
-    /// Begins to spin for `wish` or for as long as the thread may, unless that is too short.
-    pub(crate) fn begin(wish: Duration) -> Option<Self> {
+    /// Begins to spin for `longest`, or for as long as the thread may, unless that is too short.
+    pub(crate) fn begin(longest: Duration) -> Option<Self> {
         if cfg!(all(test, loom)) {
             // Time does not pass in a model.
             return None;
         }
-        let cap = u32::try_from(wish.as_nanos()).unwrap_or(u32::MAX);
+        let cap = u32::try_from(longest.as_nanos()).unwrap_or(u32::MAX);
         let started = Instant::now();
         let allowed = Allowance::of_thread(started, cap);
         // A short spin would miss a peer that was asleep and has to wake up first. The thread would
@@ -162,13 +162,13 @@ impl Spinning {
         })
     }
 
-    /// Waits for a moment. Returns `false` once the time is up.
+    /// Pauses before the next look. Returns `false` once the time is up.
     pub(crate) fn again(&mut self) -> bool {
         self.looks += 1;
-        if self.looks < EAGER {
+        if self.looks < LOOKS_WITHOUT_PAUSE {
             return true;
         }
-        for _ in 0..(self.looks - EAGER).min(MOST_PAUSES) {
+        for _ in 0..(self.looks - LOOKS_WITHOUT_PAUSE).min(MAX_PAUSES) {
             spin_loop();
         }
         self.so_far = self.started.elapsed();
@@ -181,7 +181,7 @@ impl Spinning {
     }
 
     /// Charges the spin, which did not pay, to the thread.
-    pub(crate) fn lost(self) {
+    pub(crate) fn charge(self) {
         let spent = self.started.elapsed().as_nanos();
         Allowance::spend(u32::try_from(spent).unwrap_or(u32::MAX));
     }
@@ -206,7 +206,7 @@ impl Allowance {
         let Self { nanos, most, since } =
             ALLOWANCE.get().unwrap_or(Self { nanos: 0, most: 0, since: now });
         let passed = now.saturating_duration_since(since).as_nanos();
-        let earned = u32::try_from(passed / u128::from(EARNINGS)).unwrap_or(u32::MAX);
+        let earned = u32::try_from(passed / u128::from(EARNING_RATIO)).unwrap_or(u32::MAX);
         // A cap that is longer than any before adds the difference at once.
         let earned = earned.saturating_add(cap.saturating_sub(most));
         let most = most.max(cap);
@@ -255,9 +255,9 @@ mod tests {
 
     /// Spins to the end without finding anything; `false` if it was not allowed to.
     fn miss(spin: &Spin) -> bool {
-        let Some(mut spinning) = spin.wish().and_then(Spinning::begin) else { return false };
+        let Some(mut spinning) = spin.next_spin().and_then(Spinning::begin) else { return false };
         while spinning.again() {}
-        spinning.lost();
+        spinning.charge();
         spin.note(false);
         true
     }
@@ -270,7 +270,7 @@ mod tests {
 
     #[test]
     fn a_cap_of_zero_is_off() {
-        assert!(Spin::new(Duration::ZERO).wish().is_none());
+        assert!(Spin::new(Duration::ZERO).next_spin().is_none());
     }
 
     #[test]
@@ -289,14 +289,14 @@ mod tests {
     #[test]
     fn a_spin_that_pays_ends_the_backoff() {
         let spin = record(Duration::from_micros(5));
-        for _ in 0..PATIENCE {
+        for _ in 0..MAX_MISSES {
             ALLOWANCE.set(None);
             assert!(miss(&spin));
         }
         ALLOWANCE.set(None);
         assert!(!miss(&spin) && !miss(&spin));
         spin.note(true);
-        for _ in 0..PATIENCE {
+        for _ in 0..MAX_MISSES {
             ALLOWANCE.set(None);
             assert!(miss(&spin));
         }

@@ -159,7 +159,7 @@ fn socket() -> OwnedFd {
 }
 
 /// A connection to whoever listens at `path`, on which nothing was said yet.
-pub fn dial(path: &str) -> Result<OwnedFd, Errno> {
+pub fn connect_to(path: &str) -> Result<OwnedFd, Errno> {
     let socket = socket();
     rustix::net::connect(&socket, &SocketAddrUnix::new(path)?)?;
     Ok(socket)
@@ -234,7 +234,7 @@ pub struct Raw {
 impl Raw {
     /// The application of the engine at `path`.
     pub fn connect(path: &str, by_byte: bool) -> Self {
-        let line = dial(path).unwrap();
+        let line = connect_to(path).unwrap();
         rustix::net::send(&line, &hello(), SendFlags::NOSIGNAL).unwrap();
         Self::join(line, by_byte)
     }
@@ -395,8 +395,8 @@ impl Raw {
             }
         }
         let at = self.tail + pad;
-        let behind = self.tx + self.offset(at + record(len));
-        self.memory.word64(behind).store(0, Ordering::Relaxed);
+        let next = self.tx + self.offset(at + record(len));
+        self.memory.word64(next).store(0, Ordering::Relaxed);
         self.memory.write(self.tx + self.offset(at) + 8, packet);
         let header = self.memory.word64(self.tx + self.offset(at));
         if pad == 0 {

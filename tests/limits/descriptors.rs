@@ -122,8 +122,8 @@ fn child_that_makes() {
     let nothing = || {};
 
     let best = Driver::new().unwrap().backend();
-    for (wish, expected) in [(backend, backend), (Backend::Auto, best)] {
-        let builder = || Driver::builder().backend(wish);
+    for (requested, expected) in [(backend, backend), (Backend::Auto, best)] {
+        let builder = || Driver::builder().backend(requested);
         let driver = with_more_each_time("build", nothing, |()| builder().build());
         // Never another one for want of descriptors.
         assert_eq!(driver.backend(), expected);

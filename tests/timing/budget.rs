@@ -24,13 +24,13 @@ on_both_backends!(
     long_packets_count_by_their_bytes,
     try_and_blocking_calls_have_no_budget,
     a_send_that_lets_others_run_keeps_its_place,
-    a_batch_that_lets_others_run_keeps_its_turn,
+    a_batch_that_lets_others_run_keeps_its_place,
     tasks_that_share_an_end_let_others_run_and_lose_no_wake,
     a_task_takes_packets_beside_a_thread_that_takes_most,
 );
 
 /// Packets of 8 bytes that use one budget up.
-const MOST: u64 = 270;
+const MAX: u64 = 270;
 
 const RING: usize = 1 << 16;
 
@@ -103,7 +103,7 @@ fn each_way_to_receive_lets_others_run(driver: &Driver) {
         let runs = runs(&mut tx, &mut rx, 5000, way);
         assert!(runs.len() >= 15, "{}: {runs:?}", way.0);
         // The first one may be short: what was taken before counts.
-        assert!(runs.iter().all(|run| (1..=MOST).contains(run)), "{}: {runs:?}", way.0);
+        assert!(runs.iter().all(|run| (1..=MAX).contains(run)), "{}: {runs:?}", way.0);
     }
 }
 
@@ -159,7 +159,7 @@ fn each_way_to_send_lets_others_run(driver: &Driver) {
             sent += count;
             run += count;
             assert_eq!(tx.stats().packets_sent, sent, "{name}");
-            assert!(run <= MOST, "{name}: {run} at once");
+            assert!(run <= MAX, "{name}: {run} at once");
             if is_pending {
                 pending += 1;
                 run = 0;
@@ -187,7 +187,7 @@ fn at_the_edge(tx: &mut Sender, rx: &mut Receiver) -> u64 {
         next += 1;
     }
     // Again, all but the last one.
-    for _ in 0..MOST {
+    for _ in 0..MAX {
         assert_eq!(number(&rx.try_recv().unwrap()), next);
         next += 1;
         while tx.try_send(packet(tx.stats().packets_sent, 8)).is_ok() {}
@@ -218,7 +218,7 @@ fn a_send_that_was_pending_for_others_may_be_dropped(driver: &Driver) {
         loop {
             let (count, is_pending) = way(&mut tx, sent);
             sent += count;
-            assert!(sent <= MOST, "{name} is never pending");
+            assert!(sent <= MAX, "{name} is never pending");
             if is_pending {
                 break;
             }
@@ -279,7 +279,7 @@ fn use_up(face: &SpscFace, handle: &SpscHandle) {
         handle.try_recv().unwrap();
     }
     while handle.try_recv().is_ok() {}
-    for _ in 0..MOST {
+    for _ in 0..MAX {
         face.try_send(packet(0, 8)).unwrap();
         handle.try_recv().unwrap();
     }
@@ -315,7 +315,7 @@ fn a_send_that_lets_others_run_keeps_its_place(driver: &Driver) {
     face.try_send(packet(3, 8)).unwrap();
 }
 
-fn a_batch_that_lets_others_run_keeps_its_turn(driver: &Driver) {
+fn a_batch_that_lets_others_run_keeps_its_place(driver: &Driver) {
     let (face, handle) = pair(driver, 1 << 20);
     let packets: Vec<_> = (0..3000).map(|n| packet(n, 8)).collect();
     let mut batch = pin!(face.send_batch(&packets));

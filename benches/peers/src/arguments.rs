@@ -30,7 +30,7 @@ error, 2 for bad arguments.
 pub(crate) const STAGE: &str = "--stage";
 
 #[derive(Debug)]
-pub(crate) struct Wish {
+pub(crate) struct Options {
     pub(crate) is_quick: bool,
     pub(crate) time: Duration,
     pub(crate) repeat: usize,
@@ -45,7 +45,7 @@ pub(crate) struct Wish {
 pub(crate) const SIZES: [usize; 4] = [64, 1 << 10, 8 << 10, 64 << 10];
 
 /// What is wanted; `None` is help.
-pub(crate) fn parse(mut given: impl Iterator<Item = String>) -> Result<Option<Wish>> {
+pub(crate) fn parse(mut given: impl Iterator<Item = String>) -> Result<Option<Options>> {
     let (mut seconds, mut repeat, mut is_quick, mut lists) = (None, None, false, false);
     let (mut only, mut pins, mut sizes) = (Vec::new(), Vec::new(), Vec::new());
     let mut out = PathBuf::from(concat!(env!("CARGO_MANIFEST_DIR"), "/out"));
@@ -81,7 +81,7 @@ pub(crate) fn parse(mut given: impl Iterator<Item = String>) -> Result<Option<Wi
         sizes = SIZES.to_vec();
     }
     let seconds = seconds.unwrap_or(if is_quick { 0.05 } else { 0.3 });
-    Ok(Some(Wish {
+    Ok(Some(Options {
         is_quick,
         time: Duration::from_secs_f64(seconds),
         repeat: repeat.unwrap_or(if is_quick { 1 } else { 5 }),

@@ -11,7 +11,7 @@ use std::time::{Duration, Instant};
 
 use rustix::thread::{CpuSet, sched_getaffinity};
 
-use crate::arguments::{STAGE, Wish};
+use crate::arguments::{STAGE, Options};
 use crate::cell::{Cell, Measure, Order, Pin, Side};
 use crate::meters::{SystemCalls, Work};
 use crate::outcome::Outcome;
@@ -31,25 +31,25 @@ const RETRIES: usize = 2;
 /// first way round, or to a driver's start, do not pass for some of each packet's.
 const COUNTING: Duration = Duration::from_millis(200);
 
-pub(crate) fn run(wish: &Wish) -> Result<()> {
-    if wish.lists {
+pub(crate) fn run(options: &Options) -> Result<()> {
+    if options.lists {
         systems::all().for_each(|system| println!("{:30} {}", system.name, system.about));
         return Ok(());
     }
     let begun = Instant::now();
-    let hall = Hall::new(if wish.is_quick { 0 } else { RETRIES })?;
+    let hall = Hall::new(if options.is_quick { 0 } else { RETRIES })?;
     let uncounted = SystemCalls::count().err().map(|error| error.to_string());
     let mut results = Results { uncounted, records: Vec::new() };
-    let cells = cells(wish, hall.cores.len());
+    let cells = cells(options, hall.cores.len());
     if cells.is_empty() {
         Err("nothing to measure: see --list")?;
     }
-    for repeat in 0..wish.repeat {
+    for repeat in 0..options.repeat {
         for (nth, cell) in turned(&cells, repeat).enumerate() {
             eprint!(
                 "\r\x1b[K{}/{} {}/{} {}, {}, {} bytes, pinned to {}",
                 repeat + 1,
-                wish.repeat,
+                options.repeat,
                 nth + 1,
                 cells.len(),
                 cell.system.name,
@@ -57,7 +57,7 @@ pub(crate) fn run(wish: &Wish) -> Result<()> {
                 cell.bytes,
                 cell.pin,
             );
-            results.records.push(hall.perform(cell, repeat, wish.time, false)?);
+            results.records.push(hall.perform(cell, repeat, options.time, false)?);
             // Once is enough, and where a stream has what it needs.
             let is_counted = repeat == 0 && cell.measure == Measure::Stream && cell.pin == Pin::Two;
             if is_counted && results.uncounted.is_none() {
@@ -66,7 +66,7 @@ pub(crate) fn run(wish: &Wish) -> Result<()> {
         }
     }
     eprintln!("\r\x1b[Kmeasured for {:.0} s", begun.elapsed().as_secs_f64());
-    report::write(&results, wish)?;
+    report::write(&results, options)?;
     let troubled = results.records.iter().filter(|r| r.status != Status::Done);
     let troubled: Vec<&Record> = troubled.collect();
     for Record { cell, repeat, status, .. } in &troubled {
@@ -78,23 +78,23 @@ pub(crate) fn run(wish: &Wish) -> Result<()> {
 
 /// All that is to be measured: the systems of a row beside each other, so that they see the same
 /// machine.
-fn cells(wish: &Wish, cores: usize) -> Vec<Cell> {
+fn cells(options: &Options, cores: usize) -> Vec<Cell> {
     let is_wanted = |system: &System| {
-        wish.only.is_empty() || wish.only.iter().any(|part| system.name.contains(part.as_str()))
+        options.only.is_empty() || options.only.iter().any(|part| system.name.contains(part.as_str()))
     };
     let is_possible = |pin: Pin| pin != Pin::Two || cores >= 2;
     let mut cells = Vec::new();
-    for pin in wish.pins.iter().copied().filter(|pin| is_possible(*pin)) {
+    for pin in options.pins.iter().copied().filter(|pin| is_possible(*pin)) {
         for measure in [Measure::RoundTrip, Measure::Stream, Measure::Idle] {
-            for bytes in wish.sizes.iter().copied() {
+            for bytes in options.sizes.iter().copied() {
                 let row = systems::all()
                     .filter(|system| is_wanted(system) && system.is_measured(measure, bytes))
                     .filter(|system| system.can_be_pinned(pin))
                     .map(|system| Cell { system, measure, pin, bytes });
                 // What is quick looks at no more than the targets.
-                let is_left_out = measure == Measure::Idle && pin != wish.pins[0]
-                    || wish.is_quick && pin != Pin::Two && measure == Measure::Stream
-                    || wish.is_quick && bytes != 64 && measure == Measure::RoundTrip;
+                let is_left_out = measure == Measure::Idle && pin != options.pins[0]
+                    || options.is_quick && pin != Pin::Two && measure == Measure::Stream
+                    || options.is_quick && bytes != 64 && measure == Measure::RoundTrip;
                 if !is_left_out {
                     cells.extend(row);
                 }

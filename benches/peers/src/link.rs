@@ -14,7 +14,7 @@ use rustix::net::{
 use crate::Result;
 
 /// Descriptors that go in one message, at most.
-const MOST: usize = 8;
+const MAX: usize = 8;
 
 #[derive(Debug)]
 pub(crate) struct Link(UnixStream);
@@ -49,7 +49,7 @@ impl Link {
     }
 
     pub(crate) fn pass(&mut self, descriptors: &[BorrowedFd<'_>]) -> Result<()> {
-        let mut space = [MaybeUninit::uninit(); rustix::cmsg_space!(ScmRights(MOST))];
+        let mut space = [MaybeUninit::uninit(); rustix::cmsg_space!(ScmRights(MAX))];
         let mut ancillary = SendAncillaryBuffer::new(&mut space);
         if !ancillary.push(SendAncillaryMessage::ScmRights(descriptors)) {
             Err("too many descriptors for one message")?;
@@ -59,7 +59,7 @@ impl Link {
     }
 
     pub(crate) fn take<const N: usize>(&mut self) -> Result<[OwnedFd; N]> {
-        let mut space = [MaybeUninit::uninit(); rustix::cmsg_space!(ScmRights(MOST))];
+        let mut space = [MaybeUninit::uninit(); rustix::cmsg_space!(ScmRights(MAX))];
         let mut ancillary = RecvAncillaryBuffer::new(&mut space);
         let mut byte = [0];
         let mut parts = [IoSliceMut::new(&mut byte)];

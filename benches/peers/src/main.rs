@@ -33,7 +33,7 @@ fn main() -> ExitCode {
         stage::perform(arguments).map(|outcome| println!("{outcome}"))
     } else {
         match arguments::parse(arguments) {
-            Ok(Some(wish)) => coordinator::run(&wish),
+            Ok(Some(options)) => coordinator::run(&options),
             Ok(None) => {
                 print!("{}", arguments::HELP);
                 Ok(())

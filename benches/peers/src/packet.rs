@@ -14,7 +14,7 @@ const STOP: u64 = u64::MAX;
 const FILLING: u8 = 0x5a;
 
 /// The smallest packet: a number and its mixture.
-pub(crate) const LEAST_BYTES: usize = 16;
+pub(crate) const MIN_BYTES: usize = 16;
 
 /// Makes packets, in memory that is used again.
 pub(crate) struct Source {
@@ -25,7 +25,7 @@ pub(crate) struct Source {
 
 impl Source {
     pub(crate) fn new(bytes: usize) -> Self {
-        assert!(bytes >= LEAST_BYTES, "a packet has a first and a last word");
+        assert!(bytes >= MIN_BYTES, "a packet has a first and a last word");
         Self { packet: vec![FILLING; bytes].into(), next: 0, is_over: false }
     }
 

@@ -5,12 +5,12 @@ use std::sync::atomic::AtomicBool;
 use super::*;
 
 on_both_backends! {
-    what_comes_while_the_runner_spins_is_found
-    a_runner_has_tasks_look_before_it_sleeps
-    a_runner_that_is_about_to_sleep_takes_no_requests
-    a_runner_that_may_not_sleep_looks_at_the_hints
+    what_comes_while_the_driver_spins_is_found
+    a_driver_has_tasks_look_before_it_sleeps
+    a_driver_that_is_about_to_sleep_takes_no_requests
+    a_driver_that_may_not_sleep_looks_at_the_hints
     a_park_that_finds_an_unpark_looks_at_hints_and_bells
-    a_runner_that_never_sleeps_has_tasks_look_now_and_then
+    a_driver_that_never_sleeps_has_tasks_look_now_and_then
     a_source_that_left_is_not_looked_after
     sources_that_left_before_the_first_turn_keep_nobody_awake
     others_are_not_spun_for
@@ -70,7 +70,7 @@ fn registered(driver: &Driver) -> (Arc<Waiter>, Registration) {
     (waiter, registration)
 }
 
-fn what_comes_while_the_runner_spins_is_found(backend: Backend) {
+fn what_comes_while_the_driver_spins_is_found(backend: Backend) {
     let driver = parked_in(backend);
     let (waiter, registration) = registered(&driver);
     assert!(registration.ask_to_spin(LONG) && registration.ask_to_spin(LONG));
@@ -91,7 +91,7 @@ fn what_comes_while_the_runner_spins_is_found(backend: Backend) {
     assert_eq!(waiter.wakes(), (2, 0));
 }
 
-fn a_runner_has_tasks_look_before_it_sleeps(backend: Backend) {
+fn a_driver_has_tasks_look_before_it_sleeps(backend: Backend) {
     let driver = parked_in(backend);
     let (waiters, registrations): (Vec<_>, Vec<_>) = (0..5).map(|_| registered(&driver)).unzip();
     for registration in &registrations {
@@ -104,7 +104,7 @@ fn a_runner_has_tasks_look_before_it_sleeps(backend: Backend) {
     }
 }
 
-fn a_runner_that_is_about_to_sleep_takes_no_requests(backend: Backend) {
+fn a_driver_that_is_about_to_sleep_takes_no_requests(backend: Backend) {
     let driver = parked_in(backend);
     let (waiter, registration) = registered(&driver);
     assert!(registration.ask_to_spin(Duration::ZERO));
@@ -122,7 +122,7 @@ fn a_runner_that_is_about_to_sleep_takes_no_requests(backend: Backend) {
     assert!(registration.ask_to_spin(LONG));
 }
 
-fn a_runner_that_may_not_sleep_looks_at_the_hints(backend: Backend) {
+fn a_driver_that_may_not_sleep_looks_at_the_hints(backend: Backend) {
     let driver = parked_in(backend);
     let (waiter, registration) = registered(&driver);
     assert!(registration.ask_to_spin(LONG));
@@ -152,10 +152,10 @@ fn a_park_that_finds_an_unpark_looks_at_hints_and_bells(backend: Backend) {
     probe.wake(&registration);
     driver.unparker().unpark();
     driver.park(Some(DEADLINE)).unwrap();
-    assert_eq!(calls.try_recv(), Ok(Call::Rung));
+    assert_eq!(calls.try_recv(), Ok(Call::Wake));
 }
 
-fn a_runner_that_never_sleeps_has_tasks_look_now_and_then(backend: Backend) {
+fn a_driver_that_never_sleeps_has_tasks_look_now_and_then(backend: Backend) {
     let driver = parked_in(backend);
     let (waiter, registration) = registered(&driver);
     assert!(registration.ask_to_spin(LONG));

@@ -156,7 +156,7 @@ fn a_socket_is_listed_by_its_real_path_where_that_fits() {
         assert_eq!(is_listed(&path), fits, "{bytes}");
         assert!(engine.connect(&name).is_ok());
         assert!(is_in_use(bind(&name), &name));
-        engine.acceptor.close(&engine.board);
+        engine.acceptor.close(&engine.watcher);
         assert!(!path.exists());
         assert!(!real.join(NEW_FILE).exists());
     }
@@ -220,22 +220,22 @@ fn an_engine_holds_its_directory_against_cleaners() {
 
 #[test]
 fn each_answer_of_the_kernel_means_the_same_to_both_sides() {
-    use super::socket::Silence;
+    use super::socket::ConnectFailure;
     let path = Path::new("/somewhere/a.sock");
-    let judge = |errno| Silence::of(errno, "step", path);
+    let judge = |errno| ConnectFailure::of(errno, "step", path);
     for errno in [Errno::NOENT, Errno::CONNREFUSED] {
-        assert!(matches!(judge(errno), Silence::Nobody), "{errno}");
+        assert!(matches!(judge(errno), ConnectFailure::Nobody), "{errno}");
     }
-    assert!(matches!(judge(Errno::PROTOTYPE), Silence::Foreign));
-    assert!(matches!(judge(Errno::NOTSOCK), Silence::NoSocket));
+    assert!(matches!(judge(Errno::PROTOTYPE), ConnectFailure::Foreign));
+    assert!(matches!(judge(Errno::NOTSOCK), ConnectFailure::NoSocket));
     for errno in [Errno::ACCESS, Errno::PERM] {
-        let Silence::Unknown(error) = judge(errno) else { panic!("{errno}") };
+        let ConnectFailure::Unknown(error) = judge(errno) else { panic!("{errno}") };
         assert!(is_denied(&error, DenialCause::FileSystem, path), "{error:?}");
     }
     let no_proc = judge(socket::NO_PROC);
-    assert!(matches!(no_proc, Silence::Unknown(ShmError::Unsupported { .. })));
+    assert!(matches!(no_proc, ConnectFailure::Unknown(ShmError::Unsupported { .. })));
     for errno in [Errno::NAMETOOLONG, Errno::IO, Errno::STALE, Errno::LOOP, Errno::ROFS] {
-        let Silence::Unknown(ShmError::Io { step: "step", source }) = judge(errno) else {
+        let ConnectFailure::Unknown(ShmError::Io { step: "step", source }) = judge(errno) else {
             panic!("{errno}")
         };
         assert_eq!(source.kind(), std::io::Error::from(errno).kind());
@@ -243,7 +243,7 @@ fn each_answer_of_the_kernel_means_the_same_to_both_sides() {
     }
     // These are not about the file.
     for errno in [Errno::MFILE, Errno::NFILE, Errno::NOMEM, Errno::NOBUFS] {
-        let Silence::Unknown(ShmError::Io { step: "step", source }) = judge(errno) else {
+        let ConnectFailure::Unknown(ShmError::Io { step: "step", source }) = judge(errno) else {
             panic!("{errno}")
         };
         assert_eq!(source.raw_os_error(), Some(errno.raw_os_error()));
@@ -287,7 +287,7 @@ fn a_file_that_comes_after_the_look_is_kept() {
         let directory = directory::Directory::for_engine(&name).unwrap();
         for is_stale in [false, true] {
             // A path that leads there is short.
-            let way = PathBuf::from(socket::way_to(directory.as_fd())).join(name.file());
+            let way = PathBuf::from(socket::path_through_proc(directory.as_fd())).join(name.file());
             if is_stale {
                 leave_stale_socket(&way);
             }
@@ -382,9 +382,9 @@ fn a_drop_unlinks_only_what_it_bound() {
     let engine = Engine::new(&name);
     drop(first);
     assert!(engine.connect(&name).is_ok());
-    engine.acceptor.close(&engine.board);
+    engine.acceptor.close(&engine.watcher);
     assert!(!name.path().exists());
-    assert_eq!(engine.board.watched.load(Ordering::Relaxed), 0);
+    assert_eq!(engine.watcher.watched.load(Ordering::Relaxed), 0);
 }
 
 /// As a child has one that was forked by any thread.

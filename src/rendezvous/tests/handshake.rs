@@ -16,9 +16,9 @@ fn a_handshake_hands_the_region_over() {
         let [lifeline] = &peers[..] else { panic!("one peer") };
         assert_eq!(lifeline.peer(), connection.lifeline.peer());
         wake_by_byte(lifeline.as_fd());
-        assert_eq!(drain(connection.lifeline.as_fd(), 9).rings, 1);
+        assert_eq!(drain(connection.lifeline.as_fd(), 9).wakes, 1);
         wake_by_byte(connection.lifeline.as_fd());
-        assert_eq!(drain(lifeline.as_fd(), 9).rings, 1);
+        assert_eq!(drain(lifeline.as_fd(), 9).wakes, 1);
     }
     let Connection { lifeline, .. } = connection;
     drop(lifeline);
@@ -27,7 +27,7 @@ fn a_handshake_hands_the_region_over() {
 }
 
 #[test]
-fn the_blocking_dial_waits_for_the_engine() {
+fn the_blocking_connect_waits_for_the_engine() {
     let dir = TempDir::new();
     let name = dir.name("a");
     let engine = Engine::new(&name);
@@ -105,14 +105,14 @@ fn an_engine_that_leaves_half_way_is_a_failed_handshake() {
 }
 
 #[test]
-fn a_closed_desk_is_not_found() {
+fn a_closed_acceptor_is_not_found() {
     let dir = TempDir::new();
     let name = dir.name("a");
     let engine = Engine::new(&name);
     let _silent = raw(&name).unwrap();
     engine.settle();
-    engine.acceptor.close(&engine.board);
-    assert_eq!(engine.board.watched.load(Ordering::Relaxed), 0);
+    engine.acceptor.close(&engine.watcher);
+    assert_eq!(engine.watcher.watched.load(Ordering::Relaxed), 0);
     assert!(matches!(engine.connect(&name), Err(ShmError::NotFound { .. })));
     assert_eq!(engine.acceptor.next_timer(), None);
 }
@@ -124,7 +124,7 @@ fn a_pair_needs_no_name_and_nobody_waits() {
     let connection = adopt(theirs).unwrap();
     assert!(same_memory(&engine, &connection.region));
     wake_by_byte(lifeline.as_fd());
-    assert_eq!(drain(connection.lifeline.as_fd(), 9).rings, 1);
+    assert_eq!(drain(connection.lifeline.as_fd(), 9).wakes, 1);
     let again = adopt(connection.lifeline.as_fd().try_clone_to_owned().unwrap());
     assert!(matches!(again, Err(ShmError::Io { .. })), "what was in it was taken");
     let (one, other) = std::os::unix::net::UnixStream::pair().unwrap();

@@ -4,7 +4,7 @@ use std::os::unix::net::UnixListener;
 
 use super::super::message::{self, MESSAGE_BYTES, Status};
 use super::super::socket::Received;
-use super::super::untrusted::Line;
+use super::super::untrusted::UntrustedSocket;
 use super::*;
 use crate::shm::layout::VERSION;
 
@@ -47,17 +47,17 @@ fn junk_is_counted_and_changes_nothing() {
 }
 
 #[test]
-fn junk_from_one_who_has_a_seat_is_counted_too() {
+fn junk_from_a_pending_client_is_counted_too() {
     let dir = TempDir::new();
     let name = dir.name("a");
     let engine = Engine::new(&name);
     let client = raw(&name).unwrap();
     engine.settle();
-    assert_eq!(engine.board.watched.load(Ordering::Relaxed), 2);
+    assert_eq!(engine.watcher.watched.load(Ordering::Relaxed), 2);
     say(&client, b"junk");
     engine.settle();
     assert!(was_sent_off(&client));
-    assert_eq!(engine.board.watched.load(Ordering::Relaxed), 1);
+    assert_eq!(engine.watcher.watched.load(Ordering::Relaxed), 1);
     assert_eq!(engine.acceptor.clients().hostile, 1);
 }
 
@@ -78,7 +78,7 @@ fn another_version_is_told_ours() {
 }
 
 #[test]
-fn hang_ups_are_counted_and_free_the_seat() {
+fn hang_ups_of_pending_clients_are_counted_and_make_room() {
     let dir = TempDir::new();
     let name = dir.name("a");
     let engine = Engine::new(&name);
@@ -94,7 +94,7 @@ fn hang_ups_are_counted_and_free_the_seat() {
     engine.settle();
     assert!(was_sent_off(&client));
     assert_eq!(engine.acceptor.clients(), Clients { half_done: 3, ..Clients::default() });
-    assert_eq!(engine.board.watched.load(Ordering::Relaxed), 1);
+    assert_eq!(engine.watcher.watched.load(Ordering::Relaxed), 1);
 }
 
 #[test]
@@ -118,7 +118,7 @@ fn a_hundred_silent_clients_keep_nobody_out() {
     let engine = Engine::new(&name);
     let silent: Vec<_> = (0..100).map(|_| raw(&name).unwrap()).collect();
     engine.settle();
-    assert_eq!(engine.board.watched.load(Ordering::Relaxed), 9);
+    assert_eq!(engine.watcher.watched.load(Ordering::Relaxed), 9);
     assert_eq!(engine.acceptor.clients().half_done, 92);
     assert!(silent[..92].iter().all(was_sent_off), "the oldest went");
     assert!(!silent[92..].iter().any(was_sent_off));
@@ -126,7 +126,7 @@ fn a_hundred_silent_clients_keep_nobody_out() {
 }
 
 #[test]
-fn one_who_is_pushed_out_is_heard_a_last_time() {
+fn a_client_that_is_removed_is_read_a_last_time() {
     let dir = TempDir::new();
     let name = dir.name("a");
     let engine = Engine::new(&name);
@@ -137,7 +137,7 @@ fn one_who_is_pushed_out_is_heard_a_last_time() {
     say(&early, &message::hello());
     let _crowd: Vec<_> = (0..8).map(|_| raw(&name).unwrap()).collect();
     // The listening socket comes first, whatever epoll thinks.
-    engine.acceptor.on_ready(Acceptor::LISTENING, &engine.board, &engine.face);
+    engine.acceptor.on_ready(Acceptor::LISTENING, &engine.watcher, &engine.face);
     assert_eq!(engine.lifelines(), 1);
     assert!(matches!(socket::receive_with_descriptor(early.as_fd()), Ok(Received::Message(_))));
     assert!(matches!(honest.step(), Ok(Progress::WaitReadable)));
@@ -174,24 +174,24 @@ fn a_client_that_does_not_wait_leaves_the_face_free() {
 }
 
 #[test]
-fn foreign_tokens_and_early_alarms_do_no_harm() {
+fn foreign_tokens_and_early_timers_do_no_harm() {
     let dir = TempDir::new();
     let name = dir.name("a");
     let engine = Engine::new(&name);
     for token in [0, 1, Acceptor::LAST_TOKEN, Acceptor::LAST_TOKEN + 1, u16::MAX] {
-        engine.acceptor.on_ready(token, &engine.board, &engine.face);
-        engine.acceptor.on_timer(&engine.board, &engine.face);
+        engine.acceptor.on_ready(token, &engine.watcher, &engine.face);
+        engine.acceptor.on_timer(&engine.watcher, &engine.face);
     }
     let client = raw(&name).unwrap();
     engine.settle();
-    engine.acceptor.on_ready(1, &engine.board, &engine.face);
-    engine.acceptor.on_timer(&engine.board, &engine.face);
+    engine.acceptor.on_ready(1, &engine.watcher, &engine.face);
+    engine.acceptor.on_timer(&engine.watcher, &engine.face);
     assert!(!was_sent_off(&client));
     assert!(engine.connect(&name).is_ok());
 }
 
 /// What a connector makes of a listener that does this with its client.
-fn dial_foreign(act: impl FnOnce(OwnedFd)) -> ShmError {
+fn connect_to_foreign(act: impl FnOnce(OwnedFd)) -> ShmError {
     let dir = TempDir::new();
     let name = dir.name("a");
     let bound = ListenerSocket::bind(&name, None).unwrap();
@@ -211,15 +211,16 @@ fn foreign_listeners_are_told_apart() {
         message::answer(Status::VersionMismatch),
     ];
     for bytes in junk {
-        let error = dial_foreign(|client| say(&client, &bytes));
+        let error = connect_to_foreign(|client| say(&client, &bytes));
         assert!(matches!(error, ShmError::VersionMismatch { ours: VERSION, theirs: 0 }));
     }
     let newer = with_version(message::answer(Status::VersionMismatch), 9);
-    let error = dial_foreign(|client| say(&client, &newer));
+    let error = connect_to_foreign(|client| say(&client, &newer));
     assert!(matches!(error, ShmError::VersionMismatch { ours: VERSION, theirs: 9 }));
-    let error = dial_foreign(drop);
+    let error = connect_to_foreign(drop);
     assert!(matches!(error, ShmError::Io { step: "handshake", .. }), "{error:?}");
-    let error = dial_foreign(|client| say(&client, &message::answer(Status::PermissionDenied)));
+    let error =
+        connect_to_foreign(|client| say(&client, &message::answer(Status::PermissionDenied)));
     assert!(matches!(error, ShmError::PermissionDenied { cause: DenialCause::Engine, .. }));
 }
 
@@ -229,7 +230,7 @@ fn what_may_hold_descriptors_is_told_from_a_hang_up() {
     let name = dir.name("a");
     let bound = ListenerSocket::bind(&name, None).unwrap();
     let line = |act: fn(OwnedFd)| {
-        let line = Line::new(raw(&name).unwrap());
+        let line = UntrustedSocket::new(raw(&name).unwrap());
         act(bound.accept().unwrap().unwrap());
         line.is_quiet()
     };
@@ -246,12 +247,12 @@ fn what_may_hold_descriptors_is_told_from_a_hang_up() {
 #[test]
 fn what_is_passed_as_a_region_is_judged() {
     let welcome = message::answer(Status::Ok);
-    let error = dial_foreign(|client| {
+    let error = connect_to_foreign(|client| {
         let file = std::fs::File::open("/dev/null").unwrap();
         socket::send(client.as_fd(), &welcome, Some(file.as_fd())).unwrap();
     });
     assert!(matches!(error, ShmError::Io { .. }), "{error:?}");
-    let error = dial_foreign(|client| {
+    let error = connect_to_foreign(|client| {
         let flags = rustix::fs::MemfdFlags::ALLOW_SEALING;
         let unsealed = rustix::fs::memfd_create("unsealed", flags).unwrap();
         socket::send(client.as_fd(), &welcome, Some(unsealed.as_fd())).unwrap();

@@ -69,22 +69,22 @@ fn name_in(directory: &Path, name: &str) -> Name {
     Name::resolve(name, &places).unwrap()
 }
 
-/// An epoll set and the alarms that were asked for.
-struct Board {
+/// An epoll set and the timer that was asked for.
+struct TestWatcher {
     epoll: OwnedFd,
-    alarm: Mutex<Option<Instant>>,
+    timer: Mutex<Option<Instant>>,
     /// How many descriptors are watched now.
     watched: AtomicUsize,
 }
 
-impl Board {
+impl TestWatcher {
     fn new() -> Self {
         let epoll = epoll::create(epoll::CreateFlags::CLOEXEC).unwrap();
-        Self { epoll, alarm: Mutex::new(None), watched: AtomicUsize::new(0) }
+        Self { epoll, timer: Mutex::new(None), watched: AtomicUsize::new(0) }
     }
 }
 
-impl Watcher for Board {
+impl Watcher for TestWatcher {
     fn watch(&self, fd: BorrowedFd<'_>, token: u16) -> Result<(), ShmError> {
         let flags = epoll::EventFlags::IN | epoll::EventFlags::RDHUP;
         epoll::add(&self.epoll, fd, epoll::EventData::new_u64(token.into()), flags)
@@ -100,7 +100,7 @@ impl Watcher for Board {
     }
 
     fn wake_at(&self, at: Instant) {
-        *lock(&self.alarm) = Some(at);
+        *lock(&self.timer) = Some(at);
     }
 }
 
@@ -129,7 +129,7 @@ impl Host for Face {
 
 /// An acceptor with all that it needs, driven by hand.
 struct Engine {
-    board: Board,
+    watcher: TestWatcher,
     face: Face,
     acceptor: Acceptor,
     turns: AtomicUsize,
@@ -150,32 +150,32 @@ impl Engine {
             undelivered: AtomicUsize::new(0),
         };
         let engine = Self {
-            board: Board::new(),
+            watcher: TestWatcher::new(),
             face,
             acceptor: Acceptor::new(socket, allow),
             turns: AtomicUsize::new(0),
         };
-        engine.acceptor.open(&engine.board).unwrap();
+        engine.acceptor.open(&engine.watcher).unwrap();
         engine
     }
 
-    /// Handles one event or alarm; false if there was none until then.
+    /// Handles one event or timer; false if there was none until then.
     fn turn(&self, until: Instant) -> bool {
-        let alarm = *lock(&self.board.alarm);
-        let wake = alarm.map_or(until, |alarm| alarm.min(until));
+        let timer = *lock(&self.watcher.timer);
+        let wake = timer.map_or(until, |timer| timer.min(until));
         let timeout = wake.saturating_duration_since(Instant::now());
         let timeout = Timespec::try_from(timeout).unwrap();
         let mut space = [MaybeUninit::uninit(); 1];
-        let (events, _) = epoll::wait(&self.board.epoll, &mut space, Some(&timeout)).unwrap();
+        let (events, _) = epoll::wait(&self.watcher.epoll, &mut space, Some(&timeout)).unwrap();
         self.turns.fetch_add(1, Ordering::Relaxed);
         if let [event] = events {
             let token = u16::try_from(event.data.u64()).unwrap();
-            self.acceptor.on_ready(token, &self.board, &self.face);
+            self.acceptor.on_ready(token, &self.watcher, &self.face);
             return true;
         }
-        if alarm.is_some_and(|alarm| alarm <= Instant::now()) {
-            *lock(&self.board.alarm) = None;
-            self.acceptor.on_timer(&self.board, &self.face);
+        if timer.is_some_and(|timer| timer <= Instant::now()) {
+            *lock(&self.watcher.timer) = None;
+            self.acceptor.on_timer(&self.watcher, &self.face);
             return true;
         }
         false

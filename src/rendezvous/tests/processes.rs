@@ -123,7 +123,7 @@ fn an_application_that_comes_before_the_mode_is_let_in() {
 }
 
 #[test]
-#[ignore = "run by want_of_descriptors_never_spins"]
+#[ignore = "run by a_lack_of_descriptors_never_spins"]
 fn without_descriptors() {
     use rustix::process::{Resource, Rlimit, getrlimit, setrlimit};
     let Some(name) = given() else { return };
@@ -136,7 +136,7 @@ fn without_descriptors() {
     while start.elapsed() < Duration::from_millis(350) {
         engine.turn(start + Duration::from_millis(350));
     }
-    // Every tenth of a second one alarm and one refused accept.
+    // Every tenth of a second one timer and one refused accept.
     assert!(engine.turns.load(Ordering::Relaxed) < 15);
     assert_eq!(engine.lifelines(), 0);
     setrlimit(Resource::Nofile, limit).unwrap();
@@ -144,7 +144,7 @@ fn without_descriptors() {
 }
 
 #[test]
-fn want_of_descriptors_never_spins() {
+fn a_lack_of_descriptors_never_spins() {
     let dir = TempDir::new();
     let mut child = other("without_descriptors", &dir.path().join("a")).spawn().unwrap();
     assert!(child.wait().unwrap().success());

@@ -406,7 +406,7 @@ fn a_head_between_two_runs_takes_no_room_back() {
             assert_eq!((0..count).filter(|_| producer.stage(&[7; 56]).unwrap()).count(), count);
             producer.publish();
         };
-        // A turn, and behind it as much as was free.
+        // A turn, and after it as much as was free.
         send(&mut producer, 15);
         taken(12 * 64);
         producer.look_at_taken().unwrap();

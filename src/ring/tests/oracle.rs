@@ -84,7 +84,7 @@ impl Queue {
     }
 
     /// Where the consumer is when it has reached `position`: never between two records.
-    fn behind_gap(&self, position: u64) -> u64 {
+    fn after_gap(&self, position: u64) -> u64 {
         let is_before = |one: u64, other: u64| other.wrapping_sub(one).wrapping_sub(1) < 1 << 63;
         if is_before(position, self.given) {
             return self.given;
@@ -229,7 +229,7 @@ impl Pair {
         self.agree();
     }
 
-    /// A wish is for enough, for at most half of the ring more, and can come true.
+    /// What a sender wants is enough, plus at most half of the ring, and can always come.
     fn announce(&mut self, len: usize) {
         self.producer.announce(len);
         let wants = self.region.side(Side::Face).wants.0.load(Ordering::Relaxed);
@@ -237,7 +237,7 @@ impl Pair {
         // Nobody asks for what there is.
         let is_there = |word: u64| word.wrapping_sub(exact) < 1 << 63;
         if !is_there(self.queue.head) && !is_there(self.queue.taken) {
-            let exact = self.queue.behind_gap(exact);
+            let exact = self.queue.after_gap(exact);
             let more = (RING / 2).min(self.queue.tail.wrapping_sub(exact));
             assert!(wants == exact || wants == exact.wrapping_add(more));
         }

@@ -118,9 +118,9 @@ fn unconnected() -> OwnedFd {
 
 /// Counts what an acceptor watches.
 #[derive(Default)]
-struct Board(Cell<isize>);
+struct CountingWatcher(Cell<isize>);
 
-impl Watcher for Board {
+impl Watcher for CountingWatcher {
     fn watch(&self, _fd: BorrowedFd<'_>, _token: u16) -> Result<(), ShmError> {
         self.0.set(self.0.get() + 1);
         Ok(())
@@ -167,10 +167,10 @@ fn acceptor(input: &mut Input<'_>) -> Option<()> {
         file: RefCell::new(Some(Region::create(geometry, false).ok()?.1)),
         lifelines: RefCell::default(),
     };
-    let board = Board::default();
+    let watcher = CountingWatcher::default();
     let acceptor =
         Acceptor::new(ListenerSocket::bind(&name, None).expect("a name of our own"), None);
-    acceptor.open(&board).ok()?;
+    acceptor.open(&watcher).ok()?;
     let address = SocketAddrUnix::new(&path).ok()?;
     let mut clients = Vec::new();
     let mut lawful = 0;
@@ -199,21 +199,23 @@ fn acceptor(input: &mut Input<'_>) -> Option<()> {
                 let client = &clients[usize::from(op >> 3) % clients.len()];
                 let _ = rustix::net::shutdown(client, Shutdown::Write);
             }
-            5 => acceptor.on_timer(&board, &face),
-            6 => acceptor.on_ready(Acceptor::LISTENING, &board, &face),
-            _ => acceptor.on_ready(u16::from(op >> 3) % (Acceptor::LAST_TOKEN + 2), &board, &face),
+            5 => acceptor.on_timer(&watcher, &face),
+            6 => acceptor.on_ready(Acceptor::LISTENING, &watcher, &face),
+            _ => {
+                acceptor.on_ready(u16::from(op >> 3) % (Acceptor::LAST_TOKEN + 2), &watcher, &face)
+            }
         }
         // The listening socket, and at most eight pending clients.
-        assert!((1..=9).contains(&board.0.get()), "{} are watched", board.0.get());
+        assert!((1..=9).contains(&watcher.0.get()), "{} are watched", watcher.0.get());
     }
     for token in 0..=Acceptor::LAST_TOKEN {
-        acceptor.on_ready(token, &board, &face);
+        acceptor.on_ready(token, &watcher, &face);
     }
     let Clients { refused, hostile, half_done } = acceptor.clients();
     assert!(face.lifelines.borrow().len() <= lawful, "somebody came in without a hello");
     assert!(refused + hostile + half_done <= 10_000);
-    acceptor.close(&board);
-    assert_eq!(board.0.get(), 0, "nothing is watched any more");
+    acceptor.close(&watcher);
+    assert_eq!(watcher.0.get(), 0, "nothing is watched any more");
     Some(())
 }
 

@@ -56,7 +56,7 @@ const OPS: usize = 300;
 const WORDS: [u64; 6] = [0x080, 0x084, 0x100, 0x180, 0x200, 0x280];
 
 /// Settings: epoll as the backend; split into halves; the face's lifeline is that of a pair; and
-/// the handle rings first, as it should.
+/// the handle wakes the face first, as it should.
 const EPOLL: u8 = 1;
 const HALVES: u8 = 2;
 const PAIR: u8 = 4;

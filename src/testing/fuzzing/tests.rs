@@ -19,7 +19,7 @@ fn noise(seed: u64, len: usize) -> Vec<u8> {
 
 /// Runs a target over its seeds. If `WAKERING_SEEDS` is set to a directory, also writes them there,
 /// in a folder with the target's name, for the fuzzer to begin with.
-fn sow(target: &str, run: fn(&[u8])) {
+fn replay(target: &str, run: fn(&[u8])) {
     let directory = std::env::var_os("WAKERING_SEEDS").map(|path| Path::new(&path).join(target));
     for seed in 0..SEEDS {
         let mut bytes = noise(seed + 1, 40 + usize::try_from(seed).unwrap() * 17);
@@ -35,7 +35,7 @@ fn sow(target: &str, run: fn(&[u8])) {
 
 #[test]
 fn any_file_may_be_offered_as_a_region() {
-    sow("attach", |data| assert!(!super::attach(data) || data.len() > 4));
+    replay("attach", |data| assert!(!super::attach(data) || data.len() > 4));
 }
 
 #[test]
@@ -52,16 +52,16 @@ fn the_fuzzer_of_attach_gets_in_with_what_is_lawful() {
 
 #[test]
 fn the_ring_does_what_a_queue_does() {
-    sow("ring", super::ring);
+    replay("ring", super::ring);
 }
 
 #[test]
 fn a_peer_may_write_anything_at_any_time() {
-    sow("peer", super::peer);
+    replay("peer", super::peer);
 }
 
 #[test]
 fn anything_may_be_said_in_the_handshake() {
-    sow("handshake", super::handshake);
+    replay("handshake", super::handshake);
     let _ = std::fs::remove_dir_all(super::handshake::directory());
 }

@@ -135,7 +135,7 @@ fn waiters_for_both_directions_share_a_bell() {
 
 /// Two threads of one side wake the same park: the bell is counted up once. Every interleaving.
 #[test]
-fn a_bit_is_rung_for_once() {
+fn a_bit_asks_for_one_wake() {
     explore(ALL, || {
         let own = Arc::new(Bell::new(&Region::model(64, 8), Side::Handle));
         assert!(own.arm(RECV) && !own.arm(RECV));

@@ -91,7 +91,7 @@ fn a_taker_that_goes_away_leaves_no_sender_asleep() {
 /// The peer's close comes while the receiver is about to sleep, or sleeps, or not yet: the receiver
 /// gets all that was sent, then the end. At most 3 preemptions.
 #[test]
-fn a_close_ends_a_parking_receiver_behind_the_last_packet() {
+fn a_close_ends_a_parking_receiver_after_the_last_packet() {
     explore(Some(3), || {
         let [(face, _), (handle, driver)] = channel(64);
         let closer = thread::spawn(move || {
@@ -107,7 +107,7 @@ fn a_close_ends_a_parking_receiver_behind_the_last_packet() {
 
 /// As above, by dropping the end. At most 2 preemptions.
 #[test]
-fn a_drop_ends_a_parking_receiver_behind_the_last_packet() {
+fn a_drop_ends_a_parking_receiver_after_the_last_packet() {
     explore(Some(2), || {
         let [(face, _), (handle, driver)] = channel(64);
         let dropper = thread::spawn(move || {
@@ -198,7 +198,7 @@ fn a_canceller_ends_what_waits_on_another_thread() {
 /// `close` on one thread, `try_send` on another: a packet whose send returned `Ok` is received,
 /// even by a peer that looks as soon as `close` has returned. Every interleaving.
 #[test]
-fn no_packet_is_taken_behind_a_close() {
+fn no_packet_is_taken_after_a_close() {
     explore(super::ALL, || {
         let [(face, _), (handle, _)] = channel(64);
         let face = Arc::new(face);
@@ -216,7 +216,7 @@ fn no_packet_is_taken_behind_a_close() {
 /// As above, with a send that waits for room; the peer makes room just before the close. At most 2
 /// preemptions.
 #[test]
-fn no_waiting_send_is_ok_behind_a_close() {
+fn no_waiting_send_is_ok_after_a_close() {
     explore(Some(2), || {
         let [(face, driver), (handle, _)] = channel(64);
         (0..FULL).for_each(|n| face.try_send(packet(n)).unwrap());

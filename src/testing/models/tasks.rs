@@ -193,7 +193,7 @@ fn senders_that_queue_are_served_in_order() {
 /// Two threads send into a full ring, and only one of them runs the driver: the place of the first
 /// sender passes from one to the other. At most 1 preemption.
 #[test]
-fn the_turn_to_send_goes_from_thread_to_thread() {
+fn the_place_at_the_front_goes_from_thread_to_thread() {
     explore(Some(1), || {
         let [(face, driver), (handle, _other)] = channel(64);
         let next = fill(&face);
@@ -274,7 +274,7 @@ fn a_task_and_a_thread_that_blocks_share_a_bell() {
 /// A send gives up its place while two others come. One of these waits for room, the other for its
 /// place. Their batches do not mix. At most 3 preemptions.
 #[test]
-fn a_turn_that_is_given_up_goes_to_one() {
+fn a_place_that_is_given_up_goes_to_one() {
     explore(Some(3), || {
         let [(face, _driver), (handle, _)] = channel(64);
         fill(&face);

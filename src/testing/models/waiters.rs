@@ -75,7 +75,7 @@ fn the_waker_of_the_last_poll_is_woken() {
 
 /// Whether it was woken before it was dropped or not. Every interleaving.
 #[test]
-fn a_dropped_waiter_passes_its_turn_on() {
+fn a_dropped_waiter_passes_its_wake_on() {
     explore(ALL, || {
         let waiters = Arc::new(Waiters::default());
         let (mut first, mut second) = (waiters.join(), waiters.join());

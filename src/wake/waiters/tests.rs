@@ -102,7 +102,7 @@ fn everyone_is_woken_at_once() {
 }
 
 #[test]
-fn a_dropped_waiter_passes_its_turn_on() {
+fn a_dropped_waiter_passes_its_wake_on() {
     let waiters = Waiters::default();
     let (first, _) = parked(&waiters);
     let (mut second, count) = parked(&waiters);
@@ -124,7 +124,7 @@ fn a_dropped_waiter_that_was_not_woken_passes_nothing_on() {
 }
 
 #[test]
-fn one_that_took_its_turn_passes_nothing_on() {
+fn one_that_used_its_wake_passes_nothing_on() {
     let waiters = Waiters::default();
     let (mut first, _) = parked(&waiters);
     let (_second, count) = parked(&waiters);
@@ -161,7 +161,7 @@ fn a_waker_that_panics_costs_nobody_else_a_wake() {
 }
 
 #[test]
-fn a_turn_passed_on_survives_a_waker_that_panics() {
+fn a_wake_passed_on_survives_a_waker_that_panics() {
     let waiters = Waiters::default();
     let (first, _) = parked(&waiters);
     let mut panicking = waiters.join();
@@ -189,7 +189,7 @@ fn a_waker_may_drop_another_waiter() {
 }
 
 #[test]
-fn a_waker_may_drop_a_waiter_whose_turn_passes_on() {
+fn a_waker_may_drop_a_waiter_whose_wake_passes_on() {
     in_time(|| {
         let waiters = Arc::new(Waiters::default());
         let (first, _) = parked(&waiters);
@@ -251,18 +251,18 @@ fn threads_and_tasks_share_the_queue() {
 
 /// Each thread takes a wake and gives one: a lost wake stops them all.
 #[test]
-fn no_turn_gets_lost_among_threads() {
-    const TURNS: usize = 20_000;
+fn no_wake_gets_lost_among_threads() {
+    const WAKES: usize = 20_000;
     in_time(|| {
         let waiters = Arc::new(Waiters::default());
-        let turns = Arc::new(AtomicUsize::new(0));
+        let wakes = Arc::new(AtomicUsize::new(0));
         let free = Arc::new(Mutex::new(true));
         let threads: Vec<_> = (0..4)
             .map(|n| {
-                let (waiters, turns, free) = (waiters.clone(), turns.clone(), free.clone());
+                let (waiters, wakes, free) = (waiters.clone(), wakes.clone(), free.clone());
                 thread::spawn(move || {
                     let take = || std::mem::take(&mut *lock(&free));
-                    while turns.load(Ordering::SeqCst) < TURNS {
+                    while wakes.load(Ordering::SeqCst) < WAKES {
                         if !take() {
                             let mut waiting = waiters.join();
                             if !take() {
@@ -273,7 +273,7 @@ fn no_turn_gets_lost_among_threads() {
                                 continue;
                             }
                         }
-                        turns.fetch_add(1, Ordering::SeqCst);
+                        wakes.fetch_add(1, Ordering::SeqCst);
                         *lock(&free) = true;
                         waiters.notify_one();
                     }

@@ -18,7 +18,7 @@ on_both_backends!(
     dropping_recv_batch_leaves_its_vec_alone,
     dropping_send_sends_nothing,
     dropping_send_batch_has_sent_a_prefix,
-    dropping_a_parked_send_passes_the_turn_on,
+    dropping_a_parked_send_passes_its_place_on,
     dropping_closed_and_connected_changes_nothing,
     dropping_connect_async_hangs_up,
     futures_dropped_at_random_lose_and_double_nothing,
@@ -111,7 +111,7 @@ fn dropping_send_batch_has_sent_a_prefix(driver: &Driver) {
     });
 }
 
-fn dropping_a_parked_send_passes_the_turn_on(driver: &Driver) {
+fn dropping_a_parked_send_passes_its_place_on(driver: &Driver) {
     both_roles(driver, SMALL, None, |here, there| {
         let filled = fill(&here);
         let mut sends: Vec<_> = (0..10).map(|n| Box::pin(here.send(packet(1000 + n, 8)))).collect();

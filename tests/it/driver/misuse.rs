@@ -155,7 +155,7 @@ fn run_twice(driver: &Driver, run: &(dyn Fn() -> Result<(), ShmError> + Sync)) {
     assert!(poll_with(other.as_mut(), &waker).is_pending());
     let is_over = AtomicBool::new(false);
     std::thread::scope(|scope| {
-        let runner = scope.spawn(|| {
+        let parked = scope.spawn(|| {
             while !is_over.load(Ordering::SeqCst) {
                 run().unwrap();
             }
@@ -169,7 +169,7 @@ fn run_twice(driver: &Driver, run: &(dyn Fn() -> Result<(), ShmError> + Sync)) {
         eventually("the other channel is woken", || woken.calls() > 0);
         is_over.store(true, Ordering::SeqCst);
         driver.unparker().unpark();
-        join_scoped(runner);
+        join_scoped(parked);
     });
     assert_eq!(wait("the held one", recv), Some(packet(1, 8)));
     assert_eq!(wait("the good one", other), Some(packet(2, 8)));

@@ -15,7 +15,7 @@ use crate::common::{
 
 on_both_backends!(
     no_send_returns_ok_after_close_has_returned,
-    no_send_that_is_about_to_park_returns_ok_behind_close,
+    no_send_that_is_about_to_park_returns_ok_after_close,
     a_sender_is_woken_for_room_after_its_own_receiver_was_dropped,
     a_sender_is_woken_for_room_together_with_the_peers_half_close,
     everything_sent_before_the_end_arrives_however_they_race,
@@ -90,7 +90,7 @@ impl Drop for OnDrop {
     }
 }
 
-fn no_send_that_is_about_to_park_returns_ok_behind_close(driver: &Driver) {
+fn no_send_that_is_about_to_park_returns_ok_after_close(driver: &Driver) {
     both_roles(driver, SMALL, None, |here, there| {
         let filled = fill(&here);
         let (here, there) = (Arc::new(here), Arc::new(there));

@@ -29,7 +29,7 @@ on_both_backends!(
 );
 
 /// Empty packets that fit into the small ring.
-const MOST: usize = SMALL / 8;
+const MAX: usize = SMALL / 8;
 
 /// Scripts that make a ring without end.
 fn circles() -> [String; 3] {
@@ -95,7 +95,7 @@ const WAYS: [Way; 8] = [
 
 /// As a stream, the last item says what happened.
 fn last_of_stream(rx: Receiver) -> (usize, Option<ShmError>) {
-    let items: Vec<_> = wait("the end of the stream", rx.take(MOST + 2).collect());
+    let items: Vec<_> = wait("the end of the stream", rx.take(MAX + 2).collect());
     let count = items.iter().filter(|item| item.is_ok()).count();
     (count, items.into_iter().find_map(Result::err))
 }
@@ -139,8 +139,8 @@ fn each_way_comes_to_the_end(driver: &Driver, last: Last) {
         for (name, way) in WAYS {
             let (_attacker, end) = at_the_end_of(circle, last, driver, ours);
             let (_tx, mut rx) = end.into_split();
-            let taken = way(&mut rx, MOST);
-            assert!((1..=MOST).contains(&taken), "{name}, {circle}: {taken} packets");
+            let taken = way(&mut rx, MAX);
+            assert!((1..=MAX).contains(&taken), "{name}, {circle}: {taken} packets");
             let Err(TryRecvError::Closed(reason)) = rx.try_recv() else {
                 panic!("{name}, {circle}")
             };
@@ -150,7 +150,7 @@ fn each_way_comes_to_the_end(driver: &Driver, last: Last) {
         }
         let (_attacker, end) = at_the_end_of(circle, last, driver, ours);
         let (taken, error) = last_of_stream(end.into_split().1);
-        assert!((1..=MOST).contains(&taken), "stream, {circle}: {taken} packets");
+        assert!((1..=MAX).contains(&taken), "stream, {circle}: {taken} packets");
         assert!(error.as_ref().is_some_and(is_endless), "{circle}: {error:?}");
     }
 }
@@ -199,7 +199,7 @@ fn a_whole_end_receives_one_ring_after_the_end(driver: &Driver) {
             for _ in 0..2 {
                 scope.spawn(|| {
                     while wait("a packet or the end", end.recv()).is_some() {
-                        assert!(taken.fetch_add(1, Ordering::Relaxed) < MOST, "without end");
+                        assert!(taken.fetch_add(1, Ordering::Relaxed) < MAX, "without end");
                     }
                 });
             }
@@ -224,7 +224,7 @@ fn a_batch_from_a_ring_without_end_returns_and_hears_of_a_cancel(driver: &Driver
                             true => end.recv_batch_blocking(&mut packets, usize::MAX),
                             false => wait("a batch", end.recv_batch(&mut packets, usize::MAX)),
                         };
-                        assert!(taken <= MOST && taken == packets.len(), "{taken} at once");
+                        assert!(taken <= MAX && taken == packets.len(), "{taken} at once");
                         batches.fetch_add(1, Ordering::Relaxed);
                         packets.clear();
                         if taken == 0 {

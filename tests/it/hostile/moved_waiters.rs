@@ -13,7 +13,7 @@ use crate::common::{self, eventually, fill, join, number, on_both_backends, pack
 on_both_backends!(
     a_thread_that_was_moved_to_another_word_learns_of_a_cancel,
     a_thread_that_was_moved_to_another_word_learns_of_the_peers_death,
-    a_thread_behind_a_locked_bell_learns_of_a_cancel,
+    a_thread_that_sleeps_on_a_locked_bell_learns_of_a_cancel,
     a_channel_whose_waits_were_moved_away_can_be_dropped,
     a_crowd_on_the_peers_bell_costs_little_to_wake,
     two_thousand_blocked_threads_learn_of_the_end,
@@ -70,7 +70,7 @@ fn a_thread_that_was_moved_to_another_word_learns_of_the_peers_death(driver: &Dr
     });
 }
 
-fn a_thread_behind_a_locked_bell_learns_of_a_cancel(driver: &Driver) {
+fn a_thread_that_sleeps_on_a_locked_bell_learns_of_a_cancel(driver: &Driver) {
     against_each(driver, "a bell that is a lock", |attacker, end, _| {
         let end = Arc::new(end);
         // Whoever wakes the sleepers of a word meets the one who waits for the lock first, and

@@ -39,7 +39,7 @@ fn child_that_is_a_stranger() {
             // Connections that say nothing, as many as the backlog lets in at once.
             ["silent", count] => {
                 for _ in 0..child::parsed::<u32>(count) {
-                    kept.push(raw_peer::dial(path).unwrap());
+                    kept.push(raw_peer::connect_to(path).unwrap());
                 }
             }
             ["junk"] => {
@@ -47,7 +47,7 @@ fn child_that_is_a_stranger() {
                 let mut longer = hello.to_vec();
                 longer.push(0);
                 for bytes in [&hello[..16], &hello[..31], &longer, b"x", b"", &[0xff; 60_000]] {
-                    let line = raw_peer::dial(path).unwrap();
+                    let line = raw_peer::connect_to(path).unwrap();
                     let _ = rustix::net::send(&line, bytes, SendFlags::NOSIGNAL);
                     kept.push(line);
                 }
@@ -55,7 +55,7 @@ fn child_that_is_a_stranger() {
             // Descriptors with the hello, and afterwards.
             ["descriptors"] => {
                 for count in [1, 253] {
-                    let line = raw_peer::dial(path).unwrap();
+                    let line = raw_peer::connect_to(path).unwrap();
                     let null = File::open("/dev/null").unwrap();
                     let passed = vec![null.as_fd(); count];
                     let with = raw_peer::send_with(&line, &raw_peer::hello(), &passed);

@@ -18,7 +18,7 @@ on_both_backends!(
     a_grant_that_is_given_up_leaves_no_trace,
     a_grant_holds_all_that_can_be_put,
     what_the_sink_held_back_goes_before_a_grant,
-    nothing_is_committed_behind_an_end,
+    nothing_is_committed_after_an_end,
     reserve_gives_up_in_time,
 );
 
@@ -158,7 +158,7 @@ fn what_the_sink_held_back_goes_before_a_grant(driver: &Driver) {
 }
 
 /// Ends of all kinds come between the reservation and the commit.
-fn nothing_is_committed_behind_an_end(driver: &Driver) {
+fn nothing_is_committed_after_an_end(driver: &Driver) {
     for end in 0..4 {
         let (mut tx, rx, (own_rx, peer_tx)) = small_halves(driver);
         let (canceller, mut rx) = (tx.canceller(), Some(rx));

@@ -47,9 +47,9 @@ fn against(
     })
 }
 
-fn hear(guest: &OwnedFd) {
+fn read_hello(client: &OwnedFd) {
     let mut hello = [0; 64];
-    let (heard, _) = recv(guest, &mut hello, RecvFlags::empty()).unwrap();
+    let (heard, _) = recv(client, &mut hello, RecvFlags::empty()).unwrap();
     assert_eq!(heard, 32);
 }
 
@@ -90,9 +90,9 @@ fn a_foreign_listener_is_a_version_mismatch(driver: &Driver) {
         (answer(1, 2, 77), 0),
         (answer(1, 1, 0), 0),
     ] {
-        let results = against(driver, PATIENCE, |guest| {
-            hear(&guest);
-            send(&guest, &junk, SendFlags::NOSIGNAL).unwrap();
+        let results = against(driver, PATIENCE, |client| {
+            read_hello(&client);
+            send(&client, &junk, SendFlags::NOSIGNAL).unwrap();
         });
         for result in results {
             is_mismatch(result, theirs);
@@ -101,7 +101,7 @@ fn a_foreign_listener_is_a_version_mismatch(driver: &Driver) {
 }
 
 fn a_hang_up_half_way_is_an_error(driver: &Driver) {
-    let hang_ups: [fn(OwnedFd); 2] = [drop, |guest| hear(&guest)];
+    let hang_ups: [fn(OwnedFd); 2] = [drop, |client| read_hello(&client)];
     for hang_up in hang_ups {
         for result in against(driver, PATIENCE, hang_up) {
             match result {
@@ -117,7 +117,7 @@ fn silence_is_a_time_out(driver: &Driver) {
     let (tell, told) = std::sync::mpsc::channel::<OwnedFd>();
     let begin = Instant::now();
     // Neither hears nor answers, and keeps the line.
-    let results = against(driver, timeout, move |guest| tell.send(guest).unwrap());
+    let results = against(driver, timeout, move |client| tell.send(client).unwrap());
     let elapsed = begin.elapsed();
     for result in results {
         assert!(matches!(result, Err(ShmError::TimedOut { sent: 0 })), "{result:?}");

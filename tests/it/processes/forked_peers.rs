@@ -19,8 +19,8 @@ use crate::common::{
 };
 
 on_both_backends!(
-    a_death_behind_a_living_child_is_noticed,
-    a_death_behind_a_living_child_is_noticed_where_nobody_runs_the_driver,
+    a_death_that_a_living_child_hides_is_noticed,
+    a_death_that_a_living_child_hides_is_noticed_where_nobody_runs_the_driver,
     all_that_was_published_arrives_before_such_a_death,
     an_application_that_comes_late_to_a_pair_is_watched,
     a_child_that_lives_on_does_not_hide_a_pairs_engine,
@@ -165,7 +165,7 @@ fn notices(end: Endpoint, mut child: Child, (what, needs_room, call): Call) {
     child.expect("here");
 }
 
-fn a_death_behind_a_living_child_is_noticed(driver: &Driver) {
+fn a_death_that_a_living_child_hides_is_noticed(driver: &Driver) {
     if !kernel_tells() {
         return;
     }
@@ -177,7 +177,7 @@ fn a_death_behind_a_living_child_is_noticed(driver: &Driver) {
     }
 }
 
-fn a_death_behind_a_living_child_is_noticed_where_nobody_runs_the_driver(driver: &Driver) {
+fn a_death_that_a_living_child_hides_is_noticed_where_nobody_runs_the_driver(driver: &Driver) {
     if !kernel_tells() {
         return;
     }

@@ -112,8 +112,8 @@ impl Wake for Inline {
 
 /// A hand-written executor. It hands out a new waker for each poll and heeds the last one only; it
 /// polls on another thread each time; and it polls for no reason now and then.
-pub(crate) fn restless(tasks: Vec<Task>) {
-    let executor = Arc::new(Restless::default());
+pub(crate) fn new_waker_each_poll(tasks: Vec<Task>) {
+    let executor = Arc::new(NewWakers::default());
     let handles = tasks.into_iter().map(|task| {
         let (task, handle) = task.remote_handle();
         executor.spawn(task.boxed());
@@ -130,7 +130,7 @@ pub(crate) fn restless(tasks: Vec<Task>) {
 }
 
 #[derive(Default)]
-struct Restless {
+struct NewWakers {
     queue: Mutex<VecDeque<Arc<Restive>>>,
     more: Condvar,
     polls: AtomicU64,
@@ -142,7 +142,7 @@ struct Restive {
     future: Mutex<Option<Task>>,
     /// The waker that counts.
     last: AtomicU64,
-    executor: Arc<Restless>,
+    executor: Arc<NewWakers>,
 }
 
 struct OnceWaker(Arc<Restive>, u64);
@@ -156,7 +156,7 @@ impl Wake for OnceWaker {
     }
 }
 
-struct End<'a>(&'a Restless);
+struct End<'a>(&'a NewWakers);
 
 impl Drop for End<'_> {
     fn drop(&mut self) {
@@ -164,7 +164,7 @@ impl Drop for End<'_> {
     }
 }
 
-impl Restless {
+impl NewWakers {
     fn push(&self, task: Arc<Restive>) {
         self.queue.lock().unwrap().push_back(task);
         self.more.notify_one();

@@ -9,8 +9,8 @@ mod scenarios;
 
 use async_io::Async;
 use executors::{
-    async_std, inline, local_pool, pollster_on_one_thread, pollster_on_threads, restless,
-    smol_global, smol_on_one_thread, smol_on_threads, thread_pool,
+    async_std, inline, local_pool, new_waker_each_poll, pollster_on_one_thread,
+    pollster_on_threads, smol_global, smol_on_one_thread, smol_on_threads, thread_pool,
 };
 use futures::StreamExt;
 use futures::channel::oneshot;
@@ -113,7 +113,7 @@ fn everything_works_while_another_thread_parks_in_the_driver(like: &Driver) {
     running(Way::Parked, like.backend(), |driver| {
         everything(driver, pollster_on_threads);
         everything(driver, smol_on_threads);
-        everything(driver, restless);
+        everything(driver, new_waker_each_poll);
     });
 }
 
@@ -126,7 +126,7 @@ fn polled(like: &Driver) -> (PolledDriver, Driver) {
 fn everything_works_with_a_polled_driver_in_smols_reactor(like: &Driver) {
     running(Way::Polled, like.backend(), |driver| {
         everything(driver, smol_on_threads);
-        everything(driver, restless);
+        everything(driver, new_waker_each_poll);
     });
     // All on one thread.
     let (driver, handle) = polled(like);
@@ -174,14 +174,14 @@ fn everything_works_under_an_executor_that_polls_inside_of_wake(driver: &Driver)
 }
 
 fn everything_works_under_an_executor_that_polls_for_no_reason(driver: &Driver) {
-    everything(driver, restless);
+    everything(driver, new_waker_each_poll);
 }
 
 fn everything_works_when_futures_are_dropped_at_any_await(like: &Driver) {
     let driver = parked(like);
     for polls in 0..3 {
         let calls = Calls::impatient(polls);
-        everything_with(calls, like, restless);
+        everything_with(calls, like, new_waker_each_poll);
         everything_with(calls, like, smol_on_one_thread);
         everything_with(calls, &driver, |tasks| block_on(&driver, tasks));
     }

@@ -15,11 +15,11 @@ use crate::common::{
 on_both_backends!(
     many_senders_lose_and_double_nothing,
     senders_go_in_the_order_in_which_they_came,
-    a_batch_keeps_its_turn,
-    a_batch_keeps_its_turn_from_blocking_senders_too,
+    a_batch_keeps_its_place,
+    a_batch_keeps_its_place_from_blocking_senders_too,
     try_send_is_full_while_others_queue,
-    a_dropped_waiter_passes_its_turn_on,
-    a_dropped_waiter_that_was_woken_passes_its_turn_on,
+    a_dropped_waiter_passes_its_wake_on,
+    a_dropped_waiter_that_was_woken_passes_its_wake_on,
     many_receivers_get_every_packet_once,
     receivers_are_served_in_the_order_in_which_they_came,
     a_receiver_that_was_woken_and_dropped_passes_it_on,
@@ -84,7 +84,7 @@ fn senders_go_in_the_order_in_which_they_came(driver: &Driver) {
     });
 }
 
-fn a_batch_keeps_its_turn(driver: &Driver) {
+fn a_batch_keeps_its_place(driver: &Driver) {
     both_roles(driver, SMALL, None, |here, there| {
         let batch: Vec<_> = (0..2000).map(|n| packet(n, 8)).collect();
         let mut whole = Box::pin(here.send_batch(&batch));
@@ -104,7 +104,7 @@ fn a_batch_keeps_its_turn(driver: &Driver) {
     });
 }
 
-fn a_batch_keeps_its_turn_from_blocking_senders_too(driver: &Driver) {
+fn a_batch_keeps_its_place_from_blocking_senders_too(driver: &Driver) {
     both_roles(driver, SMALL, None, |here, there| {
         let here = Arc::new(here);
         let threads: Vec<_> = (0..4)
@@ -157,7 +157,7 @@ fn try_send_is_full_while_others_queue(driver: &Driver) {
     });
 }
 
-fn a_dropped_waiter_passes_its_turn_on(driver: &Driver) {
+fn a_dropped_waiter_passes_its_wake_on(driver: &Driver) {
     both_roles(driver, SMALL, None, |here, there| {
         let filled = fill(&here);
         let mut first = Box::pin(here.send(packet(777, 8)));
@@ -183,7 +183,7 @@ fn a_dropped_waiter_passes_its_turn_on(driver: &Driver) {
     });
 }
 
-fn a_dropped_waiter_that_was_woken_passes_its_turn_on(driver: &Driver) {
+fn a_dropped_waiter_that_was_woken_passes_its_wake_on(driver: &Driver) {
     both_roles(driver, SMALL, None, |here, there| {
         let filled = fill(&here);
         let mut sends: Vec<_> = (0..5).map(|n| Box::pin(here.send(packet(900 + n, 8)))).collect();

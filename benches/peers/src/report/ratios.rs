@@ -224,7 +224,7 @@ fn verdict(is_reached: bool) -> &'static str {
 
 /// Of the form that is fastest there.
 fn calls(page: &mut String, results: &Results) -> Result<()> {
-    const MOST: f64 = 0.001;
+    const MAX: f64 = 0.001;
 
     for bytes in SIZES {
         let what = format!("system calls a packet, stream {}", size(bytes));
@@ -234,31 +234,31 @@ fn calls(page: &mut String, results: &Results) -> Result<()> {
         match counted {
             Some((name, calls)) => writeln!(
                 page,
-                "| {what} | {name} | under {MOST} | {} | {} |",
+                "| {what} | {name} | under {MAX} | {} | {} |",
                 figures(calls.median),
-                verdict(calls.median < MOST),
+                verdict(calls.median < MAX),
             )?,
-            None => writeln!(page, "| {what} | | under {MOST} | not measured | |")?,
+            None => writeln!(page, "| {what} | | under {MAX} | not measured | |")?,
         }
     }
     Ok(())
 }
 
 fn memory(page: &mut String, results: &Results) -> Result<()> {
-    const MOST_KIB: f64 = 64.0;
+    const MAX_KIB: f64 = 64.0;
 
     let idle = results.records.iter().filter(|r| r.cell.measure == Measure::Idle);
     let kib = Median::of(idle.map(|record| record.outcome.resident as f64 / 1024.0));
     match kib.filter(|kib| kib.least > 0.0) {
         Some(kib) => writeln!(
             page,
-            "| memory of an idle channel, a side | wakering, idle | under {MOST_KIB} KiB resident | {} | {} |",
+            "| memory of an idle channel, a side | wakering, idle | under {MAX_KIB} KiB resident | {} | {} |",
             figures(kib.median),
-            verdict(kib.median < MOST_KIB),
+            verdict(kib.median < MAX_KIB),
         )?,
         None => writeln!(
             page,
-            "| memory of an idle channel, a side | | under {MOST_KIB} KiB resident | not measured | |"
+            "| memory of an idle channel, a side | | under {MAX_KIB} KiB resident | not measured | |"
         )?,
     }
     Ok(())

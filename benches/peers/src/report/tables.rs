@@ -4,7 +4,7 @@ use std::fmt::Write;
 
 use super::ratios;
 use crate::Result;
-use crate::arguments::Wish;
+use crate::arguments::Options;
 use crate::cell::{Measure, Pin};
 use crate::results::{Median, Record, Results, Row, Status};
 use crate::systems::{Family, System};
@@ -12,9 +12,9 @@ use crate::systems::{Family, System};
 pub(crate) const ALL: &[Family] =
     &[Family::Limit, Family::Wakering, Family::Rival, Family::Yardstick];
 
-pub(crate) fn of(results: &Results, wish: &Wish) -> Result<String> {
+pub(crate) fn of(results: &Results, options: &Options) -> Result<String> {
     let mut page = String::from("# wakering beside others\n\n");
-    writeln!(page, "{}\n", machine(results, wish))?;
+    writeln!(page, "{}\n", machine(results, options))?;
     page.push_str(&ratios::of(results)?);
     for pin in [Pin::Two, Pin::One, Pin::None] {
         round_trips(&mut page, results, pin)?;
@@ -25,7 +25,7 @@ pub(crate) fn of(results: &Results, wish: &Wish) -> Result<String> {
 }
 
 /// Where, when and how it was measured.
-pub(crate) fn machine(results: &Results, wish: &Wish) -> String {
+pub(crate) fn machine(results: &Results, options: &Options) -> String {
     let info = std::fs::read_to_string("/proc/cpuinfo").unwrap_or_default();
     let model = info.lines().find_map(|line| line.strip_prefix("model name")?.split_once(": "));
     let model = model.map_or("unknown processor", |(_, model)| model);
@@ -38,8 +38,8 @@ pub(crate) fn machine(results: &Results, wish: &Wish) -> String {
          figure; medians, and in brackets the least and the largest.",
         results.others(),
         date(),
-        wish.repeat,
-        wish.time.as_secs_f64(),
+        options.repeat,
+        options.time.as_secs_f64(),
     )
 }
 

@@ -42,7 +42,7 @@ pub(crate) const SYSTEMS: &[System] = &[
 
 /// Bytes of packets on the way, as with the others, but no more packets than this.
 const RING: usize = 4 << 20;
-const MOST_PACKETS: usize = 4096;
+const MAX_PACKETS: usize = 4096;
 
 type Service = ipc::Service;
 
@@ -63,7 +63,7 @@ fn names(stage: &Stage, kind: &str) -> Result<[ServiceName; 2]> {
 
 fn open(stage: &mut Stage, node: &Node<Service>) -> Result<Packets> {
     let bytes = stage.bytes();
-    let packets = (RING / bytes).clamp(2, MOST_PACKETS);
+    let packets = (RING / bytes).clamp(2, MAX_PACKETS);
     let [to, from] = names(stage, "packets")?;
     let service = |name| {
         node.service_builder(name)

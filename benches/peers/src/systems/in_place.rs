@@ -3,7 +3,7 @@
 use bytes::BufMut;
 use wakering::{Driver, Grant, Packet, Receiver, TryRecvError, TryReserveError};
 
-use super::wakering::{Halves, Runner, SLEEPING, batch_of, open, over};
+use super::wakering::{Halves, RunBy, SLEEPING, batch_of, open, over};
 use super::{STREAM, System, Waits, spin};
 use crate::Result;
 use crate::packet::{Sink, Source};
@@ -14,7 +14,7 @@ pub(crate) const SYSTEMS: &[System] = &[
         name: "wakering, in place, background",
         about: "reserve, recv_ref; background driver, pollster",
         perform: |stage| {
-            let port = InPlace(open(stage, Runner::Background)?);
+            let port = InPlace(open(stage, RunBy::Background)?);
             pollster::block_on(stage.run_async(port))
         },
         ..SLEEPING
@@ -24,7 +24,7 @@ pub(crate) const SYSTEMS: &[System] = &[
         about: "Sender::batch, recv_ref; background driver, pollster",
         measures: STREAM,
         perform: |stage| {
-            let port = Batched::new(open(stage, Runner::Background)?, stage.bytes());
+            let port = Batched::new(open(stage, RunBy::Background)?, stage.bytes());
             pollster::block_on(stage.run_async(port))
         },
         ..SLEEPING
@@ -34,7 +34,7 @@ pub(crate) const SYSTEMS: &[System] = &[
         about: "reserve, recv_ref; Driver::block_on",
         perform: |stage| {
             let driver = Driver::new()?;
-            let port = InPlace(open(stage, Runner::Parked(&driver))?);
+            let port = InPlace(open(stage, RunBy::Parked(&driver))?);
             driver.block_on(stage.run_async(port))
         },
         ..SLEEPING
@@ -43,7 +43,7 @@ pub(crate) const SYSTEMS: &[System] = &[
         name: "wakering, in place, blocking",
         about: "reserve_blocking, recv_ref_blocking",
         perform: |stage| {
-            let port = Blocking(open(stage, Runner::Background)?);
+            let port = Blocking(open(stage, RunBy::Background)?);
             stage.run(port)
         },
         ..SLEEPING
@@ -53,7 +53,7 @@ pub(crate) const SYSTEMS: &[System] = &[
         about: "try_reserve, try_recv_ref, again and again",
         waits: Waits::Spinning,
         perform: |stage| {
-            let port = Trying(open(stage, Runner::Background)?);
+            let port = Trying(open(stage, RunBy::Background)?);
             stage.run(port)
         },
         ..SLEEPING
@@ -64,7 +64,7 @@ pub(crate) const SYSTEMS: &[System] = &[
         waits: Waits::Spinning,
         measures: STREAM,
         perform: |stage| {
-            let port = Batched::new(open(stage, Runner::Background)?, stage.bytes());
+            let port = Batched::new(open(stage, RunBy::Background)?, stage.bytes());
             stage.run(port)
         },
         ..SLEEPING

@@ -56,7 +56,7 @@ pub(crate) const SYSTEMS: &[System] = &[
     System {
         name: "futex, in a thread's ring, smol",
         about: "the same, in the io_uring of a thread that wakes smol's task",
-        perform: behind_a_thread,
+        perform: through_a_thread,
         ..LIMIT
     },
 ];
@@ -169,7 +169,7 @@ impl AsyncPort for Polled<'_> {
     }
 }
 
-fn behind_a_thread(stage: &mut Stage) -> Result<Outcome> {
+fn through_a_thread(stage: &mut Stage) -> Result<Outcome> {
     let memory = memory(stage)?;
     let (to, from) = words(stage, &memory);
     let (waker, is_over) = (AtomicWaker::new(), AtomicBool::new(false));

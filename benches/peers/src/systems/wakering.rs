@@ -38,7 +38,7 @@ pub(crate) const SYSTEMS: &[System] = &[
         name: "wakering, background",
         about: "send, recv; background driver, pollster",
         perform: |stage| {
-            let port = Single::new(open(stage, Runner::Background)?);
+            let port = Single::new(open(stage, RunBy::Background)?);
             pollster::block_on(stage.run_async(port))
         },
         ..SLEEPING
@@ -47,7 +47,7 @@ pub(crate) const SYSTEMS: &[System] = &[
         name: "wakering, background, smol",
         about: "send, recv; background driver, smol",
         perform: |stage| {
-            let port = Single::new(open(stage, Runner::Background)?);
+            let port = Single::new(open(stage, RunBy::Background)?);
             smol::block_on(stage.run_async(port))
         },
         ..SLEEPING
@@ -57,7 +57,7 @@ pub(crate) const SYSTEMS: &[System] = &[
         about: "send_batch, recv_batch; background driver, pollster",
         measures: STREAM,
         perform: |stage| {
-            let port = Batch::new(open(stage, Runner::Background)?, stage.bytes());
+            let port = Batch::new(open(stage, RunBy::Background)?, stage.bytes());
             pollster::block_on(stage.run_async(port))
         },
         ..SLEEPING
@@ -67,7 +67,7 @@ pub(crate) const SYSTEMS: &[System] = &[
         about: "send, recv; driver in smol's reactor, PolledDriver::drive",
         perform: |stage| {
             let driver = Driver::builder().polled()?;
-            let port = Single::new(open(stage, Runner::Polled(&driver))?);
+            let port = Single::new(open(stage, RunBy::Polled(&driver))?);
             in_reactor(stage, driver, port)
         },
         ..SLEEPING
@@ -78,7 +78,7 @@ pub(crate) const SYSTEMS: &[System] = &[
         measures: ROUND_TRIP,
         perform: |stage| {
             let driver = Driver::builder().polled()?;
-            let port = Single::new(open(stage, Runner::Polled(&driver))?);
+            let port = Single::new(open(stage, RunBy::Polled(&driver))?);
             by_a_task(stage, driver, port)
         },
         ..SLEEPING
@@ -89,7 +89,7 @@ pub(crate) const SYSTEMS: &[System] = &[
         measures: STREAM,
         perform: |stage| {
             let driver = Driver::builder().polled()?;
-            let port = Batch::new(open(stage, Runner::Polled(&driver))?, stage.bytes());
+            let port = Batch::new(open(stage, RunBy::Polled(&driver))?, stage.bytes());
             in_reactor(stage, driver, port)
         },
         ..SLEEPING
@@ -99,7 +99,7 @@ pub(crate) const SYSTEMS: &[System] = &[
         about: "send, recv; Driver::block_on",
         perform: |stage| {
             let driver = Driver::new()?;
-            let port = Single::new(open(stage, Runner::Parked(&driver))?);
+            let port = Single::new(open(stage, RunBy::Parked(&driver))?);
             driver.block_on(stage.run_async(port))
         },
         ..SLEEPING
@@ -110,7 +110,7 @@ pub(crate) const SYSTEMS: &[System] = &[
         measures: STREAM,
         perform: |stage| {
             let driver = Driver::new()?;
-            let port = Batch::new(open(stage, Runner::Parked(&driver))?, stage.bytes());
+            let port = Batch::new(open(stage, RunBy::Parked(&driver))?, stage.bytes());
             driver.block_on(stage.run_async(port))
         },
         ..SLEEPING
@@ -119,7 +119,7 @@ pub(crate) const SYSTEMS: &[System] = &[
         name: "wakering, blocking",
         about: "send_blocking, recv_blocking",
         perform: |stage| {
-            let port = Blocking(Single::new(open(stage, Runner::Background)?));
+            let port = Blocking(Single::new(open(stage, RunBy::Background)?));
             stage.run(port)
         },
         ..SLEEPING
@@ -129,7 +129,7 @@ pub(crate) const SYSTEMS: &[System] = &[
         about: "send_batch_blocking, recv_batch_blocking",
         measures: STREAM,
         perform: |stage| {
-            let port = Blocking(Batch::new(open(stage, Runner::Background)?, stage.bytes()));
+            let port = Blocking(Batch::new(open(stage, RunBy::Background)?, stage.bytes()));
             stage.run(port)
         },
         ..SLEEPING
@@ -139,7 +139,7 @@ pub(crate) const SYSTEMS: &[System] = &[
         about: "try_send, try_recv, again and again",
         waits: Waits::Spinning,
         perform: |stage| {
-            let port = Trying(Single::new(open(stage, Runner::Background)?));
+            let port = Trying(Single::new(open(stage, RunBy::Background)?));
             stage.run(port)
         },
         ..SLEEPING
@@ -158,7 +158,7 @@ pub(super) type Halves = (Sender, Receiver);
 
 /// Who runs the driver of a channel.
 #[derive(Clone, Copy)]
-pub(super) enum Runner<'a> {
+pub(super) enum RunBy<'a> {
     /// The process's own thread.
     Background,
     /// This thread, which parks in it.
@@ -167,7 +167,7 @@ pub(super) enum Runner<'a> {
     Polled(&'a PolledDriver),
 }
 
-impl Runner<'_> {
+impl RunBy<'_> {
     fn driver(&self) -> Option<&Driver> {
         match self {
             Self::Background => None,
@@ -192,9 +192,9 @@ impl Runner<'_> {
 }
 
 /// Makes a channel, or joins it, by name, as programs do that know nothing of each other.
-pub(super) fn open(stage: &mut Stage, runner: Runner<'_>) -> Result<Halves> {
+pub(super) fn open(stage: &mut Stage, run_by: RunBy<'_>) -> Result<Halves> {
     static CHANNELS: AtomicU32 = AtomicU32::new(0);
-    let driver = runner.driver();
+    let driver = run_by.driver();
     Ok(match stage.side() {
         Side::A => {
             let number = CHANNELS.fetch_add(1, Ordering::Relaxed);
@@ -204,7 +204,7 @@ pub(super) fn open(stage: &mut Stage, runner: Runner<'_>) -> Result<Halves> {
             let face = face.create(&name)?;
             stage.link.tell(&name)?;
             while !face.is_connected() {
-                runner.run()?;
+                run_by.run()?;
             }
             face.into_split()
         }
@@ -401,10 +401,10 @@ fn idle(stage: &mut Stage) -> Result<Outcome> {
     const CHANNELS: u64 = 32;
 
     // The first one starts the driver.
-    let _first = open(stage, Runner::Background)?;
+    let _first = open(stage, RunBy::Background)?;
     stage.link.meet()?;
     let before = resident_bytes()?;
-    let channels: Result<Vec<_>> = (0..CHANNELS).map(|_| open(stage, Runner::Background)).collect();
+    let channels: Result<Vec<_>> = (0..CHANNELS).map(|_| open(stage, RunBy::Background)).collect();
     let _channels = channels?;
     stage.link.meet()?;
     let resident = resident_bytes()?.saturating_sub(before) / CHANNELS;

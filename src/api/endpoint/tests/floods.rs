@@ -1,4 +1,4 @@
-//! A peer that rings without a cause, by every way there is.
+//! A peer that wakes this side without a cause, in every way that there is.
 
 use std::os::fd::OwnedFd;
 use std::pin::pin;

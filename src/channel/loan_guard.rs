@@ -9,19 +9,19 @@ use crate::sync::{Ordering, fence};
 
 /// Returns a loan when it is dropped, on any thread, and wakes a sender that waits for the room.
 #[derive(Debug)]
-pub(crate) struct Returning {
+pub(crate) struct LoanGuard {
     loan: Loan,
     /// Gone once the end is; then nobody waits for room any more.
     channel: Weak<Channel>,
 }
 
-impl Returning {
+impl LoanGuard {
     pub(super) fn new(loan: Loan, channel: Weak<Channel>) -> Self {
         Self { loan, channel }
     }
 }
 
-impl Drop for Returning {
+impl Drop for LoanGuard {
     fn drop(&mut self) {
         let Some(channel) = self.channel.upgrade() else { return };
         if channel.forked().is_some() {
