@@ -71,10 +71,7 @@ impl<'a> Batch<'a> {
         &mut self,
         len: usize,
     ) -> impl Future<Output = Result<Grant<'_>, ShmError>> + Send + '_ {
-        async move {
-            let claim = self.half.room(len).await?;
-            Ok(Grant::of_batch(self.half.tx(), claim))
-        }
+        Grant::reserve(self.half, len, true)
     }
 
     /// Reserves room for the next packet, of up to `len` bytes, if there is room now. If there is
@@ -84,8 +81,7 @@ impl<'a> Batch<'a> {
     /// As [`Sender::try_reserve`](crate::Sender::try_reserve).
     #[inline]
     pub fn try_reserve(&mut self, len: usize) -> Result<Grant<'_>, TryReserveError> {
-        let claim = self.half.try_room(len)?;
-        Ok(Grant::of_batch(self.half.tx(), claim))
+        Grant::try_reserve(self.half, len, true)
     }
 
     /// Like [`reserve`](Self::reserve), but blocks the thread.
@@ -93,8 +89,7 @@ impl<'a> Batch<'a> {
     /// # Errors
     /// As [`Sender::reserve`](crate::Sender::reserve).
     pub fn reserve_blocking(&mut self, len: usize) -> Result<Grant<'_>, ShmError> {
-        let claim = self.half.room_blocking(len)?;
-        Ok(Grant::of_batch(self.half.tx(), claim))
+        Grant::reserve_blocking(self.half, len, true)
     }
 
     /// Publishes the withheld packets, all at once, and wakes the peer if it sleeps. The batch can

@@ -9,11 +9,12 @@ use std::time::Duration;
 use bytes::Bytes;
 
 use super::canceller::Canceller;
+use super::end_calls::end_calls;
 use super::receiver::Receiver;
 use super::sender::Sender;
 use crate::channel::{
-    Channel, Directions, Limit, Options, RecvFuture, Rx, SendFuture, SendHalf, SharedTx, Stats, Tx,
-    Whole, deadline_after, from_taken, from_timed, take_at_once,
+    Channel, Directions, Limit, Options, RecvFuture, Rx, SendFuture, SendHalf, SharedTx, Tx, Whole,
+    deadline_after, from_taken, from_timed, take_at_once,
 };
 use crate::driver::Binding;
 use crate::error::{CloseReason, RecvTimeoutError, ShmError, TryRecvError, TrySendError};
@@ -229,20 +230,15 @@ impl Endpoint {
         self.channel.wake_everyone();
     }
 
-    /// Cuts the channel off for both sides: packets that were sent and not received are lost, and
-    /// every waiting call returns.
-    ///
-    /// After [`close`](Self::close), this still cuts off what the peer has not received. Our own
-    /// reason stays [`Local`](CloseReason::Local).
-    pub fn cancel(&self) {
-        self.channel.cancel();
-    }
-
-    /// Creates a [`Canceller`] that cancels this end, from any thread and after the end has moved.
-    pub fn canceller(&self) -> Canceller {
-        let canceller = Canceller::new();
-        self.set_cancel(&canceller);
-        canceller
+    end_calls! {
+        /// Cuts the channel off for both sides: packets that were sent and not received are lost,
+        /// and every waiting call returns.
+        ///
+        /// After [`close`](Self::close), this still cuts off what the peer has not received. Our
+        /// own reason stays [`Local`](CloseReason::Local).
+        cancel
+        /// Returns what this end has done so far.
+        stats
     }
 
     /// Lets `canceller` cancel this end too. If it was used already, it cancels the end now. An end
@@ -366,24 +362,9 @@ impl Endpoint {
         self.channel.is_connected()
     }
 
-    /// Returns who the peer is, once it has connected.
-    pub fn peer_credentials(&self) -> Option<PeerCredentials> {
-        self.channel.peer()
-    }
-
-    /// Returns the length of the longest allowed packet, in bytes.
-    pub fn max_packet(&self) -> usize {
-        self.channel.region().geometry().max_packet()
-    }
-
     /// Returns the size of each direction's ring, in bytes.
     pub fn ring_bytes(&self) -> usize {
         self.channel.region().geometry().ring_bytes()
-    }
-
-    /// Returns what this end has done so far.
-    pub fn stats(&self) -> Stats {
-        self.channel.counters().read()
     }
 
     /// Splits the end into its two halves: a `Sink<Bytes>` and a `Stream`.

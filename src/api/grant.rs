@@ -6,8 +6,8 @@ use bytes::buf::UninitSlice;
 use bytes::{Buf, BufMut};
 
 use crate::api::packet::Packet;
-use crate::channel::Tx;
-use crate::error::ShmError;
+use crate::channel::{SendHalf, Tx};
+use crate::error::{ShmError, TryReserveError};
 use crate::ring::Claim;
 
 /// Room in the ring for a packet that is still to be written; from [`Sender::reserve`] and similar
@@ -65,16 +65,36 @@ pub struct Grant<'a> {
 }
 
 impl<'a> Grant<'a> {
-    /// Wraps what `tx` has just claimed.
-    #[inline]
-    pub(crate) fn new(tx: &'a mut Tx, claim: Claim) -> Self {
-        Self { tx, claim, written: 0, withheld: false }
+    /// Reserves room for a packet of up to `len` bytes, and waits for room if there is none. If
+    /// `withheld`, the packet is published with those of a batch.
+    pub(crate) async fn reserve(
+        half: &'a mut SendHalf,
+        len: usize,
+        withheld: bool,
+    ) -> Result<Self, ShmError> {
+        let claim = half.room(len).await?;
+        Ok(Self { tx: half.tx(), claim, written: 0, withheld })
     }
 
-    /// Like [`new`](Self::new), for a packet that is published with those of a batch.
+    /// Like [`reserve`](Self::reserve), but at once or not at all.
     #[inline]
-    pub(crate) fn of_batch(tx: &'a mut Tx, claim: Claim) -> Self {
-        Self { tx, claim, written: 0, withheld: true }
+    pub(crate) fn try_reserve(
+        half: &'a mut SendHalf,
+        len: usize,
+        withheld: bool,
+    ) -> Result<Self, TryReserveError> {
+        let claim = half.try_room(len)?;
+        Ok(Self { tx: half.tx(), claim, written: 0, withheld })
+    }
+
+    /// Like [`reserve`](Self::reserve), but blocks the thread.
+    pub(crate) fn reserve_blocking(
+        half: &'a mut SendHalf,
+        len: usize,
+        withheld: bool,
+    ) -> Result<Self, ShmError> {
+        let claim = half.room_blocking(len)?;
+        Ok(Self { tx: half.tx(), claim, written: 0, withheld })
     }
 
     /// Returns the number of bytes written so far: the length of the packet that a commit now would

@@ -2,6 +2,7 @@
 
 pub(crate) mod batch;
 pub(crate) mod canceller;
+mod end_calls;
 pub(crate) mod endpoint;
 #[cfg(not(all(test, loom)))]
 pub(crate) mod face;
@@ -11,7 +12,6 @@ pub(crate) mod face_builder;
 mod face_config;
 #[allow(unsafe_code, reason = "`BufMut` is an unsafe trait, and hands out the ring's own bytes")]
 pub(crate) mod grant;
-mod half_calls;
 #[cfg(not(all(test, loom)))]
 pub(crate) mod handle;
 #[cfg(not(all(test, loom)))]

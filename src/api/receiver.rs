@@ -8,7 +8,7 @@ use std::time::Duration;
 use bytes::Bytes;
 use futures::stream::{FusedStream, Stream};
 
-use super::half_calls::half_calls;
+use super::end_calls::end_calls;
 use crate::api::packet::Packet;
 use crate::channel::{
     Channel, Directions, Limit, RecvFuture, Rx, deadline_after, from_taken, from_timed,
@@ -263,7 +263,12 @@ impl Receiver {
         self.channel.finished()
     }
 
-    half_calls!();
+    end_calls! {
+        /// Cuts the channel off: see [`Endpoint::cancel`](crate::Endpoint::cancel).
+        cancel
+        /// Returns what this end, with both its halves, has done so far.
+        stats
+    }
 }
 
 impl Stream for Receiver {

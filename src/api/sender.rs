@@ -7,7 +7,7 @@ use std::task::{Context, Poll};
 use bytes::Bytes;
 use futures::sink::Sink;
 
-use super::half_calls::half_calls;
+use super::end_calls::end_calls;
 use crate::api::batch::Batch;
 use crate::api::grant::Grant;
 use crate::channel::{Channel, Directions, SendHalf};
@@ -157,10 +157,7 @@ impl Sender {
         &mut self,
         len: usize,
     ) -> impl Future<Output = Result<Grant<'_>, ShmError>> + Send + '_ {
-        async move {
-            let claim = self.half.room(len).await?;
-            Ok(Grant::new(self.half.tx(), claim))
-        }
+        Grant::reserve(&mut self.half, len, false)
     }
 
     /// Reserves room for a packet of up to `len` bytes if there is room now.
@@ -187,8 +184,7 @@ impl Sender {
     /// ```
     #[inline]
     pub fn try_reserve(&mut self, len: usize) -> Result<Grant<'_>, TryReserveError> {
-        let claim = self.half.try_room(len)?;
-        Ok(Grant::new(self.half.tx(), claim))
+        Grant::try_reserve(&mut self.half, len, false)
     }
 
     /// Like [`reserve`](Self::reserve), but blocks the thread.
@@ -196,8 +192,7 @@ impl Sender {
     /// # Errors
     /// As [`reserve`](Self::reserve).
     pub fn reserve_blocking(&mut self, len: usize) -> Result<Grant<'_>, ShmError> {
-        let claim = self.half.room_blocking(len)?;
-        Ok(Grant::new(self.half.tx(), claim))
+        Grant::reserve_blocking(&mut self.half, len, false)
     }
 
     /// Begins a batch: packets that are written in place, and published together.
@@ -275,7 +270,12 @@ impl Sender {
         self.half.tx().free_bytes()
     }
 
-    half_calls!();
+    end_calls! {
+        /// Cuts the channel off: see [`Endpoint::cancel`](crate::Endpoint::cancel).
+        cancel
+        /// Returns what this end, with both its halves, has done so far.
+        stats
+    }
 }
 
 impl Sink<Bytes> for Sender {

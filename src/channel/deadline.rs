@@ -21,9 +21,7 @@ impl Deadline {
 
     pub(super) fn get(&mut self, channel: &Channel) -> Option<Instant> {
         if let Self::Unset = self {
-            // A deadline that the clock cannot express is the same as none.
-            *self =
-                Self::At(channel.send_timeout.and_then(|after| Instant::now().checked_add(after)));
+            *self = Self::At(channel.send_timeout.and_then(deadline_after));
         }
         match self {
             Self::At(at) => *at,

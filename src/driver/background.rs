@@ -10,16 +10,12 @@ use super::Backend;
 use super::epoll::EpollPoller;
 use super::event_loop::EventLoop;
 use super::parker::Inside;
-use super::poller::Failure;
+use super::poller::{ATTEMPTS, Failure};
 use super::shared::Shared;
 use super::uring::{self, RingPoller};
 use crate::error::ShmError;
 use crate::sync::Arc;
 use crate::sys::signals;
-
-/// How many times in a row the kernel may fail before the driver gives up. Each pause is longer
-/// than the one before; all together last about a quarter of a second.
-const ATTEMPTS: u32 = 8;
 
 type Answer = Result<Arc<Shared>, ShmError>;
 
@@ -83,6 +79,7 @@ fn serve(event_loop: &mut EventLoop) -> io::Result<()> {
             Ok(()) => failures = 0,
             Err(Failure::Once(_)) if failures < ATTEMPTS => {
                 failures += 1;
+                // All pauses together last about a quarter of a second.
                 thread::sleep(Duration::from_millis(1 << failures) / 2);
             }
             Err(Failure::NoPoller(error) | Failure::Once(error) | Failure::ForGood(error)) => {

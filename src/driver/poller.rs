@@ -72,6 +72,9 @@ pub(super) enum Outcome {
     Poisoned,
 }
 
+/// How many times in a row the kernel may fail before the driver is given up.
+pub(super) const ATTEMPTS: u32 = 8;
+
 /// Why a wait in the kernel failed.
 #[derive(Debug)]
 pub(super) enum Failure {

@@ -96,6 +96,45 @@ fn unkept(ring_bytes: usize, driver: fn() -> Driver) -> [(Endpoint, Driver); 2] 
     })
 }
 
+/// Receives the packets of `numbers`, in order.
+async fn receive(end: &Endpoint, numbers: impl IntoIterator<Item = u8>) {
+    for n in numbers {
+        assert_eq!(end.recv().await, Some(packet(n)));
+    }
+}
+
+/// Sends the first `count` packets, which fit.
+fn fill(end: &Endpoint, count: u8) {
+    (0..count).for_each(|n| end.try_send(packet(n)).unwrap());
+}
+
+/// Starts a thread that sends the first `count` packets, which fit. It returns its end.
+fn fill_elsewhere(end: Endpoint, count: u8) -> loom::thread::JoinHandle<Endpoint> {
+    loom::thread::spawn(move || {
+        fill(&end, count);
+        end
+    })
+}
+
+/// Two requests and their answers. Each end has a thread that runs its driver.
+fn ping_pong([(face, driver), (handle, other)]: [(Endpoint, Driver); 2]) {
+    let peer = loom::thread::spawn(move || {
+        other.block_on(async {
+            for n in 0..2 {
+                receive(&handle, [n]).await;
+                handle.send(packet(n)).await.unwrap();
+            }
+        });
+    });
+    driver.block_on(async {
+        for n in 0..2 {
+            face.send(packet(n)).await.unwrap();
+            receive(&face, [n]).await;
+        }
+    });
+    peer.join().unwrap();
+}
+
 /// A waker that records that it was called.
 struct Flag(std::sync::atomic::AtomicBool);
 

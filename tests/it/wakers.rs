@@ -268,20 +268,24 @@ fn a_waker_that_drops_another_sender_does_no_harm(driver: &Driver) {
     });
 }
 
+/// Polls `future` once. Its waker drops it.
+fn leave_to_its_waker<F: Future + Send + ?Sized + 'static>(mut future: Pin<Box<F>>) {
+    let place = Arc::new(Mutex::new(None));
+    let taken = place.clone();
+    let dropper = Does::new(move || drop(take(&taken)));
+    let mut waiting = place.lock().unwrap();
+    assert!(poll_with(future.as_mut(), &dropper).is_pending());
+    *waiting = Some(future);
+}
+
 fn a_waker_that_drops_the_end_does_no_harm(driver: &Driver) {
     for _ in 0..20 {
         both_roles(driver, SMALL, None, |here, there| {
             let there = Arc::new(there);
-            let mut recv = owned_recv(&there);
+            let recv = owned_recv(&there);
             drop(there);
-            let place = Arc::new(Mutex::new(None));
-            let taken = place.clone();
             // With it goes the last reference to the end, on the driver's thread.
-            let dropper = Does::new(move || drop(take(&taken)));
-            let mut waiting = place.lock().unwrap();
-            assert!(poll_with(recv.as_mut(), &dropper).is_pending());
-            *waiting = Some(recv);
-            drop(waiting);
+            leave_to_its_waker(recv);
             // A wake that comes for no reason drops it before this.
             let _ = here.try_send(packet(1, 8));
             assert_eq!(wait("recv", here.recv()), None);
@@ -293,14 +297,7 @@ fn a_waker_that_drops_the_end_does_no_harm(driver: &Driver) {
     let name = dir.name("face");
     let face = SpscFace::builder().ring_bytes(SMALL).driver(driver).create(&name).unwrap();
     let handle = SpscHandle::builder().driver(driver).connect(&name).unwrap();
-    let mut recv = async move { face.recv().await }.boxed();
-    let place = Arc::new(Mutex::new(None));
-    let taken = place.clone();
-    let dropper = Does::new(move || drop(take(&taken)));
-    let mut waiting = place.lock().unwrap();
-    assert!(poll_with(recv.as_mut(), &dropper).is_pending());
-    *waiting = Some(recv);
-    drop(waiting);
+    leave_to_its_waker(async move { face.recv().await }.boxed());
     handle.cancel();
     eventually("the name is given up", || !std::path::Path::new(&name).exists());
     assert!(SpscFace::builder().ring_bytes(SMALL).driver(driver).create(&name).is_ok());

@@ -2,7 +2,7 @@
 
 use loom::thread;
 
-use super::{FULL, channel, explore, packet};
+use super::{FULL, channel, explore, fill, packet, ping_pong, receive};
 use crate::api::endpoint::Endpoint;
 use crate::error::{CloseReason, ShmError, TryRecvError};
 use crate::sync::Arc;
@@ -27,24 +27,7 @@ fn reason(sent: Result<(), ShmError>) -> CloseReason {
 /// Requests and answers: each end sends and receives in turn. At most 2 preemptions.
 #[test]
 fn ends_that_answer_each_other_never_both_sleep() {
-    explore(Some(2), || {
-        let [(face, driver), (handle, other)] = channel(64);
-        let peer = thread::spawn(move || {
-            other.block_on(async {
-                for n in 0..2 {
-                    assert_eq!(handle.recv().await, Some(packet(n)));
-                    handle.send(packet(n)).await.unwrap();
-                }
-            });
-        });
-        driver.block_on(async {
-            for n in 0..2 {
-                face.send(packet(n)).await.unwrap();
-                assert_eq!(face.recv().await, Some(packet(n)));
-            }
-        });
-        peer.join().unwrap();
-    });
+    explore(Some(2), || ping_pong(channel(64)));
 }
 
 /// More packets than fit, so that both sleep in turn. No timer fires: the receiver parks at the
@@ -61,9 +44,7 @@ fn a_stream_longer_than_the_ring_gets_through() {
             });
         });
         other.block_on(async {
-            for n in 0..FULL + 1 {
-                assert_eq!(handle.recv().await, Some(packet(n)));
-            }
+            receive(&handle, 0..=FULL).await;
         });
         sender.join().unwrap();
     });
@@ -75,7 +56,7 @@ fn a_stream_longer_than_the_ring_gets_through() {
 fn a_taker_that_goes_away_leaves_no_sender_asleep() {
     explore(Some(3), || {
         let [(face, driver), (handle, _other)] = channel(64);
-        (0..FULL).for_each(|n| face.try_send(packet(n)).unwrap());
+        fill(&face, FULL);
         let clock = driver.clone();
         let sender = thread::spawn(move || {
             driver.block_on(face.send(packet(FULL))).unwrap();
@@ -126,7 +107,7 @@ fn a_drop_ends_a_parking_receiver_after_the_last_packet() {
 fn a_close_ends_a_parking_sender() {
     explore(Some(3), || {
         let [(face, driver), (handle, _)] = channel(64);
-        (0..FULL).for_each(|n| face.try_send(packet(n)).unwrap());
+        fill(&face, FULL);
         let closer = thread::spawn(move || {
             handle.close();
             handle
@@ -160,7 +141,7 @@ fn a_cancel_ends_a_parking_receiver() {
 fn a_cancel_ends_both_directions_of_a_parking_peer() {
     explore(Some(2), || {
         let [(face, driver), (handle, _)] = channel(64);
-        (0..FULL).for_each(|n| face.try_send(packet(n)).unwrap());
+        fill(&face, FULL);
         let canceller = thread::spawn(move || {
             handle.cancel();
             handle
@@ -181,7 +162,7 @@ fn a_cancel_ends_both_directions_of_a_parking_peer() {
 fn a_canceller_ends_what_waits_on_another_thread() {
     explore(Some(2), || {
         let [(face, driver), (_handle, _)] = channel(64);
-        (0..FULL).for_each(|n| face.try_send(packet(n)).unwrap());
+        fill(&face, FULL);
         let canceller = face.canceller();
         let elsewhere = thread::spawn(move || canceller.cancel());
         driver.run([
@@ -219,7 +200,7 @@ fn no_packet_is_taken_after_a_close() {
 fn no_waiting_send_is_ok_after_a_close() {
     explore(Some(2), || {
         let [(face, driver), (handle, _)] = channel(64);
-        (0..FULL).for_each(|n| face.try_send(packet(n)).unwrap());
+        fill(&face, FULL);
         let face = Arc::new(face);
         let sender = {
             let face = face.clone();

@@ -6,27 +6,25 @@ use std::task::{Context, Waker};
 
 use loom::thread;
 
-use super::{FULL, channel_on, explore, packet};
+use super::{FULL, channel_on, explore, fill, fill_elsewhere, packet, ping_pong, receive};
 use crate::api::endpoint::Endpoint;
 use crate::driver::model::{Driver, Task};
 use crate::error::CloseReason;
 use crate::sync::Arc;
+
+/// Returns both ends of a channel, each with a driver that spins.
+fn channel() -> [(Endpoint, Driver); 2] {
+    channel_on(64, Driver::that_spins)
+}
 
 /// A packet comes before, during or after what the driver does before it sleeps. At most 3
 /// preemptions.
 #[test]
 fn a_receiver_whose_driver_spins_misses_no_packet() {
     explore(Some(3), || {
-        let [(face, _), (handle, driver)] = channel_on(64, Driver::that_spins);
-        let sender = thread::spawn(move || {
-            (0..2).for_each(|n| face.try_send(packet(n)).unwrap());
-            face
-        });
-        driver.block_on(async {
-            for n in 0..2 {
-                assert_eq!(handle.recv().await, Some(packet(n)));
-            }
-        });
+        let [(face, _), (handle, driver)] = channel();
+        let sender = fill_elsewhere(face, 2);
+        driver.block_on(receive(&handle, 0..2));
         sender.join().unwrap();
     });
 }
@@ -36,7 +34,7 @@ fn a_receiver_whose_driver_spins_misses_no_packet() {
 fn a_receiver_whose_driver_spins_learns_of_the_end() {
     for cancel in [false, true] {
         explore(Some(3), move || {
-            let [(face, _), (handle, driver)] = channel_on(64, Driver::that_spins);
+            let [(face, _), (handle, driver)] = channel();
             let closer = thread::spawn(move || {
                 if cancel {
                     face.cancel()
@@ -58,17 +56,13 @@ fn a_receiver_whose_driver_spins_learns_of_the_end() {
 #[test]
 fn a_receiver_whose_driver_spins_leaves_no_sender_asleep() {
     explore(Some(2), || {
-        let [(face, other), (handle, driver)] = channel_on(64, Driver::that_spins);
-        (0..FULL).for_each(|n| face.try_send(packet(n)).unwrap());
+        let [(face, other), (handle, driver)] = channel();
+        fill(&face, FULL);
         let sender = thread::spawn(move || {
             other.block_on(face.send(packet(FULL))).unwrap();
             face
         });
-        driver.block_on(async {
-            for n in 0..=FULL {
-                assert_eq!(handle.recv().await, Some(packet(n)));
-            }
-        });
+        driver.block_on(receive(&handle, 0..=FULL));
         sender.join().unwrap();
     });
 }
@@ -76,24 +70,7 @@ fn a_receiver_whose_driver_spins_leaves_no_sender_asleep() {
 /// Each end answers the other, and both drivers spin. At most 2 preemptions.
 #[test]
 fn ends_whose_drivers_spin_never_both_sleep() {
-    explore(Some(2), || {
-        let [(face, driver), (handle, other)] = channel_on(64, Driver::that_spins);
-        let peer = thread::spawn(move || {
-            other.block_on(async {
-                for n in 0..2 {
-                    assert_eq!(handle.recv().await, Some(packet(n)));
-                    handle.send(packet(n)).await.unwrap();
-                }
-            });
-        });
-        driver.block_on(async {
-            for n in 0..2 {
-                face.send(packet(n)).await.unwrap();
-                assert_eq!(face.recv().await, Some(packet(n)));
-            }
-        });
-        peer.join().unwrap();
-    });
+    explore(Some(2), || ping_pong(channel()));
 }
 
 /// A thread that does not run the driver also receives, and may find it asleep. At most 2
@@ -101,12 +78,9 @@ fn ends_whose_drivers_spin_never_both_sleep() {
 #[test]
 fn a_receiver_on_another_thread_than_its_driver_is_woken() {
     explore(Some(2), || {
-        let [(face, _), (handle, driver)] = channel_on(64, Driver::that_spins);
+        let [(face, _), (handle, driver)] = channel();
         let handle = Arc::new(handle);
-        let sender = thread::spawn(move || {
-            (0..2).for_each(|n| face.try_send(packet(n)).unwrap());
-            face
-        });
+        let sender = fill_elsewhere(face, 2);
         let (done, is_done) = futures::channel::oneshot::channel();
         let elsewhere = {
             let handle = handle.clone();
@@ -129,12 +103,9 @@ fn a_receiver_on_another_thread_than_its_driver_is_woken() {
 #[test]
 fn a_task_and_a_thread_that_receive_on_one_end_are_both_woken() {
     explore(Some(2), || {
-        let [(face, _), (handle, driver)] = channel_on(64, Driver::that_spins);
+        let [(face, _), (handle, driver)] = channel();
         let handle = Arc::new(handle);
-        let sender = thread::spawn(move || {
-            (0..2).for_each(|n| face.try_send(packet(n)).unwrap());
-            face
-        });
+        let sender = fill_elsewhere(face, 2);
         let receiver = {
             let handle = handle.clone();
             thread::spawn(move || assert!(handle.recv_blocking().is_some()))
@@ -151,16 +122,13 @@ fn a_task_and_a_thread_that_receive_on_one_end_are_both_woken() {
 fn a_thread_counts_on_no_driver_that_was_asked_to_spin() {
     for gives_up in [false, true] {
         explore(Some(2), move || {
-            let [(face, _), (handle, driver)] = channel_on(64, Driver::that_spins);
+            let [(face, _), (handle, driver)] = channel();
             let handle = Arc::new(handle);
             let blocked = {
                 let handle = handle.clone();
                 thread::spawn(move || assert_eq!(handle.recv_blocking(), Some(packet(0))))
             };
-            let sender = thread::spawn(move || {
-                face.try_send(packet(0)).unwrap();
-                face
-            });
+            let sender = fill_elsewhere(face, 1);
             // Polled once, while the driver is awake; the driver stays or is dropped.
             let mut recv = pin!(handle.recv());
             let polled = recv.as_mut().poll(&mut Context::from_waker(Waker::noop()));
@@ -184,18 +152,16 @@ fn a_thread_counts_on_no_driver_that_was_asked_to_spin() {
 #[test]
 fn a_thread_that_sends_beside_a_task_that_receives_is_woken() {
     explore(Some(1), || {
-        let [(face, driver), (handle, other)] = channel_on(64, Driver::that_spins);
+        let [(face, driver), (handle, other)] = channel();
         let face = Arc::new(face);
-        (0..FULL).for_each(|n| face.try_send(packet(n)).unwrap());
+        fill(&face, FULL);
         let sender = {
             let face = face.clone();
             thread::spawn(move || face.send_blocking(packet(FULL)).unwrap())
         };
         let peer = thread::spawn(move || {
             other.block_on(async {
-                for n in 0..=FULL {
-                    assert_eq!(handle.recv().await, Some(packet(n)));
-                }
+                receive(&handle, 0..=FULL).await;
                 handle.send(packet(9)).await.unwrap();
             });
             handle
@@ -221,7 +187,7 @@ fn an_end_from_another_thread_reaches_a_receiver_whose_driver_spins() {
         (close as fn(&Endpoint), CloseReason::Local),
     ] {
         explore(Some(3), move || {
-            let [(face, _), (handle, driver)] = channel_on(64, Driver::that_spins);
+            let [(face, _), (handle, driver)] = channel();
             let handle = Arc::new(handle);
             let ender = {
                 let handle = handle.clone();
@@ -254,7 +220,7 @@ fn a_receiver_learns_that_its_driver_is_gone() {
 #[test]
 fn a_receiver_whose_driver_is_unparked_misses_no_packet() {
     explore(Some(3), || {
-        let [(face, _), (handle, driver)] = channel_on(64, Driver::that_spins);
+        let [(face, _), (handle, driver)] = channel();
         let unparker = driver.as_shipped().unparker();
         let other = thread::spawn(move || {
             face.try_send(packet(0)).unwrap();
@@ -270,18 +236,14 @@ fn a_receiver_whose_driver_is_unparked_misses_no_packet() {
 #[test]
 fn a_park_that_finds_an_unpark_looks_at_the_hints() {
     explore(super::ALL, || {
-        let [(face, _), (handle, driver)] = channel_on(64, Driver::that_spins);
+        let [(face, _), (handle, driver)] = channel();
         let mut recv = pin!(handle.recv());
         let woken = super::Flag::new();
         let waker = Waker::from(woken.clone());
         // The driver has made its ring, and knows its end.
         driver.as_shipped().park(Some(std::time::Duration::ZERO)).unwrap();
         assert!(recv.as_mut().poll(&mut Context::from_waker(&waker)).is_pending());
-        let sender = thread::spawn(move || {
-            face.try_send(packet(0)).unwrap();
-            face
-        });
-        sender.join().unwrap();
+        fill_elsewhere(face, 1).join().unwrap();
         driver.as_shipped().unparker().unpark();
         driver.as_shipped().park(None).unwrap();
         assert!(woken.is_set());
@@ -294,7 +256,7 @@ fn a_park_that_finds_an_unpark_looks_at_the_hints() {
 #[test]
 fn a_hint_that_went_stale_costs_no_packet() {
     explore(Some(2), || {
-        let [(face, _), (handle, driver)] = channel_on(64, Driver::that_spins);
+        let [(face, _), (handle, driver)] = channel();
         let handle = Arc::new(handle);
         let taker = {
             let handle = handle.clone();

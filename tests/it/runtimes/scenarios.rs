@@ -24,7 +24,9 @@ use std::time::Duration;
 use bytes::{BufMut, Bytes};
 use futures::future::{BoxFuture, join_all};
 use futures::{FutureExt, Sink, SinkExt, StreamExt};
-use wakering::{CloseReason, Driver, Endpoint, ShmError, SpscFace, SpscHandle, SpscListener};
+use wakering::{
+    CloseReason, Driver, Endpoint, Receiver, Sender, ShmError, SpscFace, SpscHandle, SpscListener,
+};
 
 use crate::common::{Dir, SMALL, fill, number, packet, unnamed_pair};
 
@@ -226,13 +228,15 @@ fn halves(driver: &Driver, calls: Calls) -> Vec<Task> {
     tasks
 }
 
+/// Both ends of one direction.
+fn stream(driver: &Driver) -> (Sender, Receiver) {
+    let (first, second) = pair(driver);
+    (first.into_split().0, second.into_split().1)
+}
+
 /// From a ring to the next, without a copy in between.
 fn in_place(driver: &Driver, calls: Calls) -> Vec<Task> {
-    let ((first, second), (third, fourth)) = (pair(driver), pair(driver));
-    let (mut tx, _) = first.into_split();
-    let (_, mut middle_rx) = second.into_split();
-    let (mut middle_tx, _) = third.into_split();
-    let (_, mut rx) = fourth.into_split();
+    let ((mut tx, mut middle_rx), (mut middle_tx, mut rx)) = (stream(driver), stream(driver));
     let source = async move {
         for packet in packets() {
             let mut grant = call!(calls, tx.reserve(200)).unwrap();
@@ -258,11 +262,7 @@ fn in_place(driver: &Driver, calls: Calls) -> Vec<Task> {
 }
 
 fn sink_and_stream(driver: &Driver, calls: Calls) -> Vec<Task> {
-    let ((first, second), (third, fourth)) = (pair(driver), pair(driver));
-    let (mut tx, _) = first.into_split();
-    let (_, mut middle_rx) = second.into_split();
-    let (mut middle_tx, _) = third.into_split();
-    let (_, mut rx) = fourth.into_split();
+    let ((mut tx, mut middle_rx), (mut middle_tx, mut rx)) = (stream(driver), stream(driver));
     let source = async move {
         for packet in packets() {
             call!(calls, tx.feed(packet.clone())).unwrap();
