@@ -1,4 +1,4 @@
-//! What a process holds, to be the same after as before.
+//! What a process holds: it has to be the same before and after.
 #![allow(unreachable_pub, dead_code, reason = "no file needs all of it")]
 
 use std::fs;
@@ -9,12 +9,12 @@ use std::time::{Duration, Instant};
 #[derive(Debug, Clone, Copy)]
 pub struct Held {
     pub descriptors: usize,
-    /// Of regions.
+    /// Mappings of regions.
     pub mappings: usize,
-    /// What the drivers' sets watch.
+    /// Descriptors in the epoll sets of the drivers.
     pub watched: usize,
     pub threads: usize,
-    /// Of memory of its own.
+    /// Anonymous resident memory.
     pub bytes: usize,
 }
 
@@ -24,7 +24,7 @@ impl Held {
         let status = fs::read_to_string("/proc/self/status").unwrap();
         let rss = status.lines().find_map(|line| line.strip_prefix("RssAnon:")).unwrap();
         Self {
-            // One is the directory itself, in both counts.
+            // One descriptor is that of the directory itself, in both counts.
             descriptors: fs::read_dir("/proc/self/fd").unwrap().count(),
             mappings: maps.lines().filter(|line| line.contains("memfd:wakering")).count(),
             watched: watched_descriptors(),
@@ -33,8 +33,9 @@ impl Held {
         }
     }
 
-    /// Waits until `holds` and no more is held than this, but for `spare` bytes if they are to
-    /// count: some of the memory is the allocator's. An error is what is held instead.
+    /// Waits until `holds` returns true and the process holds no more than `self`. With `spare`,
+    /// memory counts too, with this many bytes of tolerance, because the allocator keeps some.
+    /// Returns an error with what is held if that takes longer than `patience`.
     pub fn wait_until_level(
         &self,
         patience: Duration,
@@ -64,7 +65,7 @@ impl Held {
     }
 }
 
-/// A descriptor that closes while we look is in no set.
+/// Counts them. A descriptor that closes meanwhile is in no set.
 fn watched_descriptors() -> usize {
     let descriptors = fs::read_dir("/proc/self/fd").unwrap();
     let sets = descriptors.filter_map(|entry| {

@@ -25,8 +25,8 @@ pub mod running;
 pub mod seccomp;
 pub mod woken;
 
-/// How many times as slow as usual the machine may be. Tests that were built with `WAKERING_SLOW`
-/// are for an emulated one.
+/// How many times slower than usual the machine may be. A build with `WAKERING_SLOW` is for an
+/// emulated machine.
 const SLOWNESS: u64 = if option_env!("WAKERING_SLOW").is_some() { 10 } else { 1 };
 
 /// How long anything may take before it counts as hung.
@@ -56,7 +56,7 @@ macro_rules! on_both_backends {
 }
 pub(crate) use on_both_backends;
 
-/// A driver of this kind, if the machine has it.
+/// Returns a driver with this backend, if the machine has it.
 pub fn driver(backend: Backend) -> Option<Driver> {
     match Driver::builder().backend(backend).background() {
         Ok(driver) => {
@@ -85,7 +85,7 @@ pub fn watched(test: impl FnOnce() + Send + 'static) {
         test();
         let _ = done.send(());
     });
-    // Who asks for thousands of kills knows that it takes a while.
+    // A run with thousands of kills takes longer.
     let times = if std::env::var_os("WAKERING_KILLS").is_some() { 1000 } else { 1 };
     if finished.recv_timeout(TEST_PATIENCE * times) == Err(RecvTimeoutError::Timeout) {
         panic!("hangs");
@@ -95,8 +95,8 @@ pub fn watched(test: impl FnOnce() + Send + 'static) {
     }
 }
 
-/// Whether the kernel is at least of this version, from which on it can do `what`. If not, says
-/// what is left out.
+/// Whether the kernel has at least this version, which is the first that can do `what`. If not,
+/// prints what is left out.
 pub fn kernel_can(version: (u32, u32), what: &str) -> bool {
     let release = fs::read_to_string("/proc/sys/kernel/osrelease").unwrap();
     let mut numbers = release.split(|c: char| !c.is_ascii_digit()).map_while(|n| n.parse().ok());
@@ -107,7 +107,7 @@ pub fn kernel_can(version: (u32, u32), what: &str) -> bool {
     can
 }
 
-/// A directory for sockets, of our own, gone when the test is.
+/// A directory for the sockets of one test; removed on drop.
 #[derive(Debug)]
 pub struct Dir(PathBuf);
 
@@ -130,7 +130,7 @@ impl Dir {
         &self.0
     }
 
-    /// An absolute name in this directory.
+    /// Returns an absolute name in this directory.
     pub fn name(&self, name: &str) -> String {
         self.0.join(name).to_str().unwrap().to_owned()
     }
@@ -142,12 +142,12 @@ impl Drop for Dir {
     }
 }
 
-/// Two connected ends with rings of `ring_bytes`, in the care of `driver`.
+/// Returns two connected ends with rings of `ring_bytes`, bound to `driver`.
 pub fn pair(driver: &Driver, ring_bytes: usize) -> (SpscFace, SpscHandle) {
     pair_of(driver, SpscFace::builder().ring_bytes(ring_bytes), SpscHandle::builder())
 }
 
-/// Two connected ends whose sends give up after `timeout`.
+/// Returns two connected ends whose sends give up after `timeout`.
 pub fn pair_with_timeout(
     driver: &Driver,
     ring_bytes: usize,
@@ -157,7 +157,7 @@ pub fn pair_with_timeout(
     pair_of(driver, face, SpscHandle::builder().send_timeout(timeout))
 }
 
-/// Two connected ends with these settings, in the care of `driver`.
+/// Returns two connected ends with these settings, bound to `driver`.
 pub fn pair_of(
     driver: &Driver,
     face: FaceBuilder,
@@ -167,18 +167,18 @@ pub fn pair_of(
     let name = dir.name("face");
     let face = face.driver(driver).create(&name).unwrap();
     let handle = handle.driver(driver).connect(&name).unwrap();
-    // The answer goes out a moment before the engine notes its peer.
+    // The engine sends its answer a moment before it notes its peer.
     pollster::block_on(face.connected()).unwrap();
     (face, handle)
 }
 
-/// Two connected ends with these settings, which have no name.
+/// Returns two connected ends with these settings and no name.
 pub fn unnamed_pair(face: FaceBuilder, handle: HandleBuilder) -> (SpscFace, SpscHandle) {
     let (face, descriptor) = face.pair().unwrap();
     (face, handle.from_fd(descriptor).unwrap())
 }
 
-/// Both ways to connect, one after the other.
+/// Connects in both ways, one after the other.
 pub fn connects(driver: &Driver, name: &str) -> [Result<SpscHandle, ShmError>; 2] {
     connects_within(driver, name, Duration::from_secs(20))
 }
@@ -193,8 +193,7 @@ pub fn connects_within(
     [blocking, wait("connect_async", builder.connect_async(name))]
 }
 
-/// Both ends of a channel, the face first and the handle first: whatever holds for one side holds
-/// for the other.
+/// Runs `test` twice: with the face as its first end, and with the handle as its first end.
 pub fn both_roles(
     driver: &Driver,
     ring_bytes: usize,
@@ -207,7 +206,8 @@ pub fn both_roles(
     test(handle.into(), face.into());
 }
 
-/// A packet that tells its number, of at least 8 bytes, and whose every byte can be checked.
+/// Returns a packet of at least 8 bytes that contains its number, and whose every byte can be
+/// checked.
 pub fn packet(number: u64, len: usize) -> Bytes {
     let mut bytes = number.to_le_bytes().to_vec();
     bytes.extend((8..len.max(8)).map(|at| filler(number, at)));
@@ -219,17 +219,19 @@ fn filler(number: u64, at: usize) -> u8 {
     (number as u8).wrapping_mul(31).wrapping_add((at as u8).wrapping_mul(7))
 }
 
-/// The length of packet `n`, where packets have all lengths that fit into the smallest ring.
+/// Returns the length of packet `n`. Over all `n`, these are all lengths from 8 bytes to the most
+/// that fits into the smallest ring.
 pub fn length(n: u64) -> usize {
     8 + usize::try_from(n * 389 % 1009).unwrap()
 }
 
-/// The bytes of a record in the ring: a header of 8, and the packet, rounded up to 8.
+/// Returns the bytes of a record in the ring: a header of 8 bytes and the packet, rounded up to a
+/// multiple of 8.
 pub fn record_bytes(len: usize) -> usize {
     8 + len.next_multiple_of(8)
 }
 
-/// The number of a packet, all of which was checked.
+/// Returns the number of a packet, and checks all of its bytes.
 pub fn number(packet: &[u8]) -> u64 {
     let number = u64::from_le_bytes(packet[..8].try_into().unwrap());
     for (at, byte) in packet.iter().enumerate().skip(8) {
@@ -238,12 +240,12 @@ pub fn number(packet: &[u8]) -> u64 {
     number
 }
 
-/// Sends small numbered packets until no more fit, and tells how many.
+/// Sends small numbered packets until no more fit, and returns how many it sent.
 pub fn fill(end: &Endpoint) -> u64 {
     fill_with(end, 8)
 }
 
-/// Sends numbered packets of `len` bytes until no more fit, and tells how many.
+/// Sends numbered packets of `len` bytes until no more fit, and returns how many it sent.
 pub fn fill_with(end: &Endpoint, len: usize) -> u64 {
     (0..).find(|&next| end.try_send(packet(next, len)).is_err()).unwrap()
 }
@@ -258,7 +260,7 @@ pub fn poll_once<F: Future + ?Sized>(future: Pin<&mut F>) -> Poll<F::Output> {
     poll_with(future, Waker::noop())
 }
 
-/// Waits until `holds`; fails if it never does.
+/// Waits until `holds` returns true; fails if it never does.
 pub fn eventually(what: &str, mut holds: impl FnMut() -> bool) {
     let begin = Instant::now();
     while !holds() {
@@ -267,10 +269,11 @@ pub fn eventually(what: &str, mut holds: impl FnMut() -> bool) {
     }
 }
 
-/// What the future gives; fails if it takes for ever.
+/// Returns the output of the future; fails if it hangs.
 pub fn wait<F: Future>(what: &str, future: F) -> F::Output {
     use futures::future::{Either, select};
-    // The timer is asked first: what is ready only when it is looked at again was not woken.
+    // The timer is polled first. Otherwise a future that is ready only when it is polled again
+    // would pass, although nothing has woken it.
     let timer = async_io::Timer::after(PATIENCE);
     match pollster::block_on(select(timer, std::pin::pin!(future))) {
         Either::Left(_) => panic!("hangs: {what}"),
@@ -278,8 +281,9 @@ pub fn wait<F: Future>(what: &str, future: F) -> F::Output {
     }
 }
 
-/// Keeps what the caller has until the process is killed. A thread's first `park` may return at
-/// once: a channel of std's that it has used before may have left it a token.
+/// Keeps everything that the caller has until the process is killed. This loops because a thread's
+/// first `park` may return at once: a channel of std that the thread has used before may have left
+/// it a token.
 #[allow(dead_code, reason = "not for a file whose processes end by themselves")]
 pub fn stay() -> ! {
     loop {
@@ -287,7 +291,7 @@ pub fn stay() -> ! {
     }
 }
 
-/// What the thread returned; fails if it takes for ever.
+/// Returns the output of the thread; fails if it hangs.
 pub fn join<T>(what: &str, thread: std::thread::JoinHandle<T>) -> T {
     eventually(what, || thread.is_finished());
     thread.join().unwrap_or_else(|panic| std::panic::resume_unwind(panic))

@@ -1,6 +1,6 @@
-//! The other side of the protocol, written from its specification (`wakering::spec`) and from
-//! nothing else: raw numbers, a mapping, a socket. It keeps to the rules, and leaves every word
-//! open to those who do not want to.
+//! The other side of the protocol, written from its specification (`wakering::spec`) and nothing
+//! else: raw numbers, a mapping, a socket. It follows the rules. Every word is public, for tests
+//! that break them.
 #![allow(unsafe_code, reason = "words and bytes of memory that another process writes")]
 
 use std::fs::File;
@@ -51,7 +51,7 @@ pub const JUMP: u64 = 2 << 32;
 /// The length of either message of the handshake.
 const MESSAGE: usize = 32;
 
-/// The record of a packet of `len` bytes.
+/// Returns the bytes of the record of a packet of `len` bytes.
 pub fn record(len: u64) -> u64 {
     (8 + len + 7) & !7
 }
@@ -100,13 +100,13 @@ impl Memory {
 
     pub fn read(&self, at: usize, len: usize) -> Vec<u8> {
         let (from, mut bytes) = (self.at(at, len), vec![0; len]);
-        // SAFETY: in the mapping, copied before anybody looks.
+        // SAFETY: in the mapping; the bytes are copied before anything reads them.
         unsafe { std::ptr::copy_nonoverlapping(from, bytes.as_mut_ptr(), len) }
         bytes
     }
 }
 
-/// A new region, as an engine makes it. Sealed, unless somebody wants to have it otherwise.
+/// Returns a new, sealed region, as an engine makes it.
 pub fn region(ring_bytes: u64, max_packet: u64) -> OwnedFd {
     let file = unsealed_region(ring_bytes, max_packet);
     seal(&file, SealFlags::SHRINK | SealFlags::GROW | SealFlags::SEAL);
@@ -143,12 +143,12 @@ fn message(kind: u32, status: u32) -> [u8; MESSAGE] {
     message
 }
 
-/// What an application says first.
+/// Returns the first message of an application.
 pub fn hello() -> [u8; MESSAGE] {
     message(1, 0)
 }
 
-/// What an engine answers.
+/// Returns the answer of an engine.
 pub fn answer(status: u32) -> [u8; MESSAGE] {
     message(2, status)
 }
@@ -158,14 +158,14 @@ fn socket() -> OwnedFd {
     rustix::net::socket_with(AddressFamily::UNIX, SocketType::SEQPACKET, flags, None).unwrap()
 }
 
-/// A connection to whoever listens at `path`, on which nothing was said yet.
+/// Connects to the listener at `path`, and sends nothing yet.
 pub fn connect_to(path: &str) -> Result<OwnedFd, Errno> {
     let socket = socket();
     rustix::net::connect(&socket, &SocketAddrUnix::new(path)?)?;
     Ok(socket)
 }
 
-/// A socket of ours at `path`.
+/// Returns a socket that listens at `path`.
 pub fn listen(path: &str) -> OwnedFd {
     let socket = socket();
     rustix::net::bind(&socket, &SocketAddrUnix::new(path).unwrap()).unwrap();
@@ -184,7 +184,7 @@ pub fn send_with(line: &OwnedFd, bytes: &[u8], passed: &[BorrowedFd<'_>]) -> Res
     rustix::net::sendmsg(line, &[IoSlice::new(bytes)], &mut control, flags).map(drop)
 }
 
-/// Takes a message and the descriptors that came with it.
+/// Receives a message and the descriptors that came with it.
 pub fn receive(line: &OwnedFd) -> Result<(Vec<u8>, Vec<OwnedFd>), Errno> {
     let mut bytes = [0; MESSAGE + 1];
     let mut space = [MaybeUninit::uninit(); rustix::cmsg_space!(ScmRights(8))];
@@ -200,7 +200,7 @@ pub fn receive(line: &OwnedFd) -> Result<(Vec<u8>, Vec<OwnedFd>), Errno> {
     Ok((bytes[..len].to_vec(), passed))
 }
 
-/// Why there is nothing more.
+/// Why no more packets are sent or received.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub enum End {
     Orderly,
@@ -212,13 +212,13 @@ pub enum End {
 #[derive(Debug)]
 pub struct Raw {
     pub memory: Memory,
-    /// Behind it.
+    /// The file of `memory`.
     pub file: OwnedFd,
     pub line: Arc<OwnedFd>,
-    /// Where our words are, and where theirs.
+    /// Where our words are, and where the peer's are.
     pub own: usize,
     pub theirs: usize,
-    /// Where the ring that we write begins, and the one that we read.
+    /// Where the ring that we write begins, and the ring that we read.
     pub tx: usize,
     pub rx: usize,
     pub ring_bytes: u64,
@@ -232,14 +232,14 @@ pub struct Raw {
 }
 
 impl Raw {
-    /// The application of the engine at `path`.
+    /// Connects to the engine at `path` as an application.
     pub fn connect(path: &str, by_byte: bool) -> Self {
         let line = connect_to(path).unwrap();
         rustix::net::send(&line, &hello(), SendFlags::NOSIGNAL).unwrap();
         Self::join(line, by_byte)
     }
 
-    /// The application, when hello was said.
+    /// Completes an application's handshake after its hello.
     pub fn join(line: OwnedFd, by_byte: bool) -> Self {
         let (bytes, passed) = receive(&line).unwrap();
         assert_eq!(bytes, answer(0), "not welcome");
@@ -252,7 +252,7 @@ impl Raw {
         Self::new(file, line, HANDLE, by_byte)
     }
 
-    /// The engine of the next application that comes to `listener`, with a region of this file.
+    /// Accepts the next application that connects to `listener`, and gives it the region in `file`.
     pub fn serve(listener: &OwnedFd, file: &OwnedFd, by_byte: bool) -> Self {
         let line = rustix::net::accept(listener).unwrap();
         assert_eq!(receive(&line).unwrap().0, hello());
@@ -328,7 +328,7 @@ impl Raw {
         let _ = rustix::net::send(&*self.line, &[1], flags);
     }
 
-    /// Wakes the other side, whatever its bits say.
+    /// Wakes the other side, whatever its `waiting` bits say.
     pub fn ring(&self) {
         self.their32(BELL).fetch_add(1, Ordering::Release);
         self.wake();
@@ -337,7 +337,7 @@ impl Raw {
         }
     }
 
-    /// The futex wake alone.
+    /// Does the futex wake alone.
     pub fn wake(&self) {
         let all = i32::MAX.unsigned_abs();
         futex::wake(self.their32(BELL), futex::Flags::empty(), all).unwrap();
@@ -373,7 +373,7 @@ impl Raw {
         need <= self.ring_bytes - (self.tail - self.freed())
     }
 
-    /// Sends a packet; `Err` when nobody receives any more.
+    /// Sends a packet. Returns `Err` if the peer no longer receives.
     pub fn send(&mut self, packet: &[u8]) -> Result<(), End> {
         let len = packet.len() as u64;
         assert!(len <= self.max_packet);
@@ -419,7 +419,7 @@ impl Raw {
         }
     }
 
-    /// The next packet, if it is there.
+    /// Returns the next packet, if there is one now.
     pub fn try_recv(&mut self) -> Option<Vec<u8>> {
         let mut header = self.header();
         if header >> 32 == JUMP >> 32 {
@@ -462,7 +462,7 @@ impl Raw {
         self.own64(HEAD).store(self.position, Ordering::Release);
     }
 
-    /// The next packet, or how it ended.
+    /// Waits for the next packet, or returns how the channel ended.
     pub fn recv(&mut self) -> Result<Vec<u8>, End> {
         loop {
             if let Some(settled) = self.look() {
@@ -477,13 +477,13 @@ impl Raw {
                 return settled;
             }
             if let Err(end) = self.sleep(seen, Duration::from_secs(1)) {
-                // What was published before the end.
+                // What was published before the end comes first.
                 return self.try_recv().ok_or(end);
             }
         }
     }
 
-    /// A packet or an end, if there is one.
+    /// Returns a packet or the end, if there is one.
     fn look(&mut self) -> Option<Result<Vec<u8>, End>> {
         if self.their_ends() & CANCELLED != 0 {
             return Some(Err(End::Cancelled));
@@ -497,7 +497,7 @@ impl Raw {
         None
     }
 
-    /// Sleeps until rung; `Err` when the lifeline hangs up.
+    /// Sleeps until the bell wakes it. Returns `Err` if the lifeline hung up.
     fn sleep(&self, seen: u32, most: Duration) -> Result<(), End> {
         let most = Timespec::try_from(most).unwrap();
         let now = Timespec { tv_sec: 0, tv_nsec: 0 };
@@ -517,7 +517,7 @@ impl Raw {
         }
     }
 
-    /// What a hang-up means.
+    /// Returns what a hang-up means.
     fn death(&self) -> End {
         match self.their_ends() {
             ends if ends & CANCELLED != 0 => End::Cancelled,
@@ -526,7 +526,7 @@ impl Raw {
         }
     }
 
-    /// An orderly end.
+    /// Ends the channel in order.
     pub fn close(self) {
         self.own32(ENDS).fetch_or(TX_CLOSED | RX_CLOSED, Ordering::Release);
         self.ring();

@@ -1,22 +1,21 @@
-//! A channel between this process and a child of it, either of which may be the engine.
+//! A channel between this process and a child of it. Either may be the engine.
 
 use wakering::{Driver, Endpoint, SpscFace, SpscHandle};
 
 use super::SMALL;
 use super::child::Child;
 
-/// The role of the one whose peer has this role.
+/// Returns the role of the peer of `role`.
 pub fn other(role: &str) -> &'static str {
     if role == "engine" { "application" } else { "engine" }
 }
 
-/// An end of the channel called `name`, whose rings are small, and whose sends wait for as long as
-/// it takes.
+/// Returns an end of the channel `name`, with small rings and sends without a deadline.
 pub fn open(driver: &Driver, role: &str, name: &str) -> Endpoint {
     open_with(driver, role, name, SMALL)
 }
 
-/// The same, with rings of this size.
+/// Does the same with rings of this size.
 pub fn open_with(driver: &Driver, role: &str, name: &str, ring_bytes: usize) -> Endpoint {
     if role == "engine" {
         let face = SpscFace::builder().ring_bytes(ring_bytes).send_timeout(None).driver(driver);
@@ -26,8 +25,9 @@ pub fn open_with(driver: &Driver, role: &str, name: &str, ring_bytes: usize) -> 
     }
 }
 
-/// This process's end, and a child that runs the test `child` with the backend, the other role, the
-/// name and `more`. It says "open" when it has made an engine's end.
+/// Returns this process's end, and a child that runs the test `child`. The arguments of the child
+/// are the backend, the other role, the name and `more`. A child that is the engine says "open"
+/// when it has made its end.
 pub fn beside(
     driver: &Driver,
     role: &str,

@@ -9,17 +9,17 @@ use wakering::{Backend, Driver, PolledDriver};
 /// How a driver is run.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub enum Way {
-    /// By a thread of its own.
+    /// On a thread of its own.
     Background,
-    /// By another thread of the test's, which parks in it.
+    /// On another thread of the test, which parks in it.
     Parked,
-    /// By a reactor's readiness, on another thread of the test's.
+    /// In a reactor, on another thread of the test.
     Polled,
 }
 
 pub const WAYS: [Way; 3] = [Way::Background, Way::Parked, Way::Polled];
 
-/// Does `work` with a driver that is run in this way meanwhile.
+/// Does `work` with a driver that runs in this way meanwhile.
 pub fn running(way: Way, backend: Backend, work: impl FnOnce(&Driver)) {
     let builder = Driver::builder().backend(backend);
     match way {
@@ -36,17 +36,17 @@ pub fn running(way: Way, backend: Backend, work: impl FnOnce(&Driver)) {
     }
 }
 
-/// Has another thread run something until `work` is through.
+/// Runs `run` on another thread until `work` is done.
 pub fn meanwhile(run: impl FnOnce(oneshot::Receiver<()>) + Send, work: impl FnOnce()) {
     std::thread::scope(|scope| {
-        // Dropped at the end of the work, however that comes.
+        // This is dropped when `work` ends, in whatever way.
         let (_working, end) = oneshot::channel();
         scope.spawn(|| run(end));
         work();
     });
 }
 
-/// Turns a driver whenever async-io's reactor says so, until the end.
+/// Turns a driver whenever async-io's reactor reports it, until `end`.
 pub async fn turn(driver: PolledDriver, mut end: oneshot::Receiver<()>) {
     let driver = Async::new(driver).unwrap();
     loop {

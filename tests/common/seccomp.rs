@@ -1,5 +1,4 @@
-//! System calls that are refused, by a filter which this thread and all that it starts keep for
-//! good.
+//! Makes system calls fail, by a filter that this thread and all that it starts can never remove.
 #![allow(unsafe_code, reason = "no crate here declares prctl")]
 #![allow(dead_code, unreachable_pub, reason = "no file needs all of it")]
 
@@ -8,11 +7,11 @@ use std::io;
 
 use rustix::io::Errno;
 
-/// A system call to be refused, with what answer.
+/// A system call to refuse, and how.
 #[derive(Debug, Clone, Copy)]
 pub struct Refuse {
     number: u32,
-    /// Only with one of these bits in its first argument.
+    /// Refuses the call only if its first argument has one of these bits.
     flags: Option<u32>,
     /// What the filter answers.
     action: u32,
@@ -28,13 +27,13 @@ impl Refuse {
         Self { number, flags: None, action: fail(errno) }
     }
 
-    /// By a `SIGSYS` in place of an error.
+    /// Refuses the call with a `SIGSYS` instead of an error.
     pub const fn by_a_signal(self) -> Self {
         Self { action: TRAP, ..self }
     }
 
-    // These numbers are the same on every architecture that got them since 2019, so on all but
-    // alpha.
+    // These calls have the same numbers on every architecture except alpha, as all calls since 2019
+    // do.
 
     pub const fn io_uring_setup(errno: Errno) -> Self {
         Self::call(425, errno)
@@ -48,11 +47,12 @@ impl Refuse {
         Self::call(427, errno)
     }
 
-    /// No thread may be started; processes may.
+    /// Refuses to start threads, but not processes.
     pub const fn threads() -> [Self; 2] {
         const CLONE: u32 = if cfg!(target_arch = "x86_64") { 56 } else { 220 };
         const CLONE_THREAD: u32 = 0x0001_0000;
-        // The flags of clone3 lie in memory, where no filter can look. Every libc then tries clone.
+        // A filter cannot see the flags of clone3, because they lie in memory. Every libc then
+        // tries clone.
         let thread = Self { number: CLONE, flags: Some(CLONE_THREAD), action: fail(Errno::AGAIN) };
         [Self::call(435, Errno::NOSYS), thread]
     }
@@ -78,17 +78,17 @@ struct Program {
     instructions: *const Instruction,
 }
 
-// SAFETY: the libc's own; the pointer is checked by the kernel, which copies what it points to.
+// SAFETY: this is the libc's declaration. The kernel checks the pointer, and copies what it points
+// to.
 unsafe extern "C" {
     safe fn prctl(option: c_int, mode: c_ulong, program: *const Program) -> c_int;
 }
 
-/// Has these calls refused from now on, in this thread and in all threads and processes that it
-/// starts.
+/// Refuses these calls from now on, in this thread and in all threads and processes that it starts.
 pub fn refuse(calls: &[Refuse]) -> io::Result<()> {
     const PR_SET_SECCOMP: c_int = 22;
     const SECCOMP_MODE_FILTER: c_ulong = 2;
-    // Without it the filter would need a privilege.
+    // Without this, the filter would need a privilege.
     rustix::thread::set_no_new_privs(true)?;
     let instructions = assemble(calls);
     let len = u16::try_from(instructions.len()).map_err(io::Error::other)?;
@@ -104,9 +104,9 @@ fn assemble(calls: &[Refuse]) -> Vec<Instruction> {
     const JUMP_IF_EQUAL: u16 = 0x15;
     const JUMP_IF_SET: u16 = 0x45;
     const RETURN: u16 = 0x06;
-    /// Where in `seccomp_data` the number lies.
+    /// The offset of the call's number in `seccomp_data`.
     const NUMBER: u32 = 0;
-    /// And the low half of the first argument.
+    /// The offset of the low half of the first argument.
     const FIRST_ARGUMENT: u32 = if cfg!(target_endian = "little") { 16 } else { 20 };
     const ALLOW: u32 = 0x7fff_0000;
     let plain = |code, k| Instruction { code, if_true: 0, if_false: 0, k };

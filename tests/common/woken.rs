@@ -1,4 +1,4 @@
-//! A waker that counts, and does something.
+//! A waker that counts its calls and does something.
 
 use std::sync::Arc;
 use std::sync::atomic::{AtomicUsize, Ordering};
@@ -12,18 +12,18 @@ pub struct Woken {
 }
 
 impl Woken {
-    /// One that only counts.
+    /// Returns a waker that only counts.
     pub fn counting() -> (Arc<Self>, Waker) {
         Self::with(|| {})
     }
 
-    /// One that does this whenever it is called.
+    /// Returns a waker that runs `action` on each call.
     pub fn with(action: impl Fn() + Send + Sync + 'static) -> (Arc<Self>, Waker) {
         let woken = Arc::new(Self { calls: AtomicUsize::new(0), action: Box::new(action) });
         (woken.clone(), Waker::from(woken))
     }
 
-    /// How often it was called.
+    /// Returns how often it was called.
     pub fn calls(&self) -> usize {
         self.calls.load(Ordering::SeqCst)
     }
