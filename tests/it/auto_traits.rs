@@ -1,4 +1,4 @@
-//! What can be sent, shared, moved and shown.
+//! Which types are `Send`, `Sync`, `Unpin` and `Debug`, and what `Debug` prints.
 
 use std::fmt::Debug;
 use std::time::Duration;

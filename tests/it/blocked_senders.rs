@@ -1,7 +1,8 @@
-//! Fill the ring, take one packet and go away: the blocked send completes.
+//! The peer takes one packet from a full ring and then does nothing more: the blocked send
+//! completes.
 //!
-//! The taker's look at the sender's bit is not fenced, and a sender that parks again asks for more
-//! than it needs: something has to close both gaps.
+//! The receiver reads the sender's bit without a fence, and a sender that parks again asks for more
+//! than it needs. The protocol has to close both gaps.
 
 use std::sync::Arc;
 use std::time::{Duration, Instant};
@@ -21,10 +22,10 @@ on_both_backends!(
     the_blocked_send_completes_across_processes,
 );
 
-/// Packets that divide the ring evenly, so that one taken is room for one.
+/// Lengths of packets that divide the ring evenly, so that one taken packet makes room for one.
 const LENGTHS: [usize; 3] = [8, 248, 504];
 
-/// How often. What is at stake is a send that never returns.
+/// How many rounds. A lost wake shows as a send that never returns.
 const ROUNDS: u64 = 1500;
 
 fn filled(driver: &Driver, len: usize) -> (Endpoint, Endpoint, u64) {
@@ -53,7 +54,8 @@ fn the_blocked_send_completes_in_one_process(driver: &Driver) {
             });
             for n in 0..ROUNDS / 2 {
                 go.send(filled + n).unwrap();
-                // Take at all kinds of moments: before it parks, meanwhile, and behind it.
+                // Take the packet at various moments: before the sender parks, while it parks, and
+                // after that.
                 let pause = Instant::now();
                 while pause.elapsed() < Duration::from_nanos(n % 50 * 1000) {
                     std::hint::spin_loop();
@@ -114,7 +116,7 @@ fn the_blocked_sink_completes_in_one_process(driver: &Driver) {
     join("sender", sender);
 }
 
-/// Fills the ring and goes on sending, and says so each time, until the parent kills it.
+/// Fills the ring and goes on sending, and reports each packet, until the parent kills it.
 #[test]
 #[ignore = "a second process, for a test to start"]
 fn child_that_sends() {
@@ -148,11 +150,11 @@ fn the_blocked_send_completes_across_processes(driver: &Driver) {
             let filled: u64 = child::parsed(&child.hear());
             for n in 0..ROUNDS {
                 if n % 4 == 0 {
-                    // Let it fall asleep, or not.
+                    // Sometimes long enough for the sender to fall asleep.
                     std::thread::sleep(Duration::from_micros(n % 1500));
                 }
                 assert_eq!(number(&face.try_recv().unwrap()), n);
-                // Gone: nothing touches the channel here until the child has sent.
+                // Nothing here touches the channel until the child has sent.
                 assert_eq!(child::parsed::<u64>(&child.hear()), filled + n);
             }
         }

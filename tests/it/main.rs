@@ -1,7 +1,7 @@
 //! The tests that can share a process, one module for each theme.
 //!
 //! Tests that change their process, count what it holds or measure times have their own binaries
-//! beside this one: `fork`, `limits`, `without_io_uring`, `kills`, `listener_churn` and `timing`.
+//! next to this one: `fork`, `limits`, `without_io_uring`, `kills`, `listener_churn` and `timing`.
 
 #[path = "../common/mod.rs"]
 mod common;

@@ -91,7 +91,7 @@ fn a_canceller_keeps_no_end_alive(driver: &Driver) {
         canceller.cancel();
         assert!(canceller.is_cancelled());
     });
-    // Not even its own list grows with the ends that are gone.
+    // The canceller's own list does not grow with the ends that are gone either.
     let canceller = Canceller::new();
     let dir = Dir::new();
     let name = dir.name("again");
@@ -141,7 +141,7 @@ fn cancel_on_cancels_when_its_future_is_through(driver: &Driver) {
             Box::pin(here.canceller().cancel_on(async { there.recv().await.unwrap() }));
         assert!(poll_once(future.as_mut()).is_pending());
         assert!(!here.is_closed());
-        // Dropped before that, it cancels nothing.
+        // A future that is dropped before it is done cancels nothing.
         drop(future);
         assert!(!here.is_closed());
         here.try_send(packet(1, 8)).unwrap();
@@ -169,7 +169,7 @@ fn a_cancel_right_before_a_drop_is_no_orderly_end(driver: &Driver) {
                 drop(here);
             });
             begin.wait();
-            // Looks between any two of the other's stores.
+            // Looks between any two stores of the other thread.
             let ended = loop {
                 if let Err(TryRecvError::Closed(reason)) = there.try_recv() {
                     break reason;
@@ -185,7 +185,7 @@ fn a_cancel_right_before_a_drop_is_no_orderly_end(driver: &Driver) {
 fn panic_with<T: Send + 'static>(what: T) {
     let thread = thread::spawn(move || {
         let _what = what;
-        // As a panic, without its message.
+        // Unwinds as a panic does, without printing a message.
         std::panic::resume_unwind(Box::new("in the middle of the stream"));
     });
     assert!(thread.join().is_err());
@@ -200,7 +200,7 @@ fn assert_ended(end: &Endpoint, expected: CloseReason) {
     }
 }
 
-/// What `end` sent, which is all of it, then an orderly end.
+/// Asserts that everything that `end` sent is there, and then an orderly end.
 fn assert_complete(end: &Endpoint, sent: u64) {
     for n in 0..sent {
         assert_eq!(number(&end.try_recv().expect("cut off")), n);
@@ -216,7 +216,7 @@ fn a_drop_in_a_panic_cancels_both_directions(driver: &Driver) {
         panic_with(here);
         assert_ended(&there, CloseReason::Cancelled);
     });
-    // By the sender alone, and the other half learns of it, too.
+    // The sender alone is dropped; the other half learns of the cancel too.
     both_roles(driver, SMALL, None, |here, there| {
         fill(&here);
         fill(&there);
@@ -226,7 +226,7 @@ fn a_drop_in_a_panic_cancels_both_directions(driver: &Driver) {
         assert_eq!(rx.finished(), Some(Err(CloseReason::Cancelled)));
         assert_ended(&there, CloseReason::Cancelled);
     });
-    // Also the last half that is left, which may hold a packet back.
+    // The same holds for the last half that is left, which may hold a packet back.
     both_roles(driver, SMALL, None, |here, there| {
         let (mut tx, rx) = here.into_split();
         drop(rx);
@@ -293,8 +293,8 @@ fn a_panic_that_is_caught_before_the_drop_needs_cancel_on_drop(driver: &Driver) 
         both_roles(driver, SMALL, None, |here, there| {
             let (tx, _rx) = here.into_split();
             tx.cancel_on_drop(cancels);
-            // The future that panics does not own the sender: the one around it does, which is
-            // dropped when the panic has been caught.
+            // The future that panics does not own the sender. The future around it does, and is
+            // dropped after the panic has been caught.
             let source = stream::iter(0..3).map(|n| match n {
                 2 => std::panic::resume_unwind(Box::new("in the middle of the stream")),
                 n => Ok(packet(n, 8)),
@@ -388,7 +388,7 @@ fn cancel_on_drop_spares_what_was_closed(driver: &Driver) {
         drop(rx);
         assert_eq!(there.close_reason(), Some(CloseReason::Peer));
     });
-    // The peer was first, and the close changed nothing any more.
+    // The peer ended first, so the close changed nothing.
     both_roles(driver, SMALL, None, |here, there| {
         let (mut there_tx, there_rx) = there.into_split();
         let (mut tx, mut rx) = here.into_split();
@@ -400,7 +400,7 @@ fn cancel_on_drop_spares_what_was_closed(driver: &Driver) {
         there_tx.try_send(packet(0, 8)).unwrap();
         assert_eq!(rx.try_recv(), Ok(packet(0, 8)));
     });
-    // A setting that was taken back.
+    // A setting that was reverted.
     both_roles(driver, SMALL, None, |here, there| {
         let filled = fill(&here);
         here.cancel_on_drop(true);
@@ -414,7 +414,7 @@ fn cancel_on_drop_goes_with_the_sender(driver: &Driver) {
     let cancelled = Err(TryRecvError::Closed(CloseReason::Cancelled));
     for by_handle in [false, true] {
         let (face, handle) = pair(driver, SMALL);
-        // Through the newtypes, their conversion and the split.
+        // The setting survives both newtypes, their conversion and the split.
         let (there, (tx, rx)): (Endpoint, _) = if by_handle {
             handle.cancel_on_drop(true);
             (face.into(), handle.into_split())
@@ -443,7 +443,7 @@ fn a_pipeline_with_cancel_on_drop_fails_at_both_its_ends(driver: &Driver) {
         assert_eq!(wait("recv", sink.recv()), None);
         assert_eq!(sink.finished(), Some(Err(CloseReason::Cancelled)));
     });
-    // One that gets through closes its sink.
+    // A pipeline that succeeds closes its sink.
     both_roles(driver, SMALL, None, |source, from| {
         let (to, sink) = common::pair_with_timeout(driver, SMALL, None);
         let (_from_tx, from_rx) = from.into_split();

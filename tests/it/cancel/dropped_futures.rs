@@ -1,4 +1,4 @@
-//! Futures that are dropped before they are done.
+//! Futures that are dropped before they are ready.
 
 use std::task::Poll;
 use std::thread;
@@ -33,11 +33,11 @@ fn dropping_recv_loses_no_packet(driver: &Driver) {
                 drop(recv);
                 here.try_send(packet(n, 8)).unwrap();
             } else {
-                // Woken, perhaps, and dropped all the same.
+                // The future may have been woken, and is dropped anyway.
                 here.try_send(packet(n, 8)).unwrap();
                 drop(recv);
             }
-            // Not polled: nothing taken.
+            // A future that was never polled takes nothing.
             drop(there.recv());
             assert_eq!(number(&wait("recv", there.recv()).unwrap()), n);
         }
@@ -68,7 +68,7 @@ fn dropping_send_sends_nothing(driver: &Driver) {
             drop(send);
             drop(here.send(packet(999, 8)));
         }
-        // With room made, but not polled again.
+        // The future is not polled again after there is room.
         let mut send = Box::pin(here.send(packet(999, 8)));
         assert!(poll_once(send.as_mut()).is_pending());
         assert_eq!(number(&there.try_recv().unwrap()), 0);
@@ -95,7 +95,7 @@ fn dropping_send_batch_has_sent_a_prefix(driver: &Driver) {
                 }
             }
             drop(send);
-            // The rest of the prefix, then what is sent next.
+            // Receives the rest of the prefix, and then what is sent next.
             wait("send", here.send(packet(5000, 8))).unwrap();
             loop {
                 let received = number(&there.try_recv().unwrap());
@@ -118,7 +118,7 @@ fn dropping_a_parked_send_passes_its_place_on(driver: &Driver) {
         for send in &mut sends {
             assert!(poll_once(send.as_mut()).is_pending());
         }
-        // The one that has the turn, one in the middle, and the last.
+        // Drops the first in the queue, one in the middle, and the last.
         drop(sends.remove(9));
         drop(sends.remove(4));
         drop(sends.remove(0));
@@ -157,7 +157,8 @@ fn dropping_closed_and_connected_changes_nothing(driver: &Driver) {
 }
 
 fn dropping_connect_async_hangs_up(driver: &Driver) {
-    // Nobody answers: the future can be dropped at any point, and the next one finds an engine.
+    // No engine answers, so the future can be dropped at any point. The next connect finds an
+    // engine.
     let dir = Dir::new();
     let name = dir.name("face");
     for round in 0..50 {
@@ -172,7 +173,7 @@ fn dropping_connect_async_hangs_up(driver: &Driver) {
             }
         }
         drop(connect);
-        // Either it was not seen at all, or the face is used up and over.
+        // Either the face did not see that client at all, or its channel is over.
         match SpscHandle::builder().driver(driver).connect(&name) {
             Ok(handle) => {
                 face.try_send(packet(1, 8)).unwrap();
@@ -186,11 +187,11 @@ fn dropping_connect_async_hangs_up(driver: &Driver) {
     }
 }
 
-/// Sends and receives whose futures are polled a few times and dropped, as chance has it.
+/// Sends and receives whose futures are polled a few times and dropped, at random.
 fn futures_dropped_at_random_lose_and_double_nothing(driver: &Driver) {
     let ends = pair(driver, SMALL);
     let (face, handle) = (&Endpoint::from(ends.0), &Endpoint::from(ends.1));
-    // Empty batches that come when the budget is used up, among others.
+    // This includes empty batches that come when the budget is used up.
     poll_and_drop(face, handle, [0, 3, 2].repeat(1000));
     let config = ProptestConfig { cases: 60, failure_persistence: None, ..Default::default() };
     proptest!(config, |(steps in proptest::collection::vec(any::<u8>(), 1..300))| {
@@ -217,7 +218,7 @@ fn poll_and_drop(face: &Endpoint, handle: &Endpoint, steps: Vec<u8>) {
                 let done = poll_once(send.as_mut()).is_ready();
                 drop(send);
                 let now = face.stats().packets_sent - before;
-                // An empty batch is pending, too, where the budget is used up.
+                // An empty batch is pending too when the budget is used up.
                 assert!(done == (now == batch.len() as u64) || batch.is_empty());
                 sent += now;
             }

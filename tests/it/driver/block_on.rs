@@ -49,7 +49,7 @@ fn block_on_serves_others_while_its_future_wakes_itself(like: &Driver) {
     });
     driver.block_on(async {
         let receive = async {
-            // Through a waker, each time.
+            // Each packet comes through a waker.
             for _ in 0..10 {
                 face.recv().await.unwrap();
             }
@@ -69,7 +69,7 @@ fn block_on_serves_others_while_its_future_wakes_itself(like: &Driver) {
                 .await;
             }
         };
-        // In separate tasks, as an executor has them: `receive` is polled only when it is woken.
+        // These are separate tasks, as in an executor: `receive` is polled only when it is woken.
         let tasks = futures::stream::FuturesUnordered::from_iter([
             futures::future::FutureExt::boxed_local(receive),
             futures::future::FutureExt::boxed_local(spin),
@@ -89,7 +89,7 @@ fn block_on_works_on_a_background_driver(like: &Driver) {
     assert_eq!(echo.join().unwrap(), 500);
 }
 
-/// As one does that blocks, and one that is woken while it does.
+/// The future blocks, or is woken while it does.
 fn block_on_bears_a_future_that_uses_up_an_unpark(like: &Driver) {
     let builder = || Driver::builder().backend(like.backend());
     for driver in [builder().background().unwrap(), builder().build().unwrap()] {
@@ -127,14 +127,15 @@ fn block_on_polls_again_a_future_that_parks_in_its_driver(like: &Driver) {
     assert!(is_done.recv_timeout(PATIENCE).is_ok(), "it was woken, and sleeps");
 }
 
-/// Receives on an end of `driver` beside a task of the same executor that always yields.
+/// Receives on an end of `driver` next to a task of the same executor that always yields.
 fn a_task_that_is_always_runnable_starves_no_channel(like: &Driver) {
     let driver = parked(like);
     let background = Driver::builder().backend(like.backend()).background().unwrap();
     let (face, handle) = ends(&driver, &background);
     let sender = thread::spawn(move || {
         for n in 0..10 {
-            // Each one after a sleep of the driver's own kind: spins, ends of spins, none at all.
+            // The growing pauses cover each kind of wait in the driver: while it spins, as a spin
+            // ends, and after it has stopped spinning.
             thread::sleep(Duration::from_millis(n));
             handle.try_send(packet(n, 8)).unwrap();
         }

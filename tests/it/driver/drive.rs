@@ -27,7 +27,7 @@ on_both_backends!(
     deadlines_pass_while_a_driver_is_driven,
 );
 
-/// A reactor without wakes: whoever polls looks at the descriptor.
+/// A reactor that wakes nobody: each poll checks whether the descriptor is readable.
 fn look(driver: &PolledDriver) -> LocalBoxFuture<'_, io::Result<()>> {
     poll_fn(
         move |_| {
@@ -109,7 +109,8 @@ fn what_ends_a_drive_is_told(like: &Driver) {
     assert!(
         matches!(ended, Err(ShmError::Io { source, .. }) if source.kind() == io::ErrorKind::Other)
     );
-    // One that is always ready is turned for nothing, and the future has its turn.
+    // With a reactor that is always ready, the driver is turned each time, and the future is polled
+    // too.
     let (woken, waker) = Woken::counting();
     let busy = || std::future::ready(Ok(()));
     let mut driving = pin!(driver.drive(busy, smol::future::yield_now()));
@@ -125,7 +126,7 @@ fn a_drive_may_be_dropped_and_begun_again(other: &Driver) {
     let driver = Async::new(polled(other)).unwrap();
     let (face, handle) = ends(driver.get_ref(), other);
     for n in 0..200 {
-        // Dropped after some polls: what it has not received, the next one does.
+        // Drops the drive after some polls. The next one receives what this one has not.
         {
             let mut driving = pin!(driver.get_ref().drive(|| driver.readable(), face.recv()));
             for _ in 0..n % 3 {

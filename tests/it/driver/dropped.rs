@@ -1,4 +1,4 @@
-//! Drivers that are dropped, and what happens to those who wait by them.
+//! Drivers that are dropped, and what happens to the ends that are bound to them.
 
 use std::pin::pin;
 use std::sync::Arc;
@@ -94,7 +94,7 @@ fn a_driver_that_was_never_run_leaks_nothing(like: &Driver) {
     let driver = parked(like);
     let maps = || std::fs::read_to_string("/proc/self/maps").unwrap();
     let regions = || maps().lines().filter(|line| line.contains("memfd:wakering")).count();
-    // Other tests make regions meanwhile, but not that many.
+    // Other tests make regions meanwhile, but fewer than this.
     for _ in 0..3000 {
         drop(ends(&driver, &driver));
     }

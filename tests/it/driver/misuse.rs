@@ -1,5 +1,5 @@
-//! What should not be done with a driver, on every way of running one: each has an outcome that is
-//! known, and costs no other channel its wake.
+//! Misuse of a driver, for each way to run one. Each misuse has a known outcome and costs no other
+//! channel its wake.
 
 use std::io::ErrorKind;
 use std::ops::Deref;
@@ -33,13 +33,13 @@ on_both_backends!(
 
 fn each_way(like: &Driver, test: impl Fn(&Driver)) {
     for way in WAYS {
-        // Shown if it fails.
+        // libtest shows this if the test fails.
         eprintln!("{way:?}");
         running(way, like.backend(), &test);
     }
 }
 
-/// Both ends of a channel on one driver.
+/// Returns both ends of a channel on one driver.
 fn pair(driver: &Driver) -> (Endpoint, Endpoint) {
     pair_on(driver, driver)
 }
@@ -95,13 +95,14 @@ fn a_waker_that_drops_its_end_costs_no_other_channel_its_wake(like: &Driver) {
             let (woken, waker) = Woken::counting();
             let mut other = Box::pin(good.recv());
             let mut recv = owned_recv(there);
-            // Wakes may come for no reason: this one has to wait until all is in its place.
+            // Spurious wakes may come at any time. The lock makes such a wake wait until the
+            // receive is in its place.
             let mut filled = place.lock().unwrap();
             assert!(poll_with(recv.as_mut(), &dropping).is_pending());
             *filled = Some(recv);
             drop(filled);
             assert!(poll_with(other.as_mut(), &waker).is_pending());
-            // Closed already, if it was dropped for no reason.
+            // The channel is closed already if a spurious wake dropped its end.
             let _ = here.try_send(packet(n, 8));
             good_peer.try_send(packet(n, 8)).unwrap();
             eventually("the good one is woken", || woken.calls() > 0);
@@ -122,7 +123,7 @@ fn an_end_may_be_dropped_elsewhere_while_its_driver_sleeps(like: &Driver) {
             assert!(poll_with(recv.as_mut(), &waker).is_pending());
             assert!(poll_with(other.as_mut(), &good_waker).is_pending());
             if n % 2 == 0 {
-                // Asleep in all likelihood, having been told of the new ends.
+                // Gives the driver time to hear of the new ends and, most probably, to sleep.
                 std::thread::yield_now();
             }
             drop(here);
@@ -136,14 +137,14 @@ fn an_end_may_be_dropped_elsewhere_while_its_driver_sleeps(like: &Driver) {
     });
 }
 
-/// Runs a driver on two threads at once: the second is told so, and what came meanwhile is not
-/// lost.
+/// Runs a driver on two threads at once: the second call is an error, and what came meanwhile is
+/// not lost.
 fn run_twice(driver: &Driver, run: &(dyn Fn() -> Result<(), ShmError> + Sync)) {
     let ((held, held_peer), (good, good_peer)) = (pair(driver), pair(driver));
     let ((say_inside, inside), (go_on, held_up)) = (channel(), channel::<()>());
     let (say_inside, held_up) = (Mutex::new(Some(say_inside)), Mutex::new(held_up));
     let (_, holding) = Woken::with(move || {
-        // Once: until the other thread has tried.
+        // Only the first call waits until the other thread has tried.
         if let Some(inside) = say_inside.lock().unwrap().take() {
             inside.send(()).unwrap();
             let _ = held_up.lock().unwrap().recv_timeout(PATIENCE);
@@ -186,14 +187,14 @@ fn who_runs_a_driver_twice_is_told(like: &Driver) {
     run_twice(&driver, &|| driver.park(Some(Duration::from_millis(5))));
     let driver = builder.clone().polled().unwrap();
     run_twice(&driver, &|| driver.turn().map(drop));
-    // Nor may anybody run one that is run by others.
+    // A driver that runs by itself or by turns cannot be parked in.
     for not_to_be_parked_in in [like, &driver] {
         let parked = not_to_be_parked_in.park(Some(Duration::ZERO));
         assert!(matches!(parked, Err(ShmError::Unsupported { .. })), "{parked:?}");
     }
 }
 
-/// What the panic says.
+/// Returns the message of the panic.
 fn panic_of(f: impl FnOnce()) -> String {
     let panic = catch_unwind(AssertUnwindSafe(f)).expect_err("it goes on");
     panic.downcast_ref::<&str>().map(|&text| text.to_owned()).expect("a message")
@@ -253,7 +254,7 @@ fn a_background_driver_outlives_its_handles(like: &Driver) {
     assert_eq!(wait("closed", there.closed()), CloseReason::Peer);
 }
 
-/// Everything that can wait on a driver, of which the last handle then goes.
+/// Has one waiter of every kind on a driver, and then drops the driver's last handle.
 fn everybody_waits(driver: impl Deref<Target = Driver>, elsewhere: &Driver) {
     let dir = Dir::new();
     let name = |name| dir.name(name);
@@ -288,7 +289,7 @@ fn everybody_waits(driver: impl Deref<Target = Driver>, elsewhere: &Driver) {
     assert_eq!(wait("all of them", join_all(waiting)), [true; 6]);
     assert_eq!(face.close_reason(), Some(CloseReason::DriverGone));
     assert_eq!(join("who blocks", thread), (None, Some(CloseReason::DriverGone)));
-    // The peers learn of it, and so does who would connect.
+    // The peers learn of it, and so does a client that connects.
     for peer in [peer, full_peer, blocked_peer] {
         assert_eq!(wait("closed", peer.closed()), CloseReason::Cancelled);
     }
@@ -314,7 +315,7 @@ fn everybody_who_waits_is_told_that_a_driver_is_gone(like: &Driver) {
         }
         let handle = Driver::clone(&driver);
         everybody_waits(driver, like);
-        // Nobody could run it for another one.
+        // No thread could run this driver for another end.
         assert!(SpscFace::builder().driver(&handle).pair().is_err());
     }
 }

@@ -1,4 +1,4 @@
-//! Drivers: the ways to run one, and what should not be done with one.
+//! Drivers: the ways to run one, and how not to use one.
 
 mod block_on;
 mod drive;
@@ -16,34 +16,35 @@ use wakering::{Driver, Endpoint, PolledDriver, ShmError, SpscFace, SpscHandle};
 
 use crate::common::{PATIENCE, SMALL, number, packet, unnamed_pair};
 
-/// A driver of the same backend that runs by parks.
+/// Returns a driver of the same backend that threads run by parking in it.
 fn parked(like: &Driver) -> Driver {
     let driver = Driver::builder().backend(like.backend()).build().unwrap();
     assert_eq!(driver.backend(), like.backend());
     driver
 }
 
-/// A driver of the same backend that runs by turns.
+/// Returns a driver of the same backend that runs by turns.
 fn polled(like: &Driver) -> PolledDriver {
     let driver = Driver::builder().backend(like.backend()).polled().unwrap();
     assert_eq!(driver.backend(), like.backend());
     driver
 }
 
-/// Both ends of a channel, each in the care of its driver, without any spinning.
+/// Returns both ends of a channel, each bound to its driver, which never spin.
 fn ends(face: &Driver, handle: &Driver) -> (SpscFace, SpscHandle) {
     let face = SpscFace::builder().driver(face).ring_bytes(SMALL).spin(Duration::ZERO);
     unnamed_pair(face, SpscHandle::builder().driver(handle).spin(Duration::ZERO))
 }
 
-/// Whether the driver has something to do, at the latest after this time.
+/// Whether the driver has something to do within `timeout`.
 fn is_readable(driver: &PolledDriver, timeout: Duration) -> bool {
     let mut set = [PollFd::new(driver, PollFlags::IN)];
     let timeout = Timespec::try_from(timeout).unwrap();
     let end = Instant::now() + PATIENCE;
     loop {
         match poll(&mut set, Some(&timeout)) {
-            // The kernel completes here what this thread has submitted.
+            // The kernel completes the requests that this thread has submitted, which interrupts
+            // the call.
             Err(rustix::io::Errno::INTR) => assert!(Instant::now() < end),
             ready => return ready.unwrap() > 0,
         }
@@ -75,7 +76,7 @@ fn echo(end: impl Into<Endpoint>) -> impl Future<Output = u64> + Send {
     }
 }
 
-/// Sends and receives back, each time after a park at this end.
+/// Sends packets one by one and receives each back. This end parks for each packet.
 async fn ask(handle: &SpscHandle, rounds: u64) {
     for round in 0..rounds {
         handle.send(packet(round, 8)).await.unwrap();

@@ -1,4 +1,4 @@
-//! Drivers that nobody runs.
+//! Drivers that no thread runs.
 
 use std::sync::Arc;
 use std::thread;
@@ -24,26 +24,26 @@ fn blocking_calls_learn_of_the_end_though_nobody_runs_the_driver(like: &Driver) 
     let receiver = thread::spawn(move || (face.recv_blocking(), face.close_reason()));
     drop(handle);
     assert_eq!(receiver.join().unwrap(), (None, Some(CloseReason::Peer)));
-    // A cancel from another thread.
+    // Another thread cancels.
     let (face, _handle) = ends(&idle, &background);
     let canceller = face.canceller();
     let receiver = thread::spawn(move || (face.recv_blocking(), face.close_reason()));
     thread::sleep(Duration::from_millis(5));
     canceller.cancel();
     assert_eq!(receiver.join().unwrap(), (None, Some(CloseReason::Cancelled)));
-    // Deadlines.
+    // Deadlines pass.
     let builder = SpscFace::builder().driver(&idle).send_timeout(Some(Duration::from_millis(20)));
     let (face, _descriptor) = builder.ring_bytes(SMALL).pair().unwrap();
     assert_eq!(face.recv_timeout(Duration::from_millis(20)), Err(RecvTimeoutError::Timeout));
     while face.try_send(packet(0, 8)).is_ok() {}
     assert!(matches!(face.send_blocking(packet(0, 8)), Err(ShmError::TimedOut { sent: 0 })));
-    // A death: the process that has the other end is gone without having closed it.
+    // The peer dies: the process that has the other end is gone and did not close it.
     let (face, descriptor) = SpscFace::builder().driver(&idle).pair().unwrap();
     let receiver = thread::spawn(move || (face.recv_blocking(), face.close_reason()));
     thread::sleep(Duration::from_millis(5));
     drop(descriptor);
     assert_eq!(receiver.join().unwrap(), (None, Some(CloseReason::PeerDied)));
-    // The same while it waits for room.
+    // The peer dies while a send waits for room.
     let (face, descriptor) = SpscFace::builder().driver(&idle).ring_bytes(SMALL).pair().unwrap();
     while face.try_send(packet(0, 8)).is_ok() {}
     let sender = thread::spawn(move || face.send_blocking(packet(0, 8)));
@@ -65,7 +65,7 @@ fn blocking_calls_learn_of_a_death_of_a_peer_that_came_later(like: &Driver) {
     let receiver = thread::spawn(move || (blocked.recv_blocking(), blocked.close_reason()));
     let mut client = Child::start(test_path!(helper_sends_and_waits), &[&name]);
     park_until(&driver, "connected", || face.is_connected());
-    // From here on nobody runs the driver.
+    // From here on, no thread runs the driver.
     assert_eq!(number(&receiver.join().unwrap().0.unwrap()), 1);
     let receiver = thread::spawn(move || (face.recv_blocking(), face.close_reason()));
     thread::sleep(Duration::from_millis(5));
@@ -95,14 +95,14 @@ fn a_connect_to_a_face_that_nobody_runs_times_out(like: &Driver) {
     drop(face);
     let listener = SpscFace::builder().driver(&driver).bind(&name).unwrap();
     assert!(matches!(quick().connect(&name), Err(ShmError::TimedOut { sent: 0 })));
-    // Run again, it serves those who come then.
+    // When it runs again, it serves the next client.
     let client = thread::spawn(move || SpscHandle::connect(&name).unwrap());
     let face = driver.block_on(listener.accept()).unwrap();
     drop(client.join().unwrap());
     drop(face);
 }
 
-/// What is to be asked when a task hangs.
+/// The `Debug` form helps to find out why a task hangs.
 fn a_drivers_debug_form_tells_whether_anybody_runs_it(like: &Driver) {
     let tells = |driver: &Driver, what: &str| format!("{driver:?}").contains(what);
     let driver = parked(like);
@@ -110,7 +110,7 @@ fn a_drivers_debug_form_tells_whether_anybody_runs_it(like: &Driver) {
     let background = Driver::builder().backend(like.backend()).background().unwrap();
     let (face, handle) = ends(&driver, &background);
     assert!(tells(&driver, "last_run: never") && tells(&driver, "bound: 1"), "{driver:?}");
-    // That one runs by itself.
+    // The background driver runs by itself.
     assert!(!tells(&background, "last_run") && tells(&background, "bound: 1"), "{background:?}");
     let unparker = driver.unparker();
     thread::scope(|scope| {

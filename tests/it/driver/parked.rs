@@ -1,4 +1,4 @@
-//! Drivers that others run by parks.
+//! Drivers that threads run by parking in them.
 
 use std::io::ErrorKind;
 use std::pin::{Pin, pin};
@@ -116,7 +116,7 @@ fn a_wake_ends_the_park(like: &Driver) {
         assert!(poll_with(received.as_mut(), &waker).is_pending());
         let mut before = woken.calls();
         send.send(round).unwrap();
-        // Polled only when woken, which may also be in vain.
+        // The future is polled only when it is woken, which may be a spurious wake.
         let packet = loop {
             park_until(&driver, "woken", || woken.calls() > before);
             before = woken.calls();
@@ -152,7 +152,7 @@ fn moving_from_thread_to_thread_loses_no_wake(like: &Driver) {
     let driver = parked(like);
     let (face, handle) = ends(&Driver::builder().background().unwrap(), &driver);
     let echo = thread::spawn(move || pollster::block_on(echo(face)));
-    // Three threads take turns; the future goes round with its waits armed.
+    // Three threads pass the future round, with its waits armed.
     let future = async move { ask(&handle, ROUNDS).await };
     type Task = Pin<Box<dyn Future<Output = ()> + Send>>;
     let rings: Vec<(Sender<Task>, Receiver<Task>)> = (0..3).map(|_| channel()).collect();
@@ -210,7 +210,7 @@ fn threads_that_parked_may_exit(like: &Driver) {
     assert_eq!(echo.join().unwrap(), 200);
 }
 
-/// As an executor does that parks with a timeout of zero, or after an unpark, between two tasks.
+/// Like an executor that parks with a timeout of zero, or after an unpark, between two tasks.
 fn an_executor_that_never_sleeps_hears_of_its_channels(like: &Driver) {
     for unparks in [false, true] {
         let driver = parked(like);

@@ -1,4 +1,4 @@
-//! Drivers that others run by turns, whenever their descriptor is readable.
+//! Drivers that others turn whenever their descriptor is readable.
 
 use std::io::ErrorKind;
 use std::os::fd::AsFd;
@@ -112,7 +112,7 @@ fn a_polled_driver_works_under_async_std(like: &Driver) {
     }));
 }
 
-/// Waits by an edge-triggered epoll, as some reactors do, and turns only after an edge.
+/// Waits with an edge-triggered epoll, as some reactors do, and turns only after an edge.
 fn edges_suffice_for_a_polled_driver(like: &Driver) {
     use rustix::event::epoll;
     let driver = polled(like);
@@ -137,7 +137,7 @@ fn edges_suffice_for_a_polled_driver(like: &Driver) {
             break;
         }
         if woken.calls() != before {
-            // By itself, to let others run; or by the driver, in the background.
+            // The task woke itself, to let others run, or the background driver woke it.
             continue;
         }
         events.clear();
@@ -151,7 +151,7 @@ fn edges_suffice_for_a_polled_driver(like: &Driver) {
     assert_eq!(echo.join().unwrap(), 5000);
 }
 
-/// Plays ping-pong over an end of `driver`, turned by `turn` each time that it is readable.
+/// Plays ping-pong over an end of `driver`, which `turn` turns each time that it is readable.
 fn ask_by(driver: &PolledDriver, rounds: u64, mut turn: impl FnMut()) {
     let (face, handle) = ends(&Driver::builder().background().unwrap(), driver);
     let echo = thread::spawn(move || pollster::block_on(echo(face)));
@@ -184,7 +184,8 @@ fn the_thread_that_turned_may_be_busy(like: &Driver) {
     let busy = driver.clone();
     let busy = thread::spawn(move || {
         loop {
-            // Between two turns no system call: others see what it has armed all the same.
+            // This thread makes no system call between two turns. Other threads still see what it
+            // has armed.
             match turns.try_recv() {
                 Ok(()) => turned.send(busy.turn().map(drop)).unwrap(),
                 Err(TryRecvError::Empty) => std::hint::spin_loop(),
