@@ -1,4 +1,4 @@
-//! Ends that are closed or dropped, and halves that are.
+//! Ends and halves that are closed or dropped.
 
 use futures::SinkExt;
 use wakering::{CloseReason, Driver, Endpoint, ShmError, SpscFace, SpscHandle, TrySendError};
@@ -114,7 +114,8 @@ fn closing_ends_our_own_calls_at_once(driver: &Driver) {
 }
 
 fn the_peers_half_close_ends_nothing_but_that_half(driver: &Driver) {
-    // Its sender: all that was sent comes, then the end of this direction alone.
+    // The peer's sender is dropped: everything that was sent arrives, then only this direction
+    // ends.
     both_roles(driver, SMALL, None, |here, there| {
         let (mut tx, mut rx) = there.into_split();
         tx.try_send(packet(0, 8)).unwrap();
@@ -133,7 +134,7 @@ fn the_peers_half_close_ends_nothing_but_that_half(driver: &Driver) {
         assert_eq!(wait("closed", closed), CloseReason::Peer);
         assert_eq!(here.close_reason(), Some(CloseReason::Peer));
     });
-    // Its receiver: packets come as before.
+    // The peer's receiver is dropped: packets still come.
     both_roles(driver, SMALL, None, |here, there| {
         let (mut tx, rx) = there.into_split();
         drop(rx);
@@ -179,7 +180,7 @@ fn an_end_is_an_error_of_connected(driver: &Driver) {
     face.close();
     let result = wait("connected", connected);
     assert!(matches!(result, Err(ShmError::Closed { reason: CloseReason::Local, .. })));
-    // One that was connected stays so in the books.
+    // An end that was connected still says so afterwards.
     let (face, handle) = pair_with_timeout(driver, SMALL, None);
     drop(handle);
     assert_eq!(wait("recv", face.recv()), None);

@@ -18,7 +18,7 @@ fn assert_closed(result: Result<(), ShmError>, expected: CloseReason) {
     }
 }
 
-/// All ways of sending say that it is over.
+/// Asserts that every way to send fails with this reason.
 fn assert_sends_fail(end: &Endpoint, expected: CloseReason) {
     match end.try_send(packet(1, 8)) {
         Err(TrySendError::Closed(back, reason)) => {
@@ -32,7 +32,7 @@ fn assert_sends_fail(end: &Endpoint, expected: CloseReason) {
     assert_closed(end.send_batch_blocking(&[packet(1, 8), packet(2, 8)]), expected);
 }
 
-/// All ways of receiving say that it is over, and why.
+/// Asserts that every way to receive reports the end and its reason.
 fn assert_receives_end(end: &Endpoint, expected: CloseReason) {
     assert_eq!(end.try_recv(), Err(TryRecvError::Closed(expected)));
     assert_eq!(end.finished(), Some(finish(expected)));
@@ -46,15 +46,15 @@ fn assert_receives_end(end: &Endpoint, expected: CloseReason) {
     assert_eq!(end.finished(), Some(finish(expected)));
 }
 
-/// What `finished` gives for a direction that ended for `reason`.
+/// Returns what `finished` returns for a direction that ended for `reason`.
 fn finish(reason: CloseReason) -> Result<(), CloseReason> {
     if reason == CloseReason::Peer { Ok(()) } else { Err(reason) }
 }
 
 type End = (&'static str, fn(Endpoint) -> Option<Endpoint>, CloseReason);
 
-/// What the other side may do, and the reason that this side then has. What is returned stays open
-/// until the call under test is back.
+/// What the other side may do, and the reason that this side then has. The returned value stays
+/// open until the call under test has returned.
 const ENDS: [End; 4] = [
     (
         "close",

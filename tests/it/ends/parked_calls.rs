@@ -69,7 +69,7 @@ fn every_parked_call_learns_of_every_end(driver: &Driver) {
                 let here = Arc::new(here);
                 fill(&here);
                 let thread = park(&here, call, what);
-                // One that queues behind the parked one.
+                // A second call that queues after the parked one.
                 let queued = here.clone();
                 let queued = std::thread::spawn(move || call(&queued));
                 let _there = end(there);
@@ -78,7 +78,7 @@ fn every_parked_call_learns_of_every_end(driver: &Driver) {
             });
         }
     }
-    // And of our own.
+    // Ends that this side causes.
     for (what, call) in PARKED_RECEIVES.into_iter().chain(PARKED_SENDS) {
         for (end, expected) in [
             (Endpoint::close as fn(&Endpoint), CloseReason::Local),

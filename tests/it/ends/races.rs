@@ -62,14 +62,14 @@ fn no_send_returns_ok_after_close_has_returned(driver: &Driver) {
             for sender in senders {
                 join("sender", sender);
             }
-            // What was Ok is what arrived.
+            // Exactly the packets whose send returned `Ok` arrive.
             assert_eq!(join("receiver", receiver), sent.load(Ordering::SeqCst));
         });
     }
 }
 
-/// A waker that does something when this thread drops it: foreign code in the middle of a poll.
-/// What a driver drops, because it called the waker, does nothing.
+/// A waker that runs an action when this thread drops it: foreign code in the middle of a poll. If
+/// the driver drops it, because it has called it, the action does not run.
 struct OnDrop {
     thread: ThreadId,
     action: Mutex<Option<Box<dyn FnOnce() + Send>>>,
@@ -115,7 +115,7 @@ fn no_send_that_is_about_to_park_returns_ok_after_close(driver: &Driver) {
                 taken.action.get_mut().unwrap().take();
                 return false;
             }
-            // Replaces the waker, between the failed attempt and the last look.
+            // This poll replaces the waker between the failed attempt and the last look.
             match poll_once(send.as_mut()) {
                 Poll::Ready(result) => assert_closed(result, CloseReason::Local),
                 Poll::Pending => {
@@ -137,7 +137,7 @@ fn a_sender_is_woken_for_room_after_its_own_receiver_was_dropped(driver: &Driver
             wait("send", tx.send(packet(filled, 8))).unwrap();
             tx
         });
-        // Parked, and for longer than until its second look.
+        // The sender has parked, and stays parked past its second look.
         eventually("the sender parks", || there.stats().packets_received == 0 && before == 0);
         std::thread::sleep(Duration::from_millis(20));
         for n in 0..filled {
@@ -186,7 +186,7 @@ fn everything_sent_before_the_end_arrives_however_they_race(driver: &Driver) {
                 }
                 assert_eq!(there.finished(), Some(Ok(())));
                 if round % 3 < 2 {
-                    // Both directions at once, never one before the other.
+                    // Both directions end at once, never one before the other.
                     assert_eq!(there.close_reason(), Some(CloseReason::Peer));
                 }
                 received

@@ -1,4 +1,4 @@
-//! What is told of an end, and when: `close_reason`, `closed` and `finished`.
+//! What is reported about an end, and when: `close_reason`, `closed` and `finished`.
 
 use std::sync::Arc;
 
@@ -63,7 +63,8 @@ fn an_orderly_end_of_one_direction_hides_no_lossy_end_of_the_other(driver: &Driv
     for (how, cut) in CUTS {
         both_roles(driver, SMALL, None, |here, there| {
             let (mut tx, rx) = there.into_split();
-            // It receives no more, and goes on sending. We learn of that before the cut.
+            // The peer stops receiving and goes on sending. This side learns of that before the
+            // cut.
             drop(rx);
             assert_sends_fail(&here, CloseReason::Peer);
             tx.try_send(packet(0, 8)).unwrap();
@@ -72,11 +73,11 @@ fn an_orderly_end_of_one_direction_hides_no_lossy_end_of_the_other(driver: &Driv
             assert_receives_end(&here, CloseReason::Cancelled);
             assert_eq!(here.close_reason(), Some(CloseReason::Cancelled), "{how}");
             assert_eq!(wait("closed", here.closed()), CloseReason::Cancelled, "{how}");
-            // Nor does it lend its reason to the other.
+            // The cut does not change the reason of the other direction.
             assert_sends_fail(&here, CloseReason::Peer);
         });
     }
-    // The other way round: its stream to us was whole, ours to it is cut off.
+    // The other way round: the peer's stream was complete, and ours is cut off.
     both_roles(driver, SMALL, None, |here, there| {
         let (tx, rx) = there.into_split();
         drop(tx);
@@ -86,7 +87,7 @@ fn an_orderly_end_of_one_direction_hides_no_lossy_end_of_the_other(driver: &Driv
         assert_eq!(here.close_reason(), Some(CloseReason::Cancelled));
         assert_receives_end(&here, CloseReason::Peer);
     });
-    // And our own half-close.
+    // The same after this side's own half-close.
     both_roles(driver, SMALL, None, |here, there| {
         let (mut tx, mut rx) = here.into_split();
         wait("close", tx.close()).unwrap();
@@ -120,7 +121,7 @@ fn each_half_has_a_reason_of_its_own(driver: &Driver) {
 
 type Receive = (&'static str, fn(&mut Receiver) -> bool);
 
-/// Whether there was a packet.
+/// Each returns whether there was a packet.
 const RECEIVES: [Receive; 9] = [
     ("try_recv", |rx| rx.try_recv().is_ok()),
     ("recv", |rx| wait("recv", rx.recv()).is_some()),
@@ -143,7 +144,7 @@ fn finished_is_known_once_a_receive_has_returned_the_end(driver: &Driver) {
                 let finished = Some(finish(expected));
                 let cut_off = expected != CloseReason::Peer;
                 assert_eq!(rx.finished(), None, "{what}, {how}");
-                // What an orderly end leaves comes first.
+                // After an orderly end, the remaining packet comes first.
                 assert_eq!(receive(&mut rx), !cut_off, "{what}, {how}");
                 assert_eq!(rx.finished(), finished.filter(|_| cut_off), "{what}, {how}");
                 assert_eq!(rx.close_reason(), Some(expected).filter(|_| cut_off), "{what}, {how}");
@@ -153,7 +154,7 @@ fn finished_is_known_once_a_receive_has_returned_the_end(driver: &Driver) {
             });
         }
     }
-    // A receiver that stops by itself has not heard the end.
+    // A receiver that stops by itself has not received the peer's end.
     both_roles(driver, SMALL, None, |here, _there| {
         here.close();
         assert_eq!(here.finished(), None);
@@ -183,7 +184,7 @@ fn what_is_cut_off_after_the_reason_was_told_is_told_by_finished(driver: &Driver
         both_roles(driver, SMALL, None, |here, there| {
             fill(&there);
             there.close();
-            // This alone does not settle the answer.
+            // This call alone does not settle the reason.
             assert!(here.is_closed());
             let told = if is_asked { here.close_reason() } else { Some(CloseReason::Cancelled) };
             there.cancel();

@@ -1,4 +1,4 @@
-//! Ends that cut off what was not received, and how they differ from orderly ones.
+//! Ends that cut off what was not received, and how they differ from orderly ends.
 
 use futures::{FutureExt, SinkExt, StreamExt};
 use wakering::{CloseReason, Driver, Receiver, ShmError};
@@ -24,7 +24,7 @@ fn cancelling_ends_everything_at_once(driver: &Driver) {
             } else {
                 there.cancel()
             }
-            // The very next calls see it, on both sides.
+            // The very next calls on both sides see it.
             for end in [&here, &there] {
                 assert_sends_fail(end, CloseReason::Cancelled);
                 assert_receives_end(end, CloseReason::Cancelled);
@@ -46,7 +46,7 @@ fn cancel_after_close_cuts_off_what_was_not_received(driver: &Driver) {
     });
 }
 
-/// What a stream gives until its end.
+/// Returns everything that a stream yields until its end.
 fn items(rx: Receiver) -> Vec<Result<bytes::Bytes, ShmError>> {
     let mut rx = rx;
     let mut items = Vec::new();
@@ -71,7 +71,7 @@ fn truncation_never_looks_like_success(driver: &Driver) {
             Err(ShmError::Closed { reason: CloseReason::Cancelled, sent: 0 })
         ));
     });
-    // By ourselves as well, and also behind an orderly close.
+    // The same holds for our own cancel, and after an orderly close.
     both_roles(driver, SMALL, None, |here, there| {
         let (tx, rx) = here.into_split();
         tx.cancel();
@@ -123,7 +123,7 @@ fn a_packet_that_a_dropped_sink_lost_is_no_orderly_end(driver: &Driver) {
         tx.feed(packet(filled, 8)).now_or_never().unwrap().unwrap();
         let (mut back, mut forth) = there.into_split();
         back.try_send(packet(7, 8)).unwrap();
-        // With room for it, the end is an orderly one.
+        // If there is room for the packet, the end is an orderly one.
         assert_eq!(number(&forth.try_recv().unwrap()), 0);
         drop(tx);
         for n in 1..=filled {
@@ -138,7 +138,7 @@ fn a_packet_that_a_dropped_sink_lost_is_no_orderly_end(driver: &Driver) {
         let (mut tx, mut rx) = here.into_split();
         tx.feed(packet(filled, 8)).now_or_never().unwrap().unwrap();
         let (mut back, forth) = there.into_split();
-        // The peer receives no more, so the packet has nowhere to go; the other direction goes on.
+        // The peer no longer receives, so the packet cannot be sent. The other direction goes on.
         drop(forth);
         drop(tx);
         back.try_send(packet(7, 8)).unwrap();

@@ -35,8 +35,8 @@ fn assert_come(rx: &mut Receiver, numbers: Range<u64>) {
     assert!(rx.is_empty());
 }
 
-/// By `publish`, by a drop, and by itself once an eighth of the ring is withheld; and a sleeping
-/// peer is woken once for all of them.
+/// A batch is published by `publish`, by a drop, and by itself once an eighth of the ring is
+/// withheld. A sleeping peer is woken once for all of its packets.
 fn a_batch_is_shown_when_it_is_published(driver: &Driver) {
     both_roles(driver, SMALL, None, |here, there| {
         let (mut tx, mut rx, (_unused_rx, unused_tx)) = halves(here, there);
@@ -51,7 +51,7 @@ fn a_batch_is_shown_when_it_is_published(driver: &Driver) {
         drop(batch);
         assert_come(&mut rx, 3..5);
 
-        // 72 bytes a record, and an eighth are 512.
+        // A record has 72 bytes, and an eighth of the ring 512.
         let mut batch = tx.batch();
         commit_to(&mut batch, 5..12);
         assert!(rx.is_empty());
@@ -74,7 +74,7 @@ fn a_batch_is_shown_when_it_is_published(driver: &Driver) {
     });
 }
 
-/// At once, by the future and by the blocking form, which then waits until there is room.
+/// The future and the blocking call publish it at once, and then wait until there is room.
 fn a_batch_is_shown_where_it_would_wait_for_room(driver: &Driver) {
     type Reserve = for<'a> fn(&'a mut Batch<'_>) -> Result<Grant<'a>, ShmError>;
     let ways: [Reserve; 2] =
@@ -83,9 +83,9 @@ fn a_batch_is_shown_where_it_would_wait_for_room(driver: &Driver) {
         both_roles(driver, SMALL, None, |here, there| {
             let (mut tx, mut rx, _unused) = halves(here, there);
             let mut batch = tx.batch();
-            // Seven more than six eighths of the ring, of which 208 bytes are not left.
+            // The last seven packets are withheld. Less than 208 bytes of the ring are left.
             commit_to(&mut batch, 0..55);
-            // No room comes back while this one is out.
+            // No room comes back while this packet is lent.
             let first = lend(rx.try_recv_ref().unwrap());
             assert_come(&mut rx, 1..48);
             assert_eq!(batch.try_reserve(200).unwrap_err(), TryReserveError::Full);
@@ -112,7 +112,7 @@ fn a_batch_is_shown_where_it_would_wait_for_room(driver: &Driver) {
     }
 }
 
-/// With the next packet, whatever it is sent by, by a flush, and with the half's end.
+/// It is published with the next packet, however that is sent, by a flush, and when the half ends.
 fn a_leaked_batch_goes_with_what_comes_next(driver: &Driver) {
     let leak = |tx: &mut Sender| {
         let mut batch = tx.batch();
@@ -159,14 +159,14 @@ fn a_batch_ends_with_the_channel(driver: &Driver) {
     drop(batch);
     assert!(wait("recv", rx.recv()).is_none());
 
-    // A peer that receives no more.
+    // The peer no longer receives.
     let (mut tx, rx, _unused) = small_halves(driver);
     let mut batch = tx.batch();
     commit_to(&mut batch, 0..1);
     drop(rx);
     let closed = batch.publish().unwrap_err();
     assert!(matches!(closed, ShmError::Closed { reason: CloseReason::Peer, .. }), "{closed:?}");
-    // Longer than a packet may be: refused, and what was withheld is not lost by it.
+    // A packet that is too long is refused. What was withheld is not lost.
     let (mut tx, mut rx, _unused) = small_halves(driver);
     let mut batch = tx.batch();
     commit_to(&mut batch, 0..1);

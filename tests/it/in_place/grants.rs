@@ -1,4 +1,4 @@
-//! Grants: room for a packet, which is written where it lies.
+//! Grants: room for a packet, which is written in place.
 
 use std::mem;
 use std::time::{Duration, Instant};
@@ -39,7 +39,7 @@ fn a_commit_wakes_a_parked_receiver(driver: &Driver) {
         });
         for n in 0..40 {
             if n % 8 < 4 {
-                // Until it sleeps: then the commit has to wake it.
+                // Until the receiver sleeps, so that the commit has to wake it.
                 std::thread::sleep(Duration::from_millis(2));
             }
             commit(&mut tx, n, 64).unwrap();
@@ -52,7 +52,7 @@ fn a_commit_wakes_a_parked_receiver(driver: &Driver) {
 
 fn a_grant_that_is_given_up_leaves_no_trace(driver: &Driver) {
     let (mut tx, mut rx, _unused) = small_halves(driver);
-    // Over the ring's end again and again, with pads and without.
+    // Passes the end of the ring again and again, with and without padding.
     for n in 0..200 {
         let (sent, free) = (tx.stats().packets_sent, tx.free_bytes());
         for (reserved, written) in [(1016, 1016), (1016, 0), (40, 33)] {
@@ -89,7 +89,7 @@ fn a_grant_holds_all_that_can_be_put(driver: &Driver) {
     assert_eq!((grant.len(), grant.remaining_mut()), (19, 1016 - 19));
     grant.commit().unwrap();
     assert_eq!(rx.try_recv().unwrap(), &b"\x01\x02\x03\x04\x05one other!!end"[..]);
-    // Nothing at all is a packet as well; and all that there is room for.
+    // An empty packet is a packet, and so is one of the largest size.
     tx.try_reserve(0).unwrap().commit().unwrap();
     tx.try_reserve(8).unwrap().commit().unwrap();
     let mut grant = tx.try_reserve(1016).unwrap();
@@ -137,7 +137,7 @@ fn what_the_sink_held_back_goes_before_a_grant(driver: &Driver) {
     for n in 3..next + 2 {
         assert_eq!(number(&rx.try_recv().unwrap()), n);
     }
-    // And by the future, and by the blocking call.
+    // The same with the future and with the blocking call.
     for blocking in [false, true] {
         let first = next + 2;
         next = first;

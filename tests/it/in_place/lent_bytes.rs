@@ -1,4 +1,4 @@
-//! `Bytes` that are lent: parts of the ring that go from task to task.
+//! Lent `Bytes`: parts of the ring that go from task to task.
 
 use std::mem;
 use std::time::Duration;
@@ -37,7 +37,7 @@ fn lent_bytes_give_room_back_from_the_oldest_on(driver: &Driver) {
     assert_eq!(tx.free_bytes(), all - 4 * 512, "a part of the oldest is out");
     drop(part);
     assert_eq!(tx.free_bytes(), all - 512, "but for the last");
-    // What comes behind one that is out stays with it, whatever becomes of it.
+    // A packet after one that is still lent keeps its room, whatever happens to it.
     tx.try_send(packet(4, 504)).unwrap();
     mem::forget(rx.try_recv_ref().unwrap());
     assert_eq!(rx.try_recv_ref().unwrap_err(), TryRecvError::Empty);
@@ -45,7 +45,7 @@ fn lent_bytes_give_room_back_from_the_oldest_on(driver: &Driver) {
     assert_eq!(number(&three), 3);
     drop(three);
     assert_eq!(tx.free_bytes(), all);
-    // Nothing at all needs no room.
+    // An empty packet needs no room.
     tx.try_send(Bytes::new()).unwrap();
     let nothing = lend(rx.try_recv_ref().unwrap());
     assert_eq!((nothing.len(), tx.free_bytes()), (0, all));
@@ -120,7 +120,7 @@ fn a_stream_is_lent_and_dropped_in_any_order_on_any_thread(driver: &Driver) {
                 let mut kept = Vec::new();
                 while let Ok((n, bytes)) = given.recv() {
                     kept.push((n, bytes));
-                    // All that came meanwhile, the last one first.
+                    // Drops everything that has come meanwhile, the last first.
                     kept.extend(given.try_iter());
                     while let Some((n, bytes)) = kept.pop() {
                         assert_eq!(number(&bytes), n);
@@ -178,7 +178,7 @@ fn two_sleepers_do_not_wake_each_other_over_lent_bytes(driver: &Driver) {
             seen.lock().unwrap().1 = tx.stats().wakes_sent;
             tx
         });
-        // Time for as many wakes as there would be.
+        // Long enough for the wakes that a faulty library would send.
         std::thread::sleep(Duration::from_millis(150));
         drop(lent);
         let (_tx, _rx) = (join("sender", sender), join("receiver", receiver));

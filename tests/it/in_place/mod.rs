@@ -1,4 +1,4 @@
-//! Packets that are written and read where they lie.
+//! Packets that are written and read in place.
 #![allow(
     unsafe_code,
     reason = "reading in place is unsafe, and so is advancing over what was written"
@@ -16,7 +16,8 @@ use wakering::{Driver, Endpoint, Packet, Receiver, Sender, TryReserveError};
 
 use crate::common::{SMALL, packet, pair_with_timeout};
 
-/// The sender of one end and the receiver of the other; the two that are not used, to be kept.
+/// Returns the sender of one end and the receiver of the other, and the two unused halves for the
+/// caller to keep.
 fn halves(here: Endpoint, there: Endpoint) -> (Sender, Receiver, (Receiver, Sender)) {
     let (tx, unused_rx) = here.into_split();
     let (unused_tx, rx) = there.into_split();
@@ -36,7 +37,7 @@ fn commit(tx: &mut Sender, number: u64, len: usize) -> Result<(), TryReserveErro
     Ok(())
 }
 
-/// A packet as a `Bytes` that points into the ring.
+/// Turns a packet into a `Bytes` that points into the ring.
 fn lend(packet: Packet<'_>) -> Bytes {
     // SAFETY: the peer is a part of this test, and writes nowhere but where it may.
     unsafe { packet.into_lent_bytes() }

@@ -1,4 +1,4 @@
-//! Packets that are read where they lie.
+//! Packets that are read in place.
 
 use std::mem;
 use std::time::Duration;
@@ -23,7 +23,7 @@ on_both_backends!(
     the_books_count_what_went_in_place,
 );
 
-/// By `send`, by `reserve`, and by their blocking forms.
+/// The sender waits in `send`, in `reserve`, or in one of their blocking forms.
 fn a_packet_that_is_dropped_wakes_a_parked_sender(driver: &Driver) {
     both_roles(driver, SMALL, None, |here, there| {
         let len = 504;
@@ -58,7 +58,7 @@ fn a_packet_that_is_dropped_wakes_a_parked_sender(driver: &Driver) {
                 std::thread::sleep(Duration::from_millis(3));
             }
             drop(held);
-            // This side goes away: nothing touches the ring here until the sender has come round.
+            // This side does nothing more: nothing touches the ring here until the sender is done.
         }
         let tx = join("sender", sender);
         for n in 40..40 + filled {
@@ -87,7 +87,7 @@ fn a_forgotten_packet_is_given_back_by_the_next_receive_of_any_kind(driver: &Dri
         assert_eq!(tx.free_bytes(), all - 1008);
         assert!(!receive(&mut rx), "it comes once");
         assert_eq!(tx.free_bytes(), all);
-        // And where there is a next one.
+        // The same if there is a next packet.
         tx.try_send(packet(1, 1000)).unwrap();
         tx.try_send(packet(2, 8)).unwrap();
         mem::forget(rx.try_recv_ref().unwrap());
@@ -105,7 +105,7 @@ fn a_held_packet_keeps_its_room(driver: &Driver) {
     let held = rx.try_recv_ref().unwrap();
     assert_eq!(tx.try_reserve(504).unwrap_err(), TryReserveError::Full);
     assert!(tx.try_send(packet(0, 504)).is_err());
-    // Whatever is written meanwhile, it stays what it is.
+    // The held packet does not change, whatever is written meanwhile.
     assert_eq!((number(&held.to_bytes()), held.len()), (0, 504));
     drop(held);
     commit(&mut tx, next, 504).unwrap();

@@ -1,4 +1,4 @@
-//! Random operations on both halves, against a plain queue.
+//! Random operations on both halves, compared with a plain queue.
 
 use std::collections::VecDeque;
 use std::mem;
@@ -14,7 +14,7 @@ use crate::common::{SMALL, number, on_both_backends, packet, poll_once, record_b
 
 on_both_backends!(the_halves_do_what_a_queue_does);
 
-/// The content of a packet that is held, read in every way there is.
+/// Returns the content of a packet that is held. Reads it in every way that there is.
 fn content(packet: &Packet<'_>) -> Bytes {
     let bytes = packet.to_bytes();
     assert_eq!((bytes.len(), bytes.is_empty()), (packet.len(), packet.is_empty()));
@@ -29,18 +29,19 @@ fn content(packet: &Packet<'_>) -> Bytes {
     bytes
 }
 
-/// What is done to the halves.
+/// An operation on the halves.
 #[derive(Debug, Clone)]
 enum Step {
     TrySend(usize),
     /// As a sink, which may hold one packet back.
     Feed(usize),
     SendBatchOnce(Vec<usize>),
-    /// Reserved, and so much of it written and committed.
+    /// Reserves the first number of bytes, then writes and commits the second.
     Commit(usize, usize),
-    /// The same by the future, polled once.
+    /// Reserves with the future, which is polled once.
     CommitOnce(usize),
-    /// Each reserved, written and committed; published by a drop, or leaked and flushed.
+    /// Reserves, writes and commits each of these. The batch is published by a drop, or leaked and
+    /// flushed.
     Batch(Vec<(usize, usize)>, bool),
     GiveUp(usize, usize),
     Forget(usize, usize),
@@ -52,7 +53,7 @@ enum Step {
     ForgetRead,
     Lend,
     LendOnce,
-    /// One of those that are lent.
+    /// Drops one of the lent packets.
     DropLent(usize),
     Readable,
 }
@@ -86,16 +87,17 @@ fn step() -> impl Strategy<Value = Step> {
     ]
 }
 
-/// Both halves and the queue that they should be like.
+/// Both halves, and the queue that they should behave like.
 struct Model {
     tx: Sender,
     rx: Receiver,
     _unused: (Receiver, Sender),
-    /// Numbers and lengths of what was accepted and not received.
+    /// Numbers and lengths of the packets that were accepted and not received.
     queue: VecDeque<(u64, usize)>,
     accepted: u64,
     received: u64,
-    /// Lengths of what was received and is not given back, from the oldest that is still read.
+    /// Numbers and lengths of the packets that were received and not given back, from the oldest
+    /// that is still read.
     kept: VecDeque<(u64, usize, Kept)>,
     lent: Vec<(u64, Bytes)>,
 }
@@ -108,7 +110,7 @@ impl Model {
         Self { tx, rx, _unused, queue, accepted: 0, received: 0, kept, lent }
     }
 
-    /// How many lie in the ring: all but what the sink holds back.
+    /// Returns how many packets are in the ring: all except the one that the sink holds back.
     fn there(&self) -> usize {
         usize::try_from(self.tx.stats().packets_sent - self.received).unwrap()
     }
@@ -118,7 +120,7 @@ impl Model {
         kept + self.queue.iter().map(|&(_, len)| record_bytes(len)).sum::<usize>()
     }
 
-    /// What nobody reads any more is given back, up to the oldest that somebody reads.
+    /// Gives back what is no longer read, up to the oldest packet that is still read.
     fn give_back(&mut self) {
         while self.kept.front().is_some_and(|&(.., kept)| kept == Kept::No) {
             self.kept.pop_front();
@@ -130,13 +132,14 @@ impl Model {
         self.accepted += 1;
     }
 
-    /// It is in the ring, and so is what was held back before it.
+    /// Notes a packet that is in the ring, as is everything that was held back before it.
     fn sent(&mut self, len: usize) {
         self.accept(len);
         assert_eq!(self.there(), self.queue.len());
     }
 
-    /// Full is only what has no room, at the worst place in the ring.
+    /// Checks that "full" was returned only because there is no room at the worst place in the
+    /// ring.
     fn check_full(&self, len: usize) {
         let pads = 2 * record_bytes(1016);
         assert!(self.used() + pads + record_bytes(len) + 8 > SMALL, "has room");
@@ -295,7 +298,7 @@ impl Model {
             return;
         }
         let (n, bytes) = self.lent.swap_remove(which % self.lent.len());
-        // Nothing was written over it.
+        // Nothing has overwritten the lent bytes.
         assert_eq!(number(&bytes), n);
         drop(bytes);
         let entry = self.kept.iter_mut().find(|(number, ..)| *number == n);
@@ -309,7 +312,7 @@ impl Model {
         assert_eq!(self.rx.stats().packets_received, self.received);
     }
 
-    /// All arrives, and the ring is as good as new.
+    /// Checks that everything arrives and that the whole ring is free again.
     fn drain(mut self) {
         while !self.lent.is_empty() {
             self.drop_lent(0);
@@ -323,7 +326,7 @@ impl Model {
     }
 }
 
-/// What became of a packet that was received.
+/// What happened to a packet that was received.
 #[derive(Debug, Clone, Copy, PartialEq)]
 enum Kept {
     Forgotten,
