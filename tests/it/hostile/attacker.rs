@@ -1,5 +1,5 @@
-//! A process that connects as it should and then does what it is told: one rule broken at a time.
-//! And the channel beside it, which is to notice nothing.
+//! A process that connects as it should and then follows the test's script: it breaks one rule at a
+//! time. And an honest channel next to it, which must notice nothing.
 
 use std::sync::Arc;
 use std::sync::atomic::{AtomicBool, Ordering};
@@ -24,7 +24,7 @@ pub(super) struct Attacker {
     turn: u32,
 }
 
-/// Which end the library has.
+/// The end that the library has.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub(super) enum Ours {
     Face,
@@ -34,7 +34,7 @@ pub(super) enum Ours {
 pub(super) const BOTH: [Ours; 2] = [Ours::Face, Ours::Handle];
 
 impl Ours {
-    /// Where our words are in the region, and where the attacker's.
+    /// Returns where our words are in the region, and where the attacker's are.
     pub(super) fn words(self) -> (usize, usize) {
         match self {
             Self::Face => (raw_peer::FACE, raw_peer::HANDLE),
@@ -49,13 +49,13 @@ impl Attacker {
         Self { child, dir: Dir::new(), turn: 0 }
     }
 
-    /// For a socket of its own.
+    /// Returns a name for a new socket.
     pub(super) fn next_name(&mut self) -> String {
         self.turn += 1;
         self.dir.name(&self.turn.to_string())
     }
 
-    /// Connects it to an end of ours, in the small ring.
+    /// Connects the attacker to an end of ours, with small rings.
     pub(super) fn meet(&mut self, driver: &Driver, ours: Ours) -> Endpoint {
         let name = self.next_name();
         if ours == Ours::Face {
@@ -74,13 +74,13 @@ impl Attacker {
         }
     }
 
-    /// Has it do something, and waits until it is done.
+    /// Has the attacker do something, and waits until it is done.
     pub(super) fn say(&mut self, order: &str) {
         self.order(order);
         self.done();
     }
 
-    /// Has it do something.
+    /// Has the attacker do something.
     pub(super) fn order(&mut self, order: &str) {
         self.child.tell(order);
     }
@@ -89,13 +89,13 @@ impl Attacker {
         self.child.kill();
     }
 
-    /// Waits until it is done.
+    /// Waits until the attacker is done.
     pub(super) fn done(&mut self) {
         self.child.expect("ok");
     }
 }
 
-/// Takes orders, one a line, of steps between semicolons.
+/// Follows orders, one a line. A line has steps between semicolons.
 #[test]
 #[ignore = "a second process, for a test to start"]
 fn child_that_attacks() {
@@ -121,22 +121,23 @@ fn child_that_attacks() {
     }
 }
 
-/// Numbers are hexadecimal; offsets are of the region, or of the ring that the attacker writes.
+/// Takes a step. Numbers are hexadecimal. Offsets are those of the region, or of the ring that the
+/// attacker writes.
 fn take_step(raw: &mut Raw, words: &[&str]) {
     let hex = |word: &str| u64::from_str_radix(word, 16).unwrap();
     let at = |word: &str| usize::try_from(hex(word)).unwrap();
     match words {
-        // A header.
+        // Writes a header.
         ["put", offset, value] => {
             raw.memory.word64(raw.tx + at(offset)).store(hex(value), Ordering::Release);
         }
-        // The same header at all places of the ring, the first one last.
+        // Writes the same header at all places of the ring, the first place last.
         ["fill", value] => {
             for offset in (0..4096).step_by(8).rev() {
                 raw.memory.word64(raw.tx + offset).store(hex(value), Ordering::Release);
             }
         }
-        // A word.
+        // Writes a word.
         ["set", offset, value] => {
             raw.memory.word64(at(offset)).store(hex(value), Ordering::Release)
         }
@@ -156,7 +157,7 @@ fn take_step(raw: &mut Raw, words: &[&str]) {
                 std::thread::yield_now();
             }
         }
-        // Of the file: zeros, and no page.
+        // Punches a hole into the file: zeros, and no pages.
         ["hole", from, len] => {
             let flags = FallocateFlags::PUNCH_HOLE | FallocateFlags::KEEP_SIZE;
             rustix::fs::fallocate(&raw.file, flags, hex(from), hex(len)).unwrap();
@@ -178,7 +179,7 @@ fn take_step(raw: &mut Raw, words: &[&str]) {
                 raw.send(&packet).unwrap();
             }
         }
-        // From now on, whatever else it does, it says that it sleeps.
+        // From now on the attacker always says that it sleeps, whatever else it does.
         ["insist"] => {
             let (memory, at) = (raw.memory.clone(), raw.own + raw_peer::WAITING);
             std::thread::spawn(move || {
@@ -187,7 +188,7 @@ fn take_step(raw: &mut Raw, words: &[&str]) {
                 }
             });
         }
-        // Whoever sleeps on their bell sleeps on a word of ours from now on.
+        // Moves all that sleep on the other side's bell to a word of the attacker's.
         ["steal", time] => {
             let (begin, all) = (Instant::now(), i32::MAX.unsigned_abs());
             let (from, to) = (raw.their32(raw_peer::BELL), raw.memory.word32(SPARE));
@@ -196,7 +197,8 @@ fn take_step(raw: &mut Raw, words: &[&str]) {
                 std::thread::sleep(Duration::from_micros(100));
             }
         }
-        // A lock that is never released, with one who waits for it, in place of their bell.
+        // Puts a lock in place of the other side's bell. It is never released, and a thread waits
+        // for it.
         ["lock"] => {
             let (memory, at) = (raw.memory.clone(), raw.theirs + raw_peer::BELL);
             let owner = rustix::thread::gettid().as_raw_nonzero().get().cast_unsigned();
@@ -205,7 +207,8 @@ fn take_step(raw: &mut Raw, words: &[&str]) {
             let waits = std::thread::spawn(move || {
                 futex::lock_pi(waiter.word32(at), futex::Flags::empty(), None)
             });
-            // The kernel notes that somebody waits, or finds others there who do not want the lock.
+            // The kernel marks the word as waited for, or finds other sleepers there that do not
+            // want the lock.
             while memory.word32(at).load(Ordering::Acquire) == owner && !waits.is_finished() {
                 std::thread::yield_now();
             }
@@ -225,10 +228,10 @@ fn millis(word: &str) -> Duration {
     Duration::from_millis(word.parse().unwrap())
 }
 
-/// A word that nobody needs.
+/// An unused word.
 const SPARE: usize = 0x700;
 
-/// Numbers without order in every word.
+/// Writes random numbers into every word.
 fn noise(raw: &Raw, from: usize, to: usize) {
     let mut state = 0x9e37_79b9_7f4a_7c15_u64;
     for at in (from..to).step_by(8) {
@@ -237,7 +240,7 @@ fn noise(raw: &Raw, from: usize, to: usize) {
     }
 }
 
-/// Every header is the one number, then the other, and so on.
+/// Sets every header to `one`, then to `other`, and so on.
 fn flicker(raw: &Raw, one: u64, other: u64, time: Duration) {
     let begin = Instant::now();
     let mut turns = 0_u64;
@@ -254,7 +257,7 @@ fn flicker(raw: &Raw, one: u64, other: u64, time: Duration) {
     }
 }
 
-/// Rings without a cause for so long, whether or not anybody still listens.
+/// Sends wakes that were not asked for, for this time, whether or not the other side still listens.
 fn flood(raw: &Raw, how: &str, time: Duration) {
     let begin = Instant::now();
     while begin.elapsed() < time {
@@ -267,7 +270,7 @@ fn flood(raw: &Raw, how: &str, time: Duration) {
                     let flags = rustix::net::SendFlags::NOSIGNAL | rustix::net::SendFlags::DONTWAIT;
                     let _ = rustix::net::send(&*raw.line, &[7; 60_000], flags);
                 }
-                // Without any call.
+                // Makes no system call.
                 "counts" => drop(raw.their32(raw_peer::BELL).fetch_add(1, Ordering::Release)),
                 other => panic!("flood of {other}?"),
             }
@@ -277,7 +280,7 @@ fn flood(raw: &Raw, how: &str, time: Duration) {
     }
 }
 
-/// Round trips on a channel of its own, in the care of the same driver.
+/// Round trips on another channel of the same driver.
 #[derive(Debug)]
 pub(super) struct Honest {
     over: Arc<AtomicBool>,
@@ -302,7 +305,7 @@ impl Honest {
                 wait("honest send", face.send(packet(n, 64))).unwrap();
                 assert_eq!(number(&wait("honest recv", face.recv()).unwrap()), n);
                 times.push(begin.elapsed());
-                // Both sleep: the driver has to wake them each time.
+                // Both sides sleep, so the driver has to wake them for each packet.
                 std::thread::sleep(Duration::from_micros(500));
             }
             times
@@ -310,7 +313,7 @@ impl Honest {
         Self { over, pings, echo }
     }
 
-    /// Ends it, and fails if a round trip took long. `what` went on meanwhile.
+    /// Ends the channel, and fails if a round trip took long. `what` went on meanwhile.
     pub(super) fn finish(self, what: &str) {
         self.over.store(true, Ordering::Relaxed);
         let mut times = common::join("the honest channel", self.pings);
@@ -319,14 +322,14 @@ impl Honest {
         let count = times.len();
         let (median, p99, max) = (times[count / 2], times[count * 99 / 100], times[count - 1]);
         eprintln!("{what}: {count} round trips beside it, {median:?} p99 {p99:?} max {max:?}");
-        // Two processors, shared with whatever else runs here.
+        // The machine has two processors, which it shares with whatever else runs here.
         assert!(median < Duration::from_millis(20), "{what}: median {median:?}");
         assert!(max < Duration::from_secs(2), "{what}: {max:?}");
     }
 }
 
-/// A new attacker against a new end of ours, in each role, beside an honest channel. `what` names
-/// the attack.
+/// Runs `test` with a new attacker against a new end of ours, in each role, next to an honest
+/// channel. `what` names the attack.
 pub(super) fn against_each(
     driver: &Driver,
     what: &str,

@@ -1,4 +1,4 @@
-//! Thousands of waits on one bell, which only an io_uring can have.
+//! Thousands of waits on one bell, which only an io_uring can hold.
 #![allow(unsafe_code, reason = "the waits of a crowd are the kernel's")]
 
 pub(super) use imp::{expect_woken, gather};
@@ -26,16 +26,16 @@ mod imp {
         static CROWD: RefCell<Option<(IoUring, usize)>> = const { RefCell::new(None) };
     }
 
-    /// So many waits on our bell.
+    /// Puts `count` waits on our bell.
     pub(crate) fn gather(raw: &Raw, count: u64) {
         let mut ring: IoUring = IoUring::builder().setup_cqsize(1 << 16).build(4096).unwrap();
         let bell = raw.own32(raw_peer::BELL);
-        // Nobody else counts it up yet.
+        // No other process increments the bell yet.
         let seen = u64::from(bell.load(Ordering::Acquire));
         for n in 0..count {
             let all = u64::from(u32::MAX);
             let wait = opcode::FutexWait::new(bell.as_ptr(), seen, all, 2).build();
-            // SAFETY: the word stays mapped: `raw` is held as long as this process lives.
+            // SAFETY: the word stays mapped, because `raw` is kept as long as this process lives.
             unsafe { ring.submission().push(&wait).unwrap() };
             if n % 4096 == 4095 || n + 1 == count {
                 ring.submit().unwrap();
@@ -44,11 +44,11 @@ mod imp {
         CROWD.set(Some((ring, 0)));
     }
 
-    /// So many of them at most were woken so far, and some.
+    /// Checks that some of the waits were woken so far, and at most `most`.
     pub(crate) fn expect_woken(most: usize) {
         CROWD.with_borrow_mut(|ring| {
             let (ring, woken) = ring.as_mut().unwrap();
-            // One for which the kernel had no memory was not.
+            // A wait for which the kernel had no memory was not woken.
             *woken += ring.completion().filter(|it| it.result() == 0).count();
             assert!((1..=most).contains(woken), "{woken}");
         });

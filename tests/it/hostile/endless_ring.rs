@@ -1,7 +1,7 @@
-//! A peer whose ring has no end: records and markers that lead round in a circle.
+//! A peer whose ring has no end: its records and markers lead round in a circle.
 //!
-//! Once the peer has closed its sending direction, or has died, at most one ring of records can
-//! follow. A batch takes at most one ring, and looks at the ends on the way.
+//! After the peer has closed its sending direction, or has died, at most one ring of records can
+//! follow. A batch takes at most one ring, and checks on the way whether the channel has ended.
 
 #![allow(unsafe_code, reason = "lending is")]
 
@@ -28,10 +28,10 @@ on_both_backends!(
     a_full_ring_arrives_whole_after_a_close,
 );
 
-/// Empty packets that fit into the small ring.
+/// How many empty packets fit into the small ring.
 const MAX: usize = SMALL / 8;
 
-/// Scripts that make a ring without end.
+/// Scripts that make a ring without an end.
 fn circles() -> [String; 3] {
     [
         // An empty packet, and a marker back to it.
@@ -47,7 +47,7 @@ fn circles() -> [String; 3] {
     ]
 }
 
-/// Ways to receive: each says how many packets came until the end, which is none after `most`.
+/// A way to receive. It returns how many packets came before the end, and stops after `most`.
 type Way = (&'static str, fn(&mut Receiver, usize) -> usize);
 
 const WAYS: [Way; 8] = [
@@ -85,7 +85,7 @@ const WAYS: [Way; 8] = [
     }),
     ("lent", |rx, most| {
         let lend = |rx: &mut Receiver| {
-            // SAFETY: nobody looks at their bytes.
+            // SAFETY: nothing reads their bytes.
             rx.recv_ref_blocking().map(|packet| unsafe { packet.into_lent_bytes() })
         };
         let lent: Vec<Bytes> = (0..=most).map_while(|_| lend(rx)).collect();
@@ -93,7 +93,7 @@ const WAYS: [Way; 8] = [
     }),
 ];
 
-/// As a stream, the last item says what happened.
+/// Receives as a stream, and returns how many packets came and the error after them.
 fn last_of_stream(rx: Receiver) -> (usize, Option<ShmError>) {
     let items: Vec<_> = wait("the end of the stream", rx.take(MAX + 2).collect());
     let count = items.iter().filter(|item| item.is_ok()).count();
@@ -105,7 +105,8 @@ fn is_endless(error: &ShmError) -> bool {
     matches!(error, ShmError::Closed { reason: CloseReason::Violation(it), .. } if *it == violation)
 }
 
-/// An end whose peer has made a circle and then ended as `last` says, once that is known here.
+/// Returns an end whose peer has made a circle and then ended as `last` says. Waits until this side
+/// knows of that.
 fn at_the_end_of(circle: &str, last: Last, driver: &Driver, ours: Ours) -> (Attacker, Endpoint) {
     let mut attacker = Attacker::start();
     let end = attacker.meet(driver, ours);
@@ -155,7 +156,7 @@ fn each_way_comes_to_the_end(driver: &Driver, last: Last) {
     }
 }
 
-/// The peer has died, and of that the driver alone tells.
+/// The peer has died, which only the driver would report.
 fn blocking_calls_find_the_end_if_nobody_runs_the_driver(driver: &Driver) {
     type Way = (&'static str, fn(&mut Receiver) -> bool);
     const WAYS: [Way; 4] = [
@@ -233,7 +234,7 @@ fn a_batch_from_a_ring_without_end_returns_and_hears_of_a_cancel(driver: &Driver
                     }
                 });
                 let begun = Instant::now();
-                // It is in full flight, and has come back from more than one batch.
+                // The receiver is in full flight, and has returned from more than one batch.
                 while batches.load(Ordering::Relaxed) < 100 {
                     assert!(begun.elapsed() < PATIENCE, "no batch returns");
                     std::thread::sleep(Duration::from_micros(100));
@@ -273,7 +274,7 @@ fn a_cancel_ends_a_batch_that_is_under_way(driver: &Driver) {
     }
 }
 
-/// What is lawful is taken whole, in whatever state the ring is when its sender closes.
+/// A lawful ring is received whole, in whatever state it is when its sender closes.
 fn a_full_ring_arrives_whole_after_a_close(driver: &Driver) {
     for ring_bytes in [4096, 8192, 1 << 16, 1 << 20, 1 << 22] {
         for (before, len) in [(0, 0), (1, 1), (7, 0), (700, 24), (3, 1016), (5, 999), (40, 100)] {

@@ -1,5 +1,5 @@
-//! A second process that rings without a cause, or makes us ring: other channels of the driver go
-//! on, and who floods is shut out.
+//! A second process that sends wakes without a cause, or makes us send them. Other channels of the
+//! driver go on, and the channel with the flood ends.
 
 use std::sync::atomic::{AtomicBool, Ordering};
 use std::thread;
@@ -27,10 +27,10 @@ on_both_backends!(
 
 const FLOOD: Option<CloseReason> = Some(CloseReason::Violation(Violation::WakeFlood));
 
-/// A channel under a flood of this kind for a while, in both roles, while a task receives.
+/// Floods a channel in this way for a while, in both roles, while a task receives.
 fn flooded(driver: &Driver, how: &str, judge: impl Fn(&Endpoint, &mut Attacker)) {
     against_each(driver, &format!("flood of {how} on {}", driver.backend()), |attacker, end, _| {
-        // One packet before it, one that comes in the middle of it.
+        // One packet comes before the flood, and one in the middle of it.
         attacker.say("send 1");
         assert_eq!(number(&wait("recv", end.recv()).unwrap()), 0);
         attacker.order(&format!("flood {how} 400"));
@@ -52,8 +52,8 @@ fn flooded(driver: &Driver, how: &str, judge: impl Fn(&Endpoint, &mut Attacker))
     });
 }
 
-/// Floods until the end is over. What counts is how often the driver was disturbed, and where it
-/// seldom runs, because the machine is busy, many rings disturb it once.
+/// Floods until the end is over. What counts is how often the driver was disturbed. On a busy
+/// machine the driver rarely runs, and many wakes disturb it once.
 fn flood_until_over(end: &Endpoint, attacker: &mut Attacker, how: &str) {
     let begin = Instant::now();
     while end.close_reason().is_none() {
@@ -62,7 +62,7 @@ fn flood_until_over(end: &Endpoint, attacker: &mut Attacker, how: &str) {
     }
 }
 
-/// A flood that ends the channel.
+/// Checks that this kind of flood ends the channel.
 fn shuts_out(driver: &Driver, how: &str) {
     flooded(driver, how, |end, attacker| {
         flood_until_over(end, attacker, how);
@@ -84,7 +84,7 @@ fn who_floods_with_bare_futex_wakes_is_shut_out_where_they_arrive(driver: &Drive
     if driver.backend() == Backend::IoUring {
         shuts_out(driver, "wakes");
     } else {
-        // Nobody waits there.
+        // Nothing waits on the bell itself.
         flooded(driver, "wakes", |end, _| assert_eq!(end.close_reason(), None));
     }
 }
@@ -96,7 +96,8 @@ fn who_floods_the_lifeline_is_shut_out(driver: &Driver) {
 
 fn counting_our_bell_up_does_nothing(driver: &Driver) {
     flooded(driver, "counts", |end, _| {
-        // It may have counted while the driver armed its wait, again and again.
+        // The attacker may have incremented the bell again and again while the driver armed its
+        // wait.
         assert!(matches!(end.close_reason(), None | FLOOD), "{end:?}");
     });
 }
@@ -107,7 +108,7 @@ fn a_flood_of_a_half_closed_channel_is_shut_out(driver: &Driver) {
         attacker.say(&format!("or32 {at:x} {RX_CLOSED:x}; ring"));
         assert!(wait("send", end.send(packet(0, 8))).is_err());
         assert_eq!(end.close_reason(), None);
-        // As long as it takes: see `flood_until_over`.
+        // Repeats the flood as long as it takes: see `flood_until_over`.
         let is_over = AtomicBool::new(false);
         thread::scope(|scope| {
             scope.spawn(|| {
@@ -119,7 +120,7 @@ fn a_flood_of_a_half_closed_channel_is_shut_out(driver: &Driver) {
             is_over.store(true, Ordering::Relaxed);
             assert_eq!(end, None);
         });
-        // Each direction has its own.
+        // Each direction has its own reason.
         let sent = end.try_send(packet(0, 8));
         assert!(matches!(sent, Err(TrySendError::Closed(_, CloseReason::Peer))), "{sent:?}");
         assert_eq!(end.finished(), Some(Err(FLOOD.unwrap())));
@@ -139,7 +140,7 @@ fn a_flood_of_a_closed_end_is_no_burden(driver: &Driver) {
     });
 }
 
-/// What this thread has used of the processor.
+/// Returns how much processor time this thread has used.
 fn thread_time() -> Duration {
     let now = rustix::time::clock_gettime(rustix::time::ClockId::ThreadCPUTime);
     Duration::try_from(now).unwrap()
@@ -147,7 +148,7 @@ fn thread_time() -> Duration {
 
 fn a_blocked_thread_is_not_kept_busy_by_bare_wakes(driver: &Driver) {
     let honest = Honest::start(driver);
-    // Nobody runs the driver of this end, so nobody counts its wakes either.
+    // No thread runs the driver of this end, so nothing counts its wakes either.
     let idle = Driver::builder().backend(driver.backend()).build().unwrap();
     let mut attacker = Attacker::start();
     let name = attacker.next_name();

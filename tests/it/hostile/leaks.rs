@@ -1,4 +1,4 @@
-//! What hundreds of hostile peers leave behind in a process that only serves: nothing.
+//! Hundreds of hostile peers leave nothing behind in a process that serves them.
 
 use std::fs;
 use std::time::Duration;
@@ -12,7 +12,7 @@ use crate::common::{self, eventually, fill, on_both_backends};
 
 on_both_backends!(hundreds_of_hostile_peers_leave_nothing_behind);
 
-/// Descriptors, threads, mappings, and KiB of memory.
+/// Returns the counts of descriptors, threads and mappings, and KiB of memory.
 fn held() -> [usize; 4] {
     let count = |path: &str| fs::read_dir(path).unwrap().count();
     let lines = fs::read_to_string("/proc/self/maps").unwrap().lines().count();
@@ -22,7 +22,7 @@ fn held() -> [usize; 4] {
     [count("/proc/self/fd"), count("/proc/self/task"), lines, memory]
 }
 
-/// One hostile peer in each role, and what became of it.
+/// Serves one hostile peer in each role.
 fn suffer(attacker: &mut Attacker, driver: &Driver, round: usize) {
     for ours in BOTH {
         let end: Endpoint = attacker.meet(driver, ours);
@@ -39,10 +39,10 @@ fn suffer(attacker: &mut Attacker, driver: &Driver, round: usize) {
             _ => "flood longs 10".to_owned(),
         };
         attacker.order(&script);
-        // A short flood may be over before it is too much.
+        // A short flood may be over before it breaks the limit.
         let is_flood = round % 6 > 3;
         eventually("it is over", || {
-            // Looks at what the peer wrote, as every call does.
+            // These calls check what the peer wrote, as every call does.
             while end.recv_timeout(Duration::from_millis(1)).is_ok() {}
             let _ = end.try_send(common::packet(0, 8));
             is_flood || matches!(end.close_reason(), Some(CloseReason::Violation(_)))
@@ -52,7 +52,7 @@ fn suffer(attacker: &mut Attacker, driver: &Driver, round: usize) {
     }
 }
 
-/// Serves hostile peers, in a process in which nothing else goes on.
+/// Serves hostile peers, in a process that does nothing else.
 #[test]
 #[ignore = "a second process, for a test to start"]
 fn child_that_suffers() {
@@ -62,7 +62,7 @@ fn child_that_suffers() {
     for round in 0..30 {
         suffer(&mut attacker, &driver, round);
     }
-    // What the driver has yet to give back comes and goes.
+    // What the driver is about to give back varies.
     let before = held();
     for round in 0..240 {
         suffer(&mut attacker, &driver, round);

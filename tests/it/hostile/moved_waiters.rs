@@ -1,5 +1,5 @@
-//! A second process that meddles with who sleeps on a bell: the queue is the kernel's, and whoever
-//! has the memory can join it, and move others out of it.
+//! A second process that interferes with the sleepers on a bell. Their queue is in the kernel: a
+//! process that maps the memory can join the queue, and move others out of it.
 
 use std::sync::Arc;
 use std::time::{Duration, Instant};
@@ -22,7 +22,7 @@ on_both_backends!(
 
 type Blocked = (std::thread::JoinHandle<Option<CloseReason>>, &'static str);
 
-/// A thread that receives and one that sends, both asleep on the bell.
+/// Starts a thread that receives and a thread that sends, which both sleep on the bell.
 fn blocked(end: &Arc<Endpoint>) -> [Blocked; 2] {
     fill(end);
     let parks = end.stats().parks;
@@ -36,12 +36,12 @@ fn blocked(end: &Arc<Endpoint>) -> [Blocked; 2] {
         other => panic!("{other:?}"),
     });
     eventually("both sleep", || end.stats().parks >= parks + 2);
-    // Beyond the sender's last look for itself.
+    // Longer than until the sender's last look for itself.
     std::thread::sleep(Duration::from_millis(60));
     [(recv, "recv_blocking"), (send, "send_blocking")]
 }
 
-/// What ends the channel while the threads sleep where the attacker wants them.
+/// Ends the channel with `end_it` while the threads sleep where the attacker has put them.
 fn meddled(driver: &Driver, meddle: &str, end_it: fn(&mut Attacker, &Endpoint) -> CloseReason) {
     against_each(driver, meddle, |attacker, end, _| {
         let end = Arc::new(end);
@@ -73,8 +73,8 @@ fn a_thread_that_was_moved_to_another_word_learns_of_the_peers_death(driver: &Dr
 fn a_thread_that_sleeps_on_a_locked_bell_learns_of_a_cancel(driver: &Driver) {
     against_each(driver, "a bell that is a lock", |attacker, end, _| {
         let end = Arc::new(end);
-        // Whoever wakes the sleepers of a word meets the one who waits for the lock first, and
-        // is told that this is no way to wake.
+        // A wake of this word first meets the thread that waits for the lock. The kernel then fails
+        // the wake, because it is not the way to wake that thread.
         attacker.say("lock");
         let threads = blocked(&end);
         end.cancel();
@@ -90,7 +90,7 @@ fn a_channel_whose_waits_were_moved_away_can_be_dropped(driver: &Driver) {
         assert_eq!(number(&wait("recv", end.recv()).unwrap()), 0);
         attacker.say("steal 30");
         drop(end);
-        // And the attacker still has its word, and its threads.
+        // The attacker still has its word and its threads.
         attacker.say("steal 30");
         let end = attacker.meet(driver, ours);
         attacker.say("send 1");
@@ -100,7 +100,7 @@ fn a_channel_whose_waits_were_moved_away_can_be_dropped(driver: &Driver) {
 
 fn a_crowd_on_the_peers_bell_costs_little_to_wake(driver: &Driver) {
     const CROWD: u32 = 200_000;
-    // Whatever we wait by, the crowd is one of an io_uring.
+    // The crowd needs an io_uring, whatever our driver waits by.
     if let Err(error) = Driver::builder().backend(wakering::Backend::IoUring).build() {
         return eprintln!("left out: {error}");
     }
@@ -110,7 +110,7 @@ fn a_crowd_on_the_peers_bell_costs_little_to_wake(driver: &Driver) {
     attacker.say(&format!("crowd {CROWD:x}"));
     let mut times = Vec::new();
     for n in 1..=20 {
-        // It says that it sleeps, so each packet is a wake.
+        // The attacker says that it sleeps, so each packet is a wake.
         let begin = Instant::now();
         end.try_send(packet(n, 8)).unwrap();
         times.push(begin.elapsed());
@@ -119,7 +119,7 @@ fn a_crowd_on_the_peers_bell_costs_little_to_wake(driver: &Driver) {
         attacker.say(&format!("woken {:x}; or32 {waiting:x} {RECV:x}", 1024 * n));
     }
     times.sort_unstable();
-    // To wake them all would take 40 ms and more, with their queue locked.
+    // To wake all of them would take 40 ms or more, with their queue locked.
     eprintln!("wakes of a bell with {CROWD} waiters took {:?} to {:?}", times[0], times[19]);
     drop(end);
     attacker.kill();
@@ -135,7 +135,7 @@ fn many_blocked(end: &Arc<Endpoint>) -> Vec<std::thread::JoinHandle<Option<u64>>
         std::thread::Builder::new().stack_size(128 << 10).spawn(blocks).unwrap()
     };
     let threads: Vec<_> = (0..THREADS).map(|_| start()).collect();
-    // So that most of them sleep.
+    // Long enough for most of them to sleep.
     std::thread::sleep(Duration::from_millis(300));
     threads
 }

@@ -1,8 +1,8 @@
 //! A second process that connects as it should and then breaks one rule of the region.
 //!
-//! It speaks the protocol from the specification; what it does in each test is the script that the
-//! test gives it, whose numbers are hexadecimal. Whatever it does: an error that says what
-//! happened, no packet that was not sent, and a channel beside it that notices nothing.
+//! It speaks the protocol as the specification says. In each test it follows the test's script,
+//! whose numbers are hexadecimal. Whatever it does, the test gets an error that says what happened
+//! and no packet that was not sent, and a channel next to it notices nothing.
 
 use std::time::{Duration, Instant};
 
@@ -28,12 +28,12 @@ on_both_backends!(
     a_hole_in_the_region_is_only_a_write,
 );
 
-/// The attacker goes on to another end of ours in the same role.
+/// Connects the attacker to another end of ours in the same role.
 fn again(attacker: &mut Attacker, driver: &Driver, ours: Ours) -> Endpoint {
     attacker.meet(driver, ours)
 }
 
-/// Whatever is called from now on says the same.
+/// Asserts that every later call reports this violation.
 fn assert_over(end: &Endpoint, violation: Violation) {
     let reason = CloseReason::Violation(violation);
     assert_eq!(end.close_reason(), Some(reason));
@@ -47,9 +47,10 @@ fn assert_over(end: &Endpoint, violation: Violation) {
     assert!(!end.is_connected() || end.is_closed());
 }
 
-/// Headers of packets of 1000 bytes at these offsets of the ring, and behind them `last`.
+/// Returns a script that puts headers of packets of 1000 bytes at these offsets of the ring, and
+/// `last` after them.
 fn after(offsets: &[u64], last: (u64, u64)) -> String {
-    // The last one first: nothing is seen before all is there.
+    // The last header is written first: nothing is visible before everything is there.
     let mut script = format!("put {:x} {:x}", last.0, last.1);
     for offset in offsets.iter().rev() {
         script += &format!("; put {offset:x} {:x}", PACKET | 1000);
@@ -67,7 +68,7 @@ fn a_header_that_breaks_a_rule_ends_the_channel(driver: &Driver) {
     cases.extend([
         (&FOUR[..0], (0, PACKET | 1017), Violation::RecordTooLong(1017)),
         (&FOUR[..0], (0, PACKET | 0xffff_ffff), Violation::RecordTooLong(u32::MAX)),
-        // As long as the ring, and so long that 8 more make it 0.
+        // A length equal to the ring's, and one that becomes 0 when 8 is added.
         (&FOUR[..1], (1008, PACKET | 4096), Violation::RecordTooLong(4096)),
         (&FOUR[..2], (2016, PACKET | 0xffff_fff8), Violation::RecordTooLong(0xffff_fff8)),
         // 64 bytes are left of the ring.
@@ -103,7 +104,7 @@ fn a_header_that_breaks_a_rule_ends_the_channel(driver: &Driver) {
 
 fn jumps_without_end_end_the_channel(driver: &Driver) {
     against_each(driver, "jumps", |attacker, mut end, ours| {
-        // A lawful one at the end of the ring, and another at its start.
+        // A lawful jump at the end of the ring, and another jump at its start.
         let words = ours.words().0;
         attacker.order(&format!(
             "{}; until {:x} fc0; put 0 {JUMP:x}; put fc0 {JUMP:x}; ring",
@@ -139,7 +140,7 @@ fn headers_that_change_all_the_time_invent_no_packet(driver: &Driver) {
             attacker.order(&format!("flicker {one:x} {other:x} 60"));
             let lawful = [one, other].map(|header| header.wrapping_sub(PACKET));
             let begin = Instant::now();
-            // What is left in the ring in the end may be packets that follow one another for ever.
+            // At the end, the ring may hold packets that follow one another in a circle.
             while begin.elapsed() < Duration::from_secs(1)
                 && let Ok(packet) = end.recv_timeout(Duration::from_millis(500))
             {
@@ -153,7 +154,7 @@ fn headers_that_change_all_the_time_invent_no_packet(driver: &Driver) {
                     | Violation::RecordOverEnd(_)
                     | Violation::JumpToNoPacket(_)
                     | Violation::UnknownRecord(_)
-                    // The receiver slept, and was rung for nothing it could see any more.
+                    // The receiver slept, and was woken for nothing that it could still see.
                     | Violation::WakeFlood,
                 )) => {}
                 other => panic!("{other:?}"),
@@ -186,7 +187,8 @@ fn a_head_that_breaks_a_rule_ends_the_channel(driver: &Driver) {
                         let result = wait("send", end.send(packet(sent, 504)));
                         (end, result)
                     });
-                    // Whatever the sender wanted: its bit is cleared, so it looks.
+                    // The script clears the sender's bit, so the sender looks, whatever it waited
+                    // for.
                     attacker.say(&format!("set {at:x} {claim:x}; set32 {waiting:x} 0; ring"));
                     let (back, result) = common::join("the sender", sender);
                     end = back;
@@ -225,7 +227,7 @@ fn unknown_ends_end_the_channel(driver: &Driver) {
     });
 }
 
-/// The other side does its part, and the channel works.
+/// Checks that the channel works: the other side echoes what it should.
 fn assert_echoes(attacker: &mut Attacker, end: &Endpoint, count: u64) {
     attacker.order(&format!("echo {count:x}"));
     for n in 0..count {
@@ -240,7 +242,7 @@ fn words_that_mean_nothing_may_hold_anything(driver: &Driver) {
     against_each(driver, "noise", |attacker, end, ours| {
         let (own, theirs) = ours.words();
         let script = [
-            // The geometry, and what is behind it and behind the words.
+            // The geometry, what is after it, and what is after the words.
             "noise 0 80".to_owned(),
             "noise 680 1000".to_owned(),
             // Between the words.
@@ -248,13 +250,13 @@ fn words_that_mean_nothing_may_hold_anything(driver: &Driver) {
             format!("noise {:x} {:x}", theirs + 0x08, theirs + ENDS),
             format!("noise {:x} {:x}", theirs + HEAD + 8, theirs + TAKEN),
             format!("noise {:x} {:x}", theirs + TAKEN + 8, theirs + WANTS),
-            // What only concerns themselves.
+            // Words that only concern the attacker itself.
             format!("noise {:x} {:x}", theirs + WANTS, theirs + SNAPSHOT),
             format!("noise {:x} {:x}", theirs + SNAPSHOT, theirs + SNAPSHOT + 0x80),
             format!("or32 {:x} fffffffc", theirs + WAITING),
             format!("or32 {:x} fffffffc", own + WAITING),
             format!("set32 {:x} fffffff0", theirs + BELL),
-            // One of our bell is not too many.
+            // A single spurious count of our bell is not too many.
             format!("set32 {:x} fffffffe", own + BELL),
         ];
         assert_echoes(attacker, &end, 20);
@@ -268,7 +270,7 @@ fn our_own_words_are_ours_whatever_is_written_there(driver: &Driver) {
     against_each(driver, "noise in our words", |attacker, end, ours| {
         let own = ours.words().0;
         assert_echoes(attacker, &end, 20);
-        // Not `head` and `taken`, by which the attacker itself goes.
+        // Except `head` and `taken`, which the attacker itself reads.
         let ends = end.stats().packets_sent;
         attacker.say(&format!(
             "noise {:x} {:x}; noise {:x} {:x}; or32 {:x} f7",
@@ -278,7 +280,7 @@ fn our_own_words_are_ours_whatever_is_written_there(driver: &Driver) {
             own + SNAPSHOT + 0x80,
             own + ENDS,
         ));
-        // They make it look as if we had closed: we have not, and only they are confused.
+        // The words now look as if we had closed. We have not, and only the attacker is confused.
         assert_eq!(end.close_reason(), None);
         assert_eq!(end.stats().packets_sent, ends);
         end.try_send(packet(1, 8)).unwrap();
@@ -293,7 +295,8 @@ fn both_in_the_same_role_only_talk_past_each_other(driver: &Driver) {
         let own = ours.words().0;
         let ring = if ours == Ours::Face { 0x1000 } else { 0x2000 };
         let sent = fill_with(&end, 100);
-        // It has our ring and our words for its own: it sends there, and takes what is not there.
+        // The attacker takes our ring and our words for its own: it sends there, and takes what is
+        // not there.
         attacker.say(&format!(
             "noise {ring:x} {:x}; set {:x} 200; set {:x} 200; or32 {:x} 3; ring",
             ring + 0x1000,
@@ -323,7 +326,7 @@ fn what_is_taken_back_after_it_was_published_is_a_packet_or_none(driver: &Driver
 fn a_hole_in_the_region_is_only_a_write(driver: &Driver) {
     against_each(driver, "holes", |attacker, end, ours| {
         assert_echoes(attacker, &end, 20);
-        // What was sent and not read is gone, and every word begins anew.
+        // What was sent and not read is gone, and every word is 0 again.
         let sent = fill_with(&end, 100);
         attacker.say("send 3; hole 0 3000; ring");
         assert_eq!(end.recv_timeout(Duration::from_millis(20)), Err(RecvTimeoutError::Timeout));

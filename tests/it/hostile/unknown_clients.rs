@@ -1,5 +1,5 @@
-//! A second process at the socket: clients that never become one, and engines that offer what is
-//! no region.
+//! A second process at the socket: clients that never complete a handshake, and engines whose offer
+//! is not a region.
 
 use std::fs::File;
 use std::io::Write;
@@ -52,7 +52,7 @@ fn child_that_is_a_stranger() {
                     kept.push(line);
                 }
             }
-            // Descriptors with the hello, and afterwards.
+            // Descriptors with the hello, and after it.
             ["descriptors"] => {
                 for count in [1, 253] {
                     let line = raw_peer::connect_to(path).unwrap();
@@ -96,7 +96,8 @@ fn with_word(at: usize, value: u64) -> OwnedFd {
     })
 }
 
-/// A connection whose close takes half a minute, because nobody reads what was sent.
+/// Returns a connection whose close takes half a minute, because nothing reads what was sent, and
+/// its peer.
 fn lingering() -> (OwnedFd, TcpStream) {
     let listener = TcpListener::bind("127.0.0.1:0").unwrap();
     let mut stream = TcpStream::connect(listener.local_addr().unwrap()).unwrap();
@@ -108,7 +109,7 @@ fn lingering() -> (OwnedFd, TcpStream) {
     (stream.into(), peer)
 }
 
-/// What an engine may answer that is no region, by name.
+/// The names of invalid answers of an engine.
 const OFFERS: [&str; 17] = [
     "unsealed",
     "may-grow",
@@ -158,7 +159,7 @@ fn offer(line: &OwnedFd, what: &str) -> Option<TcpStream> {
         "ring" => vec![with_word(0x28, u64::MAX)],
         "max-packet" => vec![with_word(0x30, 1017)],
         "nothing" | "hang-up" => Vec::new(),
-        // Lawful, but for what else is there.
+        // A lawful region, with other descriptors.
         "many" => {
             let null = || File::open("/dev/null").unwrap().into();
             let region = std::iter::once(raw_peer::region(4096, 1016));
@@ -171,7 +172,8 @@ fn offer(line: &OwnedFd, what: &str) -> Option<TcpStream> {
             raw_peer::send_with(line, &raw_peer::answer(0), &[region.as_fd()]).unwrap();
             let stream = blocks();
             if raw_peer::send_with(line, &[1], &[stream.as_fd()]).is_err() {
-                // They were quicker, and accept no more. We would wait for the close ourselves.
+                // The client was faster and has stopped accepting descriptors. Dropping this here
+                // would wait for the close.
                 std::mem::forget(stream);
             }
             return peer;
@@ -184,12 +186,12 @@ fn offer(line: &OwnedFd, what: &str) -> Option<TcpStream> {
     }
     let borrowed: Vec<_> = passed.iter().map(AsFd::as_fd).collect();
     raw_peer::send_with(line, &raw_peer::answer(0), &borrowed).unwrap();
-    // If they were quicker, this is the close that takes so long.
+    // If the client was faster, this is the close that takes so long.
     std::thread::spawn(move || drop(passed));
     peer
 }
 
-/// On huge pages, if there are any; else nothing that could be mapped.
+/// Returns a file on huge pages if there are any, or otherwise a file that cannot be mapped.
 fn huge_pages() -> OwnedFd {
     let flags = MemfdFlags::ALLOW_SEALING | MemfdFlags::HUGETLB | MemfdFlags::CLOEXEC;
     let file = rustix::fs::memfd_create("huge", flags).unwrap();
@@ -207,7 +209,7 @@ fn tell(stranger: &mut Child, order: &str) {
     stranger.expect("ok");
 }
 
-/// An honest application is let in, and served.
+/// Checks that an honest application is let in and served.
 fn assert_lets_in(driver: &Driver, name: &str, serve: impl FnOnce() -> SpscFace) {
     let begin = Instant::now();
     let handle = SpscHandle::builder().driver(driver).connect(name).unwrap();
@@ -230,7 +232,7 @@ fn a_thousand_silent_connections_keep_nobody_out(driver: &Driver) {
     let mut clients = stranger(&other);
     tell(&mut clients, "silent 1000");
     assert_lets_in(driver, &other, || wait("accept", listener.accept()).unwrap());
-    // All are sent off, the last ones after a second.
+    // All are sent away, the last ones after a second.
     eventually("they are counted", || listener.stats().half_done == 1000);
     honest.finish("a thousand silent connections");
 }
@@ -245,7 +247,7 @@ fn half_a_hello_and_other_junk_keep_nobody_out(driver: &Driver) {
         tell(&mut clients, "junk");
         tell(&mut clients, "forget");
     }
-    // The empty message is a hang-up, and all else is junk.
+    // The empty message is a hang-up. All others are junk.
     eventually("they are counted", || {
         let stats = listener.stats();
         (stats.hostile, stats.half_done) == (250, 50)
@@ -275,7 +277,7 @@ fn descriptors_sent_to_an_engine_are_not_kept(driver: &Driver) {
     honest.finish("descriptors for the engine");
 }
 
-/// Both ways to connect to an engine that offers this, and how long they took.
+/// Connects in both ways to an engine that offers `what`, and returns how long each took.
 fn connect_to(
     driver: &Driver,
     engine: &mut Child,
@@ -325,7 +327,7 @@ fn what_an_engine_offers_that_is_no_region_is_refused(driver: &Driver) {
     honest.finish("what is no region");
 }
 
-/// Before Linux 6.16 they are closed by whoever reads the socket: see SECURITY.md.
+/// Before Linux 6.16, the thread that reads the socket closes them: see SECURITY.md.
 fn descriptors_that_block_when_they_are_closed_block_nobody(driver: &Driver) {
     if !common::kernel_can((6, 16), "refuse descriptors on a socket") {
         return;
@@ -341,7 +343,7 @@ fn descriptors_that_block_when_they_are_closed_block_nobody(driver: &Driver) {
             match (what, connected) {
                 ("blocks", Err(ShmError::Io { .. }))
                 | ("region-and-blocks" | "blocks-later", Ok(_))
-                // It came before we could refuse it.
+                // The message arrived before we could refuse it.
                 | ("blocks-later", Err(ShmError::VersionMismatch { theirs: 0, .. })) => {}
                 (_, other) => panic!("{what}: {other:?}"),
             }
