@@ -1,4 +1,5 @@
-//! A face for each application that comes: in which order, until when, and who is not let in.
+//! A listener makes a face for each application that comes: in which order, until when, and which
+//! clients are not let in.
 
 use std::pin::{Pin, pin};
 use std::task::{Context, Poll};
@@ -32,7 +33,7 @@ fn connected(driver: &Driver, name: &str) -> Result<SpscHandle, ShmError> {
     SpscHandle::builder().driver(driver).connect(name)
 }
 
-/// An application that says its number.
+/// Returns an application that has sent its number.
 fn application(driver: &Driver, name: &str, n: u64) -> SpscHandle {
     let handle = connected(driver, name).unwrap();
     handle.try_send(packet(n, 8)).unwrap();
@@ -70,7 +71,7 @@ fn applications_are_served_in_their_order(driver: &Driver) {
         assert_eq!(hear(&face), n);
     }
     assert_eq!(listener.stats().accepted, 20);
-    // Each of those faces was dropped, which is an end for its application alone.
+    // Each face was dropped, which ends the channel of its application and no other.
     for handle in handles {
         assert_eq!(wait("closed", handle.closed()), CloseReason::Peer);
     }
@@ -82,7 +83,8 @@ fn accept_and_the_stream_take_turns(driver: &Driver) {
     let dir = Dir::new();
     let name = dir.name("listener");
     let mut listener = bind(driver, &name);
-    // The stream waits first, and is asked no more: it must not keep the face from who still asks.
+    // The stream waits first and is then no longer polled. It must not keep the face from an
+    // `accept` that still waits.
     for n in 10..15 {
         assert!(poll_next(&mut listener).is_pending());
         let mut accept = Box::pin(listener.accept());
@@ -115,7 +117,7 @@ fn a_dropped_accept_has_accepted_nobody(driver: &Driver) {
         assert!(poll_once(second.as_mut()).is_pending());
         let _handle = application(driver, &name, n);
         eventually("somebody waits", || listener.stats().waiting == 1);
-        // The wake was the first one's, if it came already.
+        // If the wake has come already, it went to the first one.
         drop(first);
         let face = wait("the second", second).unwrap();
         assert_eq!(hear(&face), n);
@@ -139,7 +141,7 @@ fn a_closed_listener_gives_out_whom_it_has(driver: &Driver) {
     assert!(next(&mut listener).is_none());
     assert!(is_closed(wait("accept", listener.accept()), CloseReason::Local));
     assert_eq!(listener.stats().accepted, 3);
-    // Another one may have the name, and faces live on.
+    // Another listener may now take the name. The faces live on.
     let other = bind(driver, &name);
     drop(listener);
     assert_eq!(hear(&last), 2);
@@ -147,7 +149,7 @@ fn a_closed_listener_gives_out_whom_it_has(driver: &Driver) {
     assert_eq!(hear(&handles[2]), 7);
     let _handle = application(driver, &name, 9);
     assert_eq!(hear(&wait("accept", other.accept()).unwrap()), 9);
-    // Whoever waits learns of it.
+    // Every waiting `accept` learns of the close.
     let mut waiting: Vec<_> = (0..3).map(|_| Box::pin(other.accept())).collect();
     assert!(waiting.iter_mut().all(|accept| poll_once(accept.as_mut()).is_pending()));
     other.close();
@@ -207,7 +209,7 @@ fn those_who_do_not_come_in_are_counted(driver: &Driver) {
     let hostile = stranger();
     send(&hostile, b"no hello", SendFlags::NOSIGNAL).unwrap();
     eventually("one was hostile", || listener.stats().hostile == 1);
-    // None of them is an item, and the next one is.
+    // None of these clients becomes an item of the stream. The next application does.
     let silent = stranger();
     assert!(poll_once(pin!(listener.accept())).is_pending());
     let _handle = application(driver, &name, 1);

@@ -15,7 +15,7 @@ use crate::common::{
 
 on_both_backends!(both_ends_do_what_the_model_says);
 
-/// What is done to one side.
+/// An operation on one side.
 #[derive(Debug, Clone)]
 enum Step {
     TrySend(usize),
@@ -28,7 +28,7 @@ enum Step {
     NextOnce,
     Split,
     DropSender,
-    /// Without a close, if there was none, and told to cancel then.
+    /// Drops a sender that was not closed and is set to cancel then.
     DropSenderThatCancels,
     CloseSink,
     DropReceiver,
@@ -66,7 +66,7 @@ fn step() -> impl Strategy<Value = Step> {
     ]
 }
 
-/// One side, as far as it is still there.
+/// One side, as far as it still exists.
 enum Side {
     Whole(Endpoint),
     Halves(Option<Sender>, Option<Receiver>),
@@ -75,29 +75,30 @@ enum Side {
 /// One direction, as the model knows it.
 #[derive(Default)]
 struct Direction {
-    /// Numbers and lengths of what was sent and not received.
+    /// Numbers and lengths of the packets that were sent and not received.
     queue: VecDeque<(u64, usize)>,
     next: u64,
-    /// The sender ended it in order.
+    /// The sender has ended it in order.
     is_finished: bool,
-    /// The receiver went away, or closed.
+    /// The receiver was dropped or closed.
     is_refused: bool,
 }
 
 impl Direction {
-    /// Bytes that are taken, but for what a record that did not fit skipped at the ring's end.
+    /// Returns how many bytes are in use, except those that a record skipped at the end of the ring
+    /// because it did not fit.
     fn used(&self) -> usize {
         self.queue.iter().map(|&(_, len)| record_bytes(len)).sum()
     }
 }
 
-/// Both sides and what they should do.
+/// Both sides, and what they should do.
 struct Model {
     sides: [Side; 2],
-    /// From side 0 and from side 1.
+    /// From side 0, and from side 1.
     directions: [Direction; 2],
     is_cancelled: bool,
-    /// Of the channel, of sending and of receiving, as each side told them.
+    /// The reasons of the channel, of sending and of receiving, as each side reported them.
     reasons: [[Option<CloseReason>; 3]; 2],
     finished: [Option<Result<(), CloseReason>>; 2],
 }
@@ -132,7 +133,8 @@ impl Model {
         direction.next += 1;
     }
 
-    /// Full is only what has no room, at the worst place in the ring.
+    /// Checks that "full" was returned only because there is no room at the worst place in the
+    /// ring.
     fn check_full(&self, side: usize, len: usize) {
         let pads = 2 * record_bytes(1016);
         assert!(self.directions[side].used() + pads + record_bytes(len) + 8 > SMALL, "has room");
@@ -373,8 +375,8 @@ impl Model {
         }
     }
 
-    /// Each direction has its reason when it has ended, and the channel when both are over. Reasons
-    /// stay what they are, and are of a kind that was given.
+    /// Checks that each direction that has ended has a reason, and the channel when both have.
+    /// Reasons never change, and each is of a kind that this test caused.
     fn check_reasons(&mut self) {
         for side in 0..2 {
             let (tx_over, rx_cut) = (self.is_send_over(side), self.is_cut(side));
@@ -426,7 +428,7 @@ impl Model {
             }
             let now = [channel, tx, rx];
             for (before, now) in self.reasons[side].iter_mut().zip(now) {
-                // Of what was dropped or split there is no answer any more.
+                // A half or an end that was dropped or split no longer gives an answer.
                 assert!(
                     before.is_none() || now.is_none() || *before == now,
                     "a reason has changed"

@@ -1,4 +1,4 @@
-//! What is sent arrives, once, in order, as it was, and cheaply.
+//! What is sent arrives once, in order, unchanged, and with few wakes.
 
 use std::pin::pin;
 use std::sync::Arc;
@@ -148,7 +148,7 @@ fn a_packet_too_large_sends_nothing_of_its_batch(driver: &Driver) {
         assert_eq!(there.try_recv(), Err(TryRecvError::Empty));
         assert_eq!(here.stats().packets_sent, 0);
 
-        // Nor is a full ring waited for.
+        // The check does not wait for room in a full ring.
         fill(&here);
         assert!(is_refused(here.send_batch_blocking(&batch)));
 
@@ -231,7 +231,7 @@ fn recv_batch_appends_and_waits_for_the_first(driver: &Driver) {
             eventually("the receiver parks", || there.stats().parks > 0);
             let batch: Vec<_> = (0..5).map(|n| packet(n, 8)).collect();
             here.send_batch_blocking(&batch).unwrap();
-            // Published by the first header alone: it sees all or nothing.
+            // The first header publishes the whole batch: the receiver sees all or nothing.
             assert_eq!(join("recv_batch", thread), (5, batch));
         });
     }
@@ -245,7 +245,7 @@ fn try_calls_return_at_once(driver: &Driver) {
             Err(TrySendError::Full(back)) => assert_eq!(back, packet(9, 8)),
             other => panic!("{other:?}"),
         }
-        // One taken makes room for one as long, at once.
+        // Each taken packet makes room for another of its length, at once.
         for n in 0..1000 {
             assert_eq!(number(&there.try_recv().unwrap()), n);
             here.try_send(packet(n + filled, 8)).unwrap();
@@ -293,7 +293,7 @@ fn recv_timeout_gives_up_in_time(driver: &Driver) {
         assert_eq!(there.recv_timeout(Duration::ZERO), Ok(packet(1, 8)));
         here.try_send(packet(2, 8)).unwrap();
         assert_eq!(there.recv_timeout(Duration::MAX), Ok(packet(2, 8)));
-        // Halves too.
+        // The halves do the same.
         let (_tx, mut rx) = there.into_split();
         assert_eq!(rx.recv_timeout(Duration::from_millis(5)), Err(RecvTimeoutError::Timeout));
         here.try_send(packet(3, 8)).unwrap();
@@ -322,8 +322,8 @@ fn what_was_sent_before_anybody_connected_arrives(driver: &Driver) {
         assert_eq!(number(&handle.try_recv().unwrap()), n);
     }
 
-    // Even by a face that has gone, if it went in order. Nobody can connect to one that was
-    // dropped, so it is closed here.
+    // This also holds for a face that was closed in order. No application can connect to a face
+    // that was dropped, so it is closed here.
     let name = dir.name("closed");
     let face = SpscFace::builder().ring_bytes(SMALL).driver(driver).create(&name).unwrap();
     face.try_send(packet(5, 8)).unwrap();
@@ -333,7 +333,7 @@ fn what_was_sent_before_anybody_connected_arrives(driver: &Driver) {
     assert_eq!(wait("recv", handle.recv()), None);
 }
 
-/// The application has the region before the engine has noted its peer. A ring in between used to
+/// The application has the region before the engine has noted its peer. A wake in between used to
 /// be lost, once in some thousand connects.
 fn a_packet_sent_while_somebody_connects_wakes_it(driver: &Driver) {
     let application = common::driver(driver.backend()).unwrap();
@@ -455,10 +455,10 @@ fn a_park_is_woken_at_most_once(driver: &Driver) {
     join("echo", thread);
 }
 
-/// The receiver is the slower one, so the sender parks on a full ring. A ring holds a thousand
-/// packets and more here: it is handed back in large pieces, so of larger packets there are fewer
-/// to a wake. A receiver that is much slower than this has the sender look by itself each
-/// millisecond, which counts by time and not by packets.
+/// The receiver is the slower side, so the sender parks on a full ring. This ring holds a thousand
+/// packets or more. The receiver gives it back in large pieces, so larger packets mean fewer
+/// packets to a wake. With a much slower receiver, the sender would look by itself each
+/// millisecond, and the wakes would depend on time rather than on packets.
 fn a_saturated_stream_hardly_wakes(driver: &Driver) {
     const PACKETS: u64 = 40_000;
     for len in [8, 100, 900] {

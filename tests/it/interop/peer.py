@@ -1,33 +1,33 @@
 #!/usr/bin/env python3
 """An end of a wakering channel, in either role, written from the specification alone.
 
-It is the page's "smallest correct peer": Python's standard library and ctypes, one thread, one
-`poll`, no batches, no jump except at the ring's end. The tests run the library against it, so that
-the page stays complete and true. Comments name the page's sections.
+It is the specification's "smallest correct peer": it uses Python's standard library and ctypes, one
+thread, one `poll`, no batches, and no jump except at the ring's end. The tests run the library
+against it, so that the specification stays complete and true. Comments name its sections.
 
     peer.py check
     peer.py engine|application PATH RING_BYTES LONGEST TASK...
 
 `check` says whether this machine can run it. An engine takes the name PATH and makes a region with
-rings of RING_BYTES; an application connects to PATH. Packets are numbered from 0 in each direction;
-number and LONGEST give a packet's length and content. The tasks run one after the other:
+rings of RING_BYTES. An application connects to PATH. Packets are numbered from 0 in each direction.
+The number and LONGEST determine a packet's length and content. The tasks run one after the other:
 
-    swap=N         send N packets and receive N, both at once
+    swap=N         send N packets and receive N, both at the same time
     send=N         send N packets
     receive=N      receive N packets
-    receive-all    receive until the end, and say how that was
+    receive-all    receive until the end, and say how it ended
     send-all       send until that fails, and say why
-    echo           send each packet back until the end, and say how that was
-    discard-all    receive until the end, whatever it is, and say how that was
+    echo           send each packet back until the end, and say how it ended
+    discard-all    receive any packets until the end, and say how it ended
     pause          wait for a line on standard input
     half-close     send no more
     deafen         receive no more
     close          end both directions in order
     cancel         cut the channel off
     corrupt        store a header of an unknown kind, and ring
-    cycle          publish an empty packet and past it a marker that leads back, and half-close
+    cycle          publish an empty packet and a marker after it that leads back, and half-close
 
-What it says on standard output goes to the test that started it.
+Its standard output goes to the test that started it.
 """
 
 import ctypes
@@ -68,7 +68,7 @@ class Skip(Exception):
 
 class Code:
     """Atomic operations: a few instructions in an executable page. On x86-64 every load is an
-    acquire load, every store a release store, and every locked instruction a full fence."""
+    acquire load, every store is a release store, and every locked instruction is a full fence."""
 
     def __init__(self):
         if sys.platform != "linux" or platform.machine() != "x86_64" or sys.maxsize <= U32:
@@ -113,7 +113,7 @@ def futex_wake(address, count):
 
 
 class Ended(Exception):
-    """A direction is over: `how` is orderly, cancelled, died, or violation and what it was."""
+    """A direction has ended. `how` is orderly, cancelled, died, or violation with its cause."""
 
     def __init__(self, how):
         super().__init__(how)
@@ -144,14 +144,14 @@ class End:
         self.jumps = 0
         self.poll = select.poll()
         self.poll.register(line, select.POLLIN)
-        # Ringing by byte.
+        # Ask to be woken by bytes.
         code.fetch_or32(self.at + mine + ENDS, RING_BY_BYTE)
         code.fence()
         if self.code.load32(self.at + self.theirs + ENDS) & RING_BY_BYTE:
             self.send_byte()
 
     def join(self, file):
-        """The region: what the joining side must check. (For an engine it holds as well.)"""
+        """Maps the region, after the checks of the joining side. (An engine's region passes too.)"""
         assert fcntl.fcntl(file, F_GET_SEALS) & SEALS == SEALS, "not sealed"
         statfs = (ctypes.c_long * 64)()
         assert libc.fstatfs(file, statfs) == 0 and statfs[0] == TMPFS, "not on tmpfs"
@@ -180,7 +180,7 @@ class End:
         try:
             self.line.send(b"\x01", socket.MSG_DONTWAIT | socket.MSG_NOSIGNAL)
         except OSError:
-            pass  # A full buffer is as good as sent; the line itself tells of all else.
+            pass  # With a full buffer, the peer wakes anyway. Any other error shows as a hang-up.
 
     def ring(self):
         bell = self.at + self.theirs + BELL
@@ -269,7 +269,7 @@ class End:
         return need <= self.ring_bytes - ((self.tail - freed) & U64)
 
     def try_send(self, packet):
-        """Whether there was room."""
+        """Sends the packet if there is room, and returns whether there was."""
         ends = self.their_ends()
         self.heeded |= ends & (RX_CLOSED | CANCELLED)
         if ends & CANCELLED:
@@ -330,7 +330,7 @@ class End:
         return packet
 
     def try_recv(self):
-        """A packet, or None if there is none now."""
+        """Returns a packet, or None if there is none now."""
         over = self.hung_up  # Before the ends are loaded.
         ends = self.their_ends()
         self.heeded |= ends & (TX_CLOSED | CANCELLED)
@@ -359,7 +359,7 @@ def refuse_descriptors(line):
 
 
 def is_trusted(line):
-    """Whether the process at the other end is of our user or root."""
+    """Whether the process at the other end belongs to our user or to root."""
     credentials = line.getsockopt(socket.SOL_SOCKET, socket.SO_PEERCRED, 12)
     uid = struct.unpack("=iII", credentials)[1]
     with open("/proc/sys/kernel/overflowuid", encoding="ascii") as file:
@@ -372,7 +372,7 @@ def inode(status):
 
 
 class Name:
-    """A socket's name, taken: "Taking a name"."""
+    """A name that was taken for a socket: "Taking a name"."""
 
     def __init__(self, path):
         directory, self.file = os.path.split(path)
@@ -475,12 +475,12 @@ class Name:
             finally:
                 self.unlock(lock)
         except OSError:
-            pass  # Whatever is left is stale. (TimeoutError is one of these.)
+            pass  # The file that is left is stale. (TimeoutError is an OSError.)
         self.socket.close()
         os.close(self.directory)
 
     def accept(self, region):
-        """The lifeline of the one application that this engine serves."""
+        """Returns the lifeline of the only application that this engine serves."""
         while True:
             line, _ = self.socket.accept()
             line.settimeout(1)
@@ -501,7 +501,7 @@ class Name:
 
     @staticmethod
     def judge(line, hello):
-        """The status of the answer; None: it is no hello."""
+        """Returns the status of the answer, or None if this is not a hello."""
         if len(hello) != MESSAGE.size:
             return None
         magic, version, kind, _, *reserved = MESSAGE.unpack(hello)
@@ -525,7 +525,7 @@ def new_region(ring_bytes):
 
 
 def connect(path):
-    """The lifeline and the region's descriptor."""
+    """Returns the lifeline and the region's descriptor."""
     target = os.open(path, os.O_PATH | os.O_NOFOLLOW | os.O_CLOEXEC)
     line = new_socket()
     line.settimeout(5)
@@ -552,7 +552,7 @@ def connect(path):
     return line, passed[0]
 
 
-# The test's own matters: what the packets are, and the tasks.
+# What is not in the specification: the content of the packets, and the tasks.
 
 CONTENT = bytes(7 * at & 255 for at in range(256))
 
@@ -567,8 +567,8 @@ class Traffic:
         self.waiting = None
 
     def packet(self, number):
-        """Of any length from 0 on, and often of the shortest and the longest. Byte `at` is
-        `31 * number + 7 * at`."""
+        """Returns a packet of any length from 0 on, and often of the shortest or the longest.
+        Byte `at` is `31 * number + 7 * at`."""
         mixed = (number + 1) * 0x9E3779B97F4A7C15 & U64
         mixed ^= mixed >> 32
         if mixed % 16 == 0:
@@ -579,7 +579,7 @@ class Traffic:
         return self.content[begin : begin + length]
 
     def send_some(self, most):
-        """Whether any were sent."""
+        """Sends some packets, and returns whether any were sent."""
         before = self.sent
         while self.sent < most:
             if self.waiting is None:
@@ -591,7 +591,7 @@ class Traffic:
         return self.sent > before
 
     def receive_some(self, most):
-        """Whether any were received."""
+        """Receives some packets, and returns whether any were received."""
         before = self.received
         while self.received < most:
             packet = self.end.try_recv()
@@ -602,7 +602,7 @@ class Traffic:
         return self.received > before
 
     def run(self, send, receive):
-        """Goes on until this many were sent and received in all."""
+        """Runs until this many packets were sent and received in all."""
         at_once = 64
         while self.sent < send or self.received < receive:
             received = self.receive_some(min(receive, self.received + at_once))
@@ -612,7 +612,7 @@ class Traffic:
                 self.end.sleep(self.received < receive, need if self.sent < send else 0)
 
     def echo(self):
-        """Goes on until the end."""
+        """Sends every packet back until the end."""
         end, waiting = self.end, None
         while True:
             if waiting is None:
@@ -689,7 +689,7 @@ def main():
         return say("skip:", why)
     if sys.argv[1:] == ["check"]:
         return say("ready")
-    libc.prctl(1, 9)  # Nobody is left behind, however the test ends.
+    libc.prctl(1, 9)  # This process must not outlive the test.
     role, path, ring_bytes, longest, *tasks = sys.argv[1:]
     if role == "engine":
         try:

@@ -1,7 +1,8 @@
 //! The library against `interop/peer.py`: an end in another language, written from the
-//! specification alone. What it had to guess would be a gap in the specification.
+//! specification alone. Anything that it had to guess would be a gap in the specification.
 //!
-//! Skipped without Python 3, and where its atomic operations, which are x86-64 code, do not run.
+//! These tests are skipped without Python 3, and where its atomic operations, which are x86-64
+//! code, do not run.
 
 use std::process::Command;
 use std::sync::OnceLock;
@@ -27,10 +28,10 @@ on_both_backends!(
     our_death_is_told_by_the_lifeline,
 );
 
-/// Longest packet in these tests, unless they say otherwise.
+/// The longest packet in these tests, unless a test says otherwise.
 const LONGEST: usize = 1016;
 
-/// Who the peer is.
+/// The role of the peer.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 enum Role {
     Engine,
@@ -39,13 +40,13 @@ enum Role {
 
 const ROLES: [Role; 2] = [Role::Application, Role::Engine];
 
-/// The peer, or nothing where it does not run.
+/// Starts the peer, if Python runs here.
 fn python(arguments: &[&str]) -> Option<Child> {
     let script = concat!(env!("CARGO_MANIFEST_DIR"), "/tests/it/interop/peer.py");
     Child::run(Command::new("python3").arg(script).args(arguments)).ok()
 }
 
-/// Whether the peer runs here. Says why not.
+/// Whether the peer runs here. If not, prints why.
 fn is_here() -> bool {
     static IS_HERE: OnceLock<bool> = OnceLock::new();
     *IS_HERE.get_or_init(|| {
@@ -57,7 +58,7 @@ fn is_here() -> bool {
     })
 }
 
-/// A channel with a peer that does `tasks`, and the peer.
+/// Returns a channel with a peer that does `tasks`, and the peer.
 fn meet(driver: &Driver, role: Role, ring_bytes: usize, tasks: &[&str]) -> (Endpoint, Child) {
     meet_with(driver, role, ring_bytes, LONGEST, tasks)
 }
@@ -81,7 +82,7 @@ fn meet_with(
             let builder = SpscFace::builder().ring_bytes(ring_bytes).driver(driver);
             let face = builder.send_timeout(Some(PATIENCE)).create(&name).unwrap();
             let peer = start("application");
-            // Whoever runs the driver.
+            // This works in whatever way the driver runs.
             driver.block_on(face.connected()).unwrap();
             (face.into(), peer)
         }
@@ -94,14 +95,14 @@ fn meet_with(
     }
 }
 
-/// A test of both roles, where the peer runs.
+/// Runs a test in both roles, if the peer runs here.
 fn in_both_roles(test: impl Fn(Role)) {
     if is_here() {
         ROLES.into_iter().for_each(test);
     }
 }
 
-/// Packets as the peer makes them: their number gives their length and content.
+/// Packets as the peer makes them: the number of a packet determines its length and content.
 struct Packets {
     content: Bytes,
     longest: usize,
@@ -121,7 +122,7 @@ impl Packets {
         } else {
             mixed % (self.longest + 1)
         };
-        // 7 * 183 is 1, modulo 256, so the first byte is 31 * number.
+        // 7 * 183 is 1 modulo 256, so the first byte is 31 * number.
         let begin = usize::try_from(number % 256 * 31 * 183 % 256).unwrap();
         self.content.slice(begin..begin + len)
     }
@@ -140,7 +141,7 @@ async fn receive(end: &Endpoint, packets: &Packets, numbers: std::ops::Range<u64
     }
 }
 
-/// Sends and receives this many, each on a thread of its own.
+/// Sends and receives this many packets, on two threads.
 fn swap(end: &Endpoint, packets: &Packets, count: u64) {
     std::thread::scope(|scope| {
         scope.spawn(|| pollster::block_on(send(end, packets, 0..count)));
@@ -148,7 +149,7 @@ fn swap(end: &Endpoint, packets: &Packets, count: u64) {
     });
 }
 
-/// The end of what the peer sends, and that nothing can be sent either.
+/// Asserts that the peer sends nothing more, and that nothing can be sent to it.
 fn assert_over(end: &Endpoint, expected: CloseReason) {
     assert_eq!(pollster::block_on(end.recv()), None);
     match pollster::block_on(end.send(Bytes::new())) {
@@ -261,7 +262,7 @@ fn our_half_close_is_heard_after_all_that_was_sent(driver: &Driver) {
 
 fn a_peer_that_closes_is_heard_out(driver: &Driver) {
     in_both_roles(|role| {
-        // All of it fits into the ring, and the peer is gone before we look.
+        // All of it fits into the ring, and the peer is gone before this side looks.
         let (end, mut peer) = meet(driver, role, 4 << 20, &["send=1000", "close"]);
         peer.expect("sent");
         assert!(peer.hear().starts_with("done"));
@@ -379,7 +380,7 @@ fn our_death_is_told_by_the_lifeline(driver: &Driver) {
     });
 }
 
-/// Both ends are the peer: it keeps the bound that the specification asks of a receiver.
+/// Both ends are the Python peer. It keeps the bound that the specification demands of a receiver.
 #[test]
 fn the_peer_bounds_what_follows_an_end() {
     watched(|| {
@@ -405,7 +406,7 @@ fn a_name_goes_from_engine_to_engine() {
         if !is_here() {
             return;
         }
-        // Once by a path that an address holds, and once by one that is too long for it.
+        // The first path fits into a socket address, and the second is too long for one.
         for length in [4, 100] {
             let dir = Dir::new();
             let name = dir.name(&"n".repeat(length));
@@ -419,7 +420,7 @@ fn a_name_goes_from_engine_to_engine() {
                 Err(ShmError::NameInUse { .. }) => {}
                 other => panic!("{other:?}"),
             }
-            // It leaves its file behind.
+            // The killed peer leaves its file behind.
             peer.kill();
             assert!(!peer.wait().success());
             let face = SpscFace::create(&name).unwrap();

@@ -1,5 +1,5 @@
-//! A client and an engine written from the specification alone, in processes of their own, against
-//! the library.
+//! A client and an engine that were written from the specification alone, in other processes,
+//! against the library.
 
 use wakering::{CloseReason, Driver, Endpoint, SpscFace, SpscHandle};
 
@@ -14,7 +14,7 @@ on_both_backends!(
     an_independent_end_is_told_how_ours_ended,
 );
 
-/// An end written from the specification, in this process.
+/// Returns an end that was written from the specification, and its task.
 fn raw_end() -> Option<(Raw, String)> {
     let arguments = child::arguments()?;
     let [role, path, sleeps, task] = &arguments[..] else { panic!("{arguments:?}") };
@@ -56,7 +56,7 @@ fn child_that_was_written_from_the_page() {
     });
 }
 
-/// An end of ours, for each role and each way in which the other may sleep.
+/// Runs `test` on an end of ours, for each role and each way in which the other may sleep.
 fn against_each(driver: &Driver, task: &str, test: impl Fn(Endpoint, Child)) {
     for sleeps in ["by byte", "on the bell"] {
         for theirs in ["application", "engine"] {

@@ -1,4 +1,4 @@
-//! The directory of the sockets, and what others do in it.
+//! The directory of the sockets, and what other processes do in it.
 
 use std::fs;
 use std::io::ErrorKind;
@@ -101,7 +101,7 @@ fn a_file_in_place_of_the_socket_is_left_alone(driver: &Driver) {
     assert_eq!(fs::read_to_string(&name).unwrap(), "precious");
 }
 
-/// An executor's or a driver's thread may be the one that drops it.
+/// A thread of an executor or a driver may be the one that drops an engine.
 fn a_dropped_engine_waits_for_nobody(driver: &Driver) {
     let dir = Dir::new();
     let name = dir.name("engine");
@@ -117,9 +117,9 @@ fn a_dropped_engine_waits_for_nobody(driver: &Driver) {
         let begin = Instant::now();
         drop(engine);
         let elapsed = begin.elapsed();
-        // Who waits for the lock does so for 2 s.
+        // A call that waits for the lock waits for 2 s.
         assert!(elapsed < Duration::from_secs(1), "{elapsed:?}");
-        // The file stays; nobody is behind it, and the next one takes it over.
+        // The file stays. No engine serves it, and the next one takes it over.
         assert!(Path::new(&name).exists());
         for result in connects(driver, &name) {
             assert!(matches!(result, Err(ShmError::NotFound { .. })), "{result:?}");
@@ -132,8 +132,8 @@ fn a_dropped_engine_waits_for_nobody(driver: &Driver) {
     assert_eq!(wait("recv", face.recv()), Some(packet(1, 8)));
 }
 
-/// Cleans `aged` of all that is older than a second, again and again until what is older than
-/// that is gone: a file beside an engine's, which was made after it.
+/// Removes everything in `aged` that is older than a second, until `beside` is removed. That is a
+/// file next to an engine's, and was made after it.
 fn clean(dir: &Dir, aged: &Path, beside: &Path) {
     let config = dir.path().join("tmpfiles.conf");
     fs::write(&config, format!("d {} - - - 1s\n", aged.display())).unwrap();
@@ -159,7 +159,7 @@ fn cleaners_spare_a_living_engine(driver: &Driver) {
         let top = place.ancestors().find(|path| path.parent() == Some(dir.path())).unwrap();
         let is_ancestor = top != place;
         clean(&dir, top, &top.join("beside"));
-        // A directory that is reached from above is left alone altogether.
+        // The cleaner skips this whole directory when it reaches it from above.
         assert!(!is_ancestor || place.join(".lock").exists(), "{name}");
         let handle = SpscHandle::builder().driver(driver).connect(&name).unwrap();
         let face_of_it = wait("accept", listener.accept()).unwrap();
@@ -173,7 +173,7 @@ fn cleaners_spare_a_living_engine(driver: &Driver) {
     }
 }
 
-/// Wants to serve, and cannot: no region may be made.
+/// Tries to serve and fails, because it can make no region.
 #[test]
 #[ignore = "a second process, for a test to start"]
 fn child_at_its_file_limit() {
@@ -190,7 +190,7 @@ fn child_at_its_file_limit() {
         is_refused(face(&driver).create(&arguments[1]).unwrap_err());
         match face(&driver).bind(&arguments[1]) {
             Err(error) => is_refused(error),
-            // Somebody may come now.
+            // An application may connect at this moment.
             Ok(listener) => is_refused(wait("accept", listener.accept()).unwrap_err()),
         }
     }

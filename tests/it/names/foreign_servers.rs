@@ -19,7 +19,7 @@ on_both_backends!(
     a_full_backlog_is_a_time_out,
 );
 
-/// A listening socket of the right type, behind which is nothing of ours.
+/// Returns a listening socket of the right type that does not speak the protocol.
 fn impostor(name: &str, backlog: i32) -> OwnedFd {
     let flags = SocketFlags::CLOEXEC;
     let socket = socket_with(AddressFamily::UNIX, SocketType::SEQPACKET, flags, None).unwrap();
@@ -28,7 +28,7 @@ fn impostor(name: &str, backlog: i32) -> OwnedFd {
     socket
 }
 
-/// Connects, both ways, while an impostor does something with each connection.
+/// Connects in both ways while an impostor runs `action` on each connection.
 fn against(
     driver: &Driver,
     timeout: Duration,
@@ -60,7 +60,7 @@ fn a_foreign_listener_is_a_version_mismatch(driver: &Driver) {
         }
         other => panic!("{other:?}"),
     };
-    // A stream, and datagrams.
+    // A stream socket, and a datagram socket.
     let dir = Dir::new();
     let name = dir.name("stream");
     let _stream = UnixListener::bind(&name).unwrap();
@@ -72,7 +72,7 @@ fn a_foreign_listener_is_a_version_mismatch(driver: &Driver) {
     for result in connects(driver, &name) {
         is_mismatch(result, 0);
     }
-    // What makes no sense; an answer of another version; a welcome without a region.
+    // Answers that make no sense; an answer of another version; an acceptance without a region.
     let answer = |version: u32, kind: u32, status: u32| {
         let mut answer = *b"wakering________________________";
         answer[8..].fill(0);
@@ -116,7 +116,7 @@ fn silence_is_a_time_out(driver: &Driver) {
     let timeout = Duration::from_millis(150);
     let (tell, told) = std::sync::mpsc::channel::<OwnedFd>();
     let begin = Instant::now();
-    // Neither hears nor answers, and keeps the line.
+    // This server neither reads nor answers, and keeps the connection open.
     let results = against(driver, timeout, move |client| tell.send(client).unwrap());
     let elapsed = begin.elapsed();
     for result in results {
@@ -129,7 +129,7 @@ fn silence_is_a_time_out(driver: &Driver) {
 fn a_full_backlog_is_a_time_out(driver: &Driver) {
     let dir = Dir::new();
     let name = dir.name("overrun");
-    // Nobody accepts, and there is room for few.
+    // This server does not accept, and its backlog is short.
     let _socket = impostor(&name, 0);
     let timeout = Duration::from_millis(100);
     let begin = Instant::now();

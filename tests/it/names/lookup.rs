@@ -1,4 +1,4 @@
-//! How ends find each other by name, and what goes wrong when they should not.
+//! How ends find each other by name, and which names do not work.
 
 use std::fs;
 use std::os::unix::fs::MetadataExt;
@@ -91,7 +91,7 @@ fn a_name_that_nobody_serves_is_not_found(driver: &Driver) {
             }
         }
     }
-    // A socket that nobody listens on.
+    // A socket that nothing listens on.
     let name = dir.name("stale");
     drop(UnixListener::bind(&name).unwrap());
     for result in connects(driver, &name) {
@@ -109,7 +109,7 @@ fn a_second_handle_is_told_busy(driver: &Driver) {
     for result in connects(driver, &name) {
         assert!(matches!(result, Err(ShmError::Busy)), "{result:?}");
     }
-    // Which does not disturb the first.
+    // The second one does not disturb the first.
     face.try_send(packet(1, 8)).unwrap();
     assert_eq!(wait("recv", first.recv()), Some(packet(1, 8)));
 }
@@ -139,7 +139,7 @@ fn a_second_face_of_a_name_is_told_so(driver: &Driver) {
             other => panic!("{other:?}"),
         }
     }
-    // The probe does not use the first one up.
+    // The probe does not use the first face up.
     let handle = SpscHandle::builder().driver(driver).connect(&name).unwrap();
     handle.try_send(packet(1, 8)).unwrap();
     assert_eq!(wait("recv", first.recv()), Some(packet(1, 8)));
@@ -183,7 +183,7 @@ fn settings_that_are_not_allowed_are_refused_with_both_numbers(driver: &Driver) 
         Err(ShmError::InvalidConfig { given: u64::MAX, .. }) => {}
         other => panic!("{other:?}"),
     }
-    // Nothing of it was left behind.
+    // The failed calls left nothing behind.
     assert!(!Path::new(&name).exists());
     assert!(face(driver).create(&name).is_ok());
 }
@@ -220,7 +220,7 @@ fn many_handles_race_for_one_face(driver: &Driver) {
 }
 
 fn long_paths_work(driver: &Driver) {
-    // Beyond what fits a socket's address.
+    // These paths are longer than a socket address can hold.
     let dir = Dir::new();
     let deep = format!("{}/{}", "d".repeat(120), "e".repeat(120));
     fs::create_dir_all(dir.path().join(&deep)).unwrap();
@@ -231,7 +231,7 @@ fn long_paths_work(driver: &Driver) {
     assert_eq!(wait("recv", face.recv()), Some(packet(1, 8)));
 }
 
-/// Uses relative names, which need an environment of their own.
+/// Uses relative names, which depend on the process's environment.
 #[test]
 #[ignore = "a second process, for a test to start"]
 fn child_with_relative_names() {
@@ -259,7 +259,7 @@ fn child_with_relative_names() {
 #[test]
 fn relative_names_live_where_the_environment_says() {
     let dir = Dir::new();
-    // Made when it is needed, but one level only.
+    // The directory is made when it is needed, but only one level of it.
     let place = dir.path().join("place");
     let place = place.to_str().unwrap();
     let variable = ("WAKERING_DIR", place.as_ref());

@@ -1,4 +1,4 @@
-//! Names: who serves one, who finds it, and who may.
+//! Names: which engine serves one, and which applications find it and may connect.
 
 mod directory;
 mod foreign_servers;

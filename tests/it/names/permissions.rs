@@ -1,6 +1,7 @@
-//! Who may connect to whom: the socket's mode, the rule, and the predicates of both sides.
+//! Who may connect to whom: the socket's mode, the default rule, and the predicates of both sides.
 //!
-//! Only root can be somebody else: elsewhere, what needs a second user is left out, and says so.
+//! Only root can act as another user. Without root, the parts that need a second user are left out,
+//! with a message.
 
 use std::fs;
 use std::os::unix::fs::{FileTypeExt, MetadataExt, chown};
@@ -29,7 +30,7 @@ on_both_backends!(
     a_socket_has_its_mode_whatever_the_umask,
 );
 
-/// The error tells why, and of what.
+/// Asserts that the error says why, and which file is concerned.
 #[track_caller]
 fn assert_denied<T: std::fmt::Debug>(
     result: Result<T, ShmError>,
@@ -44,12 +45,12 @@ fn assert_denied<T: std::fmt::Debug>(
     }
 }
 
-/// As a child says it.
+/// Returns the text in which a child reports the error.
 fn denied(cause: DenialCause, path: &str) -> String {
     format!("{:?}", ShmError::PermissionDenied { cause, path: Path::new(path).into() })
 }
 
-/// A directory that everybody may look into.
+/// Returns a directory that every user may look into.
 fn open_dir() -> Dir {
     let dir = Dir::new();
     dir.set_mode(0o755);
@@ -100,10 +101,10 @@ fn the_predicates_decide(driver: &Driver) {
     drop(picky);
 }
 
-/// Somebody who is not the owner of this process, nor root, nor nobody.
+/// A user who is neither this process's, nor root, nor nobody.
 const ANOTHER: u32 = 65533;
 
-/// Connects, by both ways, and says what came of it.
+/// Connects in both ways, and says what came of it.
 #[test]
 #[ignore = "a second process, for a test to start"]
 fn child_that_connects() {
@@ -129,7 +130,7 @@ fn child_that_serves() {
     drop(face);
 }
 
-/// A child that is somebody else, where that is possible.
+/// Starts a child as another user, if that is possible.
 fn another(driver: &Driver, name: &str, arguments: &[&str]) -> Option<Child> {
     if fs::metadata("/proc/self").unwrap().uid() != 0 {
         eprintln!("only root can be somebody else: left out");
@@ -148,7 +149,8 @@ fn another(driver: &Driver, name: &str, arguments: &[&str]) -> Option<Child> {
 fn another_user_is_refused(driver: &Driver) {
     let dir = open_dir();
     let name = dir.name("engine");
-    // By the socket's mode, and by the rule where the mode lets it in.
+    // The first is refused by the socket's mode. The mode lets the second in, and the default rule
+    // refuses it.
     for (mode, cause) in [(0o600, DenialCause::FileSystem), (0o666, DenialCause::Engine)] {
         let face = face(driver).mode(mode).create(&name).unwrap();
         if !another_is_denied(driver, &name, cause) {
@@ -167,7 +169,8 @@ fn another_user_is_refused(driver: &Driver) {
     assert_eq!(face.peer_credentials().unwrap().uid, ANOTHER);
 }
 
-/// Has the child of another user connect by both ways, which both fail; false if there is no other.
+/// Has a child of another user connect in both ways and checks that both fail. Returns false if
+/// there is no other user.
 fn another_is_denied(driver: &Driver, name: &str, cause: DenialCause) -> bool {
     let Some(mut child) = another(driver, test_path!(child_that_connects), &[name]) else {
         return false;
@@ -224,7 +227,7 @@ fn a_predicate_refuses_another_user_who_may_reach_the_socket(driver: &Driver) {
             return;
         }
     }
-    // The rule that it replaces holds no more: not even ourselves, where it says so.
+    // The predicate replaces the default rule: it can refuse even our own user.
     let asked = Arc::new(Mutex::new(Vec::new()));
     let noted = asked.clone();
     let builder = face(driver).mode(0o666).allow(move |peer| {
@@ -247,7 +250,7 @@ fn a_predicate_refuses_another_user_who_may_reach_the_socket(driver: &Driver) {
         (child.pid(), ANOTHER, ANOTHER)
     );
     child.expect("Busy");
-    // It is asked about each of them.
+    // The predicate is asked about each of them.
     let asked = asked.lock().unwrap();
     assert_eq!(asked.iter().map(|peer| peer.uid).collect::<Vec<_>>(), [own, own, ANOTHER, ANOTHER]);
     assert_eq!(asked[2], peer);
@@ -293,7 +296,7 @@ fn an_engine_of_another_user_is_refused(driver: &Driver) {
         eprintln!("only root can give a directory away: left out");
         return;
     }
-    // Not even root makes a name in somebody else's directory.
+    // Even root makes no name in another user's directory.
     let its_owner = DenialCause::DirectoryOwner { uid: ANOTHER };
     assert_denied(face(driver).create(&name), its_owner, dir.path());
     let Some(mut child) = another(driver, test_path!(child_that_serves), &[&name]) else { return };
@@ -317,7 +320,7 @@ fn a_handles_predicate_sees_who_the_engine_is(driver: &Driver) {
     let Some(mut child) = another(driver, test_path!(child_that_serves), &[&name]) else { return };
     child.expect("serves");
     let builder = SpscHandle::builder().driver(driver);
-    // A panic refuses, and uses nothing up.
+    // A panic refuses, and does not use the face up.
     let panicking = builder.clone().allow(|_| resume_unwind(Box::new("a bad predicate")));
     let its_user = DenialCause::EngineUser { uid: ANOTHER };
     assert_denied(panicking.clone().connect(&name), its_user, &name);
@@ -354,7 +357,7 @@ fn child_that_takes() {
     }
 }
 
-/// The kernel lets root connect whatever the mode, but no other owner.
+/// The kernel lets root connect whatever the mode, but not another owner of the socket.
 fn a_name_is_taken_back_whatever_its_mode(driver: &Driver) {
     let dir = open_dir();
     let name = dir.name("engine");
@@ -366,7 +369,7 @@ fn a_name_is_taken_back_whatever_its_mode(driver: &Driver) {
         let take = || another(driver, test_path!(child_that_takes), &[&name, &octal]);
         let Some(mut first) = take() else { return };
         first.expect("serves");
-        // It lives: nobody else has the name, and nobody has changed its mode.
+        // The engine lives: no other engine gets the name, and the mode stays the same.
         let mut second = take().unwrap();
         assert!(second.hear().starts_with("NameInUse"), "{octal}");
         assert!(second.wait().success());
@@ -380,7 +383,7 @@ fn a_name_is_taken_back_whatever_its_mode(driver: &Driver) {
     }
 }
 
-/// The umask is a process's own.
+/// The umask belongs to the process.
 #[test]
 #[ignore = "a second process, for a test to start"]
 fn child_with_a_umask() {

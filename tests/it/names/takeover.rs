@@ -1,4 +1,4 @@
-//! Engines that are killed, and those that race for their name.
+//! Engines that are killed, and engines that race for a name.
 
 use std::sync::atomic::{AtomicBool, Ordering};
 use std::time::{Duration, Instant};
@@ -10,7 +10,7 @@ use crate::common::{self, Dir, PATIENCE, SMALL, number, on_both_backends, packet
 
 on_both_backends!(one_of_the_engines_that_race_for_a_name_has_it);
 
-/// Takes the name as soon as it can be had, and serves until it is killed.
+/// Takes the name as soon as it is free, and serves until it is killed.
 #[test]
 #[ignore = "a second process, for a test to start"]
 fn child_that_wants_the_name() {
@@ -32,7 +32,7 @@ fn child_that_wants_the_name() {
     }
 }
 
-/// Again and again; somebody else may have the name, but nothing else may be wrong.
+/// Tries again and again. The only error may be that another engine has the name.
 fn take<T>(attempt: impl Fn() -> Result<T, ShmError>) -> T {
     loop {
         match attempt() {
@@ -49,7 +49,7 @@ fn serve_all(listener: &SpscListener, number: u64) {
     }
 }
 
-/// Says to whoever comes who it is.
+/// Answers every application with the number of this engine.
 fn serve(face: &SpscFace, number: u64) {
     pollster::block_on(async {
         while let Some(asked) = face.recv().await {
@@ -61,7 +61,7 @@ fn serve(face: &SpscFace, number: u64) {
     });
 }
 
-/// Which engine it is that this reaches; `None` if it dies meanwhile.
+/// Returns the number of the engine that `end` reaches, or `None` if it dies meanwhile.
 fn ask(end: &Endpoint) -> Option<u64> {
     if let Err(error) = wait("ask", end.send(packet(77, 8))) {
         assert!(matches!(error, ShmError::Closed { .. }), "{error:?}");
@@ -118,7 +118,8 @@ fn one_of_the_engines_that_race_for_a_name_has_it(driver: &Driver) {
             owner.kill();
             let winner = heard_first(&mut rivals, begin);
             delays.push(begin.elapsed());
-            // The other one has it not: it would have said so by now, and cannot while this lives.
+            // The loser has not taken the name. Otherwise it would have said so by now; it cannot
+            // take it while the winner lives.
             std::thread::sleep(Duration::from_millis(10));
             let loser = rivals[1 - winner].as_mut().unwrap();
             assert!(!loser.has_said_something(), "two have the name in round {round}");
@@ -128,7 +129,7 @@ fn one_of_the_engines_that_race_for_a_name_has_it(driver: &Driver) {
         over.store(true, Ordering::Relaxed);
         connecting.join().unwrap()
     });
-    // Owners follow each other: once another one has answered, the former never does.
+    // Owners follow each other: once the next one has answered, the previous one never does again.
     let mut changes = seen.clone();
     changes.dedup();
     let mut distinct = changes.clone();
@@ -145,7 +146,7 @@ fn one_of_the_engines_that_race_for_a_name_has_it(driver: &Driver) {
     assert!(reached > 0);
 }
 
-/// Which of the two has the name.
+/// Returns which of the two has the name.
 fn heard_first(rivals: &mut [Option<Child>; 2], since: Instant) -> usize {
     loop {
         for (n, rival) in rivals.iter_mut().enumerate() {

@@ -18,8 +18,9 @@ fn sources(directory: &Path) -> Vec<PathBuf> {
     directories.iter().flat_map(|directory| sources(directory)).chain(files).collect()
 }
 
-/// A clock that is set cannot matter to who never looks at it: all times are of the monotonic
-/// clock. (`Instant` is, a futex's relative timeout is, and so is io_uring's and epoll's.)
+/// Setting the clock does not matter to code that never reads it: all times are those of the
+/// monotonic clock. (So are `Instant`, the relative timeout of a futex, and those of io_uring and
+/// epoll.)
 #[test]
 fn no_line_of_the_library_asks_for_the_time_of_day() {
     let directory = Path::new(env!("CARGO_MANIFEST_DIR")).join("src");
@@ -37,8 +38,8 @@ fn no_line_of_the_library_asks_for_the_time_of_day() {
     }
 }
 
-/// An engine, and an application in whose time namespace the monotonic clock is a year ahead: no
-/// time goes from one side to the other.
+/// An engine, and an application in whose time namespace the monotonic clock is a year ahead. The
+/// sides exchange no times.
 fn sides_whose_clocks_differ(driver: &Driver) {
     let ahead = ["unshare", "--time", "--monotonic", "31536000", "--kill-child"];
     if !Command::new(ahead[0]).args(&ahead[1..]).arg("true").status().is_ok_and(|it| it.success()) {

@@ -31,7 +31,7 @@ fn child_that_idles() {
     });
 }
 
-/// Ticks of processor time, and how often its threads went to sleep by themselves.
+/// Returns ticks of processor time, and how often the process's threads went to sleep.
 fn usage(pid: u32) -> (u64, u64) {
     let stat = fs::read_to_string(format!("/proc/{pid}/stat")).unwrap();
     let fields: Vec<_> = stat.rsplit_once(')').unwrap().1.split_whitespace().collect();
@@ -57,13 +57,13 @@ fn an_idle_pair_uses_no_processor(driver: &Driver) {
         child.expect("idle");
     }
     let both = || (usage(engine.pid()), usage(application.pid()));
-    // The last of what they did may still be in the books.
+    // The counters may still miss the last of their work.
     std::thread::sleep(Duration::from_millis(300));
     let before = both();
     std::thread::sleep(Duration::from_secs(10));
     let after = both();
     for (before, after) in [(before.0, after.0), (before.1, after.1)] {
-        // A tick is sampled, and may be another's.
+        // A tick is sampled, and may be another process's.
         assert!(after.0 - before.0 <= 1, "{} ticks", after.0 - before.0);
         assert!(after.1 - before.1 <= 1, "{} sleeps", after.1 - before.1);
     }
@@ -71,7 +71,7 @@ fn an_idle_pair_uses_no_processor(driver: &Driver) {
 
 const STREAM: u64 = 150_000;
 
-/// Sends or receives a stream without ever waiting but by looking again.
+/// Sends or receives a stream without ever sleeping: it polls again instead.
 #[test]
 #[ignore = "a second process, for a test to start"]
 fn child_in_a_busy_stream() {

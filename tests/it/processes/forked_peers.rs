@@ -1,5 +1,5 @@
-//! A peer that dies while a child that it forked lives on, with copies of all that the peer had.
-//! The lifeline does not hang up then, and yet everybody who waits for the peer learns of its
+//! A peer that dies while a forked child of it lives on, with copies of everything that the peer
+//! had. The lifeline does not hang up then, but every call that waits for the peer learns of its
 //! death.
 #![allow(unsafe_code, reason = "fork is unsafe, and no crate here declares it")]
 
@@ -28,19 +28,19 @@ on_both_backends!(
     a_child_that_ends_is_not_its_parent,
 );
 
-// SAFETY: the libc's own. A child here only makes system calls, but for one that says why it may do
-// more.
+// SAFETY: this is the libc's declaration. Except where a comment allows more, a child here only
+// makes system calls.
 unsafe extern "C" {
     safe fn fork() -> i32;
     safe fn _exit(code: i32) -> !;
 }
 
-/// Whether the kernel tells who sent a message, without which such a death is hidden.
+/// Whether the kernel reports who sent a message. Without that, such a death is hidden.
 fn kernel_tells() -> bool {
     common::kernel_can((6, 5), "tell who sent a message")
 }
 
-/// Has a child that answers each line of the test, and ends with the test.
+/// Forks a child that answers each line of the test, and ends with the test.
 fn leave_a_child() {
     let (input, output) = (std::io::stdin(), std::io::stdout());
     if fork() == 0 {
@@ -54,15 +54,15 @@ fn leave_a_child() {
     }
 }
 
-/// The end of a pair that this process inherited, by its number.
+/// Returns the end of a pair that this process inherited as descriptor `number`.
 fn inherited(driver: &Driver, number: &str) -> Endpoint {
-    // SAFETY: the parent let this one descriptor pass through the exec, told of it here, and nobody
-    // else in this process has heard of it.
+    // SAFETY: the parent let this one descriptor pass through the exec and told this process its
+    // number. Nothing else in this process uses it.
     let descriptor = unsafe { OwnedFd::from_raw_fd(child::parsed(number)) };
     SpscHandle::builder().driver(driver).from_fd(descriptor).unwrap().into()
 }
 
-/// The engine's end of a pair, and how to start the application.
+/// Returns the engine's end of a pair, and a function that starts the application.
 fn pair(driver: &Driver) -> (Endpoint, impl FnOnce(u64) -> Child) {
     let face = SpscFace::builder().ring_bytes(SMALL).send_timeout(None).driver(driver);
     let (face, descriptor) = face.pair().unwrap();
@@ -101,10 +101,11 @@ fn child_that_leaves_a_child() {
     common::stay()
 }
 
-/// What an end of ours can be.
+/// The roles of the end under test.
 const ROLES: [&str; 3] = ["engine", "application", "engine of a pair"];
 
-/// An end of ours whose peer has left a child. Whoever runs our driver is told to by `run`.
+/// Returns an end of ours whose peer has left a child. With `run`, this thread runs its driver
+/// until the peer has connected.
 fn with_child(driver: &Driver, role: &str, count: u64, run: bool) -> (Endpoint, Child, Dir) {
     let dir = Dir::new();
     if role == "engine of a pair" {
@@ -125,7 +126,7 @@ fn with_child(driver: &Driver, role: &str, count: u64, run: bool) -> (Endpoint, 
     (end, child, dir)
 }
 
-/// A call that waits for the peer, and whether for room.
+/// A call that waits for the peer, and whether it waits for room.
 type Call = (&'static str, bool, fn(&Endpoint) -> Option<CloseReason>);
 
 const BLOCKING: [Call; 3] = [
@@ -143,7 +144,7 @@ const ASYNC: [Call; 3] = [
     ("closed", false, |end| Some(pollster::block_on(end.closed()))),
 ];
 
-/// Kills the peer of an end that waits in `call`, while a child of the peer's has all that it had.
+/// Kills the peer of an end that waits in `call`, while a child of the peer has all that it had.
 fn notices(end: Endpoint, mut child: Child, (what, needs_room, call): Call) {
     let end = Arc::new(end);
     if needs_room {
@@ -160,7 +161,7 @@ fn notices(end: Endpoint, mut child: Child, (what, needs_room, call): Call) {
     assert_eq!(end.close_reason(), Some(CloseReason::PeerDied), "{what}");
     assert!(!end.is_connected());
     eprintln!("{what}: noticed after {:?}", noticed.saturating_duration_since(killed));
-    // It has lived through that.
+    // The child has survived that.
     child.tell("are you there?");
     child.expect("here");
 }
@@ -190,7 +191,7 @@ fn a_death_that_a_living_child_hides_is_noticed_where_nobody_runs_the_driver(dri
     }
 }
 
-/// Nobody runs the driver, and the engine's call sleeps before anybody is there to be watched.
+/// No thread runs the driver, and the engine's call sleeps before there is a peer to watch.
 fn an_application_that_comes_late_to_a_pair_is_watched(driver: &Driver) {
     if !kernel_tells() {
         return;
@@ -229,11 +230,11 @@ fn all_that_was_published_arrives_before_such_a_death(driver: &Driver) {
     }
 }
 
-/// The application of a pair, whose engine starts it: its end is its input.
+/// The application of a pair, which the pair's engine starts. Its end is its standard input.
 #[test]
 #[ignore = "a second process, for another one to start"]
 fn child_of_an_engine() {
-    // Not as the other children, which end with those who started them.
+    // Unlike the other children, this one does not end with the process that started it.
     if std::env::var_os("WAKERING_TEST_PAIR").is_none() {
         return;
     }
@@ -279,7 +280,7 @@ fn a_child_that_lives_on_does_not_hide_a_pairs_engine(driver: &Driver) {
     }
     let mut engine = Child::start(test_path!(child_with_a_pair), &[&driver.backend().to_string()]);
     engine.expect("joined");
-    // It answers from now on, so it has been forked.
+    // The child answers from now on, so it has been forked.
     engine.tell("are you there?");
     engine.expect("here");
     engine.kill();
@@ -293,18 +294,18 @@ const SYS_EXIT: i64 = 60;
 #[cfg(target_arch = "aarch64")]
 const SYS_EXIT: i64 = 93;
 
-/// Echoes in a process of one thread, which is not its first.
+/// Echoes in a process with one thread, which is not its first.
 #[test]
 #[ignore = "a second process, for a test to start"]
 #[cfg(any(target_arch = "x86_64", target_arch = "aarch64"))]
 fn child_without_its_first_thread() {
-    // SAFETY: the libc's own.
+    // SAFETY: this is the libc's declaration.
     unsafe extern "C" {
         fn syscall(number: i64, ...) -> i64;
     }
     let Some(arguments) = child::arguments() else { return };
-    // This is not the first thread either; that of a fork is. This process waits for nothing and
-    // holds no lock, so that the child may do what it likes.
+    // This thread is not the first either, but after a fork it is the child's first. This process
+    // waits for nothing and holds no lock, so the child may do what it likes.
     if fork() == 0 {
         std::thread::spawn(move || {
             let driver = common::driver(child::backend(&arguments[0])).unwrap();
@@ -314,7 +315,7 @@ fn child_without_its_first_thread() {
             }
             _exit(0);
         });
-        // SAFETY: ends this thread alone, which nobody joins and which owns nothing.
+        // SAFETY: ends only this thread, which nothing joins and which owns nothing.
         unsafe { syscall(SYS_EXIT, 0) };
     }
     child::listen();
@@ -345,7 +346,7 @@ fn a_process_without_its_first_thread_is_alive(driver: &Driver) {
     assert_eq!(wait("closed", face.closed()), CloseReason::PeerDied);
 }
 
-/// Forks again and again; its children end, with copies of all that it has, and it goes on.
+/// Forks again and again. Its children end, with copies of all that it has, and it goes on.
 #[test]
 #[ignore = "a second process, for a test to start"]
 fn child_whose_children_end() {

@@ -1,4 +1,4 @@
-//! Engines and applications in processes of their own.
+//! Engines and applications in separate processes.
 
 mod clocks;
 mod costs;
@@ -11,7 +11,7 @@ use wakering::{CloseReason, Endpoint, ShmError};
 use crate::common::roles::open;
 use crate::common::{self, child};
 
-/// The child's end, and what else it was told.
+/// Returns the child's end, and the rest of its arguments.
 fn as_child() -> Option<(Endpoint, Vec<String>)> {
     let mut arguments = child::arguments()?;
     let driver = common::driver(child::backend(&arguments[0])).unwrap();
@@ -22,13 +22,13 @@ fn as_child() -> Option<(Endpoint, Vec<String>)> {
     Some((end, arguments.split_off(3)))
 }
 
-/// Why a receive returned nothing.
+/// Returns why a receive returned nothing.
 fn recv_reason(end: &Endpoint, received: Option<impl Sized>) -> Option<CloseReason> {
     assert!(received.is_none());
     end.close_reason()
 }
 
-/// Why a send failed because the channel ended.
+/// Returns why a send failed because the channel ended.
 fn send_reason(sent: Result<(), ShmError>) -> Option<CloseReason> {
     match sent {
         Err(ShmError::Closed { reason, .. }) => Some(reason),

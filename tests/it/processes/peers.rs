@@ -29,7 +29,7 @@ on_both_backends!(
     the_name_of_a_killed_engine_can_be_taken_at_once,
 );
 
-/// This process's end, and a child that has the other and does what `child` says.
+/// Returns this process's end, and a child that has the other end and runs the test `child`.
 fn with_child(driver: &Driver, child: &str, role: &str, more: &[&str]) -> (Endpoint, Child, Dir) {
     let dir = Dir::new();
     let (here, child) = beside(driver, role, &dir.name("face"), child, more);
@@ -78,7 +78,7 @@ fn child_that_waits() {
     }
 }
 
-/// Drops one of its halves, and does not get to dropping the other. It sends some packets first.
+/// Sends some packets and drops one of its halves. Is killed before it drops the other.
 #[test]
 #[ignore = "a second process, for a test to start"]
 fn child_that_half_closes() {
@@ -165,8 +165,8 @@ fn streams_both_ways_between_processes(driver: &Driver) {
 
 const KILLS: usize = 24;
 
-/// Kills the peer of an end that waits in `call`, again and again, and tells how long it took to
-/// return.
+/// Kills the peer of an end that waits in `call`, again and again, and prints how long the call
+/// took to return.
 fn measure_kills(
     driver: &Driver,
     what: &str,
@@ -188,7 +188,7 @@ fn measure_kills(
             (reason, Instant::now())
         });
         eventually(what, || here.stats().parks > parks);
-        // Beyond the sender's second look, so that it is truly asleep.
+        // Longer than until the sender's second look, so that it really sleeps.
         std::thread::sleep(Duration::from_millis(3));
         let killed = child.kill();
         let (reason, noticed) = join(what, thread);
@@ -200,8 +200,8 @@ fn measure_kills(
     let (median, p99, max) = (delays[KILLS / 2], delays[KILLS * 99 / 100], delays[KILLS - 1]);
     let backend = driver.backend();
     eprintln!("death noticed in {what} on {backend}: median {median:?} p99 {p99:?} max {max:?}");
-    // The figure above is the promise, on a machine that does nothing else. On a busy one, a
-    // process waits for its turn; what must not be is a wait for some timer.
+    // The figure above is the promise, for an idle machine. On a busy machine, a process waits to
+    // be scheduled. The call must not wait for a timer.
     assert!(median < Duration::from_millis(100), "{delays:?}");
 }
 
@@ -261,7 +261,7 @@ fn everything_published_before_the_kill_arrives(driver: &Driver) {
         };
         while check(wait("recv", here.recv()).unwrap()) < 150 {}
         child.expect("a hundred");
-        // In the middle of writing, or parked on a full ring.
+        // The child may be in the middle of a write, or parked on a full ring.
         std::thread::sleep(Duration::from_micros(u64::try_from(round).unwrap() * 100));
         child.kill();
         if round % 4 < 2 {
@@ -322,11 +322,11 @@ fn an_orderly_end_of_one_direction_hides_no_death(driver: &Driver) {
             child.expect("ready");
             let sent = wait("send", here.send(packet(0, 8)));
             if half == "receiver" {
-                // We learn of the orderly end first.
+                // This side learns of the orderly end first.
                 assert_eq!(send_reason(sent), Some(CloseReason::Peer));
             }
             child.kill();
-            // With packets in the ring still, which are received whatever became of the peer.
+            // There are still packets in the ring. They are received although the peer is dead.
             assert_eq!(wait("closed", here.closed()), CloseReason::PeerDied, "{half}");
             assert_eq!(here.finished(), None);
             for n in 0..50 {
@@ -354,7 +354,7 @@ fn the_name_of_a_killed_engine_can_be_taken_at_once(driver: &Driver) {
     assert!(matches!(builder().create(&name), Err(ShmError::NameInUse { .. })));
     child.kill();
     child.wait();
-    // Its socket's file is still there, and nobody behind it.
+    // The socket's file is still there, but nothing serves it.
     assert!(Path::new(&name).exists());
     let connected = SpscHandle::builder().driver(driver).connect(&name);
     assert!(matches!(connected, Err(ShmError::NotFound { .. })), "{connected:?}");
@@ -364,12 +364,13 @@ fn the_name_of_a_killed_engine_can_be_taken_at_once(driver: &Driver) {
     assert_eq!(wait("recv", face.recv()), Some(packet(1, 8)));
     assert_eq!(wait("recv", here.recv()), None);
     drop(face);
-    // Nothing is left but the lock.
+    // Only the lock file is left.
     let left: Vec<_> = fs::read_dir(dir.path()).unwrap().map(|e| e.unwrap().file_name()).collect();
     assert_eq!(left, [".lock"]);
 }
 
-/// Kept apart from the deadlines of the tests: a child that hangs must not outlive its parent.
+/// This is separate from the deadlines of the tests: a child that hangs must not outlive its
+/// parent.
 #[test]
 fn a_child_ends_with_its_input() {
     let (here, child, _dir) = {

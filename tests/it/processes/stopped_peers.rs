@@ -1,5 +1,5 @@
-//! A peer that is stopped for a while has not died; and one in another PID namespace has, when it
-//! has.
+//! A peer that is stopped for a while has not died. The death of a peer in another PID namespace is
+//! noticed.
 
 use std::time::{Duration, Instant};
 
@@ -41,7 +41,7 @@ fn child_that_echoes() {
     });
 }
 
-/// A child that echoes and has the other role.
+/// Starts a child that echoes and has the other role.
 fn start(tool: &[&str], driver: &Driver, role: &str, name: &str) -> std::io::Result<Child> {
     let (backend, theirs) = (driver.backend().to_string(), other(role));
     let arguments = [backend.as_str(), theirs, name];
@@ -51,7 +51,7 @@ fn start(tool: &[&str], driver: &Driver, role: &str, name: &str) -> std::io::Res
     }
 }
 
-/// Both ends, ours in this role.
+/// Returns our end, in this role, and a child that has the other end.
 fn meet(
     tool: &[&str],
     driver: &Driver,
@@ -96,7 +96,7 @@ fn a_stopped_peer_has_not_died(driver: &Driver) {
             echoes(&end, 0..100);
             signal(child.pid(), Signal::STOP);
             eventually("it stops", || is_stopped(child.pid()));
-            // Sends go on until the ring is full, and then give up in time.
+            // Sends succeed until the ring is full, and then give up at their deadline.
             let sent = fill(&end);
             assert!(sent > 0);
             match wait("send", end.send(packet(0, 8))) {
@@ -113,7 +113,7 @@ fn a_stopped_peer_has_not_died(driver: &Driver) {
             }
         }
         echoes(&end, 0..100);
-        // One that is killed while it is stopped dies all the same.
+        // A peer that is killed while it is stopped is dead.
         signal(child.pid(), Signal::STOP);
         signal(child.pid(), Signal::KILL);
         assert_eq!(wait("closed", end.closed()), CloseReason::PeerDied);
@@ -131,12 +131,12 @@ fn a_stopped_engine_is_not_waited_for(driver: &Driver) {
         assert!(matches!(connected, Err(ShmError::TimedOut { sent: 0 })), "{connected:?}");
     }
     signal(child.pid(), Signal::CONT);
-    // Those who went away have not used it up.
+    // The clients that gave up have not used the face up.
     let handle = wait("connect", SpscHandle::builder().driver(driver).connect_async(&name));
     echoes(&handle.unwrap(), 0..10);
 }
 
-/// The process that `unshare` runs.
+/// Returns the process that `unshare` runs.
 fn inner(unshare: u32) -> u32 {
     let path = format!("/proc/{unshare}/task/{unshare}/children");
     let children = std::fs::read_to_string(path).unwrap();
