@@ -1,4 +1,4 @@
-//! Sends that find no room give up in time, and say how far they came.
+//! Sends that find no room give up at their deadline, and say how many packets they sent.
 
 use std::sync::Arc;
 use std::time::{Duration, Instant};
@@ -34,7 +34,7 @@ fn assert_timed_out(result: Result<(), ShmError>, expected: usize) {
     }
 }
 
-/// That it took as long as it should: not less, and not for ever.
+/// Checks that the call took as long as it should: not less, and not for ever.
 fn timed<T>(call: impl FnOnce() -> T) -> T {
     let begin = Instant::now();
     let result = call();
@@ -149,7 +149,7 @@ fn a_batch_has_one_deadline_for_all(driver: &Driver) {
         let batch: Vec<_> = (0..1_000_000).map(|n| packet(n % 1000, 8)).collect();
         let begin = Instant::now();
         std::thread::scope(|scope| {
-            // Room comes all the time, but never enough of it.
+            // There is always some room, but never enough.
             let sender = scope.spawn(|| wait("send_batch", here.send_batch(&batch)));
             let mut taken = 0;
             while !sender.is_finished() {

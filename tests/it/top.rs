@@ -1,4 +1,4 @@
-//! The example `top` finds the channels of this user, and says of them what is so.
+//! The example `top` finds the channels of this user and shows their real state.
 
 #[path = "../../examples/top/find.rs"]
 mod find;
@@ -29,8 +29,8 @@ on_both_backends!(
     a_face_alone_and_two_ends_in_one_process_are_told_apart,
 );
 
-/// The application: sends so many packets of 20 bytes, receives as many as the parent tells, and
-/// then sleeps for more.
+/// The application: sends as many packets of 20 bytes as the parent says, and then receives until
+/// the end.
 #[test]
 #[ignore = "a second process, for a test to start"]
 fn child_that_talks() {
@@ -45,7 +45,7 @@ fn child_that_talks() {
     child::say("end");
 }
 
-/// The only channel between these two processes.
+/// Returns the only channel between these two processes.
 fn between(looks: &BTreeMap<Inode, Found>, face: u32, handle: u32) -> Option<(Inode, Found)> {
     let is_it = |found: &Found| {
         let pids = found.processes.each_ref().map(|process| process.as_ref().map(|p| p.pid));
@@ -107,7 +107,7 @@ fn a_channel_of_two_processes_is_found_with_its_counts(driver: &Driver) {
     }
     assert_eq!(view.table(usize::MAX).len(), 6);
 
-    // Two seconds later, let us say.
+    // As if two seconds had passed.
     for _ in 0..3 {
         face.try_send(Bytes::from_static(&[9; 30])).unwrap();
     }
@@ -128,7 +128,7 @@ fn a_channel_of_two_processes_is_found_with_its_counts(driver: &Driver) {
 }
 
 fn a_full_ring_is_seen_and_who_sleeps_for_it(driver: &Driver) {
-    // A longest packet that nobody else here has.
+    // A `max_packet` that no other channel here has.
     let builder = SpscFace::builder().ring_bytes(SMALL).max_packet(900 + backend_number(driver));
     let (face, handle) = common::pair_of(driver, builder, SpscHandle::builder());
     let sent = fill(&face);
@@ -149,19 +149,19 @@ fn a_full_ring_is_seen_and_who_sleeps_for_it(driver: &Driver) {
     let full = before.region.fill(0);
     assert!(full > 4096 - 32 && full <= 4096, "{full}");
     assert_eq!(before.region.fill(1), 0);
-    // One that is taken is seen at once.
+    // A packet that is taken shows at once.
     handle.try_recv().unwrap();
     assert_eq!(finder.look()[&inode].region.fill(0), full - 16);
 }
 
-/// Both ends in this process.
+/// Whether both ends are in this process.
 fn is_ours(found: &Found) -> bool {
     let us = std::process::id();
     found.processes.iter().all(|process| process.as_ref().is_some_and(|p| p.pid == us))
 }
 
 fn a_face_alone_and_two_ends_in_one_process_are_told_apart(driver: &Driver) {
-    // A ring that nobody else here has.
+    // A ring size that no other channel here has.
     const RING: usize = 1 << 16;
     let dir = Dir::new();
     let name = dir.name("face");
@@ -174,7 +174,7 @@ fn a_face_alone_and_two_ends_in_one_process_are_told_apart(driver: &Driver) {
         let of_us = |found: Found| found.processes.map(|p| p.is_some_and(|p| p.pid == us));
         finder.look().into_values().find(is_it).map(of_us)
     };
-    // A child of another test has what we have, for the moment before it is itself.
+    // A child that another test starts has what we have, until it execs.
     eventually("the face is seen", || look() == Some([true, false]));
     let handle = SpscHandle::builder().driver(driver).connect(&name).unwrap();
     wait("it connects", face.connected()).unwrap();
@@ -230,7 +230,7 @@ fn what_is_no_region_is_passed_over() {
     assert!(Region::read(read.as_fd()).is_none(), "a pipe");
 }
 
-/// Two looks at a region whose sides write any numbers.
+/// Reads a region twice whose sides write any numbers.
 #[test]
 fn lies_are_shown_and_do_no_harm() {
     let file = raw_peer::region(4096, 1016);

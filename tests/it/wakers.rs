@@ -1,5 +1,5 @@
-//! Wakers that misbehave: they panic, drop, come late, use what they wake for, or belong to an
-//! executor that is gone; on drivers that are run in every way.
+//! Wakers that misbehave: they panic, drop things, come late, use what they wake for, or belong to
+//! an executor that is gone. On drivers that run in every way.
 
 use std::panic::{AssertUnwindSafe, catch_unwind, resume_unwind};
 use std::pin::Pin;
@@ -50,7 +50,7 @@ in_every_way!(
     an_executor_that_is_gone_costs_nobody_a_wake,
 );
 
-/// A waker that does what it is told, once.
+/// A waker that runs an action, once.
 struct Does(Mutex<Option<Box<dyn FnOnce() + Send>>>, AtomicBool);
 
 impl Does {
@@ -65,7 +65,7 @@ impl Does {
 
 impl Wake for Does {
     fn wake(self: Arc<Self>) {
-        // Behind the action, however it ends.
+        // This is dropped after the action, however the action ends.
         struct Called<'a>(&'a AtomicBool);
         impl Drop for Called<'_> {
             fn drop(&mut self) {
@@ -109,7 +109,7 @@ fn a_waker_that_panics_disturbs_nobody_else(driver: &Driver) {
         assert!(poll_with(recv.as_mut(), &bad_recv).is_pending());
         assert!(poll_with(closed.as_mut(), &bad_closed).is_pending());
         assert!(poll_with(last.as_mut(), &good).is_pending());
-        // An end wakes everybody.
+        // An end wakes every waiter.
         here.cancel();
         eventually("all are woken", || {
             bad_recv.was_called() && bad_closed.was_called() && good.was_called()
@@ -118,17 +118,17 @@ fn a_waker_that_panics_disturbs_nobody_else(driver: &Driver) {
         assert_eq!(poll_once(last.as_mut()), Poll::Ready(None));
         assert_eq!(poll_once(closed.as_mut()), Poll::Ready(CloseReason::Cancelled));
     });
-    // Nor does a panic in our own thread, out of a local cancel.
+    // A panic on our own thread, out of a local cancel, does no harm either.
     both_roles(driver, SMALL, None, |_here, there| {
         let bad = Does::new(|| resume_unwind(Box::new("a waker")));
         let mut recv = Box::pin(there.recv());
         assert!(poll_with(recv.as_mut(), &bad).is_pending());
         assert!(catch_unwind(AssertUnwindSafe(|| there.cancel())).is_ok());
-        // Here, or on the driver's thread.
+        // On this thread, or on the driver's.
         eventually("it is woken", || bad.was_called());
         assert_eq!(poll_once(recv.as_mut()), Poll::Ready(None));
     });
-    // The driver goes on.
+    // The driver still works.
     let (face, handle) = pair(driver, SMALL);
     face.try_send(packet(1, 8)).unwrap();
     assert_eq!(wait("recv", handle.recv()), Some(packet(1, 8)));
@@ -151,7 +151,7 @@ fn a_waker_that_panics_keeps_its_place_until_it_is_dropped(driver: &Driver) {
     });
 }
 
-/// What is in there, to be dropped without the lock.
+/// Takes the content out, so that it is dropped without the lock.
 fn take<T: Default>(place: &Mutex<T>) -> T {
     std::mem::take(&mut *place.lock().unwrap())
 }
@@ -177,7 +177,8 @@ fn a_waker_that_drops_another_waiter_does_no_harm(driver: &Driver) {
             let victims = Arc::new(Mutex::new(Vec::new()));
             let taken = victims.clone();
             let dropper = Does::new(move || drop(take(&taken)));
-            // Wakes may come for no reason: until all is in its place, this one has to wait.
+            // Spurious wakes may come at any time. The lock makes such a wake wait until everything
+            // is in its place.
             let mut place = victims.lock().unwrap();
             if drops_next {
                 assert!(poll_with(first.as_mut(), &dropper).is_pending());
@@ -199,7 +200,7 @@ fn a_waker_that_drops_another_waiter_does_no_harm(driver: &Driver) {
                 eventually("the others are gone", || victims.lock().unwrap().is_empty());
                 assert_eq!(poll_once(first.as_mut()), Poll::Ready(Some(packet(1, 8))));
             } else {
-                // The first two have the wake and do not heed it: they are dropped by an end.
+                // The first two got the wake and ignore it. A drop passes it on.
                 eventually("one is woken", || silent.was_called());
                 drop(take(&victims));
                 eventually("it is passed on", || dropper.was_called());
@@ -210,7 +211,7 @@ fn a_waker_that_drops_another_waiter_does_no_harm(driver: &Driver) {
             assert_eq!(poll_once(last.as_mut()), Poll::Ready(Some(packet(2, 8))));
         });
     }
-    // With everybody woken at once.
+    // All waiters are woken at once.
     both_roles(driver, SMALL, None, |here, there| {
         let there = Arc::new(there);
         let victims = Arc::new(Mutex::new(Vec::new()));
@@ -218,7 +219,7 @@ fn a_waker_that_drops_another_waiter_does_no_harm(driver: &Driver) {
             let mut recv = owned_recv(&there);
             let taken = victims.clone();
             let dropper = Does::new(move || {
-                // Two, because one may have been woken before for no reason and has no waker left.
+                // Two, because a spurious wake may have woken one before, and its waker is used up.
                 let victims = {
                     let mut victims = taken.lock().unwrap();
                     let rest = victims.len().saturating_sub(2);
@@ -284,15 +285,15 @@ fn a_waker_that_drops_the_end_does_no_harm(driver: &Driver) {
             let there = Arc::new(there);
             let recv = owned_recv(&there);
             drop(there);
-            // With it goes the last reference to the end, on the driver's thread.
+            // This drops the last reference to the end, on the driver's thread.
             leave_to_its_waker(recv);
-            // A wake that comes for no reason drops it before this.
+            // A spurious wake drops it before this.
             let _ = here.try_send(packet(1, 8));
             assert_eq!(wait("recv", here.recv()), None);
             assert_eq!(here.close_reason(), Some(CloseReason::Peer));
         });
     }
-    // A face too, with its name.
+    // The same with a face, which gives its name up.
     let dir = Dir::new();
     let name = dir.name("face");
     let face = SpscFace::builder().ring_bytes(SMALL).driver(driver).create(&name).unwrap();
@@ -332,7 +333,7 @@ fn a_waker_that_uses_the_end_does_no_harm(driver: &Driver) {
                 }
                 here.try_recv().is_ok_and(|packet| number(&packet) == n)
             });
-            // Asleep, all of them, so that the next one goes by a waker.
+            // All of them sleep, so that the next one is woken through a waker.
             for recv in &mut recvs {
                 assert!(poll_with(recv.as_mut(), &user()).is_pending());
             }
@@ -344,7 +345,7 @@ fn a_waker_that_uses_the_end_does_no_harm(driver: &Driver) {
     });
 }
 
-/// Polls with a waker that panics, and returns it.
+/// Polls with a waker that panics, and returns the waker.
 fn poll_badly<F: Future + ?Sized>(future: Pin<&mut F>) -> Arc<Does> {
     let bad = Does::new(|| resume_unwind(Box::new("a waker")));
     assert!(poll_with(future, &bad).is_pending());
@@ -357,7 +358,7 @@ fn a_waker_that_panics_harms_no_wait_of_any_kind(driver: &Driver) {
     let builder = || SpscListener::builder().ring_bytes(SMALL).driver(driver);
     let connect = |name: &str| SpscHandle::builder().driver(driver).connect(name).unwrap();
 
-    // Those who accept, of whom one is woken for each application.
+    // Accepts, of which one is woken for each application.
     let listener = builder().bind(&name).unwrap();
     let mut bad_accept = Box::pin(listener.accept());
     let bad = poll_badly(bad_accept.as_mut());
@@ -368,7 +369,7 @@ fn a_waker_that_panics_harms_no_wait_of_any_kind(driver: &Driver) {
     wait("send", handle.send(packet(1, 8))).unwrap();
     assert_eq!(wait("recv", face.recv()), Some(packet(1, 8)));
 
-    // Those who wait for the peer.
+    // Waits for the peer.
     let single = builder().create(&dir.name("face")).unwrap();
     let mut bad_connected = Box::pin(single.connected());
     let bad = poll_badly(bad_connected.as_mut());
@@ -376,7 +377,7 @@ fn a_waker_that_panics_harms_no_wait_of_any_kind(driver: &Driver) {
     eventually("it is woken", || bad.was_called());
     wait("connected", bad_connected).unwrap();
 
-    // Those who wait for room, and for their turn.
+    // Sends that wait for room and for their place.
     let filled = fill(&single);
     let mut bad_sends: Vec<_> = (0..2).map(|_| Box::pin(single.send(packet(filled, 8)))).collect();
     let bad: Vec<_> = bad_sends.iter_mut().map(|send| poll_badly(send.as_mut())).collect();
@@ -390,7 +391,7 @@ fn a_waker_that_panics_harms_no_wait_of_any_kind(driver: &Driver) {
     wait("send", single.send(packet(7, 8))).unwrap();
     assert_eq!(wait("recv", other.recv()), Some(packet(7, 8)));
 
-    // Those who wait for the end, and those who wait for an engine.
+    // A wait for the end, and a wait for an engine.
     let mut bad_closed = Box::pin(single.closed());
     let bad = poll_badly(bad_closed.as_mut());
     drop(other);
@@ -407,7 +408,7 @@ fn a_waker_that_panics_harms_no_wait_of_any_kind(driver: &Driver) {
 /// A future that outlives the executors that poll it.
 type Left = Arc<Mutex<BoxFuture<'static, Option<bytes::Bytes>>>>;
 
-/// Has an executor poll the future once, and end.
+/// Each has an executor poll the future once and then ends the executor.
 const EXECUTORS: [fn(Left); 3] = [
     |left| {
         let executor = smol::Executor::new();
@@ -420,7 +421,7 @@ const EXECUTORS: [fn(Left); 3] = [
         pool.run_until_stalled();
     },
     |left| {
-        // As `block_on`s do it: the waker unparks a thread, which has ended.
+        // As `block_on` does: the waker unparks a thread, which has ended.
         let thread = std::thread::spawn(move || {
             struct Unpark(std::thread::Thread);
             impl Wake for Unpark {
@@ -436,7 +437,7 @@ const EXECUTORS: [fn(Left); 3] = [
     },
 ];
 
-/// Without keeping it: a waker may keep the task.
+/// Does not keep the future alive: a waker may keep the task.
 fn poll_left(left: Left) -> impl Future<Output = ()> + Send {
     let left = Arc::downgrade(&left);
     std::future::poll_fn(move |cx| {
@@ -465,9 +466,9 @@ fn an_executor_that_is_gone_costs_nobody_a_wake(driver: &Driver) {
             elsewhere.try_send(packet(2, 8)).unwrap();
             eventually("another channel's task is woken", || beside.calls() > 0);
             assert_eq!(poll_once(waits_beside.as_mut()), Poll::Ready(Some(packet(2, 8))));
-            // The wake went to nobody. It is passed on with what it was for.
+            // The wake went to a dead executor. Dropping the future passes it on, with its packet.
             drop(left);
-            // (There may have been another wake before, for no reason.)
+            // (A spurious wake may have come before.)
             let mut seen = 0;
             let received = loop {
                 eventually("the next task is woken", || next.calls() > seen);
@@ -478,7 +479,7 @@ fn an_executor_that_is_gone_costs_nobody_a_wake(driver: &Driver) {
                 }
             };
             assert_eq!(received, Some(packet(1, 8)));
-            // And an end reaches everybody else.
+            // An end reaches all other waiters.
             let left: Left = Arc::new(Mutex::new(owned_recv(&there)));
             leave(left.clone());
             here.cancel();

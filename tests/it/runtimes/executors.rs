@@ -1,4 +1,4 @@
-//! Ways to run some tasks to their end. A panic in one of them comes out.
+//! Ways to run tasks to their end. A panic in a task is passed on to the test.
 
 use std::collections::VecDeque;
 use std::sync::atomic::{AtomicBool, AtomicU64, Ordering};
@@ -21,7 +21,7 @@ pub(crate) fn pollster_on_threads(tasks: Vec<Task>) {
     }
 }
 
-/// Whoever is woken, all are polled.
+/// Any wake polls all tasks.
 pub(crate) fn pollster_on_one_thread(tasks: Vec<Task>) {
     pollster::block_on(join_all(tasks));
 }
@@ -39,7 +39,7 @@ pub(crate) fn smol_global(tasks: Vec<Task>) {
 pub(crate) fn smol_on_threads(tasks: Vec<Task>) {
     let executor = smol::Executor::new();
     std::thread::scope(|scope| {
-        // Dropped at the end, however that comes.
+        // This is dropped when `work` ends, in whatever way.
         let (_working, end) = smol::channel::bounded::<()>(1);
         for _ in 0..2 {
             let end = end.clone();
@@ -71,7 +71,7 @@ pub(crate) fn thread_pool(tasks: Vec<Task>) {
     wait("all tasks", join_all(handles));
 }
 
-/// Polls each task wherever its waker is called: on the driver's thread, inside of its turn.
+/// Polls each task on the thread that calls its waker: on the driver's thread, inside its turn.
 pub(crate) fn inline(tasks: Vec<Task>) {
     let handles = tasks.into_iter().map(|task| {
         let (task, handle) = task.remote_handle();
@@ -92,7 +92,7 @@ impl Wake for Inline {
     fn wake(self: Arc<Self>) {
         self.is_due.store(true, Ordering::SeqCst);
         loop {
-            // Whoever polls it now looks at the mark when it is through.
+            // The thread that polls the task now checks `is_due` when it is done.
             let Ok(mut task) = self.task.try_lock() else { return };
             while self.is_due.swap(false, Ordering::SeqCst) {
                 let Some(future) = task.as_mut() else { return };
@@ -110,8 +110,8 @@ impl Wake for Inline {
     }
 }
 
-/// A hand-written executor. It hands out a new waker for each poll and heeds the last one only; it
-/// polls on another thread each time; and it polls for no reason now and then.
+/// A hand-written executor. It makes a new waker for each poll and obeys only the last one, polls
+/// on another thread each time, and now and then polls without a wake.
 pub(crate) fn new_waker_each_poll(tasks: Vec<Task>) {
     let executor = Arc::new(NewWakers::default());
     let handles = tasks.into_iter().map(|task| {
@@ -137,10 +137,10 @@ struct NewWakers {
     is_over: AtomicBool,
 }
 
-/// A task of it.
+/// A task of [`NewWakers`].
 struct Restive {
     future: Mutex<Option<Task>>,
-    /// The waker that counts.
+    /// The number of the waker that is obeyed.
     last: AtomicU64,
     executor: Arc<NewWakers>,
 }
@@ -149,7 +149,7 @@ struct OnceWaker(Arc<Restive>, u64);
 
 impl Wake for OnceWaker {
     fn wake(self: Arc<Self>) {
-        // A waker of an earlier poll is as good as none.
+        // A waker of an earlier poll has no effect.
         if self.0.last.load(Ordering::SeqCst) == self.1 {
             self.0.executor.push(self.0.clone());
         }
@@ -175,7 +175,7 @@ impl NewWakers {
         self.push(Arc::new(Restive { future, last: AtomicU64::new(0), executor: self.clone() }));
     }
 
-    /// One thread of it.
+    /// One thread of the executor.
     fn run(&self) {
         while !self.is_over.load(Ordering::SeqCst) {
             let queue = self.queue.lock().unwrap();

@@ -1,8 +1,7 @@
-//! Every executor will do: those that exist, and some that nobody should write.
+//! The library works on any executor: on those that exist, and on some that nobody should write.
 //!
-//! [`scenarios`] are what is run: between them they go through every public future. [`executors`]
-//! are what runs it. Each test here is one executor, or one way to run a driver, and runs all
-//! scenarios.
+//! [`scenarios`] are what is run: together they use every public future. [`executors`] are what
+//! runs them. Each test here is one executor, or one way to run a driver, and runs all scenarios.
 
 mod executors;
 mod scenarios;
@@ -48,7 +47,7 @@ fn everything(driver: &Driver, run: impl Fn(Vec<Task>)) {
 
 fn everything_with(calls: Calls, driver: &Driver, run: impl Fn(Vec<Task>)) {
     for (name, scenario) in SCENARIOS {
-        // Shown if it fails.
+        // libtest shows this if the test fails.
         eprintln!("{name}, {calls:?}");
         run(scenario(driver, calls));
     }
@@ -84,7 +83,7 @@ fn everything_works_under_block_on_of_a_background_driver(driver: &Driver) {
     everything(driver, |tasks| block_on(driver, tasks));
 }
 
-/// Each task is polled when it was woken, and only then.
+/// Polls each task only after it was woken.
 fn block_on(driver: &Driver, tasks: Vec<Task>) {
     driver.block_on(FuturesUnordered::from_iter(tasks).collect::<()>());
 }
@@ -96,7 +95,8 @@ fn parked(like: &Driver) -> Driver {
 fn everything_works_on_the_thread_that_parks_in_the_driver(like: &Driver) {
     let driver = parked(like);
     everything(&driver, |tasks| block_on(&driver, tasks));
-    // Endpoints of a driver that runs by itself, on a thread that sleeps in another.
+    // The endpoints belong to a driver that runs by itself, and the thread sleeps in another
+    // driver.
     everything(like, |tasks| block_on(&driver, tasks));
 }
 
@@ -128,7 +128,7 @@ fn everything_works_with_a_polled_driver_in_smols_reactor(like: &Driver) {
         everything(driver, smol_on_threads);
         everything(driver, new_waker_each_poll);
     });
-    // All on one thread.
+    // Everything runs on one thread.
     let (driver, handle) = polled(like);
     let (working, end) = oneshot::channel();
     let executor = smol::LocalExecutor::new();

@@ -1,4 +1,4 @@
-//! What is run: tasks that between them go through every public future.
+//! What is run: tasks that together use every public future.
 //!
 //! | future | scenario |
 //! |---|---|
@@ -46,30 +46,30 @@ pub(crate) const SCENARIOS: [(&str, Scenario); 9] = [
     ("a listener", a_listener),
 ];
 
-/// So many packets that the rings are full, and empty, again and again.
+/// Enough packets to fill and empty the rings again and again.
 const COUNT: u64 = 150;
 
 /// How long a task waits for a call before it drops the future and calls again.
 #[derive(Debug, Clone, Copy)]
 pub(crate) struct Calls {
-    /// So many polls that found it pending.
+    /// After this number of polls that returned `Pending`; never if `None`.
     polls: Option<usize>,
 }
 
 impl Calls {
-    /// For ever.
+    /// Never gives a call up.
     pub(crate) const PATIENT: Self = Self { polls: None };
 
     pub(crate) fn impatient(polls: usize) -> Self {
         Self { polls: Some(polls) }
     }
 
-    /// One more each time: some calls do not get through in a single poll.
+    /// Allows one more poll each time: some calls are never ready in a single poll.
     fn more(self) -> Self {
         Self { polls: self.polls.map(|polls| polls + 1) }
     }
 
-    /// Waits for as long as that; `None` if it was given up.
+    /// Waits for the call for that long. Returns `None` if it was given up.
     async fn wait<F: Future>(self, mut future: Pin<&mut F>) -> Option<F::Output> {
         let Some(mut left) = self.polls else { return Some(future.await) };
         poll_fn(|cx| match future.as_mut().poll(cx) {
@@ -84,12 +84,12 @@ impl Calls {
     }
 }
 
-/// What the call gives, made again each time it was given up.
+/// Returns what the call returns. Repeats the call each time that it was given up.
 macro_rules! call {
     ($calls:expr, $call:expr) => {{
         let mut calls: Calls = $calls;
         loop {
-            // Dropped before anything else happens.
+            // The future is dropped before anything else happens.
             let output = calls.wait(std::pin::pin!($call)).await;
             match output {
                 Some(output) => break output,
@@ -100,7 +100,7 @@ macro_rules! call {
     }};
 }
 
-/// As [`call`], for a batch: only what was not sent is sent again.
+/// Like [`call`], for a batch: sends only the packets again that were not sent.
 macro_rules! send_batch {
     ($calls:expr, $end:expr, $batch:expr) => {{
         let begin = $end.stats().packets_sent;
@@ -123,7 +123,7 @@ fn check(packets: &[Bytes], next: &mut u64) {
     }
 }
 
-/// Two connected ends that need no name.
+/// Returns two connected ends without a name.
 fn pair(driver: &Driver) -> (Endpoint, Endpoint) {
     pair_with_timeout(driver, None)
 }
@@ -135,7 +135,7 @@ fn pair_with_timeout(driver: &Driver, timeout: Option<Duration>) -> (Endpoint, E
     (face.into(), handle.into())
 }
 
-/// Sends and receives at once, on the whole end.
+/// Sends and receives at the same time, on the whole end.
 async fn both_ways(end: &Endpoint, calls: Calls) {
     let send = async {
         for n in 0..COUNT {
@@ -164,7 +164,7 @@ fn a_named_channel(driver: &Driver, calls: Calls) -> Vec<Task> {
         assert_eq!(call!(calls, face.closed()), CloseReason::Peer);
     };
     let application = async move {
-        // Not to be given up: a face serves one handle in its life.
+        // This call is not given up, because a face serves only one handle.
         let handle = builder.connect_async(&name).await.unwrap();
         drop(dir);
         assert_eq!(call!(calls, handle.connected()).unwrap().pid, own);
@@ -206,7 +206,7 @@ fn halves(driver: &Driver, calls: Calls) -> Vec<Task> {
             }
             let all = packets();
             send_batch!(calls, tx, all).unwrap();
-            // Theirs and ours, in whatever order.
+            // Either the peer's close or our own may come first.
             tx.close().await.unwrap();
             let reason = call!(calls, tx.closed());
             assert!(matches!(reason, CloseReason::Peer | CloseReason::Local), "{reason:?}");
@@ -228,13 +228,13 @@ fn halves(driver: &Driver, calls: Calls) -> Vec<Task> {
     tasks
 }
 
-/// Both ends of one direction.
+/// Returns both ends of one direction.
 fn stream(driver: &Driver) -> (Sender, Receiver) {
     let (first, second) = pair(driver);
     (first.into_split().0, second.into_split().1)
 }
 
-/// From a ring to the next, without a copy in between.
+/// From one ring to the next, without a copy in between.
 fn in_place(driver: &Driver, calls: Calls) -> Vec<Task> {
     let ((mut tx, mut middle_rx), (mut middle_tx, mut rx)) = (stream(driver), stream(driver));
     let source = async move {
@@ -325,11 +325,11 @@ fn shared_ends(driver: &Driver, calls: Calls) -> Vec<Task> {
         join_all(tasks).await;
         assert!(missing.lock().unwrap().is_empty(), "some never came");
     };
-    // One task: its parts share a waker, and each has a place of its own.
+    // One task: its parts share a waker, and each part has its own place.
     vec![whole.boxed()]
 }
 
-/// A dropped call takes its deadline with it, so these are waited for.
+/// A dropped call takes its deadline with it, so these calls are not given up.
 fn deadlines(driver: &Driver, _calls: Calls) -> Vec<Task> {
     let task = |(end, peer): (Endpoint, Endpoint)| {
         let task = async move {
@@ -337,7 +337,7 @@ fn deadlines(driver: &Driver, _calls: Calls) -> Vec<Task> {
             let late = end.send(packet(filled, 8)).await;
             assert!(matches!(late, Err(ShmError::TimedOut { sent: 0 })), "{late:?}");
             assert!(peer.try_recv().is_ok());
-            // Room comes for some of it, and no more.
+            // Room comes for a part of the batch, and for no more.
             let late = end.send_batch(&packets()).await;
             assert!(matches!(late, Err(ShmError::TimedOut { .. })), "{late:?}");
             assert_eq!(end.stats().full_stalls, 2);
@@ -349,7 +349,7 @@ fn deadlines(driver: &Driver, _calls: Calls) -> Vec<Task> {
     pairs.map(task).collect()
 }
 
-/// Waiting for ends, and making them.
+/// Waits for ends, and makes them.
 fn ends(driver: &Driver, calls: Calls) -> Vec<Task> {
     let (here, there) = pair(driver);
     let (here, there) = (Arc::new(here), Arc::new(there));
@@ -371,7 +371,7 @@ fn ends(driver: &Driver, calls: Calls) -> Vec<Task> {
     tasks.push(send.boxed());
     let (answer, asked) = pair(driver);
     let cancel = async move {
-        // When a packet has come on another channel, this one is cut off.
+        // When a packet has come on another channel, this channel is cancelled.
         let canceller = there.canceller();
         let got = call!(calls, canceller.clone().cancel_on(asked.recv()));
         assert_eq!(number(&got.unwrap()), 7);
@@ -403,7 +403,7 @@ fn a_listener(driver: &Driver, calls: Calls) -> Vec<Task> {
     for n in 0..APPLICATIONS {
         let (builder, name) = (SpscHandle::builder().driver(driver), name.clone());
         let application = async move {
-            // One that was given up has hung up, and the listener goes on.
+            // A call that was given up has hung up, and the listener goes on.
             let handle = call!(calls, builder.clone().connect_async(&name)).unwrap();
             handle.send(packet(n, 8)).await.unwrap();
             assert_eq!(number(&call!(calls, handle.recv()).unwrap()), n);
@@ -419,7 +419,7 @@ fn a_listener(driver: &Driver, calls: Calls) -> Vec<Task> {
                 0 => call!(calls, listener.accept()).unwrap(),
                 _ => call!(calls, listener.next()).unwrap().unwrap(),
             };
-            // `None` of a client that was given up.
+            // `None` comes from a client that was given up.
             if let Some(packet) = call!(calls, face.recv()) {
                 assert!(missing.remove(&number(&packet)));
                 call!(calls, face.send(packet.clone())).unwrap();

@@ -54,7 +54,8 @@ fn many_senders_lose_and_double_nothing(driver: &Driver) {
             let received = number(&wait("recv", there.recv()).unwrap());
             let task = usize::try_from(received >> 32).unwrap();
             let (n, second) = (received & 0xffff, received & 1 << 16 != 0);
-            // In order for each task; a batch's second packet right behind its first.
+            // Packets of one task come in order, and the second packet of a batch right after its
+            // first.
             assert_eq!(n, next[task] - u64::from(second));
             next[task] += u64::from(!second);
         }
@@ -70,7 +71,7 @@ fn senders_go_in_the_order_in_which_they_came(driver: &Driver) {
         for send in &mut sends {
             assert!(poll_once(send.as_mut()).is_pending());
         }
-        // Polled for no reason, in another order, they keep their places.
+        // Senders that are polled without a wake, in another order, keep their places.
         for send in sends.iter_mut().rev() {
             assert!(poll_once(send.as_mut()).is_pending());
         }
@@ -193,8 +194,8 @@ fn a_dropped_waiter_that_was_woken_passes_its_wake_on(driver: &Driver) {
         for n in 0..filled {
             assert_eq!(number(&there.try_recv().unwrap()), n);
         }
-        // The first one sends and passes the turn to the second, which is dropped, and so is the
-        // third, which gets it then.
+        // The first sender sends and passes its place to the second, which is dropped. So is the
+        // third, which gets the place then.
         assert!(poll_once(sends.remove(0).as_mut()).is_ready());
         drop(sends.remove(0));
         drop(sends.remove(0));
@@ -242,7 +243,7 @@ fn many_receivers_get_every_packet_once(driver: &Driver) {
         for n in 0..5000 {
             wait("send", here.send(packet(n, 8))).unwrap();
             if n % 100 == 0 {
-                // Now and then all of them sleep.
+                // Now and then, all of them sleep.
                 eventually("all is taken", || seen.lock().unwrap().len() as u64 == n + 1);
             }
         }
@@ -297,7 +298,7 @@ fn a_receiver_that_was_woken_and_dropped_passes_it_on(driver: &Driver) {
                 told.recv().unwrap();
                 let before = there.stats().wakes_received;
                 here.try_send(packet(n, 8)).unwrap();
-                // The wake has reached the first by then, in half of the rounds.
+                // In half of the rounds, the wake has reached the first by now.
                 if n.is_multiple_of(2) {
                     eventually("the wake comes", || there.stats().wakes_received > before);
                 }

@@ -1,5 +1,6 @@
-//! Threads that block on an end, and tasks that wait on it, by turns and at once: the driver lets
-//! go of the bell for the first, and no task is left to a bell that nobody waits on.
+//! Threads that block on an end and tasks that wait on it, alternately and at the same time. The
+//! driver stops waiting on the bell for threads alone, and no task is left on a bell that nothing
+//! waits on.
 
 use std::sync::atomic::{AtomicU64, Ordering};
 use std::thread;
@@ -23,7 +24,7 @@ on_both_backends!(
     threads_that_block_leave_the_driver_alone,
 );
 
-/// Both ends, in the care of `driver`, where nobody spins: each wait is a sleep.
+/// Returns both ends, bound to `driver`, in both orders. Nothing spins, so each wait is a sleep.
 fn sleepers(driver: &Driver) -> [(Endpoint, Endpoint); 2] {
     [false, true].map(|swapped| {
         let face = SpscFace::builder().ring_bytes(SMALL).spin(Duration::ZERO);
@@ -33,14 +34,14 @@ fn sleepers(driver: &Driver) -> [(Endpoint, Endpoint); 2] {
     })
 }
 
-/// Sends back what comes until the end, as a thread.
+/// Sends every packet back until the end, as a thread.
 fn echo(end: &Endpoint) {
     while let Some(packet) = end.recv_blocking() {
         end.send_blocking(packet).unwrap();
     }
 }
 
-/// One round trip as a thread.
+/// Makes one round trip as a thread.
 fn there_and_back(end: &Endpoint, n: u64) {
     end.send_blocking(packet(n, 8)).unwrap();
     let received = end.recv_timeout(common::PATIENCE);
@@ -52,7 +53,8 @@ fn threads_and_tasks_receive_by_turns(driver: &Driver) {
         thread::scope(|scope| {
             scope.spawn(|| echo(&there));
             for n in 0..2000 {
-                // Of ever other lengths: the driver has let go, or is about to, or has not yet.
+                // The lengths vary: the driver has stopped waiting on the bell, is about to, or has
+                // not yet.
                 if n % 7 < 4 {
                     there_and_back(&here, n);
                 } else {
@@ -75,7 +77,7 @@ fn threads_and_tasks_send_by_turns(driver: &Driver) {
                 }
             });
             for n in 0..total {
-                // The ring holds some fifty of these, so each kind has to wait for room.
+                // The ring holds some fifty of these packets, so each kind has to wait for room.
                 if n / 100 % 2 == 0 {
                     here.send_blocking(packet(n, 64)).unwrap();
                 } else {
@@ -120,7 +122,7 @@ fn threads_and_tasks_receive_at_once(driver: &Driver) {
     }
 }
 
-/// Has threads sleep at `end` until its driver can have let go of the bell.
+/// Has threads sleep at `end` until its driver may have stopped waiting on the bell.
 fn have_threads_slept(end: &Endpoint, peer: &Endpoint) {
     thread::scope(|scope| {
         scope.spawn(|| {
@@ -136,7 +138,7 @@ fn a_task_learns_of_the_end_after_threads_have_slept(driver: &Driver) {
         thread::scope(|scope| {
             let closed = scope.spawn(|| wait("closed", here.closed()));
             let received = scope.spawn(|| wait("recv", here.recv()));
-            // Whether they wait by now or not.
+            // The waits may or may not have begun.
             there.close();
             assert_eq!(closed.join().unwrap(), CloseReason::Peer);
             assert_eq!(received.join().unwrap(), None);
@@ -176,7 +178,7 @@ fn a_driver_that_is_parked_in_wakes_tasks_after_threads_have_slept(driver: &Driv
             for n in 0..1000 {
                 face.send_blocking(packet(n, 8)).unwrap();
                 let received = match n % 5 {
-                    // Somebody else runs it then, or nobody, or this thread.
+                    // Another thread runs the driver meanwhile, or no thread does, or this one.
                     0 | 1 if swapped => face.recv_blocking(),
                     0 => {
                         parked.park(Some(Duration::ZERO)).unwrap();
@@ -193,7 +195,7 @@ fn a_driver_that_is_parked_in_wakes_tasks_after_threads_have_slept(driver: &Driv
 
 fn threads_that_block_leave_the_driver_alone(driver: &Driver) {
     if driver.backend() == Backend::Epoll {
-        // Rung by bytes, which the driver has to read.
+        // The peer wakes this side with bytes, which the driver has to read.
         return;
     }
     for (here, there) in sleepers(driver) {

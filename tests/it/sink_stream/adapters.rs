@@ -40,7 +40,7 @@ fn forward_moves_everything_and_closes(driver: &Driver) {
         join("sending", sending);
         join("forward", forwarding).unwrap();
         assert_eq!(sink.finished(), Some(Ok(())));
-        // The other direction was not used, and is open still.
+        // The other direction was not used, and is still open.
         assert_eq!(sink.close_reason(), None);
     });
 }
@@ -67,7 +67,7 @@ fn forward_fails_where_its_sink_has_ended(driver: &Driver) {
         let (to_tx, _to_rx) = Endpoint::from(to).into_split();
         drop(sink);
         let forwarding = std::thread::spawn(move || wait("forward", from_rx.forward(to_tx)));
-        // The source is told in its turn, because forward drops both.
+        // The source then learns of it too, because forward drops both.
         eventually("the source is told", || source.try_send(packet(0, 8)).is_err());
         let result = join("forward", forwarding);
         assert!(matches!(result, Err(ShmError::Closed { reason: CloseReason::Peer, .. })));
@@ -87,7 +87,7 @@ fn send_all_shows_what_came_before_its_source_failed(driver: &Driver) {
             }
         });
         assert!(matches!(wait("send_all", tx.send_all(&mut source)), Err(ShmError::Busy)));
-        // Not flushed, but there, and the receiver was woken.
+        // The packet was not flushed, but it is there, and the receiver was woken.
         join("receiver", thread);
         let mut source = stream::iter((2..1000).map(|n| Ok(packet(n, 8))));
         let sending = std::thread::spawn(move || wait("send_all", tx.send_all(&mut source)));
@@ -140,7 +140,7 @@ fn with_makes_a_codec(driver: &Driver) {
     });
 }
 
-/// Generic code knows the halves by these bounds alone.
+/// Generic code knows the halves only by these bounds.
 #[test]
 fn generic_code_takes_the_halves() {
     fn pipe(

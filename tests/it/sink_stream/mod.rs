@@ -1,4 +1,4 @@
-//! The halves keep the laws of `Sink` and `Stream`.
+//! The halves keep the rules of `Sink` and `Stream`.
 
 mod adapters;
 mod polling;
@@ -12,7 +12,7 @@ use wakering::{Endpoint, Sender, ShmError};
 
 use crate::common::packet;
 
-/// Fills the ring through the half and tells how many it took.
+/// Fills the ring through the half, and returns how many packets it took.
 fn fill(tx: &mut Sender) -> u64 {
     (0..).find(|&next| tx.try_send(packet(next, 8)).is_err()).unwrap()
 }

@@ -1,4 +1,4 @@
-//! Halves that are polled, or no longer, by one task and another.
+//! Halves that tasks poll and then poll no longer, or that move from one task to another.
 
 use std::pin::Pin;
 use std::task::{Context, Poll};
@@ -47,7 +47,7 @@ fn a_stream_is_fused(driver: &Driver) {
 fn a_place_of_the_stream_that_is_not_polled_swallows_no_wake(driver: &Driver) {
     both_roles(driver, SMALL, None, |here, there| {
         let (_tx, mut rx) = split(here);
-        // Polled by somebody who then went away.
+        // Polled by a task that then stopped.
         assert!(rx.next().now_or_never().is_none());
         let (tell, told) = std::sync::mpsc::channel();
         let receiver = std::thread::spawn(move || {
@@ -71,7 +71,7 @@ fn a_place_of_the_sink_that_is_not_polled_swallows_no_wake(driver: &Driver) {
         let sender = std::thread::spawn(move || {
             wait("send", Sender::send(&mut tx, packet(filled + 1, 8))).unwrap();
         });
-        // Longer than until its second look.
+        // Longer than until the sink's second look.
         std::thread::sleep(std::time::Duration::from_millis(20));
         for n in 0..filled + 2 {
             assert_eq!(number(&wait("recv", there.recv()).unwrap()), n);

@@ -51,7 +51,7 @@ fn start_send_wakes_a_peer_that_sleeps(driver: &Driver) {
             eventually("the receiver parks", || there.stats().parks > parks);
             assert!(matches!(ready(&mut tx), Poll::Ready(Ok(()))));
             Pin::new(&mut tx).start_send(packet(n, 8)).unwrap();
-            // No flush.
+            // There is no flush.
             assert_eq!(join("recv", thread), Some(packet(n, 8)));
         }
     });
@@ -66,7 +66,7 @@ fn a_full_sink_holds_one_packet_back(driver: &Driver) {
         assert!(ready(&mut tx).is_pending());
         assert!(tx.try_send(packet(99, 8)).is_err());
         assert_eq!(number(&there.try_recv().unwrap()), 0);
-        // It goes before anything else.
+        // The packet that is held back goes before anything else.
         assert!(tx.try_send(packet(99, 8)).is_err());
         assert_eq!(number(&there.try_recv().unwrap()), 1);
         tx.try_send(packet(filled + 1, 8)).unwrap();
@@ -191,7 +191,7 @@ fn a_packet_too_large_is_an_error_of_start_send(driver: &Driver) {
         let (mut tx, _rx) = split(here);
         let result = wait("send", SinkExt::send(&mut tx, packet(0, 1017)));
         assert!(matches!(result, Err(ShmError::PacketTooLarge { len: 1017, max: 1016 })));
-        // The sink goes on.
+        // The sink still works.
         wait("send", SinkExt::send(&mut tx, packet(1, 1016))).unwrap();
         assert_eq!(there.try_recv(), Ok(packet(1, 1016)));
     });
@@ -224,7 +224,7 @@ fn a_dropped_sender_tries_its_held_packet_once_more(driver: &Driver) {
                 }
             }
             assert_eq!(wait("recv", there.recv()), None);
-            // Without room it is lost, and the peer is told.
+            // Without room the packet is lost, and the peer learns of that.
             let all = if has_room { Ok(()) } else { Err(CloseReason::Cancelled) };
             assert_eq!(there.finished(), Some(all));
         });
