@@ -24,15 +24,15 @@ use wakering::{
 
 const DEADLINE: Duration = Duration::from_secs(20);
 
-// SAFETY: the libc's own. A child here only calls this library, the allocator, which the libc makes
-// fit for it, and `_exit`.
+// SAFETY: this is the libc's declaration. A child here only calls this library, the allocator,
+// which the libc makes safe after a fork, and `_exit`.
 unsafe extern "C" {
     safe fn fork() -> i32;
     safe fn _exit(code: i32) -> !;
     safe fn unshare(flags: i32) -> i32;
 }
 
-/// Forks; in the child, runs `work` and ends with whether it went well.
+/// Forks. The child runs `work`, and its exit status says whether `work` panicked.
 fn in_child(work: impl FnOnce()) -> Pid {
     match fork() {
         0 => {
@@ -82,7 +82,7 @@ fn fork_beside<const N: usize>(busy: [&(dyn Fn() + Sync); N], work: &dyn Fn()) {
     });
 }
 
-/// A directory for sockets, gone when the test is.
+/// A directory for sockets, removed on drop.
 struct Directory(PathBuf);
 
 impl Directory {
@@ -105,10 +105,11 @@ impl Drop for Directory {
     }
 }
 
-/// The child's own copy of what the parent goes on to use. To be called in a child, once for each.
+/// Returns the child's own copy of what the parent goes on to use. Call it only in a child, and
+/// once for each original.
 fn copy<T>(original: &T) -> T {
-    // SAFETY: a child ends by `_exit`, before the original would be dropped there; so of the two,
-    // one is used and dropped in this process.
+    // SAFETY: a child ends by `_exit`, before the original would be dropped there. So this process
+    // uses and drops only one of the two.
     unsafe { std::ptr::read(original) }
 }
 
@@ -139,7 +140,7 @@ fn misuse(end: Endpoint) {
     drop((sender, receiver));
 }
 
-/// In the parent, after the child is gone.
+/// Sends packets both ways in the parent, after the child is gone.
 fn ping_pong(face: &Endpoint, handle: &Endpoint, run: &dyn Fn()) {
     for round in 0..200_u32 {
         let packet = Bytes::copy_from_slice(&round.to_le_bytes());
@@ -160,7 +161,7 @@ fn pair(driver: &Driver) -> (Endpoint, Endpoint) {
     (face.into(), handle.into())
 }
 
-/// Those that the machine has.
+/// Returns the backends that the machine has.
 fn backends() -> Vec<Backend> {
     let io_uring = Driver::builder().backend(Backend::IoUring).build();
     let io_uring = io_uring.inspect_err(|error| eprintln!("without io_uring: {error}"));
@@ -214,7 +215,7 @@ fn a_child_leaves_a_driver_that_is_parked_in_alone() {
     }
 }
 
-/// The child goes on inside of the `block_on` of its parent.
+/// The child continues inside its parent's `block_on`.
 #[test]
 fn a_future_that_forks_goes_on_in_the_child() {
     let run = |driver: Driver| {
@@ -222,7 +223,7 @@ fn a_future_that_forks_goes_on_in_the_child() {
         let received = driver.block_on(async {
             match fork() {
                 0 => {
-                    // Nobody sends, and nobody but `block_on` wakes.
+                    // Nothing sends, and only `block_on` wakes this future.
                     let mut polls = 0;
                     std::future::poll_fn(|_| {
                         polls += 1;
@@ -289,8 +290,8 @@ fn a_child_takes_no_name_away() {
     drop((face, listener));
 }
 
-/// Enters a new PID namespace by its next child; as a user without rights in a user namespace of
-/// its own. `false` if the machine does not let us.
+/// Makes this process's next child start a new PID namespace. Without the right to do so, this uses
+/// a new user namespace. Returns `false` if the machine does not allow it.
 fn enter_pid_namespace() -> bool {
     const NEWUSER: i32 = 0x1000_0000;
     const NEWPID: i32 = 0x2000_0000;
@@ -300,7 +301,7 @@ fn enter_pid_namespace() -> bool {
             && std::fs::write("/proc/thread-self/uid_map", format!("{user} {user} 1")).is_ok())
 }
 
-/// Both are process 1, each of its own namespace.
+/// Parent and child are both process 1, each in its own namespace.
 #[test]
 fn a_child_with_its_parents_process_id_takes_no_name_away() {
     let directory = Directory::new("namespace");
@@ -323,7 +324,7 @@ fn a_child_with_its_parents_process_id_takes_no_name_away() {
     }));
 }
 
-/// A connection that says nothing.
+/// Connects, and says nothing.
 fn connect_in_silence(name: &str) -> OwnedFd {
     let socket = net::socket(AddressFamily::UNIX, SocketType::SEQPACKET, None).unwrap();
     net::connect(&socket, &SocketAddrUnix::new(name).unwrap()).unwrap();
@@ -346,7 +347,8 @@ fn a_child_that_lives_on_keeps_no_name_of_a_dropped_engine() {
         let (mut told, mut tells) = UnixStream::pair().unwrap();
         told.set_read_timeout(Some(3 * DEADLINE)).unwrap();
         let child = in_child(|| told.read_exact(&mut [0]).unwrap());
-        // As if another engine took a name of the directory at this moment: the file stays.
+        // With the lock held, the file stays, as if another engine took a name of the directory at
+        // this moment.
         let lock = std::fs::File::open(directory.name(".lock")).unwrap();
         flock(&lock, FlockOperation::LockExclusive).unwrap();
         drop(face);
@@ -354,7 +356,7 @@ fn a_child_that_lives_on_keeps_no_name_of_a_dropped_engine() {
         assert!(Path::new(&name).exists());
         for (socket, which) in [(client, "guest"), (in_backlog, "backlog")] {
             let received = retry_on_intr(|| net::recv(&socket, &mut [0; 8], RecvFlags::empty()));
-            // Reset, if it is the listening socket that the kernel closes.
+            // The kernel resets the connection if it closes the listening socket.
             let is_over = matches!(received, Ok((0, _)) | Err(Errno::CONNRESET));
             assert!(is_over, "{which}: {received:?}");
         }
@@ -366,7 +368,7 @@ fn a_child_that_lives_on_keeps_no_name_of_a_dropped_engine() {
     }
 }
 
-/// The engine has answered by the fork, or answers when the child is gone.
+/// The engine has either answered before the fork, or answers when the child is gone.
 #[test]
 fn a_child_that_drops_a_handshake_under_way_leaves_it_alone() {
     for (backend, is_answered) in backends().into_iter().flat_map(|b| [(b, false), (b, true)]) {
@@ -380,7 +382,7 @@ fn a_child_that_drops_a_handshake_under_way_leaves_it_alone() {
         let mut connected = Box::pin(builder.connect_async(&name));
         let mut cx = std::task::Context::from_waker(std::task::Waker::noop());
         assert!(connected.as_mut().poll(&mut cx).is_pending());
-        // From here on the driver has the handshake in its table.
+        // From here on, the driver has the handshake in its table.
         look(&application);
         if is_answered {
             (0..5).for_each(|_| look(&engine));
@@ -452,8 +454,8 @@ fn a_send_that_waits_in_the_parent_is_not_disturbed() {
     assert!(taken > 100);
 }
 
-/// A child has copies of what is read and written in place. Dropped or committed there, they change
-/// nothing.
+/// A child has copies of what is read and written in place. Dropping or committing them there
+/// changes nothing.
 #[test]
 fn what_lies_in_the_ring_stays_the_parents() {
     let (face, descriptor) = SpscFace::builder().ring_bytes(4096).pair().unwrap();
@@ -482,7 +484,7 @@ fn what_lies_in_the_ring_stays_the_parents() {
     assert_eq!(tx.free_bytes(), all);
 }
 
-/// The parent has committed its grant and sent more before the child writes by its copy.
+/// The parent has committed its grant and sent more before the child writes through its copy.
 #[test]
 fn a_child_writes_nothing_by_its_parents_grant() {
     type Write = fn(&mut Grant<'_>, &Packet<'_>);
@@ -496,7 +498,7 @@ fn a_child_writes_nothing_by_its_parents_grant() {
             let first = grant.chunk_mut().as_mut_ptr();
             assert_eq!(grant.chunk_mut().as_mut_ptr(), first, "one buffer serves all calls");
             grant.chunk_mut()[..60].copy_from_slice(&[0xff; 60]);
-            // SAFETY: so many were written.
+            // SAFETY: 60 bytes were written.
             unsafe { grant.advance_mut(60) };
         }),
     ];
@@ -532,7 +534,7 @@ fn a_child_writes_nothing_by_its_parents_grant() {
     }
 }
 
-/// A panic there, or a drop that is to cancel, is the child's own affair.
+/// A panic in the child, or a drop that would cancel, has no effect on the parent.
 #[test]
 fn a_child_that_panics_cancels_nothing() {
     for backend in backends() {
@@ -551,7 +553,7 @@ fn a_child_that_panics_cancels_nothing() {
                     std::panic::resume_unwind(Box::new("in the child"));
                 };
                 assert!(catch_unwind(AssertUnwindSafe(panics)).is_err());
-                // Without a panic, but with the setting.
+                // There is no panic, but `cancel_on_drop` is set.
                 drop((copy(&face), copy(&handle)));
             }));
         }
@@ -565,7 +567,7 @@ fn a_child_that_panics_cancels_nothing() {
     }
 }
 
-/// What had ended before the fork keeps its reason in the child; the rest is `Forked`.
+/// A direction that ended before the fork keeps its reason in the child. The others are `Forked`.
 #[test]
 fn an_end_before_the_fork_keeps_its_reason_in_the_child() {
     let driver = Driver::builder().background().unwrap();
@@ -586,7 +588,7 @@ fn an_end_before_the_fork_keeps_its_reason_in_the_child() {
     assert_eq!(pollster::block_on(face.closed()), CloseReason::Peer);
 }
 
-/// What the parent and its peer have done meanwhile is no breach of the protocol.
+/// What the parent and its peer have done meanwhile is no violation of the protocol.
 #[test]
 fn a_child_that_asks_for_room_ends_nothing() {
     let (face, descriptor) = SpscFace::builder().ring_bytes(4096).pair().unwrap();
@@ -605,8 +607,8 @@ fn a_child_that_asks_for_room_ends_nothing() {
     assert_eq!(rx.try_recv().unwrap(), "still open");
 }
 
-/// The driver's thread accepts applications, with the locks of the face and of the listener held
-/// for some of the time.
+/// The driver's thread accepts applications. Some of the time, it holds the locks of the face and
+/// of the listener.
 #[test]
 fn a_child_drops_faces_and_listeners_while_applications_connect() {
     for backend in backends() {
@@ -655,7 +657,7 @@ fn a_child_drops_packets_while_others_are_received() {
     });
 }
 
-/// The book of loans is the parent's, and so is the room: what a child would lend is copied there.
+/// The loans and the room belong to the parent. What a child would lend is copied there.
 #[test]
 fn a_child_lends_nothing() {
     let (face, descriptor) = SpscFace::builder().ring_bytes(4096).pair().unwrap();
@@ -673,7 +675,8 @@ fn a_child_lends_nothing() {
     }));
 }
 
-/// A canceller that others use at the time of the fork is the child's own there, too.
+/// Other threads use the canceller at the time of the fork. The child can use its copy all the
+/// same.
 #[test]
 fn a_child_cancels_while_others_do() {
     let canceller = Canceller::new();
@@ -704,7 +707,7 @@ fn a_child_cancels_its_own_ends_by_its_parents_canceller() {
     assert_eq!(face.close_reason(), Some(CloseReason::Cancelled));
 }
 
-/// The default driver is started and asked for by others.
+/// Other threads start the default driver and ask for it.
 #[test]
 fn a_child_makes_ends_while_others_do() {
     let busy = || drop(SpscFace::builder().ring_bytes(4096).pair().unwrap());
@@ -716,7 +719,7 @@ fn a_child_makes_ends_while_others_do() {
     });
 }
 
-/// Wakers that a parent's thread calls, and a child too.
+/// A thread of the parent calls these wakers, and a child does too.
 #[test]
 fn a_child_wakes_tasks_while_others_do() {
     let (face, descriptor) = SpscFace::builder().ring_bytes(4096).pair().unwrap();

@@ -1,4 +1,5 @@
-//! `kill -9` at any moment: what the survivor gets, when it learns of it, and what is left.
+//! `kill -9` at any moment: what the survivor receives, when it learns of the death, and what is
+//! left.
 //!
 //! `WAKERING_KILLS=10000 cargo test --release --test kills -- --nocapture` runs longer.
 
@@ -26,13 +27,13 @@ on_both_backends!(
     a_kill_in_the_handshake_leaves_a_whole_channel_or_none,
 );
 
-/// The tests of this file count descriptors and measure times: one at a time.
+/// The tests of this file count descriptors and measure times, so only one runs at a time.
 fn alone() -> MutexGuard<'static, ()> {
     static ALONE: Mutex<()> = Mutex::new(());
     ALONE.lock().unwrap_or_else(PoisonError::into_inner)
 }
 
-/// How many are killed in each test.
+/// Returns how many processes each test kills.
 fn kills(usually: u64) -> u64 {
     std::env::var("WAKERING_KILLS").map_or(usually, |kills| child::parsed::<u64>(&kills))
 }
@@ -41,7 +42,7 @@ fn descriptors() -> usize {
     fs::read_dir("/proc/self/fd").unwrap().count()
 }
 
-/// Numbers that look random, and are others in each process.
+/// Pseudo-random numbers that differ in each process.
 struct Dice(u64);
 
 impl Dice {
@@ -66,7 +67,7 @@ fn now() -> u64 {
     u64::from(since.subsec_nanos())
 }
 
-/// What the victim is doing when it dies.
+/// What the victim does when it dies.
 ///
 /// In "full", neither side receives, and both senders sleep.
 const LOADS: [&str; 6] = ["stream", "batches", "grants", "batches of grants", "full", "idle"];
@@ -83,7 +84,8 @@ impl Progress {
         Self(Memory::map(&file).unwrap())
     }
 
-    /// Packets that it has begun to send, and packets whose send has returned.
+    /// Packets that the victim has begun to send. [`sent`](Self::sent) counts those whose send has
+    /// returned.
     fn begun(&self) -> &AtomicU64 {
         self.0.word64(0)
     }
@@ -113,7 +115,7 @@ fn child_that_is_killed() {
                 assert_eq!(number(&packet), next);
                 next += 1;
             }
-            // It keeps its end all the same.
+            // The thread still keeps its half.
             std::future::pending::<()>().await;
             drop(rx);
         });
@@ -147,7 +149,7 @@ fn child_that_is_killed() {
     });
 }
 
-/// In pieces, so that it dies between them.
+/// Writes the packet in pieces, so that the process may die between them.
 fn write(mut grant: Grant<'_>, n: u64) {
     packet(n, length(n)).chunks(100).for_each(|piece| grant.put_slice(piece));
     grant.commit().unwrap();
@@ -173,7 +175,7 @@ fn kill_one(driver: &Driver, role: &str, load: &str, delay: Duration) -> Outcome
         let reason = pollster::block_on(watching.closed());
         (reason, Instant::now())
     });
-    // Sends all the time, and says how that ended.
+    // Sends all the time, and returns how that ended.
     let sending = end.clone();
     let sender = std::thread::spawn(move || {
         pollster::block_on(async {
@@ -228,7 +230,8 @@ fn kill_one(driver: &Driver, role: &str, load: &str, delay: Duration) -> Outcome
     Outcome { noticed, received }
 }
 
-/// When the kernel says that it is dead.
+/// Returns a function that waits until the kernel reports the child's death, and returns when that
+/// was.
 fn death_of(child: &Child) -> impl FnOnce() -> Instant + Send + 'static {
     let pid = Pid::from_raw(i32::try_from(child.pid()).unwrap()).unwrap();
     let process = pidfd_open(pid, PidfdFlags::empty()).unwrap();
@@ -238,7 +241,7 @@ fn death_of(child: &Child) -> impl FnOnce() -> Instant + Send + 'static {
     }
 }
 
-/// Each packet in order, whole, and none twice.
+/// Checks that all packets arrive in order, whole and once, and returns how many.
 fn receive_all(end: &Endpoint) -> u64 {
     let mut next = 0;
     while let Some(packet) = wait("recv", end.recv()) {
@@ -248,7 +251,8 @@ fn receive_all(end: &Endpoint) -> u64 {
     next
 }
 
-/// Nothing but the killed engine's socket, and the lock; and the name is free.
+/// Checks that only the killed engine's socket and the lock file are left, and that the name is
+/// free.
 fn check_what_is_left(driver: &Driver, dir: &Dir, name: &str, survivor: &str) {
     let left = || {
         let entries = fs::read_dir(dir.path()).unwrap().map(|entry| entry.unwrap().file_name());
@@ -266,7 +270,7 @@ fn check_what_is_left(driver: &Driver, dir: &Dir, name: &str, survivor: &str) {
     assert_eq!(left(), [".lock"]);
 }
 
-/// The median, the 99th of a hundred, and the last.
+/// Prints the median, the 99th percentile and the maximum, and returns the median.
 fn print_times(what: &str, mut times: Vec<Duration>) -> Duration {
     times.sort_unstable();
     let (count, max) = (times.len(), times[times.len() - 1]);
@@ -279,7 +283,7 @@ fn whoever_survives_a_kill_has_all_that_was_sent_and_learns_of_it(driver: &Drive
     let _alone = alone();
     let mut dice = Dice::new();
     let (mut times, mut received) = (Vec::new(), 0);
-    // What is made once stays.
+    // Descriptors that the process opens once stay open.
     kill_one(driver, "engine", "stream", Duration::ZERO);
     let before = descriptors();
     for n in 0..kills(200) {
@@ -294,7 +298,7 @@ fn whoever_survives_a_kill_has_all_that_was_sent_and_learns_of_it(driver: &Drive
     eventually("all descriptors are closed", || descriptors() <= before);
     assert!(received > 0);
     let median = print_times(&format!("under load on {}", driver.backend()), times);
-    // The machine may be busy; the figure above is the promise.
+    // The machine may be busy. The figure above is the promise.
     assert!(median < Duration::from_millis(20), "{median:?}");
 }
 
@@ -333,7 +337,7 @@ fn a_kill_in_the_handshake_leaves_a_whole_channel_or_none(driver: &Driver) {
             let mut child = Child::start(test_path!(child_in_the_handshake), &arguments);
             kill(&mut child);
             child.wait();
-            // If it has not been in, the face is still to be had.
+            // If the application did not get in, the face is still free.
             match connects.connect(&name) {
                 Ok(handle) => {
                     handle.try_send(packet(7, 8)).unwrap();
@@ -351,7 +355,8 @@ fn a_kill_in_the_handshake_leaves_a_whole_channel_or_none(driver: &Driver) {
                     loop {
                         match connects.clone().connect(&name) {
                             Ok(handle) => return Some(handle.into()),
-                            // Before it was there; and it has been there, and hung up.
+                            // Not found before the engine was there. Any other failure: it was
+                            // there and has hung up.
                             Err(ShmError::NotFound { .. }) if !Path::new(&name).exists() => {}
                             Err(
                                 ShmError::NotFound { .. } | ShmError::Io { step: "handshake", .. },
@@ -383,9 +388,9 @@ fn a_kill_in_the_handshake_leaves_a_whole_channel_or_none(driver: &Driver) {
                 }
             }
         }
-        // Whatever happened, the name can be had.
+        // Whatever happened, the name can be taken.
         drop(SpscFace::builder().ring_bytes(SMALL).driver(driver).create(&name).unwrap());
-        // Given back by the driver, a moment later.
+        // The driver closes these a moment later.
         match before {
             None => before = Some(descriptors() + 4),
             Some(most) => eventually("descriptors are closed", || descriptors() <= most),

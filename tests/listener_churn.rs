@@ -1,6 +1,6 @@
-//! A thousand applications come and go, by all ways to go, and leave nothing behind.
+//! A thousand applications come and go, in all ways, and leave nothing behind.
 //!
-//! This file has one test, because what it counts is the whole process's.
+//! This file has one test, because it counts what the whole process holds.
 
 mod common;
 
@@ -16,37 +16,37 @@ use futures::stream::FuturesUnordered;
 use futures::{FutureExt, StreamExt, select};
 use wakering::{Backend, CloseReason, Driver, SpscFace, SpscHandle, SpscListener};
 
-/// Processes, and how many applications each of them is.
+/// The number of processes, and how many applications each of them is.
 const PROCESSES: usize = 500;
 const APPLICATIONS: usize = 2;
-/// Of processes at a time.
+/// How many processes run at a time.
 const AT_ONCE: usize = 3;
 
-/// How an application goes, by turns.
+/// The ways in which applications go, in turn.
 const WAYS: [Way; 5] = [Way::Drop, Way::Kill, Way::Exit, Way::KillAtAnyTime, Way::Abort];
 
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 enum Way {
-    /// In order.
+    /// Drops its ends.
     Drop,
-    /// While its channels are in use.
+    /// Is killed while its channels are in use.
     Kill,
-    /// Perhaps before its channels are there.
+    /// Is killed, perhaps before its channels exist.
     KillAtAnyTime,
-    /// Without a word, but not by force.
+    /// Exits without dropping its ends.
     Exit,
     Abort,
 }
 
 #[test]
 fn a_thousand_applications_leave_nothing_behind() {
-    // Has async-io start its thread.
+    // This makes async-io start its thread.
     wait("nothing", async {});
     for backend in [Backend::IoUring, Backend::Epoll] {
         let (begin, held) = (Instant::now(), Held::now());
         let Some(driver) = common::driver(backend) else { continue };
         watched(move || churn(&driver));
-        // The driver has gone, too, before the next one is measured.
+        // The driver must be gone too before the next one is measured.
         expect_level(&held, None, || true);
         eprintln!("{backend}: {:.1?}", begin.elapsed());
     }
@@ -64,15 +64,15 @@ fn churn(driver: &Driver) {
     let builder = SpscListener::builder().ring_bytes(SMALL).driver(driver);
     let mut listener = builder.bind(&name).unwrap();
     let mut held = Held::now();
-    // The first ones leave the allocator and the kernel's caches as they then stay.
+    // The first processes bring the allocator and the kernel's caches to their final size.
     for (round, processes) in [50, PROCESSES].into_iter().enumerate() {
         let before = listener.stats();
         let ends = serve(&mut listener, &orders(driver, &name, processes));
         check(&ends, processes);
-        // A thousand channels that were forgotten would be two megabytes and more.
+        // A thousand channels that leak would be two megabytes or more.
         let spare = (round > 0).then_some(1 << 20);
         expect_level(&held, spare, || {
-            // Those who were killed in the middle of it.
+            // Applications that were killed during the handshake.
             let late = listener.next().now_or_never();
             drop(late);
             listener.stats().waiting == 0
@@ -82,14 +82,14 @@ fn churn(driver: &Driver) {
         assert_eq!((stats.refused, stats.hostile), (0, 0));
         held = Held::now();
     }
-    // It serves the next one as it did the first.
+    // The listener serves the next one as it did the first.
     let handle = SpscHandle::builder().driver(driver).connect(&name).unwrap();
     let face = wait("accept", listener.accept()).unwrap();
     handle.try_send(packet(1, 8)).unwrap();
     assert_eq!(wait("recv", face.recv()), Some(packet(1, 8)));
 }
 
-/// What is to be started.
+/// What to start.
 struct Orders {
     backend: String,
     name: String,
@@ -106,7 +106,7 @@ fn orders(driver: &Driver, name: &str, processes: usize) -> Orders {
 }
 
 impl Orders {
-    /// Starts one process after the other, and sees each to its end.
+    /// Starts one process after the other, and waits until each has ended.
     fn work(&self) {
         loop {
             let next = self.ways.lock().unwrap().recv();
@@ -161,7 +161,7 @@ fn serve(listener: &mut SpscListener, orders: &Orders) -> Vec<CloseReason> {
 
 async fn echo(face: SpscFace) -> CloseReason {
     while let Some(packet) = face.recv().await {
-        // It may have gone meanwhile.
+        // The application may be gone by now.
         let _ = face.send(packet).await;
     }
     face.closed().await

@@ -1,8 +1,7 @@
-//! Where io_uring is forbidden, in part or in whole, epoll takes its place, and nobody notices but
-//! who asks.
+//! Where io_uring is forbidden, in part or completely, drivers use epoll, and nothing else changes.
 //!
-//! Each in a process of its own: what a filter refuses once it refuses for good. The rest of the
-//! suite runs under such a filter by `cargo run --example without_io_uring -- EPERM cargo test`.
+//! Each test runs in a process of its own, because a filter cannot be removed. `cargo run --example
+//! without_io_uring -- EPERM cargo test` runs the rest of the suite under such a filter.
 #![allow(unsafe_code, reason = "a signal handler that sets a register")]
 
 mod common;
@@ -16,7 +15,7 @@ use futures::join;
 use rustix::io::Errno;
 use wakering::{Backend, CloseReason, Driver, ShmError, SpscFace, SpscHandle};
 
-/// Every way in which a sandbox was seen to refuse.
+/// Every way in which sandboxes are known to refuse.
 const ERRNOS: [Errno; 4] = [Errno::PERM, Errno::NOSYS, Errno::ACCESS, Errno::INVAL];
 
 fn refusal(call: &str, errno: Errno) -> Refuse {
@@ -28,7 +27,7 @@ fn refusal(call: &str, errno: Errno) -> Refuse {
     }
 }
 
-/// A thousand round trips, between tasks that sleep each time.
+/// A thousand round trips between tasks that sleep each time.
 async fn ping_pong(face: SpscFace, handle: SpscHandle) {
     let echo = async {
         while let Some(packet) = face.recv().await {
@@ -45,7 +44,7 @@ async fn ping_pong(face: SpscFace, handle: SpscHandle) {
     join!(echo, ask);
 }
 
-/// No matter how it is refused, and who runs the driver.
+/// Checks that all kinds of drivers use epoll, however io_uring is refused.
 fn expect_epoll() {
     let builder = || Driver::builder().backend(Backend::IoUring);
     let refused = |error: ShmError| {
@@ -55,7 +54,7 @@ fn expect_epoll() {
     refused(builder().background().unwrap_err());
     refused(builder().polled().unwrap_err());
 
-    // A driver that nobody has asked for.
+    // The default driver.
     let (face, descriptor) = SpscFace::pair().unwrap();
     let handle = SpscHandle::from_fd(descriptor).unwrap();
     wait("the default driver", ping_pong(face, handle));
@@ -115,7 +114,7 @@ fn epoll_takes_its_place_without_register() {
     epoll_takes_its_place("register");
 }
 
-/// How sandboxes let a trapped system call fail: the handler of `SIGSYS` sets what it returns.
+/// Makes a trapped system call fail as sandboxes do: the handler of `SIGSYS` sets what it returns.
 #[cfg(all(target_arch = "x86_64", target_pointer_width = "64"))]
 mod trap {
     use std::ffi::{c_int, c_void};
@@ -134,18 +133,18 @@ mod trap {
         restorer: usize,
     }
 
-    // SAFETY: the libc's own, with the structure that it takes.
+    // SAFETY: this is the libc's declaration, with the structure that it takes.
     unsafe extern "C" {
         safe fn sigaction(signal: c_int, new: &Action, old: *mut c_void) -> c_int;
     }
 
     extern "C" fn fail(_signal: c_int, _info: *mut c_void, context: *mut c_void) {
-        /// Where in a `ucontext_t` the registers begin, and which of them is the result.
+        /// Where in a `ucontext_t` the registers begin, and which register is the result.
         const REGISTERS: usize = 40;
         const RAX: usize = 13;
         const ENOSYS: i64 = 38;
         TRAPS.fetch_add(1, Ordering::Relaxed);
-        // SAFETY: the kernel passes a `ucontext_t` to a handler with SA_SIGINFO, and takes the
+        // SAFETY: the kernel passes a `ucontext_t` to a handler with SA_SIGINFO, and loads the
         // registers from it when the handler returns.
         unsafe { context.wrapping_byte_add(REGISTERS + RAX * 8).cast::<i64>().write(-ENOSYS) };
     }
@@ -173,7 +172,7 @@ fn trapped() {
     }
 }
 
-/// On the library's threads as well, which take no other signals.
+/// This includes the library's threads, which block all other signals.
 #[cfg(all(target_arch = "x86_64", target_pointer_width = "64"))]
 #[test]
 fn epoll_takes_its_place_where_the_sandbox_traps() {
@@ -194,9 +193,9 @@ fn entering_a_sandbox_later() {
     }
     let all = [refusal("setup", Errno::PERM), refusal("enter", Errno::PERM)];
     refuse(&all).unwrap();
-    // This thread's filter is not the other one's.
+    // The filter of this thread does not apply to the other thread.
     wait("a thread that was there before", ping_pong(ends.0, ends.1));
-    // The kernel has failed the driver for good, and its endpoints are told so.
+    // The kernel refuses the parked driver for good, and its endpoints learn of that.
     assert_eq!(parked.block_on(face.recv()), None);
     assert_eq!(face.close_reason(), Some(CloseReason::DriverGone));
     let parked = parked.park(None).unwrap_err();
@@ -226,7 +225,7 @@ fn an_engine_without() {
     assert_eq!(face.close_reason(), Some(CloseReason::Peer));
 }
 
-/// One side is in a sandbox, the other is not.
+/// One side is in a sandbox, and the other is not.
 #[test]
 fn two_backends_talk_to_each_other() {
     watched(|| {
@@ -253,7 +252,7 @@ fn forbidden_by_the_machine() {
     }
 }
 
-/// Changes a setting of the whole machine for a moment, so it has to be asked for:
+/// This changes a setting of the whole machine for a moment, so it runs only on request:
 /// `WAKERING_TEST_SYSCTL=1 cargo test --test without_io_uring -- --ignored machine`, as root.
 #[test]
 #[ignore = "changes kernel.io_uring_disabled for a moment"]

@@ -30,12 +30,12 @@ on_both_backends!(
     blocking_calls_learn_of_a_death_without_a_driver,
 );
 
-/// No call needs more than this.
+/// No call needs more descriptors than this.
 const ENOUGH: usize = 12;
 
-/// All descriptors but a few are taken.
+/// Takes all descriptors except a few.
 struct Scarcity {
-    /// First, so that the want ends all at once.
+    /// Dropped first, so that all descriptors become free at once.
     _lowered: Lowered,
     taken: Vec<OwnedFd>,
 }
@@ -48,7 +48,7 @@ impl Scarcity {
         scarcity
     }
 
-    /// Takes all that are free, and says how many that were.
+    /// Takes all descriptors that are free, and returns how many that were.
     fn take_all(&mut self) -> usize {
         let before = self.taken.len();
         while let Ok(one) = rustix::fs::open("/dev/null", OFlags::CLOEXEC, Mode::empty()) {
@@ -57,15 +57,15 @@ impl Scarcity {
         self.taken.len() - before
     }
 
-    /// Leaves so many free.
+    /// Leaves `free` descriptors free.
     fn leave(&mut self, free: usize) {
         self.take_all();
         self.taken.truncate(self.taken.len() - free);
     }
 }
 
-/// Tries `make` with one descriptor more each time until it works; each time before, it says what
-/// is wanting and leaves nothing behind. What `make` needs is made with descriptors enough.
+/// Tries `make` with one more descriptor each time until it works. Each failure must name the
+/// missing resource and leave nothing behind. `prepare` runs with enough descriptors.
 fn with_more_each_time<I, T: Debug>(
     what: &str,
     prepare: impl Fn() -> I,
@@ -84,7 +84,7 @@ fn with_more_each_time<I, T: Debug>(
             break;
         }
         assert_wants(result, Errno::MFILE);
-        // What `make` was given and has closed comes on top.
+        // Descriptors that `make` was given and has closed are free in addition.
         eventually("all are closed", || {
             let found = scarcity.take_all();
             scarcity.taken.truncate(scarcity.taken.len() - found);
@@ -93,9 +93,10 @@ fn with_more_each_time<I, T: Debug>(
     }
     drop(scarcity);
     assert!(made.is_some(), "{what} needs more than {ENOUGH} descriptors");
-    // Kept for good: what is closed a bit later would be taken for free by the next count.
+    // This is kept for good. The next count would take descriptors for free that are closed a bit
+    // later.
     std::mem::forget(made);
-    // The want is over.
+    // There are enough descriptors again.
     make(prepare()).unwrap()
 }
 
@@ -108,7 +109,7 @@ fn making_drivers_and_ends(driver: &Driver) {
 fn child_that_makes() {
     let Some(arguments) = child::arguments() else { return };
     let backend = child::backend(&arguments[0]);
-    // The one that nobody names, as the first thing.
+    // The default driver, before anything else.
     let mut scarcity = Scarcity::begin();
     scarcity.leave(1);
     assert_wants(SpscFace::pair(), Errno::MFILE);
@@ -125,7 +126,7 @@ fn child_that_makes() {
     for (requested, expected) in [(backend, backend), (Backend::Auto, best)] {
         let builder = || Driver::builder().backend(requested);
         let driver = with_more_each_time("build", nothing, |()| builder().build());
-        // Never another one for want of descriptors.
+        // A lack of descriptors must never lead to another backend.
         assert_eq!(driver.backend(), expected);
         let driver = with_more_each_time("polled", nothing, |()| builder().polled());
         assert_eq!(driver.backend(), expected);
@@ -157,14 +158,14 @@ fn connecting(driver: &Driver) {
     let name = dir.name("listener");
     let listener = SpscListener::builder().ring_bytes(SMALL).driver(driver).bind(&name).unwrap();
     let mut child = Child::start(test_path!(child_that_connects), &[&backend, &name]);
-    // A face that a client never answered to is over; the others are as good as ever.
+    // A face whose client never answered is over. All others still work.
     let mut died = 0;
     while child_still_talks(&mut child, &listener, &mut died) {}
     assert!(child.wait().success());
     assert_eq!(died, 0, "no face was used up by a client without descriptors");
 }
 
-/// Serves one client; `false` if there will be no more.
+/// Serves one client. Returns `false` if there will be no more.
 fn child_still_talks(child: &mut Child, listener: &SpscListener, died: &mut usize) -> bool {
     match child.hear().as_str() {
         "connected" => {
@@ -222,7 +223,7 @@ fn child_that_parks() {
     } else {
         driver.park(now).unwrap();
     }
-    // A future that waits when the want ends goes on.
+    // A future that waits when descriptors become free goes on.
     let relief = thread::spawn(move || {
         // Any time will do.
         thread::sleep(Duration::from_millis(30));
@@ -233,7 +234,7 @@ fn child_that_parks() {
     driver.park(now).unwrap();
 }
 
-/// What the process has used of its processors.
+/// Returns how much processor time the process has used.
 fn processor_time() -> Duration {
     Duration::try_from(clock_gettime(ClockId::ProcessCPUTime)).unwrap()
 }
@@ -268,11 +269,11 @@ fn a_listener_pauses_and_resumes(driver: &Driver) {
     let clients: Vec<_> = (0..CLIENTS).map(|_| connects()).collect();
     engine.tell("they come");
     engine.expect("over");
-    // They stay: what their faces close would be free.
+    // The clients stay connected, because descriptors that their faces close would be free.
     let served = clients.into_iter().map(|client| join("a client that waited", client).unwrap());
     let _served: Vec<_> = served.collect();
     engine.tell("they came");
-    // A descriptor for the connection, and none for its region.
+    // There is a descriptor for the connection, and none for its region.
     engine.expect("nearly full");
     let refused = join("a client", connects());
     assert!(matches!(refused, Err(ShmError::Busy)), "{refused:?}");
@@ -315,7 +316,7 @@ fn child_that_listens() {
     scarcity.leave(1);
     child::say("nearly full");
     assert_eq!(child::listen().as_deref(), Some("refused"));
-    // The listener tells, and goes on.
+    // The listener returns an error, and goes on.
     assert_wants::<()>(Err(errors_seen.recv_timeout(PATIENCE).unwrap()), Errno::MFILE);
     drop(scarcity);
     child::say("over");
@@ -355,7 +356,7 @@ fn child_that_faces() {
     assert_eq!(wait("the end", face.closed()), CloseReason::Peer);
 }
 
-/// Their driver is one that nobody runs, and there is none that could watch in its place.
+/// No thread runs their driver, and no other driver can be started to watch in its place.
 fn blocking_calls_learn_of_a_death_without_a_driver(driver: &Driver) {
     passes(test_path!(child_that_blocks), &[&driver.backend().to_string()]);
 }
@@ -374,11 +375,11 @@ fn child_that_blocks() {
             assert_eq!(face.recv_blocking(), None);
             assert_eq!(face.close_reason(), Some(CloseReason::PeerDied));
         });
-        // As if the process at the other end had died.
+        // This looks as if the process at the other end had died.
         drop(descriptor);
         join("the blocked thread", blocked);
         drop(scarcity);
-        // And when the want is over, by the driver that nobody names.
+        // With enough descriptors, the default driver watches.
         let blocked = thread::spawn(move || assert_eq!(other.recv_blocking(), None));
         drop(stay);
         join("the blocked thread", blocked);

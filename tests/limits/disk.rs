@@ -27,7 +27,7 @@ fn a_missing_directory(driver: &Driver) {
     serves_under(&name, driver);
 }
 
-/// An engine and an application meet under this name.
+/// Checks that an engine and an application can meet under this name.
 fn serves_under(name: &str, driver: &Driver) {
     let face = SpscFace::builder().ring_bytes(SMALL).driver(driver).create(name).unwrap();
     let handle = SpscHandle::builder().driver(driver).connect(name).unwrap();
@@ -42,7 +42,7 @@ fn a_full_disk(driver: &Driver) {
     in_a_mount_namespace(test_path!(child_whose_disk_is_full), driver);
 }
 
-/// Where what is mounted is mounted for the child alone.
+/// Runs `test` in a child whose mounts nothing else sees.
 fn in_a_mount_namespace(test: &str, driver: &Driver) {
     let tool = ["unshare", "--mount", "--propagation", "private"];
     if !Command::new(tool[0]).args(&tool[1..]).arg("true").status().is_ok_and(|done| done.success())
@@ -76,10 +76,10 @@ fn child_whose_directory_is_read_only() {
     let face = builder.clone().create(&name).unwrap();
     mount("remount,ro", place);
     assert_wants(builder.clone().create(&format!("{place}/other")), Errno::ROFS);
-    // Applications still find who is there.
+    // Applications still find the engine.
     let handle = SpscHandle::builder().driver(&driver).connect(&name).unwrap();
     wait("packets go both ways", talk(&face, &handle));
-    // The name cannot be given up; it is taken over later.
+    // The engine cannot unlink the socket. A later engine takes the name over.
     drop((face, handle));
     assert!(Path::new(&name).exists());
     for result in common::connects(&driver, &name) {
@@ -97,23 +97,23 @@ fn child_whose_disk_is_full() {
     let Some(arguments) = child::arguments() else { return };
     let [backend, place] = &arguments[..] else { panic!("{arguments:?}") };
     let driver = common::driver(child::backend(backend)).unwrap();
-    // The root, the lock file, a socket and two that are in the way.
+    // Inodes for the root, the lock file, a socket and two files that are in the way.
     mount("mode=0700,nr_inodes=5,size=64k", place);
     let name = format!("{place}/face");
     let builder = SpscFace::builder().ring_bytes(SMALL).driver(&driver);
     let blocks: Vec<_> = (0..4).map(|n| format!("{place}/{n}")).collect();
     blocks.iter().for_each(|block| fs::write(block, "").unwrap());
-    // No lock file.
+    // There is no room for the lock file.
     assert_wants(builder.clone().create(&name), Errno::NOSPC);
     assert_eq!(entries(place), 4);
     fs::remove_file(&blocks[0]).unwrap();
-    // No socket.
+    // There is no room for the socket.
     assert_wants(builder.clone().create(&name), Errno::NOSPC);
     assert_wants(builder.clone().bind(&name), Errno::NOSPC);
     assert_eq!(entries(place), 4);
     fs::remove_file(&blocks[1]).unwrap();
     serves_under(&name, &driver);
-    // Bytes are not what is needed.
+    // A socket needs no bytes on the disk.
     let too_much = || fs::write(&blocks[1], vec![1; 1 << 17]);
     eventually("the socket's place is free", || {
         assert_eq!(too_much().unwrap_err().kind(), std::io::ErrorKind::StorageFull);

@@ -1,7 +1,7 @@
 //! Descriptors, memory, threads, the disk with the sockets: when one of them runs out, an error
 //! says so, nothing is left behind, and the process goes on when there is enough again.
 //!
-//! Limits are a process's own, so most of this happens in second processes.
+//! Limits belong to a process, so most tests run in second processes.
 
 #[path = "../common/mod.rs"]
 mod common;
@@ -32,12 +32,12 @@ impl Drop for Lowered {
     }
 }
 
-/// The error says what was wanting.
+/// Asserts that the error says what was missing.
 #[track_caller]
 fn assert_wants<T: std::fmt::Debug>(result: Result<T, ShmError>, expected: Errno) {
     match result {
         Err(ShmError::Io { step, source }) => {
-            // An error that names a file says so in its text alone.
+            // An error that names a file has the errno only in its text.
             let expected = std::io::Error::from(expected);
             assert_eq!(source.kind(), expected.kind(), "{step}: {source}");
             assert!(source.to_string().ends_with(&expected.to_string()), "{step}: {source}");
@@ -47,7 +47,7 @@ fn assert_wants<T: std::fmt::Debug>(result: Result<T, ShmError>, expected: Errno
     }
 }
 
-/// Packets go both ways, between tasks that sleep.
+/// Sends packets both ways, between tasks that sleep.
 async fn talk(one: &Endpoint, other: &Endpoint) {
     for n in 0..50 {
         for (from, to) in [(one, other), (other, one)] {
@@ -58,7 +58,7 @@ async fn talk(one: &Endpoint, other: &Endpoint) {
     }
 }
 
-/// A background driver serves a pair of ends.
+/// Checks that a background driver serves a pair of ends.
 fn serves(driver: &Driver) {
     let (face, handle) = common::pair(driver, common::SMALL);
     wait("packets go both ways", talk(&face, &handle));

@@ -16,7 +16,7 @@ on_both_backends!(address_space, no_locked_memory, a_limit_of_file_sizes, a_smal
 
 const MIB: u64 = 1 << 20;
 
-/// Lets this process map so many bytes more.
+/// Lets this process map only this many more bytes.
 fn leave_address_space(bytes: u64) -> Lowered {
     let status = fs::read_to_string("/proc/self/status").unwrap();
     let size = status.lines().find_map(|line| line.strip_prefix("VmSize:")).unwrap();
@@ -36,17 +36,18 @@ fn child_without_address_space() {
     let driver = common::driver(backend).unwrap();
     let (dir, builder) = (Dir::new(), SpscFace::builder().driver(&driver));
     let name = dir.name("face");
-    // A region takes eight.
+    // A region takes eight MiB.
     let limit = leave_address_space(4 * MIB);
     assert_wants(builder.clone().create(&name), Errno::NOMEM);
     assert_wants(builder.clone().pair(), Errno::NOMEM);
     drop(limit);
 
-    // The other end's turn. A face serves one handle, also one that has no room for the region.
+    // Now the other end lacks room. A face serves one handle, even a handle that has no room for
+    // the region.
     let listener = builder.clone().bind(&name).unwrap();
     let one = SpscHandle::builder().driver(&driver).connect(&name).unwrap();
     let limit = leave_address_space(12 * MIB);
-    // Room for one of both ends.
+    // Room for the region of one end, but not of both.
     assert_wants(SpscHandle::builder().driver(&driver).connect(&name), Errno::NOMEM);
     drop(limit);
     let [served, died] = [(), ()].map(|()| wait("accept", listener.accept()).unwrap());
@@ -58,11 +59,12 @@ fn child_without_address_space() {
     assert_wants(wait("accept", listener.accept()), Errno::NOMEM);
     drop(limit);
     let other = SpscHandle::builder().driver(&driver).connect(&name).unwrap();
-    // All that was made stays: what is unmapped a bit later would add to what is left.
+    // Everything that was made stays, because memory that is unmapped a bit later would add to the
+    // rest.
     let its_face = wait("accept", listener.accept()).unwrap();
     wait("packets go both ways", talk(&other, &its_face));
 
-    // Drivers: no room for a thread's stack, and none for a ring.
+    // Drivers: there is no room for a thread's stack, and then none for an io_uring.
     let limit = leave_address_space(MIB);
     assert_wants(Driver::builder().backend(backend).background(), Errno::AGAIN);
     drop(limit);
@@ -74,7 +76,7 @@ fn child_without_address_space() {
         Backend::IoUring => assert_wants(built, Errno::NOMEM),
         _ => drop(built.unwrap()),
     }
-    // Epoll needs none.
+    // Epoll needs no such memory.
     assert_eq!(auto.unwrap().backend(), Backend::Epoll);
     assert_eq!(Driver::builder().backend(backend).build().unwrap().backend(), backend);
     serves(&driver);
@@ -84,7 +86,7 @@ fn no_locked_memory(driver: &Driver) {
     if !rustix::process::geteuid().is_root() {
         return no_locked_memory_as(Child::start, driver);
     }
-    // Root may lock what it likes.
+    // Root may lock any amount.
     let as_nobody = |name: &str, arguments: &[&str]| Child::start_as(64_321, name, arguments);
     match as_nobody(test_path!(child_without_locked_memory), &[&driver.backend().to_string()]) {
         Ok(child) => assert!(child.wait().success()),
@@ -103,7 +105,7 @@ fn child_without_locked_memory() {
     let Some(arguments) = child::arguments() else { return };
     let backend = child::backend(&arguments[0]);
     let limit = Lowered::to(Resource::Memlock, 0);
-    // Kernels before 5.12 count a ring as locked memory.
+    // Kernels before 5.12 count an io_uring as locked memory.
     match Driver::builder().backend(backend).background() {
         Ok(driver) => serves(&driver),
         Err(error) => {
@@ -122,7 +124,7 @@ fn a_limit_of_file_sizes(driver: &Driver) {
     passes(test_path!(child_that_may_make_no_file), &[&driver.backend().to_string()]);
 }
 
-/// A memfd is a file, and what exceeds the limit would be killed by SIGXFSZ.
+/// A memfd is a file, and a process that exceeds the limit would be killed by SIGXFSZ.
 #[test]
 #[ignore = "a second process, for a test to start"]
 fn child_that_may_make_no_file() {
@@ -130,24 +132,24 @@ fn child_that_may_make_no_file() {
     let driver = common::driver(child::backend(&arguments[0])).unwrap();
     let limit = Lowered::to(Resource::Fsize, MIB);
     assert_wants(SpscFace::builder().driver(&driver).pair(), Errno::FBIG);
-    // A small one fits.
+    // A small region fits.
     serves(&driver);
     drop(limit);
     SpscFace::builder().driver(&driver).pair().unwrap();
 }
 
-/// A cgroup of a few MiB, gone with this.
+/// A cgroup of a few MiB, removed on drop.
 struct Cgroup(PathBuf);
 
-/// How the two kinds of cgroups are found and limited: the line of the hierarchy in `/proc`, where
-/// it is mounted, and the files of the limits, of which the last may be missing.
+/// How to find and limit the two kinds of cgroups: the line of the hierarchy in `/proc`, where it
+/// is mounted, and the files of the limits, of which the last may be missing.
 const KINDS: [(&str, &str, [&str; 2]); 2] = [
     (":memory:", "/sys/fs/cgroup/memory", ["memory.limit_in_bytes", "memory.memsw.limit_in_bytes"]),
     ("0::", "/sys/fs/cgroup", ["memory.max", "memory.swap.max"]),
 ];
 
 impl Cgroup {
-    /// Below our own, if that may be done.
+    /// Makes one below our own cgroup, if that is allowed.
     fn new(bytes: u64, name: &str) -> Result<Self, String> {
         let told = |what: &'static str| move |error: std::io::Error| format!("{what}: {error}");
         let own = fs::read_to_string("/proc/self/cgroup").map_err(told("cgroups"))?;
@@ -160,7 +162,7 @@ impl Cgroup {
         fs::create_dir(&path).map_err(told("a new cgroup"))?;
         let cgroup = Self(path);
         fs::write(cgroup.0.join(memory), bytes.to_string()).map_err(told("its memory's limit"))?;
-        // There may be no swap to forbid. The older kind limits both together.
+        // There may be no swap to forbid. The older kind limits memory and swap together.
         let most = if swap == "memory.swap.max" { 0 } else { bytes };
         let _ = fs::write(cgroup.0.join(swap), most.to_string());
         Ok(cgroup)
@@ -173,7 +175,7 @@ impl Drop for Cgroup {
     }
 }
 
-/// The kernel kills who exceeds it; nobody else is harmed.
+/// The kernel kills the process that exceeds the limit, and no other process is harmed.
 fn a_small_cgroup(driver: &Driver) {
     let cgroup = match Cgroup::new(32 * MIB, &driver.backend().to_string()) {
         Ok(cgroup) => cgroup,

@@ -34,7 +34,7 @@ fn child_without_threads() {
     let (face, descriptor) = SpscFace::builder().driver(&driver).pair().unwrap();
     let handle = SpscHandle::builder().driver(&driver).from_fd(descriptor).unwrap();
     driver.block_on(talk(&face, &handle));
-    // The blocking calls have nobody who would tell them, and look for themselves.
+    // No driver can report to the blocking calls, so they check by themselves.
     let soon = Duration::from_millis(70);
     assert_eq!(face.recv_timeout(soon), Err(RecvTimeoutError::Timeout));
     drop(handle);

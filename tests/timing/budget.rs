@@ -1,7 +1,7 @@
-//! A channel in full flight leaves the other tasks of its thread their turn.
+//! A channel in full flight lets the other tasks of its thread run.
 //!
-//! Each future that could go on for ever is `Pending` now and then, with its own waker called, and
-//! has taken and sent nothing by that.
+//! Each future that could go on for ever is `Pending` now and then. It has then called its own
+//! waker, and has taken and sent nothing.
 
 use std::future::poll_fn;
 use std::pin::pin;
@@ -29,12 +29,13 @@ on_both_backends!(
     a_task_takes_packets_beside_a_thread_that_takes_most,
 );
 
-/// Packets of 8 bytes that use one budget up.
+/// At most this many packets of 8 bytes fit into one budget.
 const MAX: u64 = 270;
 
 const RING: usize = 1 << 16;
 
-/// Whether the future is ready at once; if it is not, that it has woken itself.
+/// Returns the output if the future is ready at once. If it is not, checks that it has woken
+/// itself.
 fn ready<F: Future>(future: F) -> Option<F::Output> {
     let (woken, waker) = Woken::counting();
     match pin!(future).poll(&mut Context::from_waker(&waker)) {
@@ -49,7 +50,8 @@ fn ready<F: Future>(future: F) -> Option<F::Output> {
     }
 }
 
-/// A way to receive: the numbers of the packets of one call, or that it was pending.
+/// A way to receive. It returns the numbers of the packets of one call, or `None` if the call was
+/// pending.
 type ReceiveWay = (&'static str, fn(&mut Receiver) -> Option<Vec<u64>>);
 
 const RECEIVE: [ReceiveWay; 4] = [
@@ -64,11 +66,11 @@ const RECEIVE: [ReceiveWay; 4] = [
     }),
 ];
 
-/// The halves of two ends.
+/// Returns the sender of one end and the receiver of the other.
 fn halves(driver: &Driver) -> (Sender, Receiver) {
     let (face, handle) = pair(driver, RING);
     let ((tx, rx), (other_tx, other_rx)) = (split(face), split(handle));
-    // They would end their directions.
+    // Dropping these would end their directions.
     std::mem::forget((rx, other_tx));
     (tx, other_rx)
 }
@@ -77,7 +79,8 @@ fn split(end: impl Into<Endpoint>) -> (Sender, Receiver) {
     end.into().into_split()
 }
 
-/// Takes `count` packets, refilling the ring; says after how many packets it was pending each time.
+/// Takes `count` packets, and refills the ring. Returns the numbers of packets between the times
+/// that it was pending.
 fn runs(tx: &mut Sender, rx: &mut Receiver, count: u64, way: ReceiveWay) -> Vec<u64> {
     let (mut sent, mut taken, mut run, mut runs) = (0, 0, 0, Vec::new());
     while taken < count {
@@ -102,13 +105,13 @@ fn each_way_to_receive_lets_others_run(driver: &Driver) {
         let (mut tx, mut rx) = halves(driver);
         let runs = runs(&mut tx, &mut rx, 5000, way);
         assert!(runs.len() >= 15, "{}: {runs:?}", way.0);
-        // The first one may be short: what was taken before counts.
+        // The first run may be short, because what was taken before it counts.
         assert!(runs.iter().all(|run| (1..=MAX).contains(run)), "{}: {runs:?}", way.0);
     }
 }
 
-/// A way to send a few packets, numbered from here on: how many were sent, and whether it was
-/// pending.
+/// A way to send a few packets, numbered from here on. It returns how many were sent, and whether
+/// it was pending.
 type SendWay = (&'static str, fn(&mut Sender, u64) -> (u64, bool));
 
 const SEND: [SendWay; 5] = [
@@ -120,7 +123,7 @@ const SEND: [SendWay; 5] = [
         let packets: Vec<_> = (n..n + 100).map(|n| packet(n, 8)).collect();
         let before = tx.stats().packets_sent;
         let is_pending = ready(tx.send_batch(&packets)).is_none();
-        // It has sent a part of it.
+        // It may have sent a part of the batch.
         (tx.stats().packets_sent - before, is_pending)
     }),
     ("sink", |tx, n| {
@@ -164,7 +167,7 @@ fn each_way_to_send_lets_others_run(driver: &Driver) {
                 pending += 1;
                 run = 0;
             }
-            // What a future has sent before it was pending is out.
+            // The packets that a future has sent before it was pending are in the ring.
             while let Ok(packet) = rx.try_recv() {
                 assert_eq!(number(&packet), received, "{name}");
                 received += 1;
@@ -175,7 +178,7 @@ fn each_way_to_send_lets_others_run(driver: &Driver) {
     }
 }
 
-/// Brings an end to the edge of its budget: the next call to receive is pending.
+/// Uses the budget for receiving up, so that the next receive is pending.
 fn at_the_edge(tx: &mut Sender, rx: &mut Receiver) -> u64 {
     let mut next = 0;
     loop {
@@ -186,7 +189,7 @@ fn at_the_edge(tx: &mut Sender, rx: &mut Receiver) -> u64 {
         }
         next += 1;
     }
-    // Again, all but the last one.
+    // Uses the new budget up: `try_recv` counts too.
     for _ in 0..MAX {
         assert_eq!(number(&rx.try_recv().unwrap()), next);
         next += 1;
@@ -203,7 +206,8 @@ fn a_receive_that_was_pending_for_others_may_be_dropped(driver: &Driver) {
             let before = rx.stats();
             assert_eq!(way.1(&mut rx), None, "{}", way.0);
             assert_eq!(rx.stats(), before, "{}", way.0);
-            // It was dropped, and whoever comes next takes what it would have taken.
+            // The pending call was dropped. The next call takes the packets that it would have
+            // taken.
             let numbers = other.1(&mut rx).unwrap();
             let expected: Vec<_> = (next..next + numbers.len() as u64).collect();
             assert_eq!(numbers, expected, "{}, then {}", way.0, other.0);
@@ -224,7 +228,7 @@ fn a_send_that_was_pending_for_others_may_be_dropped(driver: &Driver) {
             }
         }
         assert_eq!(tx.stats().packets_sent, sent, "{name} has sent something else");
-        // It was dropped, and nothing is in the way of whoever comes next.
+        // The pending call was dropped. It does not get in the way of the next call.
         tx.try_send(packet(sent, 8)).unwrap();
         assert!(!way(&mut tx, sent + 1).1, "{name}, again");
         let taken: Vec<_> = std::iter::from_fn(|| rx.try_recv().ok()).collect();
@@ -240,7 +244,7 @@ fn long_packets_count_by_their_bytes(driver: &Driver) {
         let sent = (0..30).find(|_| ready(face.send(long.clone())).is_none()).unwrap();
         let received = (0..30).find(|_| ready(handle.recv()).is_none());
         assert!(sent <= 5, "{sent} long packets at once");
-        // All that was sent is fewer than a budget, unless some is left from before.
+        // Fewer packets were sent than a budget allows, unless some are left from before.
         assert!(received.is_none_or(|received| received <= 5), "{received:?} long packets at once");
         while handle.try_recv().is_ok() {}
     }
@@ -272,9 +276,9 @@ fn try_and_blocking_calls_have_no_budget(driver: &Driver) {
     }
 }
 
-/// Uses the budget for sending up; what was sent is taken.
+/// Uses the budget for sending up, and takes what was sent.
 fn use_up(face: &SpscFace, handle: &SpscHandle) {
-    // A budget is new once a future was pending.
+    // The budget is refilled when a future was pending.
     while ready(face.send(packet(0, 8))).is_some() {
         handle.try_recv().unwrap();
     }
@@ -290,7 +294,7 @@ fn a_send_that_lets_others_run_keeps_its_place(driver: &Driver) {
     use_up(&face, &handle);
     let mut first = pin!(face.send(packet(1, 8)));
     assert!(poll_once(first.as_mut()).is_pending());
-    // Another that comes later stays behind it, and so does one that does not wait.
+    // A send that comes later stays after it, and so does a send that does not wait.
     let mut second = pin!(face.send(packet(2, 8)));
     assert!(poll_once(second.as_mut()).is_pending());
     assert!(face.try_send(packet(3, 8)).is_err());
@@ -299,7 +303,7 @@ fn a_send_that_lets_others_run_keeps_its_place(driver: &Driver) {
     for n in [1, 2] {
         assert_eq!(number(&handle.try_recv().unwrap()), n);
     }
-    // Dropped, it passes its place on.
+    // If it is dropped, it passes its place on.
     use_up(&face, &handle);
     let (woken, waker) = Woken::counting();
     let mut second = pin!(face.send(packet(2, 8)));
@@ -333,7 +337,7 @@ fn a_batch_that_lets_others_run_keeps_its_place(driver: &Driver) {
     assert!(taken.map(|packet| number(&packet)).eq(0..3000));
 }
 
-/// Each on a thread of its own, and all on one.
+/// With each task on its own thread, and with all on one thread.
 fn tasks_that_share_an_end_let_others_run_and_lose_no_wake(driver: &Driver) {
     const EACH: u64 = 20_000;
     for threads in [1, 2] {

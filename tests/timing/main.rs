@@ -1,5 +1,5 @@
-//! Tests that measure how long something takes. They have their own binary so that few tests run
-//! beside them.
+//! Tests that measure how long something takes. They have their own binary so that few other tests
+//! run at the same time.
 
 #[path = "../common/mod.rs"]
 mod common;

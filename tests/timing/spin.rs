@@ -1,4 +1,4 @@
-//! Looking again before going to sleep: when it pays, when it stops, whom it holds up.
+//! Spinning before going to sleep: when it pays, when it stops, and how long it holds up others.
 
 use std::pin::pin;
 use std::time::{Duration, Instant};
@@ -18,20 +18,22 @@ on_both_backends!(
     processes_that_are_pinned_apart_spin,
 );
 
-/// This driver, which runs on its own thread, and one of the same backend that is parked in.
+/// Returns this driver, which runs on its own thread, and a driver of the same backend that this
+/// thread parks in.
 fn both_kinds(driver: &Driver) -> [Driver; 2] {
     let builder = Driver::builder().backend(driver.backend());
     [driver.clone(), builder.build().unwrap()]
 }
 
-/// Our end, with `cap` for spins, in the care of `driver`; the peer's in that of another.
+/// Returns our end, which spins for at most `cap` and is bound to `driver`, and the peer's end on
+/// another driver.
 fn ends(driver: &Driver, cap: Duration) -> (Endpoint, Endpoint) {
     let handle = SpscHandle::builder().spin(cap).driver(driver);
     let (face, handle) = unnamed_pair(SpscFace::builder().ring_bytes(SMALL), handle);
     (handle.into(), face.into())
 }
 
-/// A peer that is always awake and answers at once, until the channel ends.
+/// Starts a peer that is always awake and answers at once, until the channel ends.
 fn echo(end: Endpoint) -> std::thread::JoinHandle<()> {
     std::thread::spawn(move || {
         loop {
@@ -56,15 +58,15 @@ fn has_two_cores() -> bool {
     several
 }
 
-/// Whether others want the cores so much that two threads are seldom awake at once.
+/// Whether other processes use the cores so much that two threads are rarely awake at once.
 fn is_busy() -> bool {
     let load = std::fs::read_to_string("/proc/loadavg").unwrap();
     let load: f64 = load.split(' ').next().unwrap().parse().unwrap();
     load > 2.0 * std::thread::available_parallelism().unwrap().get() as f64
 }
 
-/// Round trips with a peer that is awake, until some of them in a row were made without a park on
-/// our side and without a wake on either.
+/// Makes round trips with a peer that is awake, until there were some in a row without a park on
+/// our side and without a wake on either side.
 fn an_answer_that_comes_at_once_costs_no_system_call(driver: &Driver) {
     const ROW: u64 = 50;
     if !has_two_cores() {
@@ -74,7 +76,7 @@ fn an_answer_that_comes_at_once_costs_no_system_call(driver: &Driver) {
         let (ours, peers) = ends(&driver, Duration::from_micros(200));
         let peer = echo(peers);
         let begun = Instant::now();
-        // One, where it is the application of the pair: by that it has introduced itself.
+        // One wake, because the application of a pair introduces itself with it.
         let introduced = ours.stats().wakes_sent;
         let mut best = 0;
         driver.block_on(async {
@@ -100,7 +102,7 @@ fn an_answer_that_comes_at_once_costs_no_system_call(driver: &Driver) {
     }
 }
 
-/// A peer that lets each answer wait for a millisecond: spinning does not pay, and stops.
+/// The peer delays each answer for a millisecond. Spinning does not pay then, and stops.
 fn a_task_that_waits_for_long_does_not_spin_again_and_again(driver: &Driver) {
     const ROUNDS: u64 = 400;
     for driver in both_kinds(driver) {
@@ -123,7 +125,7 @@ fn a_task_that_waits_for_long_does_not_spin_again_and_again(driver: &Driver) {
     }
 }
 
-/// How long turns take while one task waits, the shortest first.
+/// Returns how long turns take while one task waits, the shortest first.
 fn turns(driver: &Driver, cap: Duration) -> Vec<Duration> {
     const TURNS: usize = 2_000;
     let (ours, _peers) = ends(driver, cap);
@@ -138,9 +140,9 @@ fn turns(driver: &Driver, cap: Duration) -> Vec<Duration> {
     turns
 }
 
-/// Another task of the thread goes on while one waits that may spin, and each of its turns is held
-/// up for no longer than the cap; half of them are looked at, because the machine has other work.
-/// What a turn takes without spins, which may be long on an emulated machine, does not count.
+/// Another task of the thread goes on while a task waits that may spin, and each of its turns is
+/// delayed by no more than the cap. The test uses the median, because the machine has other work.
+/// The limit allows for what a turn takes without spins, which may be long on an emulated machine.
 fn other_tasks_are_not_held_up_for_more_than_the_cap(driver: &Driver) {
     const CAP: Duration = Duration::from_micros(400);
     let median = |turns: &[Duration]| turns[turns.len() / 2];
@@ -149,7 +151,7 @@ fn other_tasks_are_not_held_up_for_more_than_the_cap(driver: &Driver) {
         let (plain, spinning) = (turns(&driver, Duration::ZERO), turns(&driver, CAP));
         let (without, with) = (median(&plain), median(&spinning));
         assert!(with < without * 2 + CAP, "{with:?}, and {without:?} without spins, by {driver:?}");
-        // An eighth of the time at most, and nearly none once it has not paid.
+        // At most an eighth of the time, and almost none once it has not paid.
         let (without, with) = (total(&plain), total(&spinning));
         let most = without * 2 + CAP * 40;
         assert!(with < most, "{with:?}, and {without:?} without spins, by {driver:?}");
@@ -185,7 +187,7 @@ fn nobody_spins_on_a_single_core(driver: &Driver) {
 fn on_one_core() {
     let Some(arguments) = child::arguments() else { return };
     pin(cores()[0]);
-    // Only now, so that the library finds a single core.
+    // The driver is made only now, so that the library finds a single core.
     let driver = common::driver(child::backend(&arguments[0])).unwrap();
     for driver in both_kinds(&driver) {
         let (ours, peers) = ends(&driver, Duration::from_millis(1));
@@ -201,7 +203,8 @@ fn on_one_core() {
     child::say("done");
 }
 
-/// Two processes with a core each: what neither can know by itself, both learn when they connect.
+/// Two processes with a core each. Neither can know by itself that there are two cores; both learn
+/// it when they connect.
 fn processes_that_are_pinned_apart_spin(driver: &Driver) {
     let cores = cores();
     if cores.len() < 2 {
@@ -243,7 +246,7 @@ fn on_a_core_of_its_own() {
         if is_engine {
             end.send(Bytes::from_static(b"ping")).await.unwrap();
         }
-        // The other side spins as well, and this one serves it until it has seen that.
+        // The other side spins too. This one serves it until it has seen that.
         let mut has_spun = false;
         while let Some(packet) = end.recv().await {
             if spins(end.stats()) > 0 && !has_spun {
@@ -262,7 +265,7 @@ fn cores() -> Vec<usize> {
     (0..rustix::thread::CpuSet::MAX_CPU).filter(|&core| all.is_set(core)).collect()
 }
 
-/// Has this thread, those that it starts and the process's first run on this core alone.
+/// Restricts this thread, those that it starts, and the process's first thread to this core.
 fn pin(core: usize) {
     let mut one = rustix::thread::CpuSet::new();
     one.set(core);

@@ -1,4 +1,4 @@
-//! Timers, and round trips, beside channels in full flight.
+//! Timers and round trips next to channels in full flight.
 
 use std::pin::Pin;
 use std::thread::JoinHandle;
@@ -16,20 +16,20 @@ on_both_backends!(
     one_that_floods_does_not_hold_up_anothers_round_trips,
 );
 
-/// What runs an executor's thread.
+/// What an executor's thread runs when it is idle.
 #[derive(Debug, Clone, Copy)]
 enum Runs {
-    /// Its own reactor; the driver has a thread.
+    /// Its own reactor. The driver has its own thread.
     Background,
-    /// It parks in the driver.
+    /// The driver: the thread parks in it.
     Parked,
-    /// Its own reactor, in which the driver is.
+    /// Its own reactor, which has the driver in it.
     Driven,
 }
 
 const RUNS: [Runs; 3] = [Runs::Background, Runs::Parked, Runs::Driven];
 
-/// Runs what `begin` makes of a driver on this thread.
+/// Runs the future that `begin` makes for a driver on this thread.
 fn run_on<T, F: Future<Output = T>>(
     runs: Runs,
     backend: &Driver,
@@ -54,12 +54,12 @@ fn run_on<T, F: Future<Output = T>>(
 
 const MILLISECOND: Duration = Duration::from_millis(1);
 
-/// How late may be what has nothing to do with a channel in full flight. (Without budgets it is up
-/// to 4 s, and 31 s in a debug build. With them it is 1 to 10 ms on a machine that does nothing
-/// else, and some ten times that in a debug build.)
+/// How late something may be that has nothing to do with a channel in full flight. (Without budgets
+/// it is late by up to 4 s, and by 31 s in a debug build. With them it is 1 to 10 ms on an idle
+/// machine, and about ten times that in a debug build.)
 const LATE: Duration = Duration::from_millis(1000);
 
-/// A task in full flight and the thread at the other end. `end` ends both.
+/// A task in full flight, and the thread at the other end. `end` ends both.
 struct Flight {
     task: Pin<Box<dyn Future<Output = ()>>>,
     end: Box<dyn Fn()>,
@@ -83,7 +83,7 @@ impl Flight {
         }
     }
 
-    /// Runs beside a timer of 1 ms, and says how late that was at most.
+    /// Runs next to a timer of 1 ms, and returns by how much that was late at most.
     async fn lateness_beside(self) -> Duration {
         let timer = async {
             let (begun, mut last, mut late) = (Instant::now(), Instant::now(), Duration::ZERO);
@@ -193,7 +193,7 @@ fn no_way_to_send_starves_a_timer(backend: &Driver) {
     );
 }
 
-/// All on one driver: two that flood, and one whose packets come back.
+/// Three channels on one driver: two that flood, and one with round trips.
 fn one_that_floods_does_not_hold_up_anothers_round_trips(backend: &Driver) {
     for runs in RUNS {
         let slowest = run_on(runs, backend, |driver| async move {
