@@ -1,8 +1,9 @@
-//! What do ten thousand parked channels cost, and does one of them wake more slowly for the others?
+//! What do ten thousand parked channels cost, and does one of them wake more slowly because of the
+//! others?
 //!
-//! The engine is this process: one thread, which parks in a driver for each of three crowds of
-//! channels. The applications are processes of this same program, on another core where there is
-//! one. Every channel has a task that waits for a packet and answers it. Run as
+//! The engine is this process. It has one thread, which parks in a driver for each of three crowds
+//! of channels. The applications are processes of this same program, on another core if there is
+//! one. Every channel has a task that waits for a packet and answers it. Run it with
 //!
 //! ```sh
 //! cargo bench --bench scale            # 1, 100 and 10,000 channels
@@ -10,11 +11,12 @@
 //! cargo bench --bench scale -- --one-core
 //! ```
 //!
-//! Between two cores, most of a wake is what it takes the kernel to rouse the other core. On one,
-//! what is left is the library's part and a switch of processes.
+//! Between two cores, most of a wake is the time that the kernel takes to wake the other core. On
+//! one core, the library's part and a switch of processes are left.
 //!
-//! It fails if a wake is lost, if the latency of one grows with the number that is parked, if an
-//! idle side holds more memory than it may, or if the idle engine uses the processor at all.
+//! The benchmark fails if a wake is lost, if the latency of a wake grows with the number of parked
+//! channels, if an idle side holds more memory than it may, or if the idle engine uses the
+//! processor at all.
 #![allow(clippy::print_stdout, reason = "this is a report")]
 
 use std::cell::RefCell;
@@ -37,29 +39,30 @@ use rustix::thread::{CpuSet, sched_getaffinity, sched_setaffinity};
 use rustix::time::{ClockId, clock_gettime};
 use wakering::{Backend, Driver, SpscFace, SpscHandle, SpscListener};
 
-/// Descriptors that a process needs for everything but its channels.
+/// Descriptors that a process needs in addition to those of its channels.
 const OTHER_DESCRIPTORS: u64 = 64;
-/// In an application: the lifeline, the region's, and the engine's process.
+/// In an application: the lifeline, the region, and the engine's process.
 const DESCRIPTORS_OF_A_HANDLE: u64 = 3;
 /// In the engine: the lifeline and the application's process.
 const DESCRIPTORS_OF_A_FACE: u64 = 2;
-/// Wakes of one among many, for each crowd in a round; the first few are not counted.
+/// How often one channel among many is woken, for each crowd in a round. The first few are not
+/// counted.
 const PINGS: usize = 200;
 const WARM_UP: usize = 20;
 const ROUNDS: usize = 15;
-/// How often all ring at once.
+/// How often all channels wake the engine at once.
 const TIMERS: usize = 5;
-/// How long nobody does anything.
+/// How long everything is idle.
 const IDLE: Duration = Duration::from_secs(3);
 /// A packet that is not answered.
 const NO_ANSWER: u64 = 0;
 
-/// A side's memory may grow to this, all of it counted: pages of the region that it has touched,
-/// its page tables, its heap.
+/// A side may use this much memory in all: pages of the region that it has touched, its page
+/// tables, and its heap.
 const MAX_BYTES: u64 = 64 << 10;
-/// The median latency of one among all may be so many times that of one among a hundred: of the
-/// same one each time, and of another one each time, none of which is in any cache when there are
-/// many.
+/// By what factor the median latency of one among all channels may exceed that of one among a
+/// hundred: for the same channel each time, and for another channel each time, which is in no cache
+/// if there are many.
 const MAX_GROWTH: [f64; 2] = [1.5, 2.0];
 
 fn main() {
@@ -76,7 +79,7 @@ fn main() {
         }
         _ => {}
     }
-    // Without this, cargo runs it as a test, which is to be quick.
+    // Without this argument, cargo runs the benchmark as a test, which should be quick.
     let has = |wanted| arguments.iter().any(|argument| argument == wanted);
     let quick = has("--quick") || !has("--bench");
     let channels = allowed(if quick { 1_000 } else { 10_000 });
@@ -86,7 +89,7 @@ fn main() {
     let [here, there] = [&cores[0], other].map(|core| core.to_string());
     println!("the engine is on core {here}, the applications on {there}");
     for backend in [Backend::IoUring, Backend::Epoll].map(|backend| backend.to_string()) {
-        // In a process of its own, because memory that was used once is used again.
+        // In a process of its own, because memory that was used once is reused.
         let mut engine = this_program();
         let ended =
             engine.args(["--engine", &here, &backend, &channels.to_string(), &there]).status();
@@ -106,7 +109,7 @@ fn number<T: FromStr<Err: Debug>>(text: &str) -> T {
     text.parse().expect("a number")
 }
 
-/// Raises the limit of descriptors as far as it goes, and says how many channels it allows.
+/// Raises the limit of descriptors as far as possible, and returns how many channels it allows.
 fn allowed(wanted: usize) -> usize {
     let limit = getrlimit(Resource::Nofile);
     let raised = Rlimit { current: limit.maximum, maximum: limit.maximum };
@@ -122,7 +125,7 @@ fn allowed(wanted: usize) -> usize {
     wanted.min(allowed)
 }
 
-/// How many descriptors this process may have.
+/// Returns how many descriptors this process may have.
 fn descriptors() -> u64 {
     getrlimit(Resource::Nofile).current.unwrap_or(1 << 20)
 }
@@ -133,7 +136,7 @@ fn stay_on(core: usize) {
     sched_setaffinity(None, &only).expect("one of our own");
 }
 
-/// Nanoseconds on a clock that all processes share, never [`NO_ANSWER`].
+/// Returns nanoseconds of a clock that all processes share, never [`NO_ANSWER`].
 fn now() -> u64 {
     nanos(ClockId::Monotonic).max(NO_ANSWER + 1)
 }
@@ -148,13 +151,13 @@ fn nanos(clock: ClockId) -> u64 {
 struct Crowd {
     driver: Driver,
     tasks: FuturesUnordered<LocalBoxFuture<'static, ()>>,
-    /// What came: how long each packet was on its way.
+    /// How long each received packet took to arrive.
     came: Rc<RefCell<Vec<u64>>>,
     applications: Vec<Application>,
 }
 
 impl Crowd {
-    /// As many channels as that, and applications at their other ends.
+    /// Makes this many channels, with applications at their other ends.
     fn gather(backend: Backend, channels: usize, place: &Place) -> Self {
         let driver = Driver::builder().backend(backend).build().expect("there was one before");
         let name = place.sockets.0.join(format!("{backend}-{channels}"));
@@ -177,7 +180,7 @@ impl Crowd {
         for application in &mut crowd.applications {
             application.bytes = number(&application.hear());
         }
-        // So that each task has looked once.
+        // This polls each task once.
         crowd.run_until(|came| came.is_empty());
         crowd
     }
@@ -186,7 +189,7 @@ impl Crowd {
         self.tasks.len()
     }
 
-    /// Runs the tasks until enough has come, and takes that.
+    /// Runs the tasks until enough packets have come, and returns their times.
     fn run_until(&mut self, enough: impl Fn(&[u64]) -> bool) -> Vec<u64> {
         let (tasks, came) = (&mut self.tasks, &self.came);
         self.driver.block_on(poll_fn(|cx| {
@@ -197,8 +200,8 @@ impl Crowd {
         self.came.take()
     }
 
-    /// Has one channel after the other wake this sleeping engine: the same one each time, or
-    /// another one.
+    /// Has channels wake this sleeping engine one at a time: the same channel each time, or another
+    /// one each time.
     fn ping(&mut self, word: &str) -> Vec<u64> {
         self.applications[0].tell(word);
         let mut came = self.run_until(|came| came.len() == PINGS);
@@ -206,8 +209,8 @@ impl Crowd {
         came.split_off(WARM_UP)
     }
 
-    /// Has all channels ring while nobody looks, and tells how long it then takes to wake all the
-    /// tasks, and how long until each was waited for again.
+    /// Has all channels wake the engine while it does not run. Returns how long it then takes to
+    /// wake all tasks and to wait for each channel again.
     fn timer(&mut self) -> Duration {
         for application in &mut self.applications {
             application.tell("ring");
@@ -233,7 +236,7 @@ async fn answer(face: SpscFace, came: Rc<RefCell<Vec<u64>>>) {
     }
 }
 
-/// All questions, on one backend.
+/// Answers all questions for one backend.
 fn measure(backend: Backend, channels: usize, place: &Place) {
     println!("\n{backend}");
     if let Err(error) = Driver::builder().backend(backend).build() {
@@ -251,7 +254,7 @@ fn measure(backend: Backend, channels: usize, place: &Place) {
 
     let ways = [("same", "the same one each time"), ("any", "another one each time")];
     for ((word, what), most) in ways.into_iter().zip(MAX_GROWTH) {
-        // By turns, because the machine has other things to do now and then.
+        // Alternates between the crowds, because the machine sometimes does other work.
         let mut latencies = [const { Vec::new() }; 3];
         for _ in 0..ROUNDS {
             let [one, hundred] = &mut few;
@@ -288,7 +291,7 @@ fn measure(backend: Backend, channels: usize, place: &Place) {
 
 /// Sleeps in the driver for a while.
 fn idle(driver: &Driver) {
-    // What the last wakes left to do.
+    // Does what the last wakes have left to do.
     driver.park(Some(Duration::from_millis(100))).expect("nobody else runs it");
     let (begin, ticks, nanos_before) = (Instant::now(), ticks(), nanos(ClockId::ProcessCPUTime));
     let mut parks = 0;
@@ -302,7 +305,8 @@ fn idle(driver: &Driver) {
     assert_eq!(ticks, 0, "an idle engine uses the processor");
 }
 
-/// Processor time of this process so far, in the hundredths of a second that the kernel shows.
+/// Returns the processor time of this process so far, in the hundredths of a second that the kernel
+/// shows.
 fn ticks() -> u64 {
     let stat = read_to_string("/proc/self/stat").expect("procfs");
     let after_the_name = stat.rsplit(')').next().expect("a name in brackets");
@@ -314,7 +318,7 @@ fn ticks() -> u64 {
         .sum()
 }
 
-/// What this process holds, in bytes, and the kernel's own for the whole machine.
+/// What this process holds, in bytes, and what the kernel holds for the whole machine.
 struct Memory {
     private: u64,
     shared: u64,
@@ -343,7 +347,8 @@ impl Memory {
         self.private + self.shared + self.tables
     }
 
-    /// What has come since, for each of so many channels; returns the process's own.
+    /// Prints what was added since `before`, for each of `channels`. Returns the process's own
+    /// part.
     fn report(&self, before: &Self, channels: usize) -> u64 {
         let each = |now: u64, before: u64| now.saturating_sub(before) / channels as u64;
         let sum = each(self.resident(), before.resident());
@@ -372,7 +377,7 @@ struct Place {
     sockets: Sockets,
 }
 
-/// A directory for sockets of our own.
+/// A directory for our own sockets.
 struct Sockets(PathBuf);
 
 impl Sockets {
@@ -385,7 +390,7 @@ impl Sockets {
 
 impl Drop for Sockets {
     fn drop(&mut self) {
-        // If it cannot be removed, it stays in the directory for what is temporary.
+        // If this fails, the directory stays in the temporary directory.
         let _ = remove_dir_all(&self.0);
     }
 }
@@ -432,7 +437,7 @@ impl Drop for Application {
     }
 }
 
-/// The application's process: connects, and does what it is told.
+/// The application's process: connects, and follows the engine's orders.
 fn application(backend: Backend, name: &str, channels: usize) {
     let driver = Driver::builder().backend(backend).background().expect("the engine has one");
     let builder = SpscHandle::builder().driver(&driver).spin(Duration::ZERO);
@@ -446,7 +451,7 @@ fn application(backend: Backend, name: &str, channels: usize) {
     };
     let ping = |stride: usize| {
         for n in 0..PINGS {
-            // Until the engine sleeps again.
+            // Long enough for the engine to sleep again.
             std::thread::sleep(Duration::from_micros(200));
             let handle = &handles[(channels / 2 + n * stride) % channels];
             send(handle, now());
@@ -456,7 +461,7 @@ fn application(backend: Backend, name: &str, channels: usize) {
     for order in std::io::stdin().lines() {
         match order.expect("text").as_str() {
             "same" => ping(0),
-            // All over the place, a prime each time.
+            // Jumps by a prime each time, so that the channels are far apart.
             "any" => ping(7919),
             "ring" => handles.iter().for_each(|handle| send(handle, NO_ANSWER)),
             other => panic!("no order: {other}"),

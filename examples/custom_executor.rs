@@ -1,6 +1,6 @@
-//! An executor of one's own, with its own run queue, that goes to sleep in the driver.
+//! A custom executor with its own run queue, which sleeps in the driver.
 //!
-//! It serves a hundred channels on the process's only thread. The peers live in a child process.
+//! It serves a hundred channels on the process's only thread. The peers are in a child process.
 
 #![allow(clippy::print_stdout, reason = "an example says what it did")]
 
@@ -20,10 +20,10 @@ type Result<T> = std::result::Result<T, Box<dyn std::error::Error>>;
 const CHANNELS: u32 = 100;
 const PACKETS: u32 = 50;
 
-/// After this many polls the executor looks at its channels, whatever else there is to run.
+/// After this many polls, the executor checks its channels, even if there is more to run.
 const POLLS: u32 = 61;
 
-/// In the child: the name of the engine.
+/// Set in the child: the name of the engine.
 const ENGINE: &str = "WAKERING_ENGINE";
 
 fn main() -> Result<()> {
@@ -33,7 +33,7 @@ fn main() -> Result<()> {
     }
 }
 
-/// A single-threaded executor: tasks by number, and the numbers of those that can run.
+/// A single-threaded executor: tasks by number, and the numbers of the tasks that can run.
 struct Executor {
     driver: Driver,
     queue: Arc<Queue>,
@@ -42,7 +42,7 @@ struct Executor {
 
 struct Queue {
     runnable: Mutex<VecDeque<usize>>,
-    /// A task may be woken by another thread while this one sleeps.
+    /// Another thread may wake a task while this one sleeps.
     unparker: Unparker,
 }
 
@@ -54,7 +54,7 @@ struct TaskWaker {
 impl Wake for TaskWaker {
     fn wake(self: Arc<Self>) {
         self.queue.runnable.lock().unwrap().push_back(self.task);
-        // Free of charge while the executor runs, as it does when the driver wakes a task.
+        // Costs nothing while the executor runs, for example when the driver wakes a task.
         self.queue.unparker.unpark();
     }
 }
@@ -82,12 +82,13 @@ impl Executor {
             }
             let next = self.queue.runnable.lock().unwrap().pop_front();
             let Some(task) = next else {
-                // Nothing to run: a peer's wake returns right here, its task in the queue.
+                // There is nothing to run. A peer's wake ends the park, and its task is then in the
+                // queue.
                 self.driver.park(None)?;
                 continue;
             };
             let waker = Waker::from(Arc::new(TaskWaker { task, queue: self.queue.clone() }));
-            // A task that is over may be woken once more.
+            // A task may be woken once more after it has ended.
             let Some(future) = &mut self.tasks[task] else { continue };
             if future.as_mut().poll(&mut Context::from_waker(&waker)).is_ready() {
                 self.tasks[task] = None;
@@ -99,7 +100,8 @@ impl Executor {
 }
 
 fn engine() -> Result<()> {
-    // Made by us for us alone: who can write there could pose as the engine.
+    // The directory belongs to this user alone: a user who can write to it could pose as the
+    // engine.
     let directory = std::env::temp_dir().join(format!("wakering-{}", std::process::id()));
     std::fs::DirBuilder::new().mode(0o700).create(&directory)?;
     let name = directory.join("engine").into_os_string().into_string().map_err(|_| "odd path")?;
@@ -110,7 +112,7 @@ fn engine() -> Result<()> {
     let served = Arc::new(Mutex::new(0));
     let mut executor = Executor::new(driver);
     for _ in 0..CHANNELS {
-        // The driver answers those who connect, so it runs meanwhile.
+        // The driver answers applications that connect, so it runs meanwhile.
         let face = executor.driver.block_on(listener.accept())?;
         let served = served.clone();
         executor.spawn(async move {

@@ -1,5 +1,4 @@
-//! A channel to a child that finds nothing by a name: the descriptor is all that it is given, as a
-//! sandbox would do it.
+//! A channel to a child that looks nothing up by name: it only gets a descriptor, as in a sandbox.
 
 #![allow(clippy::print_stdout, reason = "an example says what it did")]
 
@@ -11,7 +10,7 @@ use wakering::{CloseReason, SpscFace, SpscHandle};
 
 type Result<T> = std::result::Result<T, Box<dyn std::error::Error>>;
 
-/// In the child: the number of the descriptor that it inherited.
+/// Set in the child: the number of the descriptor that it inherited.
 const INHERITED: &str = "WAKERING_INHERITED";
 
 fn main() -> Result<()> {
@@ -23,17 +22,17 @@ fn main() -> Result<()> {
 
 fn parent() -> Result<()> {
     let (face, descriptor) = SpscFace::pair()?;
-    // May be sent before anybody is there.
+    // A packet can be sent before the child exists.
     face.try_send("first".into())?;
 
-    // To outlive the exec. Other threads must not start a process at this moment, which would
-    // inherit it as well.
+    // Lets the descriptor survive the exec. No other thread may start a process at this moment,
+    // because that process would inherit it too.
     rustix::io::fcntl_setfd(&descriptor, rustix::io::FdFlags::empty())?;
     let mut child = Command::new(std::env::current_exe()?)
         .env_clear()
         .env(INHERITED, descriptor.as_raw_fd().to_string())
         .spawn()?;
-    // Or we would never learn of the child's death.
+    // Without this, the parent would never learn of the child's death.
     drop(descriptor);
 
     pollster::block_on(async {
@@ -44,7 +43,7 @@ fn parent() -> Result<()> {
         }
         face.send("exit".into()).await
     })?;
-    // It exits without closing its end.
+    // The child exits without closing its end.
     assert_eq!(pollster::block_on(face.closed()), CloseReason::PeerDied);
     assert!(child.wait()?.success());
     println!("the child answered {} packets and was seen to exit", face.stats().packets_received);
@@ -52,7 +51,7 @@ fn parent() -> Result<()> {
 }
 
 fn child(descriptor: i32) -> Result<()> {
-    // SAFETY: the parent has passed this descriptor on, and nobody else here knows of it.
+    // SAFETY: the parent has passed this descriptor on, and nothing else in this process uses it.
     #[allow(unsafe_code, reason = "a number from the environment becomes a descriptor")]
     let descriptor = unsafe { OwnedFd::from_raw_fd(descriptor) };
     let handle = SpscHandle::from_fd(descriptor)?;

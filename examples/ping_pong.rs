@@ -1,9 +1,9 @@
 //! What a parked round trip costs: two processes, each of which sleeps in its driver.
 //!
-//! `taskset -c 0 ping_pong [rounds]` gives the time on one core, and
-//! `strace -c -f ping_pong` the system calls: a wake and an enter for each process and round.
-//! `ping_pong rounds micros` lets the drivers spin for so long before they sleep, on two cores:
-//! then there is hardly a system call.
+//! `taskset -c 0 ping_pong [rounds]` measures the time on one core, and `strace -c -f ping_pong`
+//! the system calls: a wake and an enter for each process and round. With `ping_pong rounds
+//! micros`, the drivers spin for that many microseconds before they sleep, on two cores: there are
+//! hardly any system calls then.
 
 #![allow(clippy::print_stdout, reason = "an example says what it did")]
 
@@ -17,7 +17,7 @@ use wakering::{Driver, SpscFace, SpscHandle};
 
 type Result<T> = std::result::Result<T, Box<dyn std::error::Error>>;
 
-/// In the child: the number of the descriptor that it inherited.
+/// Set in the child: the number of the descriptor that it inherited.
 const INHERITED: &str = "WAKERING_INHERITED";
 
 fn main() -> Result<()> {
@@ -27,7 +27,8 @@ fn main() -> Result<()> {
     }
 }
 
-/// How long the drivers spin: the second argument, in microseconds, which the child gets too.
+/// Returns how long the drivers spin: the second argument, in microseconds, which the child also
+/// gets.
 fn spin() -> Result<Duration> {
     Ok(Duration::from_micros(std::env::args().nth(2).map_or(Ok(0), |micros| micros.parse())?))
 }
@@ -46,7 +47,7 @@ fn ask(rounds: u64) -> Result<()> {
         let start = Instant::now();
         for round in 0..rounds {
             let packet = Bytes::copy_from_slice(&round.to_le_bytes());
-            // In this order, so that both sides park each time, however fast the other one is.
+            // In this order, both sides park each time, however fast the other side is.
             let (answer, sent) = join!(face.recv(), face.send(packet.clone()));
             sent?;
             assert_eq!(answer, Some(packet));
@@ -69,7 +70,7 @@ fn ask(rounds: u64) -> Result<()> {
 
 fn answer(descriptor: i32) -> Result<()> {
     let driver = Driver::new()?;
-    // SAFETY: the parent has passed this descriptor on, and nobody else here knows of it.
+    // SAFETY: the parent has passed this descriptor on, and nothing else in this process uses it.
     #[allow(unsafe_code, reason = "a number from the environment becomes a descriptor")]
     let descriptor = unsafe { OwnedFd::from_raw_fd(descriptor) };
     let builder = SpscHandle::builder().driver(&driver).spin(spin()?);

@@ -1,5 +1,5 @@
 //! Halves are sinks and streams: packets go through a filter from one face to another, and the end
-//! of the source arrives at the far end.
+//! of the source reaches the far end.
 //!
 //! ```text
 //! producer ==> face one -> filter -> face two ==> consumer
@@ -24,7 +24,7 @@ fn main() -> Result<()> {
         Ok::<_, ShmError>((face, SpscHandle::builder().driver(&driver).from_fd(descriptor)?))
     };
     let ((one, producer), (two, consumer)) = (channel()?, channel()?);
-    // Of each channel one direction is used; the halves of the other go on to exist.
+    // Each channel is used in one direction. The halves of the other direction are kept.
     let (to_engine, _unused) = wakering::Endpoint::from(producer).into_split();
     let (_answers, from_producer) = wakering::Endpoint::from(one).into_split();
     let (to_consumer, _questions) = wakering::Endpoint::from(two).into_split();
@@ -46,12 +46,12 @@ async fn produce(mut sender: Sender) -> std::result::Result<(), ShmError> {
     let mut numbers =
         stream::iter(0..NUMBERS).map(|number| Ok(number.to_le_bytes().to_vec().into()));
     sender.send_all(&mut numbers).await?;
-    // The half-close: all that was sent arrives, then the end.
+    // This is the half-close: all that was sent arrives, then the end.
     sender.close().await
 }
 
-/// Fails if the source was cut off, by the receiver's last `Err`; ends if the source does, and
-/// closes its sink.
+/// Fails with the receiver's last `Err` if the source was cut off. Otherwise it ends when the
+/// source does, and closes its sink.
 async fn filter(receiver: Receiver, sender: Sender) -> std::result::Result<(), ShmError> {
     receiver.try_filter(|packet| ready(number(packet).is_multiple_of(2))).forward(sender).await
 }
@@ -62,7 +62,8 @@ async fn consume(mut receiver: Receiver) -> std::result::Result<(u64, u64), ShmE
         count += 1;
         sum += number(&packet);
     }
-    // Not needed behind a stream, which would have ended with an `Err`: all that was sent has come.
+    // After a stream, this check is not needed: it would have ended with an `Err` if packets were
+    // lost.
     assert_eq!(receiver.finished(), Some(Ok(())));
     Ok((count, sum))
 }

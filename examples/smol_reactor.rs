@@ -1,5 +1,5 @@
-//! A polled driver in smol's own reactor: wakes and timers come by the same epoll, no thread of
-//! wakering's is started.
+//! A polled driver in smol's own reactor: wakes and timers come through the same epoll, and
+//! wakering starts no thread.
 
 #![allow(clippy::print_stdout, reason = "an example says what it did")]
 
@@ -33,7 +33,7 @@ fn main() -> Result<(), Box<dyn std::error::Error>> {
         ticking.await;
         Ok::<_, ShmError>(())
     });
-    // The whole of the glue.
+    // This is all that the integration takes.
     smol::block_on(driver.get_ref().drive(|| driver.readable(), working))??;
 
     for task in std::fs::read_dir("/proc/self/task")? {

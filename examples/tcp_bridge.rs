@@ -1,5 +1,5 @@
 //! How a pipeline leaves the machine: packets of one engine go over TCP to a second engine, and
-//! back, each in a frame with its length before it.
+//! back. Each packet is a frame that begins with its length.
 //!
 //! ```text
 //! engine one <=> bridge -- TCP -- bridge <=> engine two
@@ -37,7 +37,7 @@ fn main() -> Result<()> {
             }
             Result::Ok(two.finished())
         });
-        // Of all sizes, the empty one too.
+        // Packets of all sizes, including empty ones.
         let (mut sender, mut receiver) = one.into_split();
         let packet = |number: usize| Bytes::from(number.to_le_bytes().repeat(number % 300));
         let sending = async {
@@ -54,7 +54,7 @@ fn main() -> Result<()> {
             Result::Ok(())
         };
         smol::future::try_zip(sending, receiving).await?;
-        // The end of what was sent has gone to the other engine and come back.
+        // The end of the stream has gone to the other engine and come back.
         assert_eq!(receiver.recv().await, None);
         assert_eq!(receiver.finished(), Some(Ok(())));
         assert_eq!(echo.await?, Some(Ok(())));
@@ -65,7 +65,7 @@ fn main() -> Result<()> {
     })
 }
 
-/// An engine's end, and the application's, which is the bridge.
+/// Returns an engine's end, and the application's, which the bridge uses.
 fn channel() -> Result<(Endpoint, Endpoint)> {
     let (face, descriptor) = SpscFace::pair()?;
     Ok((face.into(), SpscHandle::from_fd(descriptor)?.into()))
@@ -79,13 +79,13 @@ async fn bridge(end: Endpoint, stream: TcpStream) -> Result<()> {
     Ok(())
 }
 
-/// Forwards packets until the engine sends no more, and tells the other machine so.
+/// Forwards packets until the engine sends no more, and passes the end on to the other machine.
 async fn outwards(mut receiver: Receiver, stream: TcpStream) -> Result<()> {
     let mut writer = BufWriter::new(stream.clone());
-    // Cut off, a stream ends with an error, and so does the bridge.
+    // A stream that is cut off ends with an error, and so does the bridge.
     while let Some(packet) = receiver.next().await.transpose()? {
         write_frame(&mut writer, &packet).await?;
-        // A packet does not wait for the next one, but those that are there go together.
+        // A packet does not wait for the next one, but packets that are there go together.
         while let Ok(packet) = receiver.try_recv() {
             write_frame(&mut writer, &packet).await?;
         }
@@ -101,8 +101,8 @@ async fn write_frame(writer: &mut BufWriter<TcpStream>, packet: &[u8]) -> Result
     Ok(())
 }
 
-/// Forwards frames until the other machine sends no more, and tells the engine so. Whatever else
-/// ends it cancels the channel, so that the engine does not take a part for the whole.
+/// Forwards frames until the other machine sends no more, and passes the end on to the engine. Any
+/// other end cancels the channel, so that the engine does not take a part for the whole.
 async fn inwards(stream: TcpStream, mut sender: Sender, max: usize) -> Result<()> {
     sender.cancel_on_drop(true);
     let mut reader = BufReader::new(stream);
@@ -112,7 +112,7 @@ async fn inwards(stream: TcpStream, mut sender: Sender, max: usize) -> Result<()
             0 => return Ok(sender.close().await?),
             _ => reader.read_exact(&mut length[1..]).await?,
         }
-        // Believed only as far as a packet may go.
+        // The length comes from the network, so it is checked first.
         let length = usize::try_from(u32::from_be_bytes(length))?;
         if length > max {
             return Err(format!("a frame of {length} bytes, at most {max}").into());

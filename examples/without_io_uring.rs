@@ -1,11 +1,11 @@
-//! Runs a command, and all that it starts, where io_uring is refused, as many containers refuse it:
-//! to see how a program of yours fares there.
+//! Runs a command, and all that it starts, without io_uring, as in many containers. This shows how
+//! your program behaves there.
 //!
 //!     cargo run --example without_io_uring -- EPERM cargo test
 //!
-//! The answer to `io_uring_setup` is `EPERM`, as from a container's filter or
-//! `kernel.io_uring_disabled`, or `ENOSYS`, as from an old kernel. Without arguments it refuses
-//! itself an io_uring, and shows that nothing but the backend is another one.
+//! `io_uring_setup` fails with `EPERM`, as in a container's filter or with
+//! `kernel.io_uring_disabled`, or with `ENOSYS`, as on an old kernel. Without arguments, the
+//! example refuses io_uring to itself, and shows that only the backend is different.
 
 #[path = "../tests/common/seccomp.rs"]
 mod seccomp;
@@ -33,7 +33,7 @@ fn main() -> Result<(), Box<dyn Error>> {
                 other => return Err(format!("EPERM or ENOSYS, not {other}").into()),
             };
             seccomp::refuse(&[Refuse::io_uring_setup(errno)])?;
-            // Returns only if it fails.
+            // This returns only if it fails.
             Err(Command::new(command).args(arguments).exec().into())
         }
         _ => Err("usage: without_io_uring [EPERM|ENOSYS COMMAND [ARGUMENTS]]".into()),

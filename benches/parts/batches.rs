@@ -1,6 +1,7 @@
-//! What does a packet cost in a batch, by the calls that take many and by the `Sink` and `Stream`?
+//! What does a packet in a batch cost, with the calls that take many packets and with the `Sink`
+//! and `Stream`?
 //!
-//! On one thread, so that neither side ever waits for the other.
+//! All runs on one thread, so neither side ever waits for the other.
 
 use bytes::Bytes;
 use criterion::measurement::WallTime;

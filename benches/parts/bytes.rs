@@ -1,9 +1,9 @@
-//! What is the cheapest memory for a packet that goes out as `Bytes`?
+//! What is the cheapest memory for a packet that is handed out as `Bytes`?
 //!
-//! What is measured is the making, the copy and the drop of one packet, or of 64 that are kept
-//! until all are there, as by a batch. `src/pool.rs` has what it gave. What was freed before
-//! changes what glibc gives back to the kernel, so for figures to go by, run each in a process of
-//! its own.
+//! This measures how long it takes to make, copy and drop one packet, or 64 packets that are kept
+//! until all are there, as in a batch. `src/ring/pool.rs` has the results. Memory that was freed
+//! before changes what glibc gives back to the kernel, so run each benchmark in its own process for
+//! reliable figures.
 
 use std::hint::black_box;
 use std::sync::{Arc, Mutex};
@@ -18,7 +18,7 @@ const KEPT: [usize; 2] = [1, 64];
 /// Packets that are copied into one allocation.
 const IN_A_CHUNK: usize = 8;
 
-/// Makes so many packets like the given one.
+/// Makes this many packets like the given one.
 type Make<'a> = dyn FnMut(&[u8], &mut Vec<Bytes>, usize) + 'a;
 
 pub(crate) fn bytes(criterion: &mut Criterion) {
@@ -49,7 +49,7 @@ pub(crate) fn bytes(criterion: &mut Criterion) {
                 measure(name, &mut |source, packets, count| {
                     for _ in 0..count {
                         if arena.capacity() < source.len() {
-                            // Uses the old one again if nobody has any of it any more.
+                            // Reuses the old arena if no packet uses it any more.
                             arena.reserve(size.max(source.len()));
                         }
                         arena.extend_from_slice(source);
@@ -66,7 +66,7 @@ pub(crate) fn bytes(criterion: &mut Criterion) {
     }
 }
 
-/// As a batch would: several packets copied in one go into one allocation, and split.
+/// Copies several packets at once into one allocation and splits it, as a batch would.
 fn chunks(source: &[u8], packets: &mut Vec<Bytes>, count: usize) {
     for first in (0..count).step_by(IN_A_CHUNK) {
         let some = IN_A_CHUNK.min(count - first);
@@ -79,7 +79,7 @@ fn chunks(source: &[u8], packets: &mut Vec<Bytes>, count: usize) {
     }
 }
 
-/// The like of `src/pool.rs`, for packets of one length.
+/// Works like `src/ring/pool.rs`, for packets of one length.
 #[derive(Default)]
 struct Pool(Arc<Mutex<Vec<Vec<u8>>>>);
 

@@ -1,4 +1,4 @@
-//! What do a push and a pop cost where nobody ever waits?
+//! What do a push and a pop cost if neither side ever waits?
 
 use criterion::{Criterion, Throughput};
 

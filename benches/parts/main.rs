@@ -1,4 +1,4 @@
-//! What the parts cost, each by itself; whole systems and rivals are in `benches/peers`.
+//! What the parts cost, each by itself. Whole systems and rivals are in `benches/peers`.
 //!
 //! ```sh
 //! cargo bench --bench parts              # all
@@ -20,7 +20,7 @@ use criterion::{Criterion, criterion_group, criterion_main};
 use rustix::time::{ClockId, clock_gettime};
 use wakering::{Driver, Receiver, Sender, SpscFace, SpscHandle};
 
-/// A channel whose ends are both here. They never spin: what sleeps, sleeps.
+/// Returns a channel with both ends in this process. They never spin, so every wait is a sleep.
 fn pair(face: &Driver, handle: &Driver) -> (SpscFace, SpscHandle) {
     let face = SpscFace::builder().driver(face).spin(Duration::ZERO).ring_bytes(2 << 20);
     let (face, descriptor) = face.pair().expect("a face");
@@ -28,7 +28,8 @@ fn pair(face: &Driver, handle: &Driver) -> (SpscFace, SpscHandle) {
     (face, handle.from_fd(descriptor).expect("its handle"))
 }
 
-/// One direction of such a channel, and what keeps the other from ending.
+/// Returns one direction of such a channel, and the halves that keep the other direction from
+/// ending.
 fn one_way() -> (Sender, Receiver, (Receiver, Sender)) {
     let driver = Driver::builder().background().expect("a driver");
     let (face, handle) = pair(&driver, &driver);
@@ -37,8 +38,8 @@ fn one_way() -> (Sender, Receiver, (Receiver, Sender)) {
     (tx, rx, (other_rx, other_tx))
 }
 
-/// How long a thread's work takes so many times over, in time of this thread's own: others have the
-/// machine as well.
+/// Returns how long `work` takes this many times, in processor time of this thread, because other
+/// processes use the machine too.
 fn own_time<T>(times: u64, mut work: impl FnMut() -> T) -> Duration {
     let now = || {
         let time = clock_gettime(ClockId::ThreadCPUTime);

@@ -1,7 +1,7 @@
-//! Is a packet better published by its own header, or by a tail that the consumer has a copy of?
+//! Is a packet better published by its own header, or by a tail that the consumer keeps a copy of?
 //!
-//! Two bare rings of the same size and the same records between two threads. They differ in nothing
-//! but where the consumer looks. The packets are copied as words, because these rings are ordinary
+//! Two bare rings of the same size and with the same records, between two threads. They differ only
+//! in where the consumer looks. The packets are copied as words, because these rings are ordinary
 //! memory that both threads use, and this is safe code.
 
 use std::hint::spin_loop;
@@ -11,12 +11,12 @@ use std::time::{Duration, Instant};
 
 use criterion::{Criterion, Throughput};
 
-/// Words of a packet of 64 bytes, and of its record.
+/// The words of a packet of 64 bytes, and of its record.
 const PACKET: usize = 8;
 const RECORD: usize = 1 + PACKET;
-/// Records in the ring: 1.1 MiB.
+/// The records in the ring, which has 1.1 MiB.
 const RECORDS: u64 = 1 << 14;
-/// How many are taken before `head` is stored.
+/// How many records are taken before `head` is stored.
 const EIGHTH: u64 = RECORDS / 8;
 
 pub(crate) fn publication(criterion: &mut Criterion) {
@@ -35,16 +35,16 @@ pub(crate) fn publication(criterion: &mut Criterion) {
     group.finish();
 }
 
-/// A word that has a cache line, and its neighbour, to itself.
+/// A word that has its cache line, and the next one, to itself.
 #[repr(align(128))]
 #[derive(Default)]
 struct Alone(AtomicU64);
 
 struct Ring {
     words: Box<[AtomicU64]>,
-    /// Up to here is published; stays 0 where the headers say so.
+    /// The position up to which records are published. Stays 0 where the headers publish.
     tail: Alone,
-    /// Up to here may be written again.
+    /// The position up to which records may be written again.
     head: Alone,
 }
 
@@ -54,7 +54,7 @@ impl Ring {
         Self { words, tail: Alone::default(), head: Alone::default() }
     }
 
-    /// The header and the packet of a record.
+    /// Returns the header and the packet of a record.
     fn record(&self, position: u64) -> (&AtomicU64, &[AtomicU64]) {
         let begin = usize::try_from(position % RECORDS).expect("fits") * RECORD;
         (&self.words[begin], &self.words[begin + 1..begin + RECORD])
@@ -62,11 +62,11 @@ impl Ring {
 }
 
 trait Publication {
-    /// What must be free for one record.
+    /// How many records must be free to write one.
     const NEEDS: u64;
     fn prepare(ring: &Ring, position: u64);
     fn publish(ring: &Ring, position: u64);
-    /// Whether the record is published; `seen` is the consumer's, to remember in what it saw.
+    /// Whether the record is published. The consumer remembers in `seen` what it saw.
     fn is_published(ring: &Ring, position: u64, seen: &mut u64) -> bool;
 }
 
@@ -80,7 +80,7 @@ impl Publication for InHeader {
     }
 
     fn publish(ring: &Ring, position: u64) {
-        // ORDERING: Release publishes the packet and the cleared header behind it; pairs with the
+        // ORDERING: Release publishes the packet and the cleared header after it; pairs with the
         // Acquire below.
         ring.record(position).0.store(64, Ordering::Release);
     }
@@ -107,12 +107,12 @@ impl Publication for ByTail {
         if *seen == position {
             *seen = ring.tail.0.load(Ordering::Acquire);
         }
-        // It has a length as well, which the consumer has to read.
+        // The header also has a length, which the consumer has to read.
         *seen != position && ring.record(position).0.load(Ordering::Relaxed) == 64
     }
 }
 
-/// How long so many packets take, from the first look to the last packet.
+/// Returns how long this many packets take, from the first look to the last packet.
 fn stream<P: Publication>(packets: u64, pause: impl Fn() + Sync) -> Duration {
     let ring = Ring::new();
     thread::scope(|scope| {
@@ -131,7 +131,8 @@ fn produce<P: Publication>(ring: &Ring, packets: u64, pause: &impl Fn()) {
     let mut head = 0;
     for position in 0..packets {
         while position - head + P::NEEDS > RECORDS {
-            // ORDERING: Acquire pairs with the Release in `consume`: what is before it was read.
+            // ORDERING: Acquire pairs with the Release in `consume`: everything before `head` was
+            // read.
             head = ring.head.0.load(Ordering::Acquire);
             if position - head + P::NEEDS > RECORDS {
                 pause();

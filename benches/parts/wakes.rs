@@ -1,7 +1,7 @@
-//! How long are 64 bytes on their way to another thread and back, if both sleep until they come?
+//! How long do 64 bytes take to another thread and back, if both sleep until they come?
 //!
-//! By each way to sleep, with both threads on one core, where the wakes' own cost shows, and as the
-//! scheduler likes.
+//! For each way to sleep, with both threads on one core, where the cost of the wakes themselves
+//! shows, and as the scheduler places them.
 
 use std::thread;
 use std::time::{Duration, Instant};
@@ -20,7 +20,7 @@ pub(crate) fn wakes(criterion: &mut Criterion) {
     let mut one = CpuSet::new();
     one.set((0..CpuSet::MAX_CPU).find(|&core| ours.is_set(core)).expect("we run on one"));
     for (name, cores) in [("one core", &one), ("any core", &ours)] {
-        // What is spawned from now on, drivers too, inherits it.
+        // Threads that are spawned from now on inherit this, including those of drivers.
         sched_setaffinity(None, cores).expect("some of our own");
         let mut group = criterion.benchmark_group(format!("wakes, {name}"));
         unparks(&mut group);
@@ -32,7 +32,7 @@ pub(crate) fn wakes(criterion: &mut Criterion) {
     sched_setaffinity(None, &ours).expect("as it was");
 }
 
-/// The yardstick: what two threads pay that have nothing but a futex each.
+/// For comparison: what two threads pay that have only a futex each.
 fn unparks(group: &mut BenchmarkGroup<'_, WallTime>) {
     use std::sync::atomic::{AtomicU64, Ordering};
     let (ping, pong) = (AtomicU64::new(0), AtomicU64::new(0));
@@ -110,7 +110,7 @@ fn parked_in(group: &mut BenchmarkGroup<'_, WallTime>) {
 fn background(group: &mut BenchmarkGroup<'_, WallTime>) {
     use futures::executor::block_on;
     for backend in BACKENDS {
-        // One for each side, as two processes have.
+        // One driver for each side, as two processes have.
         let make = || Driver::builder().backend(backend).background();
         let (Ok(here), Ok(there)) = (make(), make()) else { continue };
         let (face, handle) = pair(&here, &there);

@@ -1,5 +1,5 @@
-//! An application: does what the engine writes to its standard input, a line a step, and answers
-//! with a line of numbers. The packets themselves take the channel that the line names.
+//! An application. It follows the orders on its standard input, one a line, and answers each with a
+//! line of numbers. The packets go through the channel that the order names.
 
 use std::fmt;
 use std::io::{self, Write};
@@ -13,30 +13,31 @@ use wakering::{Backend, Driver, Receiver, Sender, SpscHandle};
 use crate::Result;
 use crate::packet::{self, Checker};
 
-/// Bytes that one `send_batch` offers, so that sender and receiver stay close and in the cache.
+/// Bytes that one `send_batch` sends, so that sender and receiver stay close and in the cache.
 const BATCH_BYTES: usize = 64 << 10;
-/// Packets that one `send_batch` or `recv_batch` takes.
+/// The most packets that one `send_batch` or `recv_batch` takes.
 const BATCH: usize = 256;
 
-/// What to do with a channel until it ends, or for so long.
+/// What to do with a channel, until it ends or for a given time.
 #[derive(Debug, Clone, Copy)]
 pub(crate) enum Task {
-    /// Send a packet, await its echo, and again.
+    /// Send a packet, wait for its echo, and repeat.
     Ping(Duration),
-    /// Send back what comes.
+    /// Send back every packet.
     Echo,
-    /// Send as fast as it goes.
+    /// Send as fast as possible.
     Send(Duration),
-    /// Take what comes.
+    /// Receive every packet.
     Receive,
 }
 
-/// How it went.
+/// The result of a task.
 #[derive(Debug, Clone, Copy, Default)]
 pub(crate) struct Outcome {
-    /// Packets that came back, were sent, or arrived: intact, in the two cases that can tell.
+    /// Packets that came back, were sent, or arrived. In the first and the last case, only intact
+    /// ones.
     pub(crate) packets: u64,
-    /// The number that the next packet would have had.
+    /// The number that the next packet would have.
     pub(crate) next: u64,
     pub(crate) lost: u64,
     pub(crate) corrupt: u64,
@@ -50,7 +51,7 @@ pub(crate) struct Outcome {
 
 /// Runs until standard input ends.
 pub(crate) fn run(backend: Backend) -> Result<()> {
-    // This thread sleeps in the driver itself: the engine's wakes come straight to it.
+    // This thread sleeps in the driver itself, so the engine's wakes go straight to it.
     let driver = Driver::builder().backend(backend).build()?;
     for line in io::stdin().lines() {
         let order: Order = line?.parse()?;
@@ -73,7 +74,7 @@ async fn obey(driver: &Driver, order: &Order) -> Result<Outcome> {
         Task::Send(time) => send(&mut tx, order.bytes, time).await?,
         Task::Receive => receive(&mut rx, order.bytes).await?,
     };
-    // The engine learns from this that all has been sent.
+    // From this, the engine learns that everything has been sent.
     drop(tx);
     outcome.wakes = rx.stats().wakes_sent;
     Ok(outcome)
@@ -146,8 +147,7 @@ async fn receive(rx: &mut Receiver, bytes: usize) -> Result<Outcome> {
     Ok(outcome(&checker, begin.map_or(Duration::ZERO, |begin| begin.elapsed())))
 }
 
-/// Whether all has come, after `recv` has returned `None`: that looks the same for a channel that
-/// was cut off.
+/// Returns an error if the channel was cut off. `recv` returns `None` in that case too.
 pub(crate) fn ended_in_order(rx: &Receiver) -> Result<()> {
     match rx.finished() {
         Some(Err(reason)) => Err(format!("the channel was cut off: {reason}"))?,
@@ -155,8 +155,8 @@ pub(crate) fn ended_in_order(rx: &Receiver) -> Result<()> {
     }
 }
 
-/// A packet in the memory of one that was sent before: it was copied into the ring, so nobody else
-/// needs it.
+/// Returns a packet in the memory of a packet that was sent before. That one was copied into the
+/// ring, so its memory is free.
 fn new_packet(used: Bytes, number: u64, bytes: usize) -> Bytes {
     let mut memory = match used.try_into_mut() {
         Ok(memory) if memory.len() == bytes => memory,

@@ -18,7 +18,7 @@ Options:
 Exit status: 0 if every packet arrived intact, 1 if not or on an error, 2 for bad arguments.
 ";
 
-/// With this first argument the program is one of its own applications.
+/// With this first argument, the program is one of its own applications.
 pub(crate) const APPLICATION: &str = "--application";
 
 pub(crate) enum Mode {
@@ -38,7 +38,7 @@ pub(crate) fn parse(mut given: impl Iterator<Item = String>) -> Result<Mode, Str
         Arguments { seconds: Duration::from_secs(1), backend: Backend::Auto, json: false };
     let mut is_application = false;
     while let Some(argument) = given.next() {
-        // Both `--seconds 2` and `--seconds=2`.
+        // Accepts both `--seconds 2` and `--seconds=2`.
         let (name, mut value) = match argument.split_once('=') {
             Some((name, value)) => (name, Some(value.to_owned())),
             None => (argument.as_str(), None),

@@ -16,16 +16,16 @@ use crate::application::{Order, Outcome, Task, ended_in_order};
 use crate::report::{Measured, Report};
 use crate::{Result, Step, arguments};
 
-/// How much longer than it should a step may take, before something must have gone wrong.
+/// How much longer than planned a step may take. After that, something must have gone wrong.
 const PATIENCE: Duration = Duration::from_secs(20);
-/// Packets that are routed at a time.
+/// The most packets that are routed at once.
 const BATCH: usize = 16;
 
 pub(crate) struct Engine {
     driver: Driver,
-    /// The one that sends, or asks.
+    /// The application that sends, or asks.
     left: Application,
-    /// The one that receives, or answers.
+    /// The application that receives, or answers.
     right: Application,
     sockets: Sockets,
 }
@@ -44,7 +44,7 @@ impl Engine {
         self.driver.backend()
     }
 
-    /// Runs a step, on channels of its own.
+    /// Runs a step, on new channels.
     pub(crate) async fn run(
         &mut self,
         step: Step,
@@ -59,7 +59,7 @@ impl Engine {
             Step::RoundTrip { bytes } => (bytes, Task::Ping(time), Task::Echo),
             Step::Stream { bytes } => (bytes, Task::Send(time), Task::Receive),
         };
-        // Each application finds its face under the name in its order.
+        // Each application finds its face by the name in its order.
         let [left_name, right_name] = ["left", "right"].map(|side| self.sockets.name(side));
         let left = SpscFace::builder().driver(&self.driver).create(&left_name)?;
         let right = SpscFace::builder().driver(&self.driver).create(&right_name)?;
@@ -92,7 +92,7 @@ async fn route(mut from: Receiver, mut to: Sender, routed: &AtomicU64) -> Result
     Ok(from)
 }
 
-/// A copy of this program that does what it is told.
+/// A copy of this program that follows orders.
 struct Application {
     side: &'static str,
     orders: ChildStdin,
@@ -131,7 +131,7 @@ impl Application {
     }
 }
 
-/// A directory for the sockets that nobody else can reach, removed in the end.
+/// A directory for the sockets that no other user can reach; removed on drop.
 struct Sockets(PathBuf);
 
 impl Sockets {
@@ -150,7 +150,7 @@ impl Sockets {
 
 impl Drop for Sockets {
     fn drop(&mut self) {
-        // What stays behind is in the temporary directory.
+        // If this fails, the directory stays in the temporary directory.
         let _ = remove_dir_all(&self.0);
     }
 }

@@ -5,10 +5,10 @@
 //! ```
 //!
 //! This process is the *engine*. It starts itself twice more as *applications*, which know nothing
-//! of each other: each connects to the engine by name, and the engine routes packets from one to
-//! the other and back (`engine.rs`, `application.rs`). First come round trips of 64 bytes, which
-//! pass the engine twice each, then one-way streams of packets of several sizes. The applications
-//! check every byte of every packet (`packet.rs`).
+//! of each other. Each application connects to the engine by name, and the engine routes packets
+//! from one to the other and back (`engine.rs`, `application.rs`). First it measures round trips of
+//! 64 bytes, which pass the engine twice each, then one-way streams of packets of several sizes.
+//! The applications check every byte of every packet (`packet.rs`).
 #![allow(clippy::print_stdout, reason = "the result goes there")]
 
 mod application;
@@ -65,7 +65,7 @@ fn main() -> ExitCode {
     }
 }
 
-/// Runs all steps; `true` if nothing was lost or corrupted.
+/// Runs all steps. Returns `true` if nothing was lost or corrupted.
 fn route(arguments: &Arguments) -> Result<bool> {
     // The engine and each application have one thread, which sleeps in its driver.
     let driver = Driver::builder().backend(arguments.backend).build()?;

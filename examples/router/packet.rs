@@ -1,6 +1,6 @@
-//! What the packets hold: a pattern over all bytes, by which any of them gives itself away.
+//! What the packets hold: a pattern over all bytes, so that any wrong byte shows.
 
-/// Writes the packet that has this number. `bytes` are a multiple of 8, and not none.
+/// Writes the packet with this number. Its length is a multiple of 8, and not 0.
 pub(crate) fn fill(number: u64, packet: &mut [u8]) {
     let mut pattern = pattern(number);
     let (words, _) = packet.as_chunks_mut();
@@ -11,13 +11,13 @@ pub(crate) fn fill(number: u64, packet: &mut [u8]) {
     }
 }
 
-/// The number of a packet, if all of its bytes are those that `fill` wrote.
+/// Returns the number of a packet, if all of its bytes are those that `fill` wrote.
 pub(crate) fn check(packet: &[u8], bytes: usize) -> Option<u64> {
     let (words, _) = packet.as_chunks();
     let (first, rest) = words.split_first()?;
     let number = u64::from_le_bytes(*first);
     let mut pattern = pattern(number);
-    // Gathers differences and decides once: such a loop compiles to vector instructions.
+    // This collects differences and decides once. Such a loop compiles to vector instructions.
     let mut differences = 0;
     for word in rest {
         differences |= u64::from_le_bytes(*word) ^ u64::from_le_bytes(pattern.next());
@@ -46,11 +46,11 @@ impl Pattern {
 pub(crate) struct Checker {
     /// Packets that arrived whole and in order.
     pub(crate) intact: u64,
-    /// Packets with other contents than they were sent with, doubled ones, and late ones.
+    /// Packets with wrong content, duplicates, and late packets.
     pub(crate) corrupt: u64,
-    /// Packets that were passed over.
+    /// Packets that were skipped.
     pub(crate) lost: u64,
-    /// The number that comes next.
+    /// The number of the next packet.
     pub(crate) next: u64,
 }
 

@@ -14,18 +14,18 @@ use crate::{Result, Step};
 /// How often the progress of a step is shown on a terminal.
 const REFRESH: Duration = Duration::from_millis(100);
 
-/// What a step came to.
+/// The result of a step.
 pub(crate) struct Measured {
-    /// By the application that sent, or asked.
+    /// From the application that sent, or asked.
     pub(crate) sent: Outcome,
-    /// By the application that received, or answered.
+    /// From the application that received, or answered.
     pub(crate) received: Outcome,
     /// How often all four ends of the two channels woke their peers.
     pub(crate) wakes: u64,
 }
 
 impl Measured {
-    /// Packets that were passed over, and those behind the last that arrived.
+    /// Packets that were skipped, and packets after the last one that arrived.
     fn lost(&self) -> u64 {
         let unheard = self.sent.next.saturating_sub(self.received.next);
         self.sent.lost + self.received.lost + unheard
@@ -35,7 +35,7 @@ impl Measured {
         self.sent.corrupt + self.received.corrupt
     }
 
-    /// Packets a second and gigabytes (of a thousand million bytes) a second, at the receiver.
+    /// Returns packets a second and gigabytes (of 10^9 bytes) a second, at the receiver.
     fn rates(&self, bytes: usize) -> (f64, f64) {
         let seconds = self.received.elapsed_ns.max(1) as f64 / 1e9;
         let rate = self.received.packets as f64 / seconds;
@@ -69,7 +69,7 @@ impl Report {
         }
     }
 
-    /// Shows how many packets have been routed, again and again; never ends.
+    /// Shows again and again how many packets have been routed. Never ends.
     pub(crate) async fn watch<T>(&self, step: Step, routed: &AtomicU64) -> Result<T> {
         loop {
             Timer::after(REFRESH).await;
@@ -88,7 +88,7 @@ impl Report {
         self.done.push((step, measured));
     }
 
-    /// Prints the table; `true` if nothing was lost or corrupted.
+    /// Prints the table. Returns `true` if nothing was lost or corrupted.
     pub(crate) fn finish(self) -> bool {
         self.clear_progress();
         if !self.json {

@@ -1,4 +1,4 @@
-//! The other processes: each with some channels, on which one session follows the other.
+//! The other processes. Each has some channels, and runs one session after the other on them.
 
 use std::io::Read;
 use std::sync::Arc;
@@ -15,17 +15,17 @@ use super::random::Random;
 use super::tally::Tally;
 use super::{PATIENCE, Result, SPARE, session};
 
-/// With this first argument the program is one of its own applications.
+/// With this first argument, the program is one of its own applications.
 pub(crate) const APPLICATION: &str = "--application";
 
-/// What is said of a breach, and of the rest.
+/// The prefixes of the lines that report a breach, and the counts.
 pub(crate) const BREACH: &str = "BREACH ";
 pub(crate) const TALLY: &str = "TALLY ";
 
-/// Serves until the standard input ends. The arguments are a seed, how many channels there are to
-/// be, and the names of the engine's listeners.
+/// Serves until the standard input ends. The arguments are a seed, the number of channels, and the
+/// names of the engine's listeners.
 pub(crate) fn run(arguments: &[String]) -> Result<()> {
-    // Nobody is left behind, however the engine ends.
+    // This process must not outlive the engine, however the engine ends.
     set_parent_process_death_signal(Some(Signal::KILL))?;
     let [seed, channels, names @ ..] = arguments else {
         return Err("an application without arguments".into());
@@ -40,7 +40,7 @@ pub(crate) fn run(arguments: &[String]) -> Result<()> {
     let requested = if random.percent(50) { Backend::Epoll } else { Backend::Auto };
     let builder = Driver::builder().backend(requested);
     let tally = Tally::default();
-    // One in the thread that runs the tasks, or one beside it.
+    // The driver is parked in by the thread that runs the tasks, or has its own thread.
     let (driver, is_parked) =
         if random.percent(50) { (builder.build()?, true) } else { (builder.background()?, false) };
     let run = |work: future::Boxed<()>| {
@@ -52,10 +52,11 @@ pub(crate) fn run(arguments: &[String]) -> Result<()> {
         is_over,
         tally,
     });
-    // What is made once and kept is made now: threads of timers, buffers of the allocator.
+    // Everything that is made once and kept is made now: threads of timers, buffers of the
+    // allocator.
     let first: Vec<_> = (0..channels).map(|_| shared.clone().talk(random.split())).collect();
     run(Box::pin(async move { drop(join_all(first).await) }));
-    // A driver that is parked in lets go of what has left when it is next run.
+    // A driver that threads park in frees an end that is gone only when it runs next.
     let settle = || {
         let _ = driver.park(Some(Duration::ZERO));
         true
@@ -92,7 +93,7 @@ struct Application {
 }
 
 impl Application {
-    /// One session after the other.
+    /// Runs one session after the other.
     async fn channel(self: Arc<Self>, mut random: Random) {
         while !self.is_over.load(Ordering::Relaxed) {
             self.clone().talk(random.split()).await;
@@ -119,7 +120,7 @@ impl Application {
             let name = &self.names[random.index(self.names.len())];
             match self.builder.clone().connect_async(name).await {
                 Ok(handle) => return Ok(handle),
-                // The engine's queue of those who wait to be accepted is bounded.
+                // The engine's queue of clients that wait to be accepted is bounded.
                 Err(ShmError::Busy) => self.tally.connect_repeated(),
                 Err(error) => return Err(format!("connect: {error:?}")),
             }

@@ -1,4 +1,4 @@
-//! The engine: it serves whoever comes, and starts, stops and kills the applications.
+//! The engine: it serves every application, and starts, stops and kills the applications.
 
 use std::io::{BufRead, BufReader};
 use std::process::{Child, Command, Stdio};
@@ -15,17 +15,17 @@ use super::random::Random;
 use super::tally::Tally;
 use super::{PATIENCE, Result, session};
 
-/// Processes at a time, and channels of each.
+/// The number of processes at a time, and of channels in each.
 const PROCESSES: usize = 8;
 const CHANNELS: usize = 25;
-/// Of the processes, those that stay until the end; the others come and go.
+/// The number of processes that stay until the end. The others come and go.
 const STAYERS: usize = 2;
 
 /// What the engine's tasks and threads share.
 #[derive(Debug, Default)]
 pub(crate) struct Engine {
     pub(crate) tally: Tally,
-    /// Of the applications, as far as they lived to tell.
+    /// The counts of the applications, except those that were killed before they reported.
     pub(crate) theirs: Tally,
     pub(crate) started: AtomicUsize,
     pub(crate) killed: AtomicUsize,
@@ -44,7 +44,7 @@ impl Engine {
         self.breaches.lock().unwrap_or_else(PoisonError::into_inner).len()
     }
 
-    /// Sessions under way.
+    /// Returns the number of sessions in progress.
     pub(crate) fn sessions(&self) -> usize {
         self.sessions.load(Ordering::SeqCst)
     }
@@ -79,7 +79,7 @@ impl Engine {
         self.sessions.fetch_sub(1, Ordering::SeqCst);
     }
 
-    /// Has applications come and go for so long, and returns when the last one has gone.
+    /// Has applications come and go for that long, and returns when the last one is gone.
     pub(crate) fn run(&self, how_long: Duration, names: &[String], random: &mut Random) {
         self.is_over.store(false, Ordering::SeqCst);
         thread::scope(|scope| {
@@ -109,7 +109,7 @@ impl Engine {
                 child.kill()?;
                 self.killed.fetch_add(1, Ordering::SeqCst);
             }
-            // The end of its input tells it to end.
+            // The end of its input tells the application to end.
             drop(child.stdin.take());
             let told = self.hear(&mut child)?;
             let status = child.wait()?;
@@ -129,7 +129,7 @@ impl Engine {
         Ok(command.spawn()?)
     }
 
-    /// Reads what it says until it ends; whether it told what it did.
+    /// Reads what the application says until it ends. Returns whether it reported its counts.
     fn hear(&self, child: &mut Child) -> Result<bool> {
         let mut told = false;
         for line in BufReader::new(child.stdout.take().ok_or("no output")?).lines() {

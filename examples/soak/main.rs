@@ -1,14 +1,14 @@
 //! Two hundred channels between an engine and eight applications, for as long as you like: packets
-//! of random sizes, by all ways to send and receive, futures that are dropped half-way, ends that
-//! close, cancel and come again, processes that are killed.
+//! of random sizes, through all ways to send and receive; futures that are dropped before they are
+//! ready; ends that close, cancel and come again; processes that are killed.
 //!
 //! ```text
 //! cargo run --release --example soak -- --seconds 300
 //! ```
 //!
-//! Every packet is checked, byte for byte and by its number, and every end for whether it may end
-//! there (`session.rs`). At last the engine, and each application that was not killed, must hold
-//! what they held when all was warm: descriptors, mappings, threads, memory. The exit status is 1
+//! Every byte and every number of all packets is checked, and of every end whether it was allowed
+//! then (`session.rs`). At the end, the engine, and each application that was not killed, must hold
+//! what they held after the warm-up: descriptors, mappings, threads, memory. The exit status is 1
 //! if anything is wrong.
 #![allow(clippy::print_stdout, reason = "the result goes there")]
 
@@ -37,10 +37,10 @@ use wakering::{Backend, Driver, SpscListener};
 
 type Result<T> = std::result::Result<T, Box<dyn std::error::Error + Send + Sync>>;
 
-/// What takes longer hangs.
+/// Anything that takes longer than this hangs.
 const PATIENCE: Duration = Duration::from_secs(30);
 
-/// So many bytes more than before are the allocator's.
+/// How many more bytes than before the allocator may hold.
 const SPARE: usize = 8 << 20;
 
 /// Threads that run the engine's sessions.
@@ -64,7 +64,7 @@ fn main() -> ExitCode {
     }
 }
 
-/// How long, and by which dice.
+/// Returns how long to run, and the seed.
 fn parse(arguments: &[String]) -> Result<(Duration, u64)> {
     let (mut seconds, mut seed) = (5.0, None);
     let mut arguments = arguments.iter();
@@ -83,7 +83,7 @@ fn parse(arguments: &[String]) -> Result<(Duration, u64)> {
     Ok((Duration::try_from_secs_f64(seconds)?, seed))
 }
 
-/// A directory that is gone at the end.
+/// A directory that is removed on drop.
 struct Directory(PathBuf);
 
 impl Drop for Directory {
@@ -92,7 +92,7 @@ impl Drop for Directory {
     }
 }
 
-/// `true` if nothing was wrong.
+/// Returns `true` if nothing was wrong.
 fn soak(how_long: Duration, seed: u64) -> Result<bool> {
     println!("seed {seed}, {how_long:?}");
     let directory = std::env::temp_dir().join(format!("wakering-soak-{}", std::process::id()));
@@ -123,7 +123,7 @@ fn soak(how_long: Duration, seed: u64) -> Result<bool> {
     Ok(engine.breaches() == 0)
 }
 
-/// One listener for each backend that is to be had, with rings of different sizes.
+/// Binds one listener for each backend that the machine has, with rings of different sizes.
 fn listen(directory: &Path) -> Result<Vec<(String, SpscListener)>> {
     let mut listeners = Vec::new();
     for (requested, ring_bytes) in [(Backend::Auto, 1 << 14), (Backend::Epoll, 1 << 17)] {
@@ -136,7 +136,7 @@ fn listen(directory: &Path) -> Result<Vec<(String, SpscListener)>> {
     Ok(listeners)
 }
 
-/// A short while to become warm, then the soak; and all must be as it was.
+/// Runs a short warm-up and then the soak, and checks that the engine holds the same after both.
 fn run(engine: &Engine, how_long: Duration, names: &[String], random: &mut Random) {
     let quiet = || engine.sessions() == 0;
     engine.run((how_long / 4).min(Duration::from_secs(20)), names, random);
@@ -144,7 +144,7 @@ fn run(engine: &Engine, how_long: Duration, names: &[String], random: &mut Rando
     while !quiet() && begin.elapsed() < 3 * PATIENCE {
         thread::sleep(Duration::from_millis(10));
     }
-    // Those who were killed in the middle of their handshake come in and end a moment later.
+    // Applications that were killed during their handshake still come in and end a moment later.
     thread::sleep(Duration::from_millis(500));
     let before = Held::now();
     engine.run(how_long, names, random);

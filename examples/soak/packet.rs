@@ -1,10 +1,10 @@
-//! Packets that can be checked to the last byte.
+//! Packets whose every byte can be checked.
 
 use bytes::Bytes;
 
 use super::random::{Random, mix};
 
-/// Of the session, of the number, and of what is to come.
+/// The session, the number, and whether this is the last packet.
 const HEADER: usize = 17;
 
 /// Makes the packets of one direction of a session.
@@ -19,7 +19,8 @@ impl Maker {
         Self { session: random.next(), next: 0 }
     }
 
-    /// The packet `ahead` of the next one, of a length that most packets have, or many, or few.
+    /// Returns the packet that is `ahead` packets after the next one. Most packets are short, some
+    /// are longer, and few are long.
     pub(crate) fn packet(&self, ahead: u64, max: usize, random: &mut Random) -> Bytes {
         let longest = match random.below(100) {
             0..80 => 128,
@@ -30,7 +31,7 @@ impl Maker {
         self.make(self.next + ahead, false, len)
     }
 
-    /// The last one of its direction.
+    /// Returns the last packet of its direction.
     pub(crate) fn last(&self) -> Bytes {
         self.make(self.next, true, HEADER)
     }
@@ -59,7 +60,7 @@ pub(crate) struct Checker {
 }
 
 impl Checker {
-    /// Whether this is the packet that was to come; if not, what is wrong with it.
+    /// Checks that this is the expected packet. If it is not, returns what is wrong with it.
     pub(crate) fn check(&mut self, packet: &[u8]) -> Result<(), String> {
         let word = |at: usize| packet.get(at..at + 8).and_then(|bytes| bytes.try_into().ok());
         let (Some(session), Some(number)) = (word(0), word(8)) else {

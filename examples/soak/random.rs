@@ -1,4 +1,4 @@
-//! Random numbers that a seed repeats, and what they decide.
+//! Random numbers that a seed reproduces, and what they decide.
 
 use std::future::poll_fn;
 use std::pin::pin;
@@ -14,22 +14,22 @@ impl Random {
         mix(self.0)
     }
 
-    /// Below `limit`, which is not 0.
+    /// Returns a number below `limit`, which is not 0.
     pub(crate) fn below(&mut self, limit: u64) -> u64 {
         self.next() % limit
     }
 
-    /// Below `limit`, as an index or a length.
+    /// Returns a number below `limit`, as an index or a length.
     pub(crate) fn index(&mut self, limit: usize) -> usize {
         usize::try_from(self.below(limit as u64)).unwrap_or(0)
     }
 
-    /// True so many times of a hundred.
+    /// Returns true this many times out of a hundred.
     pub(crate) fn percent(&mut self, chance: u64) -> bool {
         self.below(100) < chance
     }
 
-    /// Another sequence.
+    /// Returns another sequence.
     pub(crate) fn split(&mut self) -> Self {
         Self(self.next())
     }
@@ -41,7 +41,7 @@ pub(crate) fn mix(mut z: u64) -> u64 {
     z ^ (z >> 31)
 }
 
-/// Drops the future at its `polls`-th poll, if it is not ready by then.
+/// Drops the future after `polls` polls if it is not ready by then.
 pub(crate) async fn give_up<F: Future>(polls: u64, future: F) -> Option<F::Output> {
     let (mut future, mut left) = (pin!(future), polls);
     poll_fn(|cx| match future.as_mut().poll(cx) {

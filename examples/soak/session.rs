@@ -1,4 +1,5 @@
-//! What both ends of a channel do from its beginning to its end: the same, by their own dice.
+//! What both ends of a channel do from its beginning to its end. Both run the same code, with their
+//! own random numbers.
 
 use std::sync::atomic::{AtomicBool, Ordering};
 
@@ -12,21 +13,21 @@ use super::packet::{Checker, Maker};
 use super::random::{Random, give_up};
 use super::tally::Tally;
 
-/// How this end of a session goes.
+/// When this end of a session ends.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 enum Plan {
-    /// When both directions are at their end.
+    /// When both directions have ended.
     Patient,
     /// When its own packets are sent.
     Abrupt,
-    /// In the middle, by this poll.
+    /// In the middle, at this poll.
     Cancel(u64),
 }
 
-/// What is wrong, or how it ended.
+/// What is wrong, if anything.
 type Outcome = Result<(), String>;
 
-/// Sends and receives on one end until it is over; what is wrong with that, if anything.
+/// Sends and receives on one end until it is over. Returns what was wrong, if anything.
 pub(crate) async fn run(end: Endpoint, mut random: Random, tally: &Tally) -> Outcome {
     let plan = match random.below(100) {
         0..60 => Plan::Patient,
@@ -45,7 +46,8 @@ pub(crate) async fn run(end: Endpoint, mut random: Random, tally: &Tally) -> Out
             );
             sent.and(received)
         } else {
-            // Then nothing more is received, whatever there is, and whoever was first to close.
+            // Once this is set, nothing more is received, whatever is there and whichever side
+            // closed first.
             let has_closed = AtomicBool::new(false);
             let sending = async {
                 let sent = send(&end, sends, packets, tally).await;
@@ -65,7 +67,7 @@ pub(crate) async fn run(end: Endpoint, mut random: Random, tally: &Tally) -> Out
         Plan::Cancel(polls) => {
             let mut talk = Box::pin(talk);
             let over = give_up(polls, talk.as_mut()).await;
-            // The end, and whatever is under way, is dropped behind it.
+            // The end, and every call in progress, is dropped after this.
             canceller.cancel();
             if over.is_none() {
                 tally.end(Some(CloseReason::Cancelled));
@@ -76,13 +78,13 @@ pub(crate) async fn run(end: Endpoint, mut random: Random, tally: &Tally) -> Out
     }
 }
 
-/// An end that is nobody's fault.
+/// Whether this end is allowed.
 fn is_lawful(reason: CloseReason) -> bool {
     use CloseReason as Reason;
     matches!(reason, Reason::Local | Reason::Peer | Reason::Cancelled | Reason::PeerDied)
 }
 
-/// Whether a send that failed had to.
+/// Returns an error unless the send was allowed to fail.
 fn failed(error: &ShmError) -> Outcome {
     match error {
         ShmError::Closed { reason, .. } if is_lawful(*reason) => Ok(()),
@@ -118,7 +120,8 @@ async fn send(end: &Endpoint, mut random: Random, packets: u64, tally: &Tally) -
                 sent.unwrap_or(Ok(()))
             }
         };
-        // A send that was dropped has sent nothing, a batch a prefix; the books say so.
+        // A send that was dropped has sent nothing, and a batch some of its first packets. The
+        // stats say how many.
         let sent = end.stats().packets_sent - before;
         maker.next += sent;
         tally.sent(sent);
@@ -179,13 +182,13 @@ async fn receive(
     Ok(())
 }
 
-/// Says whether there was none.
+/// Returns whether there was no packet.
 fn take(packet: Option<Bytes>, batch: &mut Vec<Bytes>) -> bool {
     batch.extend(packet);
     batch.is_empty()
 }
 
-/// Whether what was received may end there, in this way.
+/// Checks that the received packets may end there, and in this way.
 fn judge(checker: &Checker, finished: Option<Result<(), CloseReason>>) -> Outcome {
     match finished {
         Some(Ok(())) if !checker.was_last => {
@@ -225,7 +228,7 @@ async fn send_half(mut sender: Sender, mut random: Random, packets: u64, tally: 
         return failed(&error);
     }
     tally.sent(1);
-    // By a drop or by name, the same.
+    // A drop and a close have the same effect.
     if random.percent(50) {
         SinkExt::close(&mut sender).await.or_else(|error| failed(&error))?;
     }

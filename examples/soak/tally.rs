@@ -1,11 +1,11 @@
-//! What happened, counted.
+//! Counts of what happened.
 
 use std::fmt::Write as _;
 use std::sync::atomic::{AtomicU64, Ordering};
 
 use wakering::CloseReason;
 
-/// What is counted, by the place in a [`Tally`].
+/// The names of the counters, by their places in a [`Tally`].
 const NAMES: [&str; 11] = [
     "sessions",
     "packets sent",
@@ -20,7 +20,7 @@ const NAMES: [&str; 11] = [
     "connects repeated",
 ];
 
-/// Counters of a process; those of another one can be added.
+/// Counters of a process. Those of another process can be added.
 #[derive(Debug, Default)]
 pub(crate) struct Tally([AtomicU64; NAMES.len()]);
 
@@ -67,7 +67,7 @@ impl Tally {
         self.add(10, 1);
     }
 
-    /// Of a line that is read back by [`add_line`](Self::add_line).
+    /// Returns a line that [`add_line`](Self::add_line) can read.
     pub(crate) fn line(&self) -> String {
         let counts = (0..NAMES.len()).map(|place| self.get(place).to_string());
         counts.collect::<Vec<_>>().join(" ")
@@ -79,7 +79,7 @@ impl Tally {
         }
     }
 
-    /// A line for each counter, this one beside another.
+    /// Returns a line for each counter, with the counts of `other` next to these.
     pub(crate) fn table(&self, other: &Self) -> String {
         NAMES.iter().enumerate().fold(String::new(), |mut table, (place, name)| {
             let (here, there) = (self.get(place), other.get(place));

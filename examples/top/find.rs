@@ -1,7 +1,7 @@
-//! The channels that this user may look at, found among the descriptors of processes.
+//! Finds the channels that this user may look at among the descriptors of processes.
 //!
-//! The application's end keeps its region's descriptor open for this. Which other process has the
-//! region, the engine, is seen in the mappings.
+//! The application's end keeps its region's descriptor open for this. The mappings show which other
+//! process, the engine, has the region.
 
 use std::collections::BTreeMap;
 use std::fs;
@@ -12,17 +12,17 @@ use rustix::fs::{Mode, OFlags};
 
 use super::region::Region;
 
-/// What the kernel calls the memfd.
+/// The kernel's name for the memfd.
 const NAME: &str = "/memfd:wakering (deleted)";
 
-/// Regions are told apart by their inodes.
+/// The inode of a region identifies it.
 pub(crate) type Inode = u64;
 
 /// A channel that was found.
 #[derive(Debug, Clone)]
 pub(crate) struct Found {
     pub(crate) region: Region,
-    /// The processes of the face and of the handle, as far as they may be seen.
+    /// The processes of the face and of the handle, if they are visible.
     pub(crate) processes: [Option<Process>; 2],
 }
 
@@ -32,28 +32,28 @@ pub(crate) struct Process {
     pub(crate) name: String,
 }
 
-/// Looks again and again. Between two looks it holds nothing: no descriptor keeps a region alive
-/// that its processes are through with.
+/// Looks again and again. Between two looks it holds nothing, so no descriptor of it keeps a region
+/// alive that its processes no longer use.
 #[derive(Debug, Default)]
 pub(crate) struct Finder {
-    /// The mappings are looked at only when the channels have changed: that is work for the kernel
-    /// and holds those processes up.
+    /// Who owns which region. The mappings are read only when the channels have changed, because
+    /// that is work for the kernel and delays those processes.
     known: BTreeMap<Inode, Owners>,
-    /// Two looks at the mappings have agreed. A child that is just being started has all that its
-    /// parent has, for a moment.
+    /// Whether the last two reads of the mappings were equal. A child that is just being started
+    /// has everything that its parent has, for a moment.
     is_settled: bool,
 }
 
 #[derive(Debug, Default, Clone, PartialEq, Eq)]
 struct Owners {
-    /// Who has a descriptor.
+    /// The processes that have a descriptor.
     holders: Vec<u32>,
-    /// Who maps it, and how often.
+    /// The processes that map it, and how often.
     mappers: BTreeMap<u32, usize>,
 }
 
 impl Finder {
-    /// All channels that can be seen now.
+    /// Returns all channels that are visible now.
     pub(crate) fn look(&mut self) -> BTreeMap<Inode, Found> {
         let pids = pids();
         let mut regions = BTreeMap::new();
@@ -100,15 +100,15 @@ impl Finder {
 }
 
 impl Owners {
-    /// Who has the face, and who the handle. An engine closes its descriptor once an application
-    /// has joined; one without a peer still has it.
+    /// Returns which process has the face, and which the handle. An engine closes its descriptor
+    /// after an application has joined; an engine without a peer still has it.
     fn roles(&self, region: &Region) -> [Option<u32>; 2] {
         let mut holders = self.holders.iter().copied();
         let (first, second) = (holders.next(), holders.next());
         let engine = self.mappers.keys().copied().find(|pid| !self.holders.contains(pid));
         match (engine, first, second) {
             (Some(engine), application, _) => [Some(engine), application],
-            // An engine that keeps its own may do so; it is the older one, most likely.
+            // An engine may keep its descriptor. It is most likely the older process.
             (None, engine, Some(application)) => [engine, Some(application)],
             (None, Some(one), None) => {
                 let is_both = self.mappers.get(&one).is_some_and(|times| *times > 1);
@@ -121,7 +121,7 @@ impl Owners {
 }
 
 impl Process {
-    /// Whose name is its own choice: nothing in it may reach a terminal as a command.
+    /// A process chooses its own name, so nothing in it may reach a terminal as a command.
     fn named(pid: u32) -> Self {
         let name = fs::read(format!("/proc/{pid}/comm")).unwrap_or_default();
         let name = String::from_utf8_lossy(&name);
@@ -138,7 +138,8 @@ fn pids() -> Vec<u32> {
     pids
 }
 
-/// The regions among the descriptors of a process. Of other users' processes there are none.
+/// Returns the regions among the descriptors of a process. Returns none for processes of other
+/// users.
 fn regions_of(pid: u32) -> impl Iterator<Item = (Inode, Region)> {
     let entries = fs::read_dir(format!("/proc/{pid}/fd")).into_iter().flatten().flatten();
     entries.filter_map(|entry| {
@@ -149,14 +150,14 @@ fn regions_of(pid: u32) -> impl Iterator<Item = (Inode, Region)> {
 }
 
 fn open(path: &Path) -> Option<(Inode, Region)> {
-    // By now the number may stand for something else, even for a pipe that nobody writes to.
+    // By now, the number may stand for something else, even for a pipe without a writer.
     let flags = OFlags::RDONLY | OFlags::NONBLOCK | OFlags::NOCTTY | OFlags::CLOEXEC;
     let file = rustix::fs::open(path, flags, Mode::empty()).ok()?;
     let inode = rustix::fs::fstat(&file).ok()?.st_ino;
     Some((inode, Region::read(file.as_fd())?))
 }
 
-/// The inodes of all regions that a process maps.
+/// Returns the inodes of all regions that a process maps.
 fn mappings_of(pid: u32) -> Vec<Inode> {
     let maps = fs::read_to_string(format!("/proc/{pid}/maps")).unwrap_or_default();
     // Addresses, permissions, offset, device, inode, name.

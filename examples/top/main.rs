@@ -1,6 +1,6 @@
-//! A live table of the channels of this user, whichever processes have them. It only looks on: from
-//! the snapshots that both ends leave in their region, read from a descriptor of the application's
-//! process. They are what the ends say of themselves, and up to an eighth of a ring old.
+//! A live table of this user's channels, in any process. It only reads: it gets the snapshots that
+//! both ends write into their region, through a descriptor of the application's process. The
+//! snapshots are what the ends say about themselves, and lag by up to an eighth of a ring.
 //!
 //! ```text
 //! cargo run --release --example top
@@ -9,8 +9,8 @@
 //!
 //! Each row is one end: what it sends, how full the ring is that it sends into, what its tasks
 //! sleep for, how often it wakes its peer, and how often it found that ring full. `--once` looks
-//! twice, for the rates, and prints one table; `--json` prints one object for each channel on a
-//! line of its own; `--interval SECONDS` is the time between two looks.
+//! twice, for the rates, and prints one table. `--json` prints one object for each channel on a
+//! line of its own. `--interval SECONDS` is the time between two looks.
 #![allow(clippy::print_stdout, reason = "the table goes there")]
 
 mod find;
@@ -41,7 +41,7 @@ fn main() -> ExitCode {
         }
     };
     match watch(&arguments) {
-        // Whoever read our output has seen enough.
+        // The reader of our output has closed it.
         Err(error) if error.kind() != io::ErrorKind::BrokenPipe => {
             eprintln!("top: {error}");
             ExitCode::FAILURE
@@ -95,10 +95,10 @@ fn show(before: &Look, now: &Look, json: bool, is_live: bool) -> io::Result<()> 
     if json {
         text = view.json();
     } else if is_live {
-        // Over the old table, line for line: nothing flickers.
+        // Overwrites the old table line by line, so that nothing flickers.
         text.push_str("\x1b[H");
         let (rows, columns) = terminal();
-        // One row is left to the cursor, and no line goes around.
+        // One row is left for the cursor, and no line wraps.
         for line in view.table(rows.saturating_sub(1)) {
             text.extend(line.chars().take(columns));
             text.push_str("\x1b[K\r\n");
@@ -115,7 +115,7 @@ fn show(before: &Look, now: &Look, json: bool, is_live: bool) -> io::Result<()> 
     out.flush()
 }
 
-/// Rows and columns, as they are now.
+/// Returns the terminal's current rows and columns.
 fn terminal() -> (usize, usize) {
     match rustix::termios::tcgetwinsize(io::stdout()) {
         Ok(size) if size.ws_row > 0 && size.ws_col > 0 => (size.ws_row.into(), size.ws_col.into()),

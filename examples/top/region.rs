@@ -1,31 +1,31 @@
-//! The first page of a region, copied once and judged. Offsets are those of the specification,
-//! [`wakering::spec`]; every number is the claim of a process that may lie, and is shown as one.
+//! The first page of a region, copied once and checked. The offsets are those of the specification,
+//! [`wakering::spec`]. Every number is the claim of a process that may lie, and is shown as such.
 
 use std::os::fd::BorrowedFd;
 
 use rustix::fs::FileType;
 
-/// Bytes before the first ring, and of what is read.
+/// The bytes before the first ring. Only these are read.
 const PAGE: usize = 4096;
 const MAGIC: &[u8; 8] = b"wakering";
 const VERSION: u32 = 1;
 /// `TMPFS_MAGIC` of `linux/magic.h`.
 const TMPFS: u64 = 0x0102_1994;
 
-/// Where each side's block begins, the face's first.
+/// Where each side's block begins; the face's is the first.
 const BLOCKS: [usize; 2] = [0x080, 0x380];
 
 /// A channel, as it was at one moment.
 #[derive(Debug, Clone)]
 pub(crate) struct Region {
-    /// Of each direction.
+    /// The length of the ring of each direction.
     pub(crate) ring_bytes: u64,
     pub(crate) max_packet: u64,
     /// The face and the handle.
     pub(crate) sides: [Side; 2],
 }
 
-/// What one side says of itself.
+/// What one side says about itself.
 #[derive(Debug, Clone, Default, PartialEq, Eq)]
 pub(crate) struct Side {
     waiting: u32,
@@ -52,8 +52,8 @@ pub(crate) struct Passed {
 }
 
 impl Region {
-    /// Reads the page if this is a region. It is not mapped, so nothing that its writers do to it
-    /// meanwhile can hurt: a hole reads as zeros, and what is cut off is not read.
+    /// Reads the page if this is a region. The page is not mapped, so nothing that its writers do
+    /// to it meanwhile can do harm: a hole reads as zeros, and what is cut off is not read.
     pub(crate) fn read(file: BorrowedFd<'_>) -> Option<Self> {
         let stat = rustix::fs::fstat(file).ok()?;
         let is_file = FileType::from_raw_mode(stat.st_mode) == FileType::RegularFile;
@@ -65,7 +65,7 @@ impl Region {
         if read < PAGE { None } else { Self::judge(&page, u64::try_from(stat.st_size).ok()?) }
     }
 
-    /// What the page says, if it can be true of a file of `size` bytes.
+    /// Returns what the page says, if that can be true of a file of `size` bytes.
     fn judge(page: &[u8; PAGE], size: u64) -> Option<Self> {
         let ring_bytes = word64(page, 0x028);
         let max_packet = word64(page, 0x030);
@@ -85,7 +85,7 @@ impl Region {
         })
     }
 
-    /// What `side` sent so far. Both sides keep books of that, each as of its last snapshot.
+    /// Returns what `side` has sent so far. Both sides count it, as of their last snapshots.
     pub(crate) fn sent(&self, side: usize) -> Passed {
         let (sender, receiver) = (&self.sides[side], &self.sides[1 - side]);
         Passed {
@@ -94,14 +94,14 @@ impl Region {
         }
     }
 
-    /// Bytes in the ring that `side` sends into, of its last snapshot: an eighth of the ring may
-    /// have come since.
+    /// Returns how many bytes are in the ring that `side` sends into, as of its last snapshot. Up
+    /// to an eighth of the ring may have come since.
     ///
-    /// Positions count what the sender jumped over as well, so what the books say is in between may
-    /// be less.
+    /// Positions also count the bytes that the sender skipped, so the counts may give less.
     pub(crate) fn fill(&self, side: usize) -> u64 {
         let (sender, receiver) = (&self.sides[side], &self.sides[1 - side]);
-        // Beyond half of all numbers the snapshot is older than what was taken.
+        // A difference of more than half of all numbers means that the snapshot is older than
+        // `taken`.
         let between = |sent: u64, taken: u64| match sent.wrapping_sub(taken) {
             late if late > u64::MAX / 2 => 0,
             between => between,
@@ -134,7 +134,7 @@ impl Side {
         }
     }
 
-    /// Whether nobody has ever used this side, as far as one can see.
+    /// Whether this side was never used, as far as one can see.
     pub(crate) fn is_untouched(&self) -> bool {
         *self == Self::default()
     }
@@ -149,7 +149,7 @@ impl Side {
         self.waiting & 2 != 0
     }
 
-    /// What it has ended.
+    /// Returns what it has ended.
     pub(crate) fn state(&self) -> &'static str {
         match (self.ends & 4 != 0, self.ends & 3) {
             (true, _) => "cancelled",

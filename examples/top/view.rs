@@ -1,15 +1,15 @@
-//! What two looks, one after the other, have to say: as a table or as JSON.
+//! Shows two successive looks as a table or as JSON.
 
 use std::collections::BTreeMap;
 use std::fmt::Write;
 
 use super::find::{Found, Inode, Process};
 
-/// All channels of one look, and what happened since the one before.
+/// All channels of one look, and what happened since the look before.
 pub(crate) struct View<'a> {
     pub(crate) now: &'a BTreeMap<Inode, Found>,
     pub(crate) before: &'a BTreeMap<Inode, Found>,
-    /// Between the two.
+    /// The time between the two looks.
     pub(crate) seconds: f64,
 }
 
@@ -32,7 +32,7 @@ impl View<'_> {
         [0, 1].map(|side| End { view: self, inode, found, side })
     }
 
-    /// One object a channel, each on a line of its own.
+    /// Returns one object for each channel, each on its own line.
     pub(crate) fn json(&self) -> String {
         let mut text = String::new();
         for (inode, found) in self.now {
@@ -48,8 +48,8 @@ impl View<'_> {
         text
     }
 
-    /// Lines of at most 110 columns, two for each channel, the busiest first; at most `lines` in
-    /// all.
+    /// Returns lines of at most 110 columns: two for each channel, the busiest first, and at most
+    /// `lines` in all.
     pub(crate) fn table(&self, lines: usize) -> Vec<String> {
         let count = self.now.len();
         let plural = if count == 1 { "" } else { "s" };
@@ -70,7 +70,8 @@ impl View<'_> {
             ),
         ];
         let mut order: Vec<Inode> = self.now.keys().copied().collect();
-        // By the order of magnitude, so that rows hardly ever change places; equals stay in turn.
+        // Sorted by order of magnitude, so that rows rarely change places. Equal rows keep their
+        // order.
         let traffic = |inode: &Inode| {
             let [face, handle] = self.ends(*inode).map(|end| end.bytes_per_second());
             (face + handle).max(1.0).log10().floor()
@@ -89,7 +90,8 @@ impl View<'_> {
 }
 
 impl End<'_> {
-    /// How much a number has grown a second; 0 for a channel that is new, or that counts back.
+    /// Returns by how much a number grows in a second. Returns 0 for a channel that is new, or
+    /// whose count went down.
     fn rate(&self, of: impl Fn(&Found) -> u64) -> f64 {
         let before = self.view.before.get(&self.inode).map_or(of(self.found), &of);
         of(self.found).saturating_sub(before) as f64 / self.view.seconds.max(1e-9)
@@ -158,16 +160,16 @@ impl End<'_> {
     }
 }
 
-/// How full a ring is, in cells and in percent.
+/// Returns how full a ring is, in cells and in percent.
 fn bar(fill: u64, ring_bytes: u64) -> String {
-    // A lawful ring is of at most 1 GiB, and is never fuller than full.
+    // A valid ring has at most 1 GiB, and is never more than full.
     let cells = (fill * BAR).div_ceil(ring_bytes);
     let mut bar: String = (0..BAR).map(|cell| if cell < cells { '#' } else { '.' }).collect();
     let _ = write!(bar, " {:>3}%", (fill * 100).div_ceil(ring_bytes));
     bar
 }
 
-/// A number in at most eight characters: 7.65 M, 490 MB, 12.
+/// Returns a number in at most eight characters: 7.65 M, 490 MB, 12.
 fn short(number: f64, unit: &str) -> String {
     let mut scaled = number;
     let mut prefixes = ["", "k", "M", "G", "T", "P", "E"].into_iter();
@@ -179,7 +181,7 @@ fn short(number: f64, unit: &str) -> String {
         prefix = next;
     }
     if scaled >= 999.5 {
-        // Nobody is so fast.
+        // No channel is that fast.
         return format!("> 1 Z{unit}");
     }
     let decimals = match scaled {
@@ -191,7 +193,7 @@ fn short(number: f64, unit: &str) -> String {
     format!("{scaled:.decimals$} {prefix}{unit}").trim_end().to_owned()
 }
 
-/// As a string of JSON. There are printable ASCII characters in it alone.
+/// Returns a JSON string. `text` has only printable ASCII characters.
 fn quoted(text: &str) -> String {
     format!("\"{}\"", text.replace('\\', "\\\\").replace('"', "\\\""))
 }
