@@ -51,7 +51,7 @@ const PINGS: usize = 200;
 const WARM_UP: usize = 20;
 const ROUNDS: usize = 15;
 /// How often all channels wake the engine at once.
-const TIMERS: usize = 5;
+const BURSTS: usize = 5;
 /// How long everything is idle.
 const IDLE: Duration = Duration::from_secs(3);
 /// A packet that is not answered.
@@ -211,7 +211,7 @@ impl Crowd {
 
     /// Has all channels wake the engine while it does not run. Returns how long it then takes to
     /// wake all tasks and to wait for each channel again.
-    fn timer(&mut self) -> Duration {
+    fn burst(&mut self) -> Duration {
         for application in &mut self.applications {
             application.tell("ring");
             application.expect("done");
@@ -277,9 +277,9 @@ fn measure(backend: Backend, channels: usize, place: &Place) {
     }
 
     println!("  all {channels} ring at once:");
-    let mut timers: Vec<_> = (0..TIMERS).map(|_| many.timer()).collect();
-    timers.sort_unstable();
-    let median = timers[TIMERS / 2];
+    let mut bursts: Vec<_> = (0..BURSTS).map(|_| many.burst()).collect();
+    bursts.sort_unstable();
+    let median = bursts[BURSTS / 2];
     let each = median.as_nanos() / channels as u128;
     println!("    all woken in {median:.1?}, {each} ns for each");
     let bytes = (Memory::now().resident() - before.resident()) / channels as u64;

@@ -193,7 +193,7 @@ fn a_child_leaves_a_background_driver_alone() {
 }
 
 #[test]
-fn a_child_leaves_a_driver_that_is_parked_in_alone() {
+fn a_child_leaves_a_parked_driver_alone() {
     for backend in backends() {
         let driver = Driver::builder().backend(backend).build().unwrap();
         let (face, handle) = pair(&driver);
@@ -354,7 +354,7 @@ fn a_child_that_lives_on_keeps_no_name_of_a_dropped_engine() {
         drop(face);
         drop(lock);
         assert!(Path::new(&name).exists());
-        for (socket, which) in [(client, "guest"), (in_backlog, "backlog")] {
+        for (socket, which) in [(client, "client"), (in_backlog, "backlog")] {
             let received = retry_on_intr(|| net::recv(&socket, &mut [0; 8], RecvFlags::empty()));
             // The kernel resets the connection if it closes the listening socket.
             let is_over = matches!(received, Ok((0, _)) | Err(Errno::CONNRESET));
@@ -457,7 +457,7 @@ fn a_send_that_waits_in_the_parent_is_not_disturbed() {
 /// A child has copies of what is read and written in place. Dropping or committing them there
 /// changes nothing.
 #[test]
-fn what_lies_in_the_ring_stays_the_parents() {
+fn packets_in_the_ring_stay_the_parents() {
     let (face, descriptor) = SpscFace::builder().ring_bytes(4096).pair().unwrap();
     let handle = SpscHandle::from_fd(descriptor).unwrap();
     let ((mut tx, _their_rx), (_their_tx, mut rx)) = (face.into_split(), handle.into_split());
@@ -590,7 +590,7 @@ fn an_end_before_the_fork_keeps_its_reason_in_the_child() {
 
 /// What the parent and its peer have done meanwhile is no violation of the protocol.
 #[test]
-fn a_child_that_asks_for_room_ends_nothing() {
+fn a_child_that_reserves_room_ends_nothing() {
     let (face, descriptor) = SpscFace::builder().ring_bytes(4096).pair().unwrap();
     let handle = SpscHandle::from_fd(descriptor).unwrap();
     let ((mut tx, _their_rx), (_their_tx, mut rx)) = (face.into_split(), handle.into_split());
@@ -610,7 +610,7 @@ fn a_child_that_asks_for_room_ends_nothing() {
 /// The driver's thread accepts applications. Some of the time, it holds the locks of the face and
 /// of the listener.
 #[test]
-fn a_child_drops_faces_and_listeners_while_applications_connect() {
+fn a_child_can_drop_faces_and_listeners_while_applications_connect() {
     for backend in backends() {
         let directory = Directory::new(&backend.to_string());
         let driver = Driver::builder().backend(backend).background().unwrap();
@@ -636,7 +636,7 @@ fn a_child_drops_faces_and_listeners_while_applications_connect() {
 
 /// Another thread takes memory from the pool and gives it back.
 #[test]
-fn a_child_drops_packets_while_others_are_received() {
+fn a_child_can_drop_packets_while_others_are_received() {
     let (face, descriptor) = SpscFace::pair().unwrap();
     let handle = SpscHandle::from_fd(descriptor).unwrap();
     let packet = Bytes::from(vec![7; 3000]);
@@ -678,7 +678,7 @@ fn a_child_lends_nothing() {
 /// Other threads use the canceller at the time of the fork. The child can use its copy all the
 /// same.
 #[test]
-fn a_child_cancels_while_others_do() {
+fn a_child_can_cancel_while_others_do() {
     let canceller = Canceller::new();
     let busy = || canceller.cancel();
     fork_beside([&busy], &|| {
@@ -709,7 +709,7 @@ fn a_child_cancels_its_own_ends_by_its_parents_canceller() {
 
 /// Other threads start the default driver and ask for it.
 #[test]
-fn a_child_makes_ends_while_others_do() {
+fn a_child_can_make_ends_while_others_do() {
     let busy = || drop(SpscFace::builder().ring_bytes(4096).pair().unwrap());
     fork_beside([&busy], &|| {
         let (face, descriptor) = SpscFace::builder().ring_bytes(4096).pair().unwrap();
@@ -721,7 +721,7 @@ fn a_child_makes_ends_while_others_do() {
 
 /// A thread of the parent calls these wakers, and a child does too.
 #[test]
-fn a_child_wakes_tasks_while_others_do() {
+fn a_child_can_wake_tasks_while_others_do() {
     let (face, descriptor) = SpscFace::builder().ring_bytes(4096).pair().unwrap();
     let handle = SpscHandle::from_fd(descriptor).unwrap();
     let busy = || {

@@ -23,7 +23,7 @@ use wakering::{
 };
 
 on_both_backends!(
-    whoever_survives_a_kill_has_all_that_was_sent_and_learns_of_it,
+    the_survivor_of_a_kill_receives_all_that_was_sent_and_learns_of_it,
     a_kill_in_the_handshake_leaves_a_whole_channel_or_none,
 );
 
@@ -279,7 +279,7 @@ fn print_times(what: &str, mut times: Vec<Duration>) -> Duration {
     p50
 }
 
-fn whoever_survives_a_kill_has_all_that_was_sent_and_learns_of_it(driver: &Driver) {
+fn the_survivor_of_a_kill_receives_all_that_was_sent_and_learns_of_it(driver: &Driver) {
     let _alone = alone();
     let mut dice = Dice::new();
     let (mut times, mut received) = (Vec::new(), 0);

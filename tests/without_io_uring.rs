@@ -180,7 +180,7 @@ fn epoll_takes_its_place_where_the_sandbox_traps() {
 }
 
 #[test]
-#[ignore = "run by a_sandbox_that_is_entered_later_hangs_nobody"]
+#[ignore = "run by entering_a_sandbox_later_hangs_no_call"]
 fn entering_a_sandbox_later() {
     let Some(arguments) = arguments() else { return };
     let Ok(parked) = Driver::builder().backend(Backend::IoUring).build() else { return };
@@ -204,7 +204,7 @@ fn entering_a_sandbox_later() {
 }
 
 #[test]
-fn a_sandbox_that_is_entered_later_hangs_nobody() {
+fn entering_a_sandbox_later_hangs_no_call() {
     for when in ["before any park", "after a park"] {
         passes(test_path!(entering_a_sandbox_later), &[when]);
     }

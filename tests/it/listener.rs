@@ -19,10 +19,10 @@ on_both_backends!(
     applications_are_served_in_their_order,
     accept_and_the_stream_take_turns,
     a_dropped_accept_has_accepted_nobody,
-    a_closed_listener_gives_out_whom_it_has,
-    a_dropped_listener_tells_whom_it_has_not_served,
-    too_many_who_wait_are_told_busy,
-    those_who_do_not_come_in_are_counted,
+    a_closed_listener_still_yields_the_faces_it_has,
+    a_dropped_listener_closes_the_channels_it_has_not_yielded,
+    applications_beyond_the_queues_limit_get_busy,
+    clients_that_are_not_let_in_are_counted,
 );
 
 fn bind(driver: &Driver, name: &str) -> SpscListener {
@@ -125,7 +125,7 @@ fn a_dropped_accept_has_accepted_nobody(driver: &Driver) {
     }
 }
 
-fn a_closed_listener_gives_out_whom_it_has(driver: &Driver) {
+fn a_closed_listener_still_yields_the_faces_it_has(driver: &Driver) {
     let dir = Dir::new();
     let name = dir.name("listener");
     let mut listener = bind(driver, &name);
@@ -158,7 +158,7 @@ fn a_closed_listener_gives_out_whom_it_has(driver: &Driver) {
     }
 }
 
-fn a_dropped_listener_tells_whom_it_has_not_served(driver: &Driver) {
+fn a_dropped_listener_closes_the_channels_it_has_not_yielded(driver: &Driver) {
     let dir = Dir::new();
     let name = dir.name("listener");
     let listener = bind(driver, &name);
@@ -171,7 +171,7 @@ fn a_dropped_listener_tells_whom_it_has_not_served(driver: &Driver) {
     assert!(matches!(connected(driver, &name), Err(ShmError::NotFound { .. })));
 }
 
-fn too_many_who_wait_are_told_busy(driver: &Driver) {
+fn applications_beyond_the_queues_limit_get_busy(driver: &Driver) {
     let dir = Dir::new();
     let name = dir.name("listener");
     let listener = bind(driver, &name);
@@ -188,7 +188,7 @@ fn too_many_who_wait_are_told_busy(driver: &Driver) {
     }
 }
 
-fn those_who_do_not_come_in_are_counted(driver: &Driver) {
+fn clients_that_are_not_let_in_are_counted(driver: &Driver) {
     let dir = Dir::new();
     let name = dir.name("listener");
     let refusing = SpscListener::builder().driver(driver).allow(|_| false).bind(&name).unwrap();
@@ -198,19 +198,19 @@ fn those_who_do_not_come_in_are_counted(driver: &Driver) {
     drop(refusing);
 
     let listener = bind(driver, &name);
-    let stranger = || {
+    let unknown_client = || {
         let flags = SocketFlags::CLOEXEC;
         let socket = socket_with(AddressFamily::UNIX, SocketType::SEQPACKET, flags, None).unwrap();
         connect(&socket, &SocketAddrUnix::new(&name).unwrap()).unwrap();
         socket
     };
-    drop(stranger());
+    drop(unknown_client());
     eventually("one hung up", || listener.stats().half_done == 1);
-    let hostile = stranger();
+    let hostile = unknown_client();
     send(&hostile, b"no hello", SendFlags::NOSIGNAL).unwrap();
     eventually("one was hostile", || listener.stats().hostile == 1);
     // None of these clients becomes an item of the stream. The next application does.
-    let silent = stranger();
+    let silent = unknown_client();
     assert!(poll_once(pin!(listener.accept())).is_pending());
     let _handle = application(driver, &name, 1);
     let accepts = (0..3).map(|_| listener.accept().boxed());

@@ -27,13 +27,13 @@ on_both_backends!(
     recv_batch_takes_what_is_there_up_to_its_maximum,
     recv_batch_appends_and_waits_for_the_first,
     try_calls_return_at_once,
-    the_blocking_calls_work_alike,
+    the_blocking_calls_work_like_the_others,
     recv_timeout_gives_up_in_time,
-    what_was_sent_before_anybody_connected_arrives,
-    a_packet_sent_while_somebody_connects_wakes_it,
+    packets_sent_before_the_connect_arrive,
+    a_packet_sent_during_a_connect_wakes_the_application,
     stats_add_up,
-    stats_tell_of_a_full_ring_and_of_wakes,
-    nobody_is_woken_who_does_not_sleep,
+    stats_count_full_rings_and_wakes,
+    a_peer_that_is_awake_gets_no_wake,
     a_park_is_woken_at_most_once,
     a_saturated_stream_hardly_wakes,
     settings_are_what_was_asked_for,
@@ -260,7 +260,7 @@ fn try_calls_return_at_once(driver: &Driver) {
     });
 }
 
-fn the_blocking_calls_work_alike(driver: &Driver) {
+fn the_blocking_calls_work_like_the_others(driver: &Driver) {
     both_roles(driver, SMALL, None, |here, there| {
         let sender = std::thread::spawn(move || {
             for n in 0..20_000 {
@@ -306,7 +306,7 @@ fn recv_timeout_gives_up_in_time(driver: &Driver) {
     });
 }
 
-fn what_was_sent_before_anybody_connected_arrives(driver: &Driver) {
+fn packets_sent_before_the_connect_arrive(driver: &Driver) {
     let dir = common::Dir::new();
     let name = dir.name("early");
     let face = SpscFace::builder().ring_bytes(SMALL).driver(driver).create(&name).unwrap();
@@ -335,7 +335,7 @@ fn what_was_sent_before_anybody_connected_arrives(driver: &Driver) {
 
 /// The application has the region before the engine has noted its peer. A wake in between used to
 /// be lost, once in some thousand connects.
-fn a_packet_sent_while_somebody_connects_wakes_it(driver: &Driver) {
+fn a_packet_sent_during_a_connect_wakes_the_application(driver: &Driver) {
     let application = common::driver(driver.backend()).unwrap();
     let dir = common::Dir::new();
     let name = dir.name("early");
@@ -391,7 +391,7 @@ fn stats_add_up(driver: &Driver) {
     });
 }
 
-fn stats_tell_of_a_full_ring_and_of_wakes(driver: &Driver) {
+fn stats_count_full_rings_and_wakes(driver: &Driver) {
     both_roles(driver, SMALL, None, |here, there| {
         let fits = fill(&here);
         assert_eq!(here.stats().full_stalls, 0, "nobody has slept");
@@ -416,7 +416,7 @@ fn stats_tell_of_a_full_ring_and_of_wakes(driver: &Driver) {
     });
 }
 
-fn nobody_is_woken_who_does_not_sleep(driver: &Driver) {
+fn a_peer_that_is_awake_gets_no_wake(driver: &Driver) {
     both_roles(driver, SMALL, None, |here, there| {
         for n in 0..10_000 {
             here.try_send(packet(n, 8)).unwrap();

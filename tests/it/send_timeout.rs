@@ -15,16 +15,16 @@ const TIMEOUT: Duration = Duration::from_millis(200);
 
 on_both_backends!(
     a_send_on_a_full_ring_times_out,
-    a_batch_tells_how_many_went,
+    a_batch_that_times_out_says_how_many_were_sent,
     each_queued_sender_has_its_own_deadline,
     a_deadline_counts_before_anybody_connected,
     a_send_with_room_in_time_does_not_time_out,
     a_batch_has_one_deadline_for_all,
     without_a_timeout_a_send_waits,
-    a_timeout_of_nothing_is_no_wait,
-    a_timeout_beyond_the_clock_waits,
+    a_timeout_of_zero_does_not_wait,
+    a_timeout_too_long_for_the_clock_waits,
     a_sink_has_no_deadline,
-    a_late_send_leaves_the_end_usable,
+    an_end_works_after_a_send_has_timed_out,
 );
 
 fn assert_timed_out(result: Result<(), ShmError>, expected: usize) {
@@ -57,7 +57,7 @@ fn a_send_on_a_full_ring_times_out(driver: &Driver) {
     });
 }
 
-fn a_batch_tells_how_many_went(driver: &Driver) {
+fn a_batch_that_times_out_says_how_many_were_sent(driver: &Driver) {
     for blocking in [false, true] {
         both_roles(driver, SMALL, Some(TIMEOUT), |here, there| {
             let batch: Vec<_> = (0..1000).map(|n| packet(n, 8)).collect();
@@ -180,7 +180,7 @@ fn without_a_timeout_a_send_waits(driver: &Driver) {
     });
 }
 
-fn a_timeout_of_nothing_is_no_wait(driver: &Driver) {
+fn a_timeout_of_zero_does_not_wait(driver: &Driver) {
     both_roles(driver, SMALL, Some(Duration::ZERO), |here, there| {
         for n in 0..100 {
             wait("send", here.send(packet(n, 8))).unwrap();
@@ -194,7 +194,7 @@ fn a_timeout_of_nothing_is_no_wait(driver: &Driver) {
     });
 }
 
-fn a_timeout_beyond_the_clock_waits(driver: &Driver) {
+fn a_timeout_too_long_for_the_clock_waits(driver: &Driver) {
     both_roles(driver, SMALL, Some(Duration::MAX), |here, there| {
         let filled = fill(&here);
         assert!(here.send(packet(0, 8)).now_or_never().is_none());
@@ -224,7 +224,7 @@ fn a_sink_has_no_deadline(driver: &Driver) {
     });
 }
 
-fn a_late_send_leaves_the_end_usable(driver: &Driver) {
+fn an_end_works_after_a_send_has_timed_out(driver: &Driver) {
     both_roles(driver, SMALL, Some(Duration::from_millis(5)), |here: Endpoint, there| {
         let filled = fill(&here);
         for _ in 0..10 {

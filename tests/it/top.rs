@@ -25,7 +25,7 @@ use crate::common::{
 
 on_both_backends!(
     a_channel_of_two_processes_is_found_with_its_counts,
-    a_full_ring_is_seen_and_who_sleeps_for_it,
+    a_full_ring_and_its_sleeping_sender_are_shown,
     a_face_alone_and_two_ends_in_one_process_are_told_apart,
 );
 
@@ -127,7 +127,7 @@ fn a_channel_of_two_processes_is_found_with_its_counts(driver: &Driver) {
     assert!(between(&finder.look(), us, it).is_none(), "it is gone");
 }
 
-fn a_full_ring_is_seen_and_who_sleeps_for_it(driver: &Driver) {
+fn a_full_ring_and_its_sleeping_sender_are_shown(driver: &Driver) {
     // A `max_packet` that no other channel here has.
     let builder = SpscFace::builder().ring_bytes(SMALL).max_packet(900 + backend_number(driver));
     let (face, handle) = common::pair_of(driver, builder, SpscHandle::builder());
@@ -187,7 +187,7 @@ fn backend_number(driver: &Driver) -> usize {
 }
 
 #[test]
-fn what_is_no_region_is_passed_over() {
+fn files_that_are_no_region_are_skipped() {
     let junk = |bytes: &[u8], len: u64| {
         let file = rustix::fs::memfd_create("wakering", MemfdFlags::CLOEXEC).unwrap();
         rustix::fs::ftruncate(&file, len).unwrap();
@@ -232,7 +232,7 @@ fn what_is_no_region_is_passed_over() {
 
 /// Reads a region twice whose sides write any numbers.
 #[test]
-fn lies_are_shown_and_do_no_harm() {
+fn false_numbers_are_shown_and_do_no_harm() {
     let file = raw_peer::region(4096, 1016);
     let mut looks = Vec::new();
     for filler in [0xff, 0x00, 0x80, 0x7f, 0xff] {

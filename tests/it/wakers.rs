@@ -40,14 +40,14 @@ macro_rules! in_every_way {
 
 in_every_way!(
     only_the_last_waker_counts,
-    a_waker_that_panics_disturbs_nobody_else,
+    a_waker_that_panics_disturbs_no_other_waiter,
     a_waker_that_panics_keeps_its_place_until_it_is_dropped,
     a_waker_that_drops_another_waiter_does_no_harm,
     a_waker_that_drops_another_sender_does_no_harm,
     a_waker_that_drops_the_end_does_no_harm,
     a_waker_that_uses_the_end_does_no_harm,
     a_waker_that_panics_harms_no_wait_of_any_kind,
-    an_executor_that_is_gone_costs_nobody_a_wake,
+    a_dead_executor_costs_no_other_task_its_wake,
 );
 
 /// A waker that runs an action, once.
@@ -99,7 +99,7 @@ fn only_the_last_waker_counts(driver: &Driver) {
     });
 }
 
-fn a_waker_that_panics_disturbs_nobody_else(driver: &Driver) {
+fn a_waker_that_panics_disturbs_no_other_waiter(driver: &Driver) {
     both_roles(driver, SMALL, None, |here, there| {
         let panics = || Does::new(|| resume_unwind(Box::new("a waker")));
         let (bad_recv, bad_closed, good) = (panics(), panics(), Does::new(|| {}));
@@ -446,7 +446,7 @@ fn poll_left(left: Left) -> impl Future<Output = ()> + Send {
     })
 }
 
-fn an_executor_that_is_gone_costs_nobody_a_wake(driver: &Driver) {
+fn a_dead_executor_costs_no_other_task_its_wake(driver: &Driver) {
     for leave in EXECUTORS {
         both_roles(driver, SMALL, None, |here, there| {
             let (elsewhere, other) = pair(driver, SMALL);

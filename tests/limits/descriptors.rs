@@ -14,7 +14,7 @@ use wakering::{
     Backend, CloseReason, Driver, Endpoint, ShmError, SpscFace, SpscHandle, SpscListener,
 };
 
-use super::{Lowered, assert_wants, serves, talk};
+use super::{Lowered, assert_lacks, serves, talk};
 
 use crate::common::child::{self, Child, passes, test_path};
 use crate::common::{
@@ -83,7 +83,7 @@ fn with_more_each_time<I, T: Debug>(
             made = Some(it);
             break;
         }
-        assert_wants(result, Errno::MFILE);
+        assert_lacks(result, Errno::MFILE);
         // Descriptors that `make` was given and has closed are free in addition.
         eventually("all are closed", || {
             let found = scarcity.take_all();
@@ -112,8 +112,8 @@ fn child_that_makes() {
     // The default driver, before anything else.
     let mut scarcity = Scarcity::begin();
     scarcity.leave(1);
-    assert_wants(SpscFace::pair(), Errno::MFILE);
-    assert_wants(SpscFace::pair(), Errno::MFILE);
+    assert_lacks(SpscFace::pair(), Errno::MFILE);
+    assert_lacks(SpscFace::pair(), Errno::MFILE);
     drop(scarcity);
     let (face, descriptor) = SpscFace::pair().unwrap();
     let handle = SpscHandle::from_fd(descriptor).unwrap();
@@ -218,7 +218,7 @@ fn child_that_parks() {
     let now = Some(Duration::ZERO);
     if backend == Backend::IoUring {
         for _ in 0..100 {
-            assert_wants(driver.park(now), Errno::MFILE);
+            assert_lacks(driver.park(now), Errno::MFILE);
         }
     } else {
         driver.park(now).unwrap();
@@ -317,7 +317,7 @@ fn child_that_listens() {
     child::say("nearly full");
     assert_eq!(child::listen().as_deref(), Some("refused"));
     // The listener returns an error, and goes on.
-    assert_wants::<()>(Err(errors_seen.recv_timeout(PATIENCE).unwrap()), Errno::MFILE);
+    assert_lacks::<()>(Err(errors_seen.recv_timeout(PATIENCE).unwrap()), Errno::MFILE);
     drop(scarcity);
     child::say("over");
     assert_eq!(child::listen().as_deref(), Some("end"));

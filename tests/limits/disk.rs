@@ -7,7 +7,7 @@ use std::process::Command;
 use rustix::io::Errno;
 use wakering::{Driver, ShmError, SpscFace, SpscHandle};
 
-use super::{assert_wants, talk};
+use super::{assert_lacks, talk};
 
 use crate::common::child::{self, Child, test_path};
 use crate::common::{self, Dir, SMALL, eventually, on_both_backends, wait};
@@ -19,7 +19,7 @@ fn a_missing_directory(driver: &Driver) {
     let place = dir.path().join("not/yet");
     let name = place.join("face").to_str().unwrap().to_owned();
     let builder = SpscFace::builder().ring_bytes(SMALL).driver(driver);
-    assert_wants(builder.clone().create(&name), Errno::NOENT);
+    assert_lacks(builder.clone().create(&name), Errno::NOENT);
     for result in common::connects(driver, &name) {
         assert!(matches!(result, Err(ShmError::NotFound { .. })), "{result:?}");
     }
@@ -75,7 +75,7 @@ fn child_whose_directory_is_read_only() {
     let builder = SpscFace::builder().ring_bytes(SMALL).driver(&driver);
     let face = builder.clone().create(&name).unwrap();
     mount("remount,ro", place);
-    assert_wants(builder.clone().create(&format!("{place}/other")), Errno::ROFS);
+    assert_lacks(builder.clone().create(&format!("{place}/other")), Errno::ROFS);
     // Applications still find the engine.
     let handle = SpscHandle::builder().driver(&driver).connect(&name).unwrap();
     wait("packets go both ways", talk(&face, &handle));
@@ -85,7 +85,7 @@ fn child_whose_directory_is_read_only() {
     for result in common::connects(&driver, &name) {
         assert!(matches!(result, Err(ShmError::NotFound { .. })), "{result:?}");
     }
-    assert_wants(builder.clone().create(&name), Errno::ROFS);
+    assert_lacks(builder.clone().create(&name), Errno::ROFS);
     mount("remount,rw", place);
     serves_under(&name, &driver);
     assert_eq!(entries(place), 1, "the lock file alone");
@@ -104,12 +104,12 @@ fn child_whose_disk_is_full() {
     let blocks: Vec<_> = (0..4).map(|n| format!("{place}/{n}")).collect();
     blocks.iter().for_each(|block| fs::write(block, "").unwrap());
     // There is no room for the lock file.
-    assert_wants(builder.clone().create(&name), Errno::NOSPC);
+    assert_lacks(builder.clone().create(&name), Errno::NOSPC);
     assert_eq!(entries(place), 4);
     fs::remove_file(&blocks[0]).unwrap();
     // There is no room for the socket.
-    assert_wants(builder.clone().create(&name), Errno::NOSPC);
-    assert_wants(builder.clone().bind(&name), Errno::NOSPC);
+    assert_lacks(builder.clone().create(&name), Errno::NOSPC);
+    assert_lacks(builder.clone().bind(&name), Errno::NOSPC);
     assert_eq!(entries(place), 4);
     fs::remove_file(&blocks[1]).unwrap();
     serves_under(&name, &driver);

@@ -34,7 +34,7 @@ impl Drop for Lowered {
 
 /// Asserts that the error says what was missing.
 #[track_caller]
-fn assert_wants<T: std::fmt::Debug>(result: Result<T, ShmError>, expected: Errno) {
+fn assert_lacks<T: std::fmt::Debug>(result: Result<T, ShmError>, expected: Errno) {
     match result {
         Err(ShmError::Io { step, source }) => {
             // An error that names a file has the errno only in its text.

@@ -7,7 +7,7 @@ use rustix::io::Errno;
 use rustix::process::Resource;
 use wakering::{Backend, CloseReason, Driver, ShmError, SpscFace, SpscHandle, SpscListener};
 
-use super::{Lowered, assert_wants, serves, talk};
+use super::{Lowered, assert_lacks, serves, talk};
 
 use crate::common::child::{self, Child, passes, test_path};
 use crate::common::{self, Dir, PATIENCE, SMALL, on_both_backends, packet, wait};
@@ -38,8 +38,8 @@ fn child_without_address_space() {
     let name = dir.name("face");
     // A region takes eight MiB.
     let limit = leave_address_space(4 * MIB);
-    assert_wants(builder.clone().create(&name), Errno::NOMEM);
-    assert_wants(builder.clone().pair(), Errno::NOMEM);
+    assert_lacks(builder.clone().create(&name), Errno::NOMEM);
+    assert_lacks(builder.clone().pair(), Errno::NOMEM);
     drop(limit);
 
     // Now the other end lacks room. A face serves one handle, even a handle that has no room for
@@ -48,7 +48,7 @@ fn child_without_address_space() {
     let one = SpscHandle::builder().driver(&driver).connect(&name).unwrap();
     let limit = leave_address_space(12 * MIB);
     // Room for the region of one end, but not of both.
-    assert_wants(SpscHandle::builder().driver(&driver).connect(&name), Errno::NOMEM);
+    assert_lacks(SpscHandle::builder().driver(&driver).connect(&name), Errno::NOMEM);
     drop(limit);
     let [served, died] = [(), ()].map(|()| wait("accept", listener.accept()).unwrap());
     assert_eq!(wait("the end", died.closed()), CloseReason::PeerDied);
@@ -56,7 +56,7 @@ fn child_without_address_space() {
     let limit = leave_address_space(4 * MIB);
     let refused = SpscHandle::builder().driver(&driver).connect(&name);
     assert!(matches!(refused, Err(ShmError::Busy)), "{refused:?}");
-    assert_wants(wait("accept", listener.accept()), Errno::NOMEM);
+    assert_lacks(wait("accept", listener.accept()), Errno::NOMEM);
     drop(limit);
     let other = SpscHandle::builder().driver(&driver).connect(&name).unwrap();
     // Everything that was made stays, because memory that is unmapped a bit later would add to the
@@ -66,14 +66,14 @@ fn child_without_address_space() {
 
     // Drivers: there is no room for a thread's stack, and then none for an io_uring.
     let limit = leave_address_space(MIB);
-    assert_wants(Driver::builder().backend(backend).background(), Errno::AGAIN);
+    assert_lacks(Driver::builder().backend(backend).background(), Errno::AGAIN);
     drop(limit);
     let limit = leave_address_space(1 << 15);
     let built = Driver::builder().backend(backend).build();
     let auto = Driver::builder().backend(Backend::Auto).build();
     drop(limit);
     match backend {
-        Backend::IoUring => assert_wants(built, Errno::NOMEM),
+        Backend::IoUring => assert_lacks(built, Errno::NOMEM),
         _ => drop(built.unwrap()),
     }
     // Epoll needs no such memory.
@@ -110,7 +110,7 @@ fn child_without_locked_memory() {
         Ok(driver) => serves(&driver),
         Err(error) => {
             assert_eq!(backend, Backend::IoUring);
-            assert_wants::<()>(Err(error), Errno::NOMEM);
+            assert_lacks::<()>(Err(error), Errno::NOMEM);
         }
     }
     let driver = Driver::new().unwrap();
@@ -131,7 +131,7 @@ fn child_that_may_make_no_file() {
     let Some(arguments) = child::arguments() else { return };
     let driver = common::driver(child::backend(&arguments[0])).unwrap();
     let limit = Lowered::to(Resource::Fsize, MIB);
-    assert_wants(SpscFace::builder().driver(&driver).pair(), Errno::FBIG);
+    assert_lacks(SpscFace::builder().driver(&driver).pair(), Errno::FBIG);
     // A small region fits.
     serves(&driver);
     drop(limit);

@@ -6,7 +6,7 @@ use rustix::io::Errno;
 use rustix::process::Resource;
 use wakering::{CloseReason, Driver, RecvTimeoutError, SpscFace, SpscHandle};
 
-use super::{Lowered, assert_wants, serves, talk};
+use super::{Lowered, assert_lacks, serves, talk};
 
 use crate::common::child::{self, Child, passes, test_path};
 use crate::common::seccomp::{Refuse, refuse};
@@ -27,9 +27,9 @@ fn child_without_threads() {
     }
     refuse(&Refuse::threads()).unwrap();
     std::thread::Builder::new().spawn(|| {}).unwrap_err();
-    assert_wants(Driver::builder().background(), Errno::AGAIN);
-    assert_wants(SpscFace::pair(), Errno::AGAIN);
-    assert_wants(SpscFace::pair(), Errno::AGAIN);
+    assert_lacks(Driver::builder().background(), Errno::AGAIN);
+    assert_lacks(SpscFace::pair(), Errno::AGAIN);
+    assert_lacks(SpscFace::pair(), Errno::AGAIN);
     let driver = Driver::new().unwrap();
     let (face, descriptor) = SpscFace::builder().driver(&driver).pair().unwrap();
     let handle = SpscHandle::builder().driver(&driver).from_fd(descriptor).unwrap();
@@ -64,8 +64,8 @@ fn child_with_few_threads() {
         return;
     }
     let few = Lowered::to(Resource::Nproc, 0);
-    assert_wants(SpscFace::pair(), Errno::AGAIN);
-    assert_wants(Driver::builder().background(), Errno::AGAIN);
+    assert_lacks(SpscFace::pair(), Errno::AGAIN);
+    assert_lacks(Driver::builder().background(), Errno::AGAIN);
     drop(few);
     let (face, descriptor) = SpscFace::pair().unwrap();
     let handle = SpscHandle::from_fd(descriptor).unwrap();

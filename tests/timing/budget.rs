@@ -26,7 +26,7 @@ on_both_backends!(
     a_send_that_lets_others_run_keeps_its_place,
     a_batch_that_lets_others_run_keeps_its_place,
     tasks_that_share_an_end_let_others_run_and_lose_no_wake,
-    a_task_takes_packets_beside_a_thread_that_takes_most,
+    a_task_gets_packets_next_to_a_thread_that_takes_most,
 );
 
 /// At most this many packets of 8 bytes fit into one budget.
@@ -372,7 +372,7 @@ fn tasks_that_share_an_end_let_others_run_and_lose_no_wake(driver: &Driver) {
     }
 }
 
-fn a_task_takes_packets_beside_a_thread_that_takes_most(driver: &Driver) {
+fn a_task_gets_packets_next_to_a_thread_that_takes_most(driver: &Driver) {
     let (face, handle) = pair(driver, RING);
     std::thread::scope(|scope| {
         scope.spawn(|| while face.send_blocking(packet(0, 8)).is_ok() {});

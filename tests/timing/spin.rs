@@ -13,7 +13,7 @@ on_both_backends!(
     an_answer_that_comes_at_once_costs_no_system_call,
     a_task_that_waits_for_long_does_not_spin_again_and_again,
     other_tasks_are_not_held_up_for_more_than_the_cap,
-    a_cap_of_zero_turns_it_off,
+    a_cap_of_zero_turns_spinning_off,
     nobody_spins_on_a_single_core,
     processes_that_are_pinned_apart_spin,
 );
@@ -168,7 +168,7 @@ fn ping_without_spins(driver: &Driver, ours: Endpoint) {
     assert_eq!(spins(ours.stats()), 0);
 }
 
-fn a_cap_of_zero_turns_it_off(driver: &Driver) {
+fn a_cap_of_zero_turns_spinning_off(driver: &Driver) {
     for driver in both_kinds(driver) {
         let (ours, peers) = ends(&driver, Duration::ZERO);
         let peer = echo(peers);

@@ -13,7 +13,7 @@ use crate::common::{self, number, on_both_backends, packet};
 on_both_backends!(
     no_way_to_receive_starves_a_timer,
     no_way_to_send_starves_a_timer,
-    one_that_floods_does_not_hold_up_anothers_round_trips,
+    a_flood_does_not_hold_up_the_round_trips_of_another_channel,
 );
 
 /// What an executor's thread runs when it is idle.
@@ -194,7 +194,7 @@ fn no_way_to_send_starves_a_timer(backend: &Driver) {
 }
 
 /// Three channels on one driver: two that flood, and one with round trips.
-fn one_that_floods_does_not_hold_up_anothers_round_trips(backend: &Driver) {
+fn a_flood_does_not_hold_up_the_round_trips_of_another_channel(backend: &Driver) {
     for runs in RUNS {
         let slowest = run_on(runs, backend, |driver| async move {
             let flight = || {

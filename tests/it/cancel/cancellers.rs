@@ -19,7 +19,7 @@ on_both_backends!(
     a_canceller_keeps_no_end_alive,
     a_canceller_leaves_a_dropped_end_alone,
     a_canceller_reaches_an_end_that_was_split,
-    cancel_on_cancels_when_its_future_is_through,
+    cancel_on_cancels_when_its_future_is_done,
     a_cancel_races_a_new_end_and_wins,
     a_cancel_right_before_a_drop_is_no_orderly_end,
     a_drop_in_a_panic_cancels_both_directions,
@@ -135,7 +135,7 @@ fn a_canceller_reaches_an_end_that_was_split(driver: &Driver) {
     });
 }
 
-fn cancel_on_cancels_when_its_future_is_through(driver: &Driver) {
+fn cancel_on_cancels_when_its_future_is_done(driver: &Driver) {
     both_roles(driver, SMALL, None, |here, there| {
         let mut future =
             Box::pin(here.canceller().cancel_on(async { there.recv().await.unwrap() }));

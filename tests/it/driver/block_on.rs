@@ -16,7 +16,7 @@ on_both_backends!(
     block_on_needs_no_other_thread,
     block_on_serves_others_while_its_future_wakes_itself,
     block_on_works_on_a_background_driver,
-    block_on_bears_a_future_that_uses_up_an_unpark,
+    block_on_allows_a_future_that_uses_up_an_unpark,
     block_on_polls_again_a_future_that_parks_in_its_driver,
     a_task_that_is_always_runnable_starves_no_channel,
     two_threads_block_on_one_driver,
@@ -90,7 +90,7 @@ fn block_on_works_on_a_background_driver(like: &Driver) {
 }
 
 /// The future blocks, or is woken while it does.
-fn block_on_bears_a_future_that_uses_up_an_unpark(like: &Driver) {
+fn block_on_allows_a_future_that_uses_up_an_unpark(like: &Driver) {
     let builder = || Driver::builder().backend(like.backend());
     for driver in [builder().background().unwrap(), builder().build().unwrap()] {
         let mut polls = 0;

@@ -21,7 +21,7 @@ on_both_backends!(
     a_packet_wakes_the_driven_future_and_no_task,
     a_wake_from_another_thread_wakes_the_task,
     a_future_that_wakes_itself_lets_others_in,
-    what_ends_a_drive_is_told,
+    an_error_of_the_reactor_ends_a_drive,
     a_drive_may_be_dropped_and_begun_again,
     a_driven_executor_serves_its_tasks,
     deadlines_pass_while_a_driver_is_driven,
@@ -102,7 +102,7 @@ fn a_future_that_wakes_itself_lets_others_in(like: &Driver) {
     assert!(poll_with(driving.as_mut(), &waker).is_ready());
 }
 
-fn what_ends_a_drive_is_told(like: &Driver) {
+fn an_error_of_the_reactor_ends_a_drive(like: &Driver) {
     let driver = polled(like);
     let broken = || std::future::ready(Err::<(), _>(io::ErrorKind::Other.into()));
     let ended = pollster::block_on(driver.drive(broken, std::future::pending::<()>()));

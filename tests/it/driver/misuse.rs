@@ -24,11 +24,11 @@ on_both_backends!(
     a_waker_that_panics_costs_no_other_channel_its_wake,
     a_waker_that_drops_its_end_costs_no_other_channel_its_wake,
     an_end_may_be_dropped_elsewhere_while_its_driver_sleeps,
-    who_runs_a_driver_twice_is_told,
+    running_a_driver_twice_is_an_error,
     block_on_inside_of_block_on_panics,
     block_on_in_a_waker_panics,
     a_background_driver_outlives_its_handles,
-    everybody_who_waits_is_told_that_a_driver_is_gone,
+    every_waiter_learns_that_a_driver_is_gone,
 );
 
 fn each_way(like: &Driver, test: impl Fn(&Driver)) {
@@ -181,7 +181,7 @@ fn join_scoped(thread: std::thread::ScopedJoinHandle<'_, ()>) {
     thread.join().unwrap_or_else(|panic| resume_unwind(panic));
 }
 
-fn who_runs_a_driver_twice_is_told(like: &Driver) {
+fn running_a_driver_twice_is_an_error(like: &Driver) {
     let builder = Driver::builder().backend(like.backend());
     let driver = builder.clone().build().unwrap();
     run_twice(&driver, &|| driver.park(Some(Duration::from_millis(5))));
@@ -255,7 +255,7 @@ fn a_background_driver_outlives_its_handles(like: &Driver) {
 }
 
 /// Has one waiter of every kind on a driver, and then drops the driver's last handle.
-fn everybody_waits(driver: impl Deref<Target = Driver>, elsewhere: &Driver) {
+fn check_every_waiter(driver: impl Deref<Target = Driver>, elsewhere: &Driver) {
     let dir = Dir::new();
     let name = |name| dir.name(name);
     let (face, peer) = pair_on(&driver, elsewhere);
@@ -301,20 +301,20 @@ fn everybody_waits(driver: impl Deref<Target = Driver>, elsewhere: &Driver) {
     assert_eq!(wait("another driver's", recv), Some(packet(1, 8)));
 }
 
-fn everybody_who_waits_is_told_that_a_driver_is_gone(like: &Driver) {
+fn every_waiter_learns_that_a_driver_is_gone(like: &Driver) {
     let builder = Driver::builder().backend(like.backend());
     for was_run in [false, true] {
         let driver = Box::new(builder.clone().build().unwrap());
         if was_run {
             driver.park(Some(Duration::ZERO)).unwrap();
         }
-        everybody_waits(driver, like);
+        check_every_waiter(driver, like);
         let driver = builder.clone().polled().unwrap();
         if was_run {
             driver.turn().unwrap();
         }
         let handle = Driver::clone(&driver);
-        everybody_waits(driver, like);
+        check_every_waiter(driver, like);
         // No thread could run this driver for another end.
         assert!(SpscFace::builder().driver(&handle).pair().is_err());
     }

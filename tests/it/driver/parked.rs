@@ -25,7 +25,7 @@ on_both_backends!(
     a_park_inside_of_a_park_is_an_error,
     moving_from_thread_to_thread_loses_no_wake,
     threads_that_parked_may_exit,
-    an_executor_that_never_sleeps_hears_of_its_channels,
+    an_executor_that_never_sleeps_serves_its_channels,
     an_endpoint_may_be_dropped_while_its_driver_is_parked,
 );
 
@@ -211,7 +211,7 @@ fn threads_that_parked_may_exit(like: &Driver) {
 }
 
 /// Like an executor that parks with a timeout of zero, or after an unpark, between two tasks.
-fn an_executor_that_never_sleeps_hears_of_its_channels(like: &Driver) {
+fn an_executor_that_never_sleeps_serves_its_channels(like: &Driver) {
     for unparks in [false, true] {
         let driver = parked(like);
         let background = Driver::builder().backend(like.backend()).background().unwrap();

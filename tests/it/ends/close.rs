@@ -19,7 +19,7 @@ on_both_backends!(
     closing_ends_our_own_calls_at_once,
     the_peers_half_close_ends_nothing_but_that_half,
     an_end_that_nobody_connected_to_can_be_ended,
-    an_end_is_an_error_of_connected,
+    connected_fails_after_an_end,
     a_driver_that_goes_undoes_no_orderly_end,
 );
 
@@ -171,7 +171,7 @@ fn an_end_that_nobody_connected_to_can_be_ended(driver: &Driver) {
     }
 }
 
-fn an_end_is_an_error_of_connected(driver: &Driver) {
+fn connected_fails_after_an_end(driver: &Driver) {
     let dir = common::Dir::new();
     let builder = SpscFace::builder().ring_bytes(SMALL).driver(driver);
     let face = builder.create(&dir.name("alone")).unwrap();

@@ -16,7 +16,7 @@ on_both_backends!(
     each_half_has_a_reason_of_its_own,
     finished_is_known_once_a_receive_has_returned_the_end,
     closed_does_not_wait_until_all_is_read,
-    what_is_cut_off_after_the_reason_was_told_is_told_by_finished,
+    finished_reports_a_cut_that_came_after_the_reason,
     closed_returns_with_the_reason,
     closed_returns_when_both_directions_are_over,
     closed_of_a_half_returns_with_its_direction,
@@ -179,7 +179,7 @@ fn closed_does_not_wait_until_all_is_read(driver: &Driver) {
     }
 }
 
-fn what_is_cut_off_after_the_reason_was_told_is_told_by_finished(driver: &Driver) {
+fn finished_reports_a_cut_that_came_after_the_reason(driver: &Driver) {
     for is_asked in [false, true] {
         both_roles(driver, SMALL, None, |here, there| {
             fill(&there);

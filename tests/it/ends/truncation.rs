@@ -10,8 +10,8 @@ on_both_backends!(
     cancelling_ends_everything_at_once,
     cancel_after_close_cuts_off_what_was_not_received,
     truncation_never_looks_like_success,
-    an_orderly_end_is_a_bare_end,
-    a_packet_that_a_dropped_sink_lost_is_no_orderly_end,
+    a_stream_yields_no_error_at_an_orderly_end,
+    dropping_a_sink_that_loses_a_packet_cancels,
 );
 
 fn cancelling_ends_everything_at_once(driver: &Driver) {
@@ -92,7 +92,7 @@ fn truncation_never_looks_like_success(driver: &Driver) {
     });
 }
 
-fn an_orderly_end_is_a_bare_end(driver: &Driver) {
+fn a_stream_yields_no_error_at_an_orderly_end(driver: &Driver) {
     both_roles(driver, SMALL, None, |here, there| {
         let filled = fill(&there);
         drop(there);
@@ -108,7 +108,7 @@ fn an_orderly_end_is_a_bare_end(driver: &Driver) {
     });
 }
 
-fn a_packet_that_a_dropped_sink_lost_is_no_orderly_end(driver: &Driver) {
+fn dropping_a_sink_that_loses_a_packet_cancels(driver: &Driver) {
     both_roles(driver, SMALL, None, |here, there| {
         let filled = fill(&here);
         let (mut tx, _rx) = here.into_split();

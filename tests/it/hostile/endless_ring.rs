@@ -23,7 +23,7 @@ on_both_backends!(
     a_closed_peers_ring_ends,
     blocking_calls_find_the_end_if_nobody_runs_the_driver,
     a_whole_end_receives_one_ring_after_the_end,
-    a_batch_from_a_ring_without_end_returns_and_hears_of_a_cancel,
+    a_batch_from_an_endless_ring_returns_and_notices_a_cancel,
     a_cancel_ends_a_batch_that_is_under_way,
     a_full_ring_arrives_whole_after_a_close,
 );
@@ -209,7 +209,7 @@ fn a_whole_end_receives_one_ring_after_the_end(driver: &Driver) {
     }
 }
 
-fn a_batch_from_a_ring_without_end_returns_and_hears_of_a_cancel(driver: &Driver) {
+fn a_batch_from_an_endless_ring_returns_and_notices_a_cancel(driver: &Driver) {
     for (circle, ours) in circles().iter().zip(BOTH.into_iter().cycle()) {
         for (by_us, blocking) in [(true, true), (true, false), (false, true), (false, false)] {
             let mut attacker = Attacker::start();

@@ -15,12 +15,12 @@ use crate::common::raw_peer::{ENDS, RX_CLOSED};
 use crate::common::{self, PATIENCE, number, on_both_backends, packet, wait};
 
 on_both_backends!(
-    who_floods_with_bells_is_shut_out,
-    who_floods_with_bare_futex_wakes_is_shut_out_where_they_arrive,
-    who_floods_the_lifeline_is_shut_out,
-    counting_our_bell_up_does_nothing,
-    a_flood_of_a_half_closed_channel_is_shut_out,
-    a_flood_of_a_closed_end_is_no_burden,
+    a_flood_of_bell_wakes_ends_the_channel,
+    a_flood_of_futex_wakes_ends_the_channel_where_the_driver_sees_them,
+    a_flood_of_the_lifeline_ends_the_channel,
+    incrementing_our_bell_has_no_effect_or_is_a_flood,
+    a_flood_of_a_half_closed_channel_ends_it,
+    a_flood_of_a_closed_end_has_no_effect,
     a_blocked_thread_is_not_kept_busy_by_bare_wakes,
     a_peer_that_always_wants_to_be_woken_costs_a_wake_a_packet,
 );
@@ -76,11 +76,11 @@ fn assert_shut_out(end: &Endpoint) {
     assert!(end.stats().wakes_received < 1000, "{:?}", end.stats());
 }
 
-fn who_floods_with_bells_is_shut_out(driver: &Driver) {
+fn a_flood_of_bell_wakes_ends_the_channel(driver: &Driver) {
     shuts_out(driver, "bells");
 }
 
-fn who_floods_with_bare_futex_wakes_is_shut_out_where_they_arrive(driver: &Driver) {
+fn a_flood_of_futex_wakes_ends_the_channel_where_the_driver_sees_them(driver: &Driver) {
     if driver.backend() == Backend::IoUring {
         shuts_out(driver, "wakes");
     } else {
@@ -89,12 +89,12 @@ fn who_floods_with_bare_futex_wakes_is_shut_out_where_they_arrive(driver: &Drive
     }
 }
 
-fn who_floods_the_lifeline_is_shut_out(driver: &Driver) {
+fn a_flood_of_the_lifeline_ends_the_channel(driver: &Driver) {
     shuts_out(driver, "bytes");
     shuts_out(driver, "longs");
 }
 
-fn counting_our_bell_up_does_nothing(driver: &Driver) {
+fn incrementing_our_bell_has_no_effect_or_is_a_flood(driver: &Driver) {
     flooded(driver, "counts", |end, _| {
         // The attacker may have incremented the bell again and again while the driver armed its
         // wait.
@@ -102,7 +102,7 @@ fn counting_our_bell_up_does_nothing(driver: &Driver) {
     });
 }
 
-fn a_flood_of_a_half_closed_channel_is_shut_out(driver: &Driver) {
+fn a_flood_of_a_half_closed_channel_ends_it(driver: &Driver) {
     against_each(driver, "flood of a half-closed channel", |attacker, end, ours| {
         let at = ours.words().1 + ENDS;
         attacker.say(&format!("or32 {at:x} {RX_CLOSED:x}; ring"));
@@ -129,7 +129,7 @@ fn a_flood_of_a_half_closed_channel_is_shut_out(driver: &Driver) {
     });
 }
 
-fn a_flood_of_a_closed_end_is_no_burden(driver: &Driver) {
+fn a_flood_of_a_closed_end_has_no_effect(driver: &Driver) {
     against_each(driver, "flood of a closed end", |attacker, end, ours| {
         end.close();
         attacker.say("flood bells 300");

@@ -23,7 +23,7 @@ fn held() -> [usize; 4] {
 }
 
 /// Serves one hostile peer in each role.
-fn suffer(attacker: &mut Attacker, driver: &Driver, round: usize) {
+fn serve_hostile_peers(attacker: &mut Attacker, driver: &Driver, round: usize) {
     for ours in BOTH {
         let end: Endpoint = attacker.meet(driver, ours);
         let theirs = ours.words().1;
@@ -55,17 +55,17 @@ fn suffer(attacker: &mut Attacker, driver: &Driver, round: usize) {
 /// Serves hostile peers, in a process that does nothing else.
 #[test]
 #[ignore = "a second process, for a test to start"]
-fn child_that_suffers() {
+fn child_that_serves_hostile_peers() {
     let Some(arguments) = child::arguments() else { return };
     let driver = common::driver(child::backend(&arguments[0])).unwrap();
     let mut attacker = Attacker::start();
     for round in 0..30 {
-        suffer(&mut attacker, &driver, round);
+        serve_hostile_peers(&mut attacker, &driver, round);
     }
     // What the driver is about to give back varies.
     let before = held();
     for round in 0..240 {
-        suffer(&mut attacker, &driver, round);
+        serve_hostile_peers(&mut attacker, &driver, round);
     }
     let mut after = held();
     eventually("all is given back", || {
@@ -78,7 +78,8 @@ fn child_that_suffers() {
 
 fn hundreds_of_hostile_peers_leave_nothing_behind(driver: &Driver) {
     let backend = driver.backend();
-    let mut child = Child::start(test_path!(child_that_suffers), &[&backend.to_string()]);
+    let mut child =
+        Child::start(test_path!(child_that_serves_hostile_peers), &[&backend.to_string()]);
     let held = child.hear();
     eprintln!("descriptors, threads, mappings, KiB on {backend}: {held}");
     assert!(child.wait().success());

@@ -17,15 +17,15 @@ use crate::common::{self, fill_with, number, on_both_backends, packet, wait};
 
 on_both_backends!(
     a_header_that_breaks_a_rule_ends_the_channel,
-    jumps_without_end_end_the_channel,
+    endless_jumps_end_the_channel,
     headers_that_change_all_the_time_invent_no_packet,
     a_head_that_breaks_a_rule_ends_the_channel,
     unknown_ends_end_the_channel,
-    words_that_mean_nothing_may_hold_anything,
-    our_own_words_are_ours_whatever_is_written_there,
-    both_in_the_same_role_only_talk_past_each_other,
-    what_is_taken_back_after_it_was_published_is_a_packet_or_none,
-    a_hole_in_the_region_is_only_a_write,
+    unused_words_may_hold_anything,
+    writes_to_our_own_words_do_not_change_what_we_know,
+    two_ends_in_the_same_role_do_no_harm,
+    a_header_that_is_taken_back_is_a_packet_or_none,
+    a_hole_in_the_region_acts_as_a_write_of_zeros,
 );
 
 /// Connects the attacker to another end of ours in the same role.
@@ -102,7 +102,7 @@ fn a_header_that_breaks_a_rule_ends_the_channel(driver: &Driver) {
     });
 }
 
-fn jumps_without_end_end_the_channel(driver: &Driver) {
+fn endless_jumps_end_the_channel(driver: &Driver) {
     against_each(driver, "jumps", |attacker, mut end, ours| {
         // A lawful jump at the end of the ring, and another jump at its start.
         let words = ours.words().0;
@@ -238,7 +238,7 @@ fn assert_echoes(attacker: &mut Attacker, end: &Endpoint, count: u64) {
     assert_eq!(end.close_reason(), None);
 }
 
-fn words_that_mean_nothing_may_hold_anything(driver: &Driver) {
+fn unused_words_may_hold_anything(driver: &Driver) {
     against_each(driver, "noise", |attacker, end, ours| {
         let (own, theirs) = ours.words();
         let script = [
@@ -266,7 +266,7 @@ fn words_that_mean_nothing_may_hold_anything(driver: &Driver) {
     });
 }
 
-fn our_own_words_are_ours_whatever_is_written_there(driver: &Driver) {
+fn writes_to_our_own_words_do_not_change_what_we_know(driver: &Driver) {
     against_each(driver, "noise in our words", |attacker, end, ours| {
         let own = ours.words().0;
         assert_echoes(attacker, &end, 20);
@@ -290,7 +290,7 @@ fn our_own_words_are_ours_whatever_is_written_there(driver: &Driver) {
     });
 }
 
-fn both_in_the_same_role_only_talk_past_each_other(driver: &Driver) {
+fn two_ends_in_the_same_role_do_no_harm(driver: &Driver) {
     against_each(driver, "the same role", |attacker, end, ours| {
         let own = ours.words().0;
         let ring = if ours == Ours::Face { 0x1000 } else { 0x2000 };
@@ -310,7 +310,7 @@ fn both_in_the_same_role_only_talk_past_each_other(driver: &Driver) {
     });
 }
 
-fn what_is_taken_back_after_it_was_published_is_a_packet_or_none(driver: &Driver) {
+fn a_header_that_is_taken_back_is_a_packet_or_none(driver: &Driver) {
     against_each(driver, "headers taken back", |attacker, end, _| {
         attacker.order(&format!("put 0 {:x}; put 0 0; ring", PACKET | 24));
         match end.recv_timeout(Duration::from_millis(50)) {
@@ -323,7 +323,7 @@ fn what_is_taken_back_after_it_was_published_is_a_packet_or_none(driver: &Driver
     });
 }
 
-fn a_hole_in_the_region_is_only_a_write(driver: &Driver) {
+fn a_hole_in_the_region_acts_as_a_write_of_zeros(driver: &Driver) {
     against_each(driver, "holes", |attacker, end, ours| {
         assert_echoes(attacker, &end, 20);
         // What was sent and not read is gone, and every word is 0 again.

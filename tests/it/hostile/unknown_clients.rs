@@ -20,14 +20,14 @@ on_both_backends!(
     a_thousand_silent_connections_keep_nobody_out,
     half_a_hello_and_other_junk_keep_nobody_out,
     descriptors_sent_to_an_engine_are_not_kept,
-    what_an_engine_offers_that_is_no_region_is_refused,
-    descriptors_that_block_when_they_are_closed_block_nobody,
-    an_engine_that_says_nothing_is_not_waited_for,
+    an_offer_that_is_no_region_is_refused,
+    descriptors_that_are_slow_to_close_hold_nobody_up,
+    connecting_to_a_silent_engine_times_out,
 );
 
 #[test]
 #[ignore = "a second process, for a test to start"]
-fn child_that_is_a_stranger() {
+fn child_that_is_an_unknown_client() {
     let Some(arguments) = child::arguments() else { return };
     let path = &arguments[0];
     let mut kept: Vec<OwnedFd> = Vec::new();
@@ -200,13 +200,13 @@ fn huge_pages() -> OwnedFd {
     file
 }
 
-fn stranger(name: &str) -> Child {
-    Child::start(test_path!(child_that_is_a_stranger), &[name])
+fn unknown_client(name: &str) -> Child {
+    Child::start(test_path!(child_that_is_an_unknown_client), &[name])
 }
 
-fn tell(stranger: &mut Child, order: &str) {
-    stranger.tell(order);
-    stranger.expect("ok");
+fn tell(unknown_client: &mut Child, order: &str) {
+    unknown_client.tell(order);
+    unknown_client.expect("ok");
 }
 
 /// Checks that an honest application is let in and served.
@@ -224,12 +224,12 @@ fn a_thousand_silent_connections_keep_nobody_out(driver: &Driver) {
     let dir = Dir::new();
     let (name, other) = (dir.name("face"), dir.name("listener"));
     let face = SpscFace::builder().ring_bytes(SMALL).driver(driver).create(&name).unwrap();
-    let mut clients = stranger(&name);
+    let mut clients = unknown_client(&name);
     tell(&mut clients, "silent 1000");
     assert_lets_in(driver, &name, || face);
     let listener: SpscListener =
         SpscFace::builder().ring_bytes(SMALL).driver(driver).bind(&other).unwrap();
-    let mut clients = stranger(&other);
+    let mut clients = unknown_client(&other);
     tell(&mut clients, "silent 1000");
     assert_lets_in(driver, &other, || wait("accept", listener.accept()).unwrap());
     // All are sent away, the last ones after a second.
@@ -242,7 +242,7 @@ fn half_a_hello_and_other_junk_keep_nobody_out(driver: &Driver) {
     let dir = Dir::new();
     let name = dir.name("listener");
     let listener = SpscFace::builder().ring_bytes(SMALL).driver(driver).bind(&name).unwrap();
-    let mut clients = stranger(&name);
+    let mut clients = unknown_client(&name);
     for _ in 0..50 {
         tell(&mut clients, "junk");
         tell(&mut clients, "forget");
@@ -261,7 +261,7 @@ fn descriptors_sent_to_an_engine_are_not_kept(driver: &Driver) {
     let dir = Dir::new();
     let name = dir.name("listener");
     let listener = SpscFace::builder().ring_bytes(SMALL).driver(driver).bind(&name).unwrap();
-    let mut clients = stranger(&name);
+    let mut clients = unknown_client(&name);
     for _ in 0..20 {
         clients.tell("descriptors");
         for _ in 0..2 {
@@ -299,11 +299,11 @@ fn connect_to(
     })
 }
 
-fn what_an_engine_offers_that_is_no_region_is_refused(driver: &Driver) {
+fn an_offer_that_is_no_region_is_refused(driver: &Driver) {
     let honest = Honest::start(driver);
     let dir = Dir::new();
     let name = dir.name("engine");
-    let mut engine = stranger(&name);
+    let mut engine = unknown_client(&name);
     tell(&mut engine, "listen");
     for what in OFFERS {
         for (connected, took) in connect_to(driver, &mut engine, &name, what) {
@@ -328,14 +328,14 @@ fn what_an_engine_offers_that_is_no_region_is_refused(driver: &Driver) {
 }
 
 /// Before Linux 6.16, the thread that reads the socket closes them: see SECURITY.md.
-fn descriptors_that_block_when_they_are_closed_block_nobody(driver: &Driver) {
+fn descriptors_that_are_slow_to_close_hold_nobody_up(driver: &Driver) {
     if !common::kernel_can((6, 16), "refuse descriptors on a socket") {
         return;
     }
     let honest = Honest::start(driver);
     let dir = Dir::new();
     let name = dir.name("engine");
-    let mut engine = stranger(&name);
+    let mut engine = unknown_client(&name);
     tell(&mut engine, "listen");
     for what in ["blocks", "region-and-blocks", "blocks-later"] {
         for (connected, took) in connect_to(driver, &mut engine, &name, what) {
@@ -352,11 +352,11 @@ fn descriptors_that_block_when_they_are_closed_block_nobody(driver: &Driver) {
     honest.finish("descriptors that block");
 }
 
-fn an_engine_that_says_nothing_is_not_waited_for(driver: &Driver) {
+fn connecting_to_a_silent_engine_times_out(driver: &Driver) {
     let honest = Honest::start(driver);
     let dir = Dir::new();
     let name = dir.name("engine");
-    let mut engine = stranger(&name);
+    let mut engine = unknown_client(&name);
     tell(&mut engine, "listen");
     for _ in 0..3 {
         for connected in common::connects_within(driver, &name, Duration::from_millis(60)) {

@@ -13,9 +13,9 @@ use super::{commit, halves, lend, small_halves};
 use crate::common::{SMALL, both_roles, eventually, join, number, on_both_backends, packet, wait};
 
 on_both_backends!(
-    a_batch_is_shown_when_it_is_published,
-    a_batch_is_shown_where_it_would_wait_for_room,
-    a_leaked_batch_goes_with_what_comes_next,
+    a_batch_is_visible_once_it_is_published,
+    a_batch_is_published_before_it_waits_for_room,
+    a_leaked_batch_is_published_with_what_comes_next,
     a_batch_ends_with_the_channel,
 );
 
@@ -37,7 +37,7 @@ fn assert_come(rx: &mut Receiver, numbers: Range<u64>) {
 
 /// A batch is published by `publish`, by a drop, and by itself once an eighth of the ring is
 /// withheld. A sleeping peer is woken once for all of its packets.
-fn a_batch_is_shown_when_it_is_published(driver: &Driver) {
+fn a_batch_is_visible_once_it_is_published(driver: &Driver) {
     both_roles(driver, SMALL, None, |here, there| {
         let (mut tx, mut rx, (_unused_rx, unused_tx)) = halves(here, there);
         let mut batch = tx.batch();
@@ -75,7 +75,7 @@ fn a_batch_is_shown_when_it_is_published(driver: &Driver) {
 }
 
 /// The future and the blocking call publish it at once, and then wait until there is room.
-fn a_batch_is_shown_where_it_would_wait_for_room(driver: &Driver) {
+fn a_batch_is_published_before_it_waits_for_room(driver: &Driver) {
     type Reserve = for<'a> fn(&'a mut Batch<'_>) -> Result<Grant<'a>, ShmError>;
     let ways: [Reserve; 2] =
         [|batch| wait("reserve", batch.reserve(200)), |batch| batch.reserve_blocking(200)];
@@ -113,7 +113,7 @@ fn a_batch_is_shown_where_it_would_wait_for_room(driver: &Driver) {
 }
 
 /// It is published with the next packet, however that is sent, by a flush, and when the half ends.
-fn a_leaked_batch_goes_with_what_comes_next(driver: &Driver) {
+fn a_leaked_batch_is_published_with_what_comes_next(driver: &Driver) {
     let leak = |tx: &mut Sender| {
         let mut batch = tx.batch();
         commit_to(&mut batch, 0..2);

@@ -17,7 +17,7 @@ on_both_backends!(
     a_commit_wakes_a_parked_receiver,
     a_grant_that_is_given_up_leaves_no_trace,
     a_grant_holds_all_that_can_be_put,
-    what_the_sink_held_back_goes_before_a_grant,
+    a_packet_that_the_sink_held_back_goes_before_a_grant,
     nothing_is_committed_after_an_end,
     reserve_gives_up_in_time,
 );
@@ -121,7 +121,7 @@ fn a_grant_holds_all_that_can_be_put(driver: &Driver) {
     assert!(rx.is_empty());
 }
 
-fn what_the_sink_held_back_goes_before_a_grant(driver: &Driver) {
+fn a_packet_that_the_sink_held_back_goes_before_a_grant(driver: &Driver) {
     let (mut tx, mut rx, _unused) = small_halves(driver);
     let mut next = 0;
     while tx.try_send(packet(next, 504)).is_ok() {

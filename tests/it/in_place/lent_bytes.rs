@@ -12,14 +12,14 @@ use crate::common::{
 };
 
 on_both_backends!(
-    lent_bytes_give_room_back_from_the_oldest_on,
+    lent_bytes_give_room_back_oldest_first,
     lent_bytes_outlive_the_channel,
     lent_bytes_that_are_dropped_wake_a_parked_sender,
     a_stream_is_lent_and_dropped_in_any_order_on_any_thread,
     two_sleepers_do_not_wake_each_other_over_lent_bytes,
 );
 
-fn lent_bytes_give_room_back_from_the_oldest_on(driver: &Driver) {
+fn lent_bytes_give_room_back_oldest_first(driver: &Driver) {
     let (mut tx, mut rx, _unused) = small_halves(driver);
     let all = tx.free_bytes();
     for n in 0..4 {

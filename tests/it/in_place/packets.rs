@@ -20,7 +20,7 @@ on_both_backends!(
     what_was_sent_before_the_end_can_be_read_in_place,
     a_stream_in_place_keeps_order_and_content,
     a_router_hands_packets_from_ring_to_ring,
-    the_books_count_what_went_in_place,
+    stats_count_packets_sent_in_place,
 );
 
 /// The sender waits in `send`, in `reserve`, or in one of their blocking forms.
@@ -190,7 +190,7 @@ fn a_router_hands_packets_from_ring_to_ring(driver: &Driver) {
     join("router", router);
 }
 
-fn the_books_count_what_went_in_place(driver: &Driver) {
+fn stats_count_packets_sent_in_place(driver: &Driver) {
     let (face, handle) = pair(driver, SMALL);
     let (mut tx, mut rx, _unused) = halves(face.into(), handle.into());
     for n in 0..50 {

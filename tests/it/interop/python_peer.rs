@@ -15,17 +15,17 @@ use crate::common::{self, Dir, PATIENCE, SMALL, eventually, on_both_backends, wa
 
 on_both_backends!(
     a_hundred_thousand_packets_pass_each_way,
-    packets_pass_each_way_in_a_ring_that_turns,
+    long_packets_pass_each_way_in_a_large_ring,
     blocking_calls_and_a_peer_wake_each_other,
     a_driver_that_is_parked_in_and_a_peer_wake_each_other,
     a_peer_that_half_closes_still_receives,
-    our_half_close_is_heard_after_all_that_was_sent,
-    a_peer_that_closes_is_heard_out,
-    our_close_is_heard_after_all_that_was_sent,
+    the_peer_sees_our_half_close_after_all_that_was_sent,
+    everything_from_a_peer_that_closes_arrives,
+    the_peer_sees_our_close_after_all_that_was_sent,
     a_cancel_cuts_both_sides_off,
     a_header_of_an_unknown_kind_is_a_violation,
-    a_killed_peer_is_heard_out,
-    our_death_is_told_by_the_lifeline,
+    everything_from_a_killed_peer_arrives,
+    the_peer_learns_of_our_death_from_the_lifeline,
 );
 
 /// The longest packet in these tests, unless a test says otherwise.
@@ -171,7 +171,7 @@ fn a_hundred_thousand_packets_pass_each_way(driver: &Driver) {
     });
 }
 
-fn packets_pass_each_way_in_a_ring_that_turns(driver: &Driver) {
+fn long_packets_pass_each_way_in_a_large_ring(driver: &Driver) {
     const COUNT: u64 = 10_000;
     const LONGEST: usize = 8192;
     in_both_roles(|role| {
@@ -238,7 +238,7 @@ fn a_peer_that_half_closes_still_receives(driver: &Driver) {
     });
 }
 
-fn our_half_close_is_heard_after_all_that_was_sent(driver: &Driver) {
+fn the_peer_sees_our_half_close_after_all_that_was_sent(driver: &Driver) {
     in_both_roles(|role| {
         let tasks = ["receive-all", "send=1000", "send-all"];
         let (end, mut peer) = meet(driver, role, SMALL, &tasks);
@@ -260,7 +260,7 @@ fn our_half_close_is_heard_after_all_that_was_sent(driver: &Driver) {
     });
 }
 
-fn a_peer_that_closes_is_heard_out(driver: &Driver) {
+fn everything_from_a_peer_that_closes_arrives(driver: &Driver) {
     in_both_roles(|role| {
         // All of it fits into the ring, and the peer is gone before this side looks.
         let (end, mut peer) = meet(driver, role, 4 << 20, &["send=1000", "close"]);
@@ -272,7 +272,7 @@ fn a_peer_that_closes_is_heard_out(driver: &Driver) {
     });
 }
 
-fn our_close_is_heard_after_all_that_was_sent(driver: &Driver) {
+fn the_peer_sees_our_close_after_all_that_was_sent(driver: &Driver) {
     in_both_roles(|role| {
         let (end, mut peer) = meet(driver, role, 4 << 20, &["pause", "receive-all", "send-all"]);
         pollster::block_on(send(&end, &Packets::new(LONGEST), 0..1000));
@@ -310,7 +310,7 @@ fn a_header_of_an_unknown_kind_is_a_violation(driver: &Driver) {
     });
 }
 
-fn a_killed_peer_is_heard_out(driver: &Driver) {
+fn everything_from_a_killed_peer_arrives(driver: &Driver) {
     in_both_roles(|role| {
         let (end, mut peer) = meet(driver, role, SMALL, &["send-all"]);
         let packets = Packets::new(LONGEST);
@@ -346,7 +346,7 @@ fn child_that_streams_until_it_is_killed() {
     });
 }
 
-fn our_death_is_told_by_the_lifeline(driver: &Driver) {
+fn the_peer_learns_of_our_death_from_the_lifeline(driver: &Driver) {
     let backend = driver.backend().to_string();
     in_both_roles(|role| {
         let dir = Dir::new();

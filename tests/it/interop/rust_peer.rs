@@ -8,10 +8,10 @@ use crate::common::raw_peer::{self, End, Raw};
 use crate::common::{Dir, SMALL, join, length, number, on_both_backends, packet, wait};
 
 on_both_backends!(
-    what_is_sent_to_an_independent_end_comes_back,
+    an_independent_end_echoes_what_is_sent_to_it,
     an_independent_end_and_ours_stream_both_ways_at_once,
-    an_independent_end_that_closes_is_heard_out,
-    an_independent_end_is_told_how_ours_ended,
+    everything_from_an_independent_end_that_closes_arrives,
+    an_independent_end_learns_how_ours_ended,
 );
 
 /// Returns an end that was written from the specification, and its task.
@@ -31,7 +31,7 @@ fn raw_end() -> Option<(Raw, String)> {
 
 #[test]
 #[ignore = "a second process, for a test to start"]
-fn child_that_was_written_from_the_page() {
+fn child_that_was_written_from_the_specification() {
     let Some((mut raw, task)) = raw_end() else { return };
     let end = match task.as_str() {
         "echo" => loop {
@@ -63,8 +63,9 @@ fn against_each(driver: &Driver, task: &str, test: impl Fn(Endpoint, Child)) {
             let dir = Dir::new();
             let name = dir.name("face");
             let arguments = [theirs, &name, sleeps, task];
-            let start =
-                || Child::start(test_path!(child_that_was_written_from_the_page), &arguments);
+            let start = || {
+                Child::start(test_path!(child_that_was_written_from_the_specification), &arguments)
+            };
             if theirs == "application" {
                 let face = SpscFace::builder().ring_bytes(SMALL).driver(driver);
                 let face = face.create(&name).unwrap();
@@ -78,7 +79,7 @@ fn against_each(driver: &Driver, task: &str, test: impl Fn(Endpoint, Child)) {
     }
 }
 
-fn what_is_sent_to_an_independent_end_comes_back(driver: &Driver) {
+fn an_independent_end_echoes_what_is_sent_to_it(driver: &Driver) {
     against_each(driver, "echo", |end, mut child| {
         for n in 0..2000 {
             wait("send", end.send(packet(n, length(n)))).unwrap();
@@ -109,7 +110,7 @@ fn an_independent_end_and_ours_stream_both_ways_at_once(driver: &Driver) {
     });
 }
 
-fn an_independent_end_that_closes_is_heard_out(driver: &Driver) {
+fn everything_from_an_independent_end_that_closes_arrives(driver: &Driver) {
     against_each(driver, "send", |end, mut child| {
         for n in 0..500 {
             let got = wait("recv", end.recv()).unwrap();
@@ -121,7 +122,7 @@ fn an_independent_end_that_closes_is_heard_out(driver: &Driver) {
     });
 }
 
-fn an_independent_end_is_told_how_ours_ended(driver: &Driver) {
+fn an_independent_end_learns_how_ours_ended(driver: &Driver) {
     against_each(driver, "echo", |end, mut child| {
         wait("connected", end.connected()).unwrap();
         end.cancel();

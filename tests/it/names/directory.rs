@@ -20,7 +20,7 @@ on_both_backends!(
     a_link_or_a_file_in_place_of_the_directory_is_refused,
     a_directory_that_is_missing_is_not_made,
     a_file_in_place_of_the_socket_is_left_alone,
-    a_dropped_engine_waits_for_nobody,
+    dropping_an_engine_waits_for_no_lock,
     cleaners_spare_a_living_engine,
     an_engine_at_its_file_limit_is_never_seen,
 );
@@ -102,7 +102,7 @@ fn a_file_in_place_of_the_socket_is_left_alone(driver: &Driver) {
 }
 
 /// A thread of an executor or a driver may be the one that drops an engine.
-fn a_dropped_engine_waits_for_nobody(driver: &Driver) {
+fn dropping_an_engine_waits_for_no_lock(driver: &Driver) {
     let dir = Dir::new();
     let name = dir.name("engine");
     type Engine = fn(FaceBuilder, &str) -> Box<dyn Send>;

@@ -15,12 +15,12 @@ on_both_backends!(
     an_engine_is_found_by_its_name,
     names_with_a_form_that_is_not_allowed_are_refused,
     a_name_that_nobody_serves_is_not_found,
-    a_second_handle_is_told_busy,
+    a_second_handle_gets_busy,
     a_face_serves_one_handle_in_its_life,
-    a_second_face_of_a_name_is_told_so,
+    a_second_face_of_a_name_is_an_error,
     a_dropped_face_gives_its_name_up,
     settings_that_are_not_allowed_are_refused_with_both_numbers,
-    many_handles_race_for_one_face,
+    one_of_many_handles_that_race_gets_the_face,
     long_paths_work,
 );
 
@@ -101,7 +101,7 @@ fn a_name_that_nobody_serves_is_not_found(driver: &Driver) {
     assert!(face(driver).create(&name).is_ok());
 }
 
-fn a_second_handle_is_told_busy(driver: &Driver) {
+fn a_second_handle_gets_busy(driver: &Driver) {
     let dir = Dir::new();
     let name = dir.name("engine");
     let face = face(driver).create(&name).unwrap();
@@ -129,7 +129,7 @@ fn a_face_serves_one_handle_in_its_life(driver: &Driver) {
     }
 }
 
-fn a_second_face_of_a_name_is_told_so(driver: &Driver) {
+fn a_second_face_of_a_name_is_an_error(driver: &Driver) {
     let dir = Dir::new();
     let name = dir.name("engine");
     let first = face(driver).create(&name).unwrap();
@@ -188,7 +188,7 @@ fn settings_that_are_not_allowed_are_refused_with_both_numbers(driver: &Driver) 
     assert!(face(driver).create(&name).is_ok());
 }
 
-fn many_handles_race_for_one_face(driver: &Driver) {
+fn one_of_many_handles_that_race_gets_the_face(driver: &Driver) {
     let dir = Dir::new();
     let name = dir.name("engine");
     for _ in 0..20 {
@@ -257,7 +257,7 @@ fn child_with_relative_names() {
 }
 
 #[test]
-fn relative_names_live_where_the_environment_says() {
+fn relative_names_use_the_directory_from_the_environment() {
     let dir = Dir::new();
     // The directory is made when it is needed, but only one level of it.
     let place = dir.path().join("place");

@@ -20,7 +20,7 @@ on_both_backends!(
     the_sockets_mode_is_what_was_asked_for,
     the_predicates_decide,
     another_user_is_refused,
-    no_predicate_lets_in_whom_the_mode_keeps_out,
+    no_predicate_overrides_the_mode,
     the_mode_can_let_a_group_in,
     a_predicate_refuses_another_user_who_may_reach_the_socket,
     a_listener_serves_users_side_by_side,
@@ -182,7 +182,7 @@ fn another_is_denied(driver: &Driver, name: &str, cause: DenialCause) -> bool {
     true
 }
 
-fn no_predicate_lets_in_whom_the_mode_keeps_out(driver: &Driver) {
+fn no_predicate_overrides_the_mode(driver: &Driver) {
     let dir = open_dir();
     let name = dir.name("engine");
     for mode in [None, Some(0o600), Some(0o660)] {

@@ -10,7 +10,7 @@ use wakering::{CloseReason, Driver, RecvTimeoutError, SpscFace, SpscHandle};
 use crate::common::child::{self, Child, test_path};
 use crate::common::{self, Dir, SMALL, number, on_both_backends, packet, wait};
 
-on_both_backends!(sides_whose_clocks_differ);
+on_both_backends!(sides_with_different_clocks_work_together);
 
 fn sources(directory: &Path) -> Vec<PathBuf> {
     let entries = fs::read_dir(directory).unwrap().map(|entry| entry.unwrap().path());
@@ -40,7 +40,7 @@ fn no_line_of_the_library_asks_for_the_time_of_day() {
 
 /// An engine, and an application in whose time namespace the monotonic clock is a year ahead. The
 /// sides exchange no times.
-fn sides_whose_clocks_differ(driver: &Driver) {
+fn sides_with_different_clocks_work_together(driver: &Driver) {
     let ahead = ["unshare", "--time", "--monotonic", "31536000", "--kill-child"];
     if !Command::new(ahead[0]).args(&ahead[1..]).arg("true").status().is_ok_and(|it| it.success()) {
         return eprintln!("left out: no time namespace for us");

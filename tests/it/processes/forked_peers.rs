@@ -21,11 +21,11 @@ use crate::common::{
 on_both_backends!(
     a_death_that_a_living_child_hides_is_noticed,
     a_death_that_a_living_child_hides_is_noticed_where_nobody_runs_the_driver,
-    all_that_was_published_arrives_before_such_a_death,
+    everything_published_arrives_before_a_death_that_a_child_hides,
     an_application_that_comes_late_to_a_pair_is_watched,
-    a_child_that_lives_on_does_not_hide_a_pairs_engine,
+    a_living_child_does_not_hide_the_death_of_a_pairs_engine,
     a_process_without_its_first_thread_is_alive,
-    a_child_that_ends_is_not_its_parent,
+    the_end_of_a_child_does_not_end_its_parents_channel,
 );
 
 // SAFETY: this is the libc's declaration. Except where a comment allows more, a child here only
@@ -211,7 +211,7 @@ fn an_application_that_comes_late_to_a_pair_is_watched(driver: &Driver) {
     child.expect("here");
 }
 
-fn all_that_was_published_arrives_before_such_a_death(driver: &Driver) {
+fn everything_published_arrives_before_a_death_that_a_child_hides(driver: &Driver) {
     if !kernel_tells() {
         return;
     }
@@ -274,7 +274,7 @@ fn child_with_a_pair() {
     drop(face);
 }
 
-fn a_child_that_lives_on_does_not_hide_a_pairs_engine(driver: &Driver) {
+fn a_living_child_does_not_hide_the_death_of_a_pairs_engine(driver: &Driver) {
     if !kernel_tells() {
         return;
     }
@@ -365,7 +365,7 @@ fn child_whose_children_end() {
     child::say("done");
 }
 
-fn a_child_that_ends_is_not_its_parent(driver: &Driver) {
+fn the_end_of_a_child_does_not_end_its_parents_channel(driver: &Driver) {
     for role in ["engine", "application"] {
         let dir = Dir::new();
         let name = dir.name("face");

@@ -21,7 +21,7 @@ on_both_backends!(
     a_killed_peer_is_noticed_in_send,
     a_killed_peer_is_noticed_in_blocking_recv,
     a_killed_peer_is_noticed_in_blocking_send,
-    a_killed_peer_is_noticed_by_everybody_who_waits,
+    a_killed_peer_is_noticed_by_every_waiter,
     everything_published_before_the_kill_arrives,
     a_process_that_exits_without_dropping_has_died,
     a_process_that_drops_its_end_has_not_died,
@@ -225,7 +225,7 @@ fn a_killed_peer_is_noticed_in_blocking_send(driver: &Driver) {
     });
 }
 
-fn a_killed_peer_is_noticed_by_everybody_who_waits(driver: &Driver) {
+fn a_killed_peer_is_noticed_by_every_waiter(driver: &Driver) {
     let (here, mut child, _dir) = with_child(driver, test_path!(child_that_waits), "engine", &[]);
     child.expect("ready");
     fill(&here);

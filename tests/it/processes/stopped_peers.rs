@@ -12,7 +12,7 @@ use crate::common::{self, Dir, SMALL, eventually, fill, number, on_both_backends
 
 on_both_backends!(
     a_stopped_peer_has_not_died,
-    a_stopped_engine_is_not_waited_for,
+    connecting_to_a_stopped_engine_times_out,
     packets_and_deaths_cross_pid_namespaces,
 );
 
@@ -120,7 +120,7 @@ fn a_stopped_peer_has_not_died(driver: &Driver) {
     }
 }
 
-fn a_stopped_engine_is_not_waited_for(driver: &Driver) {
+fn connecting_to_a_stopped_engine_times_out(driver: &Driver) {
     let dir = Dir::new();
     let name = dir.name("face");
     let mut child = start(&[], driver, "application", &name).unwrap();

@@ -14,7 +14,7 @@ use crate::common::{
 
 on_both_backends!(
     many_senders_lose_and_double_nothing,
-    senders_go_in_the_order_in_which_they_came,
+    senders_are_served_in_the_order_in_which_they_came,
     a_batch_keeps_its_place,
     a_batch_keeps_its_place_from_blocking_senders_too,
     try_send_is_full_while_others_queue,
@@ -22,8 +22,8 @@ on_both_backends!(
     a_dropped_waiter_that_was_woken_passes_its_wake_on,
     many_receivers_get_every_packet_once,
     receivers_are_served_in_the_order_in_which_they_came,
-    a_receiver_that_was_woken_and_dropped_passes_it_on,
-    a_receiver_that_was_woken_for_two_passes_it_on,
+    a_receiver_that_was_woken_and_dropped_passes_the_wake_on,
+    one_wake_for_three_packets_serves_three_receivers,
     blocking_and_async_callers_share_an_end,
     tasks_of_both_directions_share_an_end,
 );
@@ -63,7 +63,7 @@ fn many_senders_lose_and_double_nothing(driver: &Driver) {
     });
 }
 
-fn senders_go_in_the_order_in_which_they_came(driver: &Driver) {
+fn senders_are_served_in_the_order_in_which_they_came(driver: &Driver) {
     both_roles(driver, SMALL, None, |here, there| {
         let filled = fill(&here);
         let mut sends: Vec<_> =
@@ -282,7 +282,7 @@ fn receivers_are_served_in_the_order_in_which_they_came(driver: &Driver) {
     });
 }
 
-fn a_receiver_that_was_woken_and_dropped_passes_it_on(driver: &Driver) {
+fn a_receiver_that_was_woken_and_dropped_passes_the_wake_on(driver: &Driver) {
     both_roles(driver, SMALL, None, |here, there| {
         for n in 0..200 {
             let mut first = Box::pin(there.recv());
@@ -309,7 +309,7 @@ fn a_receiver_that_was_woken_and_dropped_passes_it_on(driver: &Driver) {
     });
 }
 
-fn a_receiver_that_was_woken_for_two_passes_it_on(driver: &Driver) {
+fn one_wake_for_three_packets_serves_three_receivers(driver: &Driver) {
     both_roles(driver, SMALL, None, |here, there| {
         for n in 0..100 {
             let (tell, told) = std::sync::mpsc::channel();

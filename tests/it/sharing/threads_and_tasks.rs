@@ -21,7 +21,7 @@ on_both_backends!(
     a_task_learns_of_the_end_after_threads_have_slept,
     a_task_in_the_queue_learns_of_the_end_after_threads_have_slept,
     a_driver_that_is_parked_in_wakes_tasks_after_threads_have_slept,
-    threads_that_block_leave_the_driver_alone,
+    threads_that_block_do_not_wake_the_driver,
 );
 
 /// Returns both ends, bound to `driver`, in both orders. Nothing spins, so each wait is a sleep.
@@ -193,7 +193,7 @@ fn a_driver_that_is_parked_in_wakes_tasks_after_threads_have_slept(driver: &Driv
     }
 }
 
-fn threads_that_block_leave_the_driver_alone(driver: &Driver) {
+fn threads_that_block_do_not_wake_the_driver(driver: &Driver) {
     if driver.backend() == Backend::Epoll {
         // The peer wakes this side with bytes, which the driver has to read.
         return;

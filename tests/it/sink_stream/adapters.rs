@@ -16,7 +16,7 @@ on_both_backends!(
     forward_moves_everything_and_closes,
     forward_fails_where_its_source_was_cut_off,
     forward_fails_where_its_sink_has_ended,
-    send_all_shows_what_came_before_its_source_failed,
+    send_all_publishes_what_came_before_its_source_failed,
     combinators_work,
     ready_chunks_takes_what_is_there,
     with_makes_a_codec,
@@ -74,7 +74,7 @@ fn forward_fails_where_its_sink_has_ended(driver: &Driver) {
     });
 }
 
-fn send_all_shows_what_came_before_its_source_failed(driver: &Driver) {
+fn send_all_publishes_what_came_before_its_source_failed(driver: &Driver) {
     both_roles(driver, SMALL, None, |here, there| {
         let (mut tx, _rx) = split(here);
         let failure = || ShmError::Busy;

@@ -12,10 +12,10 @@ use crate::common::{SMALL, both_roles, join, number, on_both_backends, packet, p
 
 on_both_backends!(
     a_stream_is_fused,
-    a_place_of_the_stream_that_is_not_polled_swallows_no_wake,
-    a_place_of_the_sink_that_is_not_polled_swallows_no_wake,
-    a_forgotten_recv_swallows_no_wake,
-    a_forgotten_send_swallows_no_wake,
+    a_stream_that_is_no_longer_polled_takes_no_wake,
+    a_sink_that_is_no_longer_polled_takes_no_wake,
+    a_forgotten_recv_takes_no_wake,
+    a_forgotten_send_takes_no_wake,
     a_half_moves_to_another_task_between_polls,
     the_halves_run_on_two_threads,
 );
@@ -44,7 +44,7 @@ fn a_stream_is_fused(driver: &Driver) {
     });
 }
 
-fn a_place_of_the_stream_that_is_not_polled_swallows_no_wake(driver: &Driver) {
+fn a_stream_that_is_no_longer_polled_takes_no_wake(driver: &Driver) {
     both_roles(driver, SMALL, None, |here, there| {
         let (_tx, mut rx) = split(here);
         // Polled by a task that then stopped.
@@ -62,7 +62,7 @@ fn a_place_of_the_stream_that_is_not_polled_swallows_no_wake(driver: &Driver) {
     });
 }
 
-fn a_place_of_the_sink_that_is_not_polled_swallows_no_wake(driver: &Driver) {
+fn a_sink_that_is_no_longer_polled_takes_no_wake(driver: &Driver) {
     both_roles(driver, SMALL, None, |here, there| {
         let (mut tx, _rx) = split(here);
         let filled = fill(&mut tx);
@@ -80,7 +80,7 @@ fn a_place_of_the_sink_that_is_not_polled_swallows_no_wake(driver: &Driver) {
     });
 }
 
-fn a_forgotten_recv_swallows_no_wake(driver: &Driver) {
+fn a_forgotten_recv_takes_no_wake(driver: &Driver) {
     both_roles(driver, SMALL, None, |here, there| {
         let (_tx, mut rx) = split(here);
         let mut recv = Box::pin(rx.recv());
@@ -98,7 +98,7 @@ fn a_forgotten_recv_swallows_no_wake(driver: &Driver) {
     });
 }
 
-fn a_forgotten_send_swallows_no_wake(driver: &Driver) {
+fn a_forgotten_send_takes_no_wake(driver: &Driver) {
     both_roles(driver, SMALL, None, |here, there| {
         let (mut tx, _rx) = split(here);
         let filled = fill(&mut tx);

@@ -16,7 +16,7 @@ on_both_backends!(
     start_send_wakes_a_peer_that_sleeps,
     a_full_sink_holds_one_packet_back,
     poll_ready_is_pending_until_the_held_packet_is_gone,
-    a_sink_on_which_nobody_waits_is_woken_once_there_is_room,
+    a_sink_is_woken_once_there_is_room,
     flush_and_close_wait_for_the_held_packet,
     feeding_and_flushing_keeps_the_order_with_the_other_calls,
     a_packet_too_large_is_an_error_of_start_send,
@@ -103,7 +103,7 @@ impl Wake for Woken {
     }
 }
 
-fn a_sink_on_which_nobody_waits_is_woken_once_there_is_room(driver: &Driver) {
+fn a_sink_is_woken_once_there_is_room(driver: &Driver) {
     both_roles(driver, SMALL, None, |here, there| {
         let (mut tx, _rx) = split(here);
         let filled = fill(&mut tx);
