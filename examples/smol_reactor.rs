@@ -40,7 +40,7 @@ fn main() -> Result<(), Box<dyn std::error::Error>> {
         let name = std::fs::read_to_string(task?.path().join("comm"))?;
         assert_ne!(name.trim(), "wakering", "a background driver was started");
     }
-    println!("{ROUNDS} round trips in smol's reactor, beside its timers");
+    println!("{ROUNDS} round trips in smol's reactor, next to its timers");
     Ok(())
 }
 

@@ -599,8 +599,8 @@ fn a_child_that_reserves_room_ends_nothing() {
         told.read_exact(&mut [0]).unwrap();
         assert_eq!(copy(&tx).free_bytes(), 0);
     });
-    tx.try_send("behind the child's back".into()).unwrap();
-    assert_eq!(rx.try_recv().unwrap(), "behind the child's back");
+    tx.try_send("sent by the parent".into()).unwrap();
+    assert_eq!(rx.try_recv().unwrap(), "sent by the parent");
     tells.write_all(&[1]).unwrap();
     expect_success(child);
     tx.try_send("still open".into()).unwrap();

@@ -71,8 +71,8 @@ impl Checker {
             return Err("a packet of another channel".into());
         }
         if number != self.next || self.was_last {
-            let behind = if self.was_last { ", behind the last" } else { "" };
-            return Err(format!("packet {number} in place of {}{behind}", self.next));
+            let after = if self.was_last { ", after the last" } else { "" };
+            return Err(format!("packet {number} instead of {}{after}", self.next));
         }
         let is_last = packet.get(16) == Some(&1);
         if (Maker { session, next: 0 }).make(number, is_last, packet.len()) != packet {

@@ -62,7 +62,7 @@ fn parse(mut given: impl Iterator<Item = String>) -> Result<Arguments, String> {
                 let lawful = interval.filter(|interval| !interval.is_zero());
                 arguments.interval = lawful.ok_or("--interval needs a time in seconds")?;
             }
-            _ => return Err(format!("what is {name}")),
+            _ => return Err(format!("unknown argument {name}")),
         }
     }
     Ok(arguments)

@@ -242,7 +242,7 @@ impl Raw {
     /// Completes an application's handshake after its hello.
     pub fn join(line: OwnedFd, by_byte: bool) -> Self {
         let (bytes, passed) = receive(&line).unwrap();
-        assert_eq!(bytes, answer(0), "not welcome");
+        assert_eq!(bytes, answer(0), "refused by the engine");
         let file = &passed[0];
         let seals = SealFlags::SHRINK | SealFlags::GROW | SealFlags::SEAL;
         assert!(rustix::fs::fcntl_get_seals(file).unwrap().contains(seals));

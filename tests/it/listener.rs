@@ -116,7 +116,7 @@ fn a_dropped_accept_has_accepted_nobody(driver: &Driver) {
         assert!(poll_once(first.as_mut()).is_pending());
         assert!(poll_once(second.as_mut()).is_pending());
         let _handle = application(driver, &name, n);
-        eventually("somebody waits", || listener.stats().waiting == 1);
+        eventually("a face waits", || listener.stats().waiting == 1);
         // If the wake has come already, it went to the first one.
         drop(first);
         let face = wait("the second", second).unwrap();
@@ -153,7 +153,7 @@ fn a_closed_listener_still_yields_the_faces_it_has(driver: &Driver) {
     let mut waiting: Vec<_> = (0..3).map(|_| Box::pin(other.accept())).collect();
     assert!(waiting.iter_mut().all(|accept| poll_once(accept.as_mut()).is_pending()));
     other.close();
-    for accepted in wait("all are told", join_all(waiting)) {
+    for accepted in wait("all accepts return", join_all(waiting)) {
         assert!(is_closed(accepted, CloseReason::Local));
     }
 }

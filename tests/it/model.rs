@@ -141,7 +141,7 @@ impl Model {
     }
 
     fn check_received(&mut self, side: usize, packet: &Bytes) {
-        assert!(!self.is_cut(side), "received behind the end");
+        assert!(!self.is_cut(side), "received after the end");
         let expected = self.directions[1 - side].queue.pop_front();
         assert_eq!(Some((number(packet), packet.len())), expected);
     }
@@ -423,7 +423,7 @@ impl Model {
                     Some(CloseReason::Cancelled) => assert!(self.is_cancelled),
                     Some(CloseReason::Local) => assert!(is_local),
                     None | Some(CloseReason::Peer) => {}
-                    Some(other) => panic!("nobody gave cause for {other:?}"),
+                    Some(other) => panic!("nothing caused {other:?}"),
                 }
             }
             let now = [channel, tx, rx];

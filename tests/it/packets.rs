@@ -394,7 +394,7 @@ fn stats_add_up(driver: &Driver) {
 fn stats_count_full_rings_and_wakes(driver: &Driver) {
     both_roles(driver, SMALL, None, |here, there| {
         let fits = fill(&here);
-        assert_eq!(here.stats().full_stalls, 0, "nobody has slept");
+        assert_eq!(here.stats().full_stalls, 0, "no sender has slept");
         let mut send = pin!(here.send(packet(fits, 8)));
         assert!(poll_once(send.as_mut()).is_pending());
         let parked = here.stats();

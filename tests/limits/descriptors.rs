@@ -308,7 +308,7 @@ fn child_that_listens() {
     child::say("full");
     assert_eq!(child::listen().as_deref(), Some("they come"));
     assert_idle();
-    assert!(errors_seen.try_recv().is_err(), "nobody came in");
+    assert!(errors_seen.try_recv().is_err(), "no client came in");
     drop(scarcity);
     child::say("over");
     assert_eq!(child::listen().as_deref(), Some("they came"));

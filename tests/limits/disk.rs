@@ -121,5 +121,5 @@ fn child_whose_disk_is_full() {
     });
     fs::remove_file(&blocks[2]).unwrap();
     serves_under(&name, &driver);
-    assert_eq!(entries(place), 3, "the lock file and what is in the way");
+    assert_eq!(entries(place), 3, "the lock file and two files in the way");
 }

@@ -49,7 +49,7 @@ fn child_without_threads() {
 #[test]
 fn threads_are_started_when_there_may_be_more() {
     if !rustix::process::geteuid().is_root() {
-        return eprintln!("left out: only root can be somebody who has no other process");
+        return eprintln!("left out: only root can become a user without other processes");
     }
     match Child::start_as(NOBODY, test_path!(child_with_few_threads), &[]) {
         Ok(child) => assert!(child.wait().success()),

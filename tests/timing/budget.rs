@@ -44,7 +44,7 @@ fn ready<F: Future>(future: F) -> Option<F::Output> {
             Some(output)
         }
         Poll::Pending => {
-            assert_eq!(woken.calls(), 1, "asleep, in full flight");
+            assert_eq!(woken.calls(), 1, "it sleeps in full flight");
             None
         }
     }

@@ -230,7 +230,7 @@ fn a_flood_does_not_hold_up_the_round_trips_of_another_channel(backend: &Driver)
             }
             slowest
         });
-        eprintln!("{runs:?}: the slowest round trip beside two floods took {slowest:?}");
+        eprintln!("{runs:?}: the slowest round trip next to two floods took {slowest:?}");
         assert!(slowest < LATE, "{runs:?}: {slowest:?}");
     }
 }

@@ -85,7 +85,7 @@ fn dropping_the_driver_ends_a_connect(like: &Driver) {
     drop(idle);
     assert!(woken.calls() > 0);
     let Poll::Ready(Err(error)) = poll_with(connecting.as_mut(), &waker) else {
-        panic!("nobody answers");
+        panic!("no engine answers");
     };
     assert!(matches!(error, ShmError::Closed { reason: CloseReason::DriverGone, sent: 0 }));
 }

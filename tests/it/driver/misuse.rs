@@ -128,8 +128,8 @@ fn an_end_may_be_dropped_elsewhere_while_its_driver_sleeps(like: &Driver) {
             }
             drop(here);
             good_peer.try_send(packet(n, 8)).unwrap();
-            eventually("the other end is told", || woken.calls() > 0);
-            eventually("and the other channel", || good_woken.calls() > 0);
+            eventually("the other end learns of it", || woken.calls() > 0);
+            eventually("the other channel is woken", || good_woken.calls() > 0);
             assert_eq!(wait("recv", recv), None);
             assert_eq!(wait("the good one", other), Some(packet(n, 8)));
             assert_eq!(there.close_reason(), Some(CloseReason::Peer));
@@ -165,7 +165,7 @@ fn run_twice(driver: &Driver, run: &(dyn Fn() -> Result<(), ShmError> + Sync)) {
         inside.recv_timeout(PATIENCE).unwrap();
         assert!(is_busy(run()));
         good_peer.try_send(packet(2, 8)).unwrap();
-        assert_eq!(woken.calls(), 0, "the only one who could is held up");
+        assert_eq!(woken.calls(), 0, "the only thread that runs the driver is held up");
         go_on.send(()).unwrap();
         eventually("the other channel is woken", || woken.calls() > 0);
         is_over.store(true, Ordering::SeqCst);
@@ -196,7 +196,7 @@ fn running_a_driver_twice_is_an_error(like: &Driver) {
 
 /// Returns the message of the panic.
 fn panic_of(f: impl FnOnce()) -> String {
-    let panic = catch_unwind(AssertUnwindSafe(f)).expect_err("it goes on");
+    let panic = catch_unwind(AssertUnwindSafe(f)).expect_err("it does not panic");
     panic.downcast_ref::<&str>().map(|&text| text.to_owned()).expect("a message")
 }
 
@@ -288,7 +288,7 @@ fn check_every_waiter(driver: impl Deref<Target = Driver>, elsewhere: &Driver) {
     eventually("all are woken", || woken.iter().all(|woken| woken.calls() > 0));
     assert_eq!(wait("all of them", join_all(waiting)), [true; 6]);
     assert_eq!(face.close_reason(), Some(CloseReason::DriverGone));
-    assert_eq!(join("who blocks", thread), (None, Some(CloseReason::DriverGone)));
+    assert_eq!(join("the blocked thread", thread), (None, Some(CloseReason::DriverGone)));
     // The peers learn of it, and so does a client that connects.
     for peer in [peer, full_peer, blocked_peer] {
         assert_eq!(wait("closed", peer.closed()), CloseReason::Cancelled);

@@ -224,7 +224,7 @@ fn an_executor_that_never_sleeps_serves_its_channels(like: &Driver) {
             handle.try_send(packet(n, 8)).unwrap();
             let begun = Instant::now();
             let received = loop {
-                assert!(begun.elapsed() < PATIENCE, "packet {n} was slept over");
+                assert!(begun.elapsed() < PATIENCE, "packet {n} did not wake the task");
                 if unparks {
                     driver.unparker().unpark();
                     driver.park(None).unwrap();
@@ -255,7 +255,7 @@ fn an_endpoint_may_be_dropped_while_its_driver_is_parked(like: &Driver) {
     let mut received = pin!(handle.recv());
     assert!(poll_with(received.as_mut(), &waker).is_pending());
     drop(face);
-    eventually("the other end is told", || woken.calls() > 0);
+    eventually("the other end learns of it", || woken.calls() > 0);
     assert!(poll_with(received.as_mut(), &waker).is_ready());
     stop.store(true, SeqCst);
     unparker.unpark();

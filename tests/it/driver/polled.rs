@@ -47,9 +47,9 @@ fn a_polled_driver_is_readable_when_there_is_something_to_do(like: &Driver) {
     let (woken, waker) = Woken::counting();
     let mut received = pin!(face.recv());
     assert!(poll_with(received.as_mut(), &waker).is_pending());
-    assert!(!is_readable(&driver, Duration::ZERO), "to park costs nothing");
+    assert!(!is_readable(&driver, Duration::ZERO), "a pending receive leaves nothing to do");
     thread::spawn(move || handle.try_send(packet(1, 8)).map(|()| handle)).join().unwrap().unwrap();
-    assert!(is_readable(&driver, PATIENCE), "a bell, and a hang-up behind it");
+    assert!(is_readable(&driver, PATIENCE), "a bell, and then a hang-up");
     while woken.calls() == 0 {
         assert!(is_readable(&driver, PATIENCE));
         driver.turn().unwrap();

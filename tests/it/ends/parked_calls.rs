@@ -15,7 +15,7 @@ type Parked = (&'static str, fn(&Endpoint) -> CloseReason);
 
 fn ended(end: &Endpoint, received: Option<impl Sized>) -> CloseReason {
     assert!(received.is_none());
-    end.close_reason().expect("a reason behind the end")
+    end.close_reason().expect("a reason after the end")
 }
 
 fn refused(end: &Endpoint, result: Result<(), ShmError>) -> CloseReason {

@@ -39,7 +39,7 @@ fn no_send_returns_ok_after_close_has_returned(driver: &Driver) {
                                 1 => pollster::block_on(here.send(packet(0, 8))).map_err(|_| ()),
                                 _ => here.send_blocking(packet(0, 8)).map_err(|_| ()),
                             };
-                            assert!(!was_closed || result.is_err(), "Ok behind close");
+                            assert!(!was_closed || result.is_err(), "Ok after close");
                             if result.is_ok() {
                                 sent.fetch_add(1, Ordering::SeqCst);
                             } else if was_closed {
@@ -119,7 +119,7 @@ fn no_send_that_is_about_to_park_returns_ok_after_close(driver: &Driver) {
             match poll_once(send.as_mut()) {
                 Poll::Ready(result) => assert_closed(result, CloseReason::Local),
                 Poll::Pending => {
-                    assert!(!is_closed.load(Ordering::SeqCst), "pending behind close");
+                    assert!(!is_closed.load(Ordering::SeqCst), "pending after close");
                 }
             }
             is_closed.load(Ordering::SeqCst)

@@ -220,7 +220,7 @@ fn take_step(raw: &mut Raw, words: &[&str]) {
         ["woken", most] => crowd::expect_woken(at(most)),
         ["flicker", one, other, time] => flicker(raw, hex(one), hex(other), millis(time)),
         ["flood", how, time] => flood(raw, how, millis(time)),
-        other => panic!("what is {other:?}?"),
+        other => panic!("unknown order {other:?}"),
     }
 }
 
@@ -321,7 +321,7 @@ impl Honest {
         times.sort_unstable();
         let count = times.len();
         let (median, p99, max) = (times[count / 2], times[count * 99 / 100], times[count - 1]);
-        eprintln!("{what}: {count} round trips beside it, {median:?} p99 {p99:?} max {max:?}");
+        eprintln!("{what}: {count} round trips next to it, {median:?} p99 {p99:?} max {max:?}");
         // The machine has two processors, which it shares with whatever else runs here.
         assert!(median < Duration::from_millis(20), "{what}: median {median:?}");
         assert!(max < Duration::from_secs(2), "{what}: {max:?}");

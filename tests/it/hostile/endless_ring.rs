@@ -186,7 +186,7 @@ fn blocking_calls_find_the_end_if_nobody_runs_the_driver(driver: &Driver) {
         attacker.kill();
         let begin = Instant::now();
         while way(&mut rx) {
-            assert!(begin.elapsed() < PATIENCE, "{name}: without end");
+            assert!(begin.elapsed() < PATIENCE, "{name}: the ring does not end");
         }
         assert!(rx.finished().is_some_and(|finished| finished.is_err()), "{name}");
     }
@@ -200,7 +200,10 @@ fn a_whole_end_receives_one_ring_after_the_end(driver: &Driver) {
             for _ in 0..2 {
                 scope.spawn(|| {
                     while wait("a packet or the end", end.recv()).is_some() {
-                        assert!(taken.fetch_add(1, Ordering::Relaxed) < MAX, "without end");
+                        assert!(
+                            taken.fetch_add(1, Ordering::Relaxed) < MAX,
+                            "the ring does not end"
+                        );
                     }
                 });
             }

@@ -41,7 +41,7 @@ fn flooded(driver: &Driver, how: &str, judge: impl Fn(&Endpoint, &mut Attacker))
                 async_io::Timer::after(Duration::from_millis(50)),
             )) {
                 futures::future::Either::Left((received, _)) => {
-                    assert_eq!(received, None, "nobody sent anything");
+                    assert_eq!(received, None, "nothing was sent");
                     break;
                 }
                 futures::future::Either::Right(_) => {}
@@ -57,7 +57,7 @@ fn flooded(driver: &Driver, how: &str, judge: impl Fn(&Endpoint, &mut Attacker))
 fn flood_until_over(end: &Endpoint, attacker: &mut Attacker, how: &str) {
     let begin = Instant::now();
     while end.close_reason().is_none() {
-        assert!(begin.elapsed() < PATIENCE, "never shut out for {how}");
+        assert!(begin.elapsed() < PATIENCE, "the channel never ends under a flood of {how}");
         attacker.say(&format!("flood {how} 400"));
     }
 }

@@ -149,7 +149,7 @@ fn two_thousand_blocked_threads_learn_of_the_end(driver: &Driver) {
     for thread in threads {
         assert_eq!(join("recv_blocking", thread), None);
     }
-    eprintln!("{THREADS} threads told in {:?}", begin.elapsed());
+    eprintln!("{THREADS} threads learned of the end in {:?}", begin.elapsed());
     assert_eq!(handle.close_reason(), Some(CloseReason::Peer));
 }
 

@@ -74,7 +74,7 @@ fn child_that_is_an_unknown_client() {
                 peers.extend(offer(&line, what));
                 kept.push(line);
             }
-            _ => panic!("what is {line:?}?"),
+            _ => panic!("unknown order {line:?}"),
         }
         child::say("ok");
     }
@@ -324,7 +324,7 @@ fn an_offer_that_is_no_region_is_refused(driver: &Driver) {
             assert!(connected.unwrap().is_connected(), "{what}");
         }
     }
-    honest.finish("what is no region");
+    honest.finish("offers that are no region");
 }
 
 /// Before Linux 6.16, the thread that reads the socket closes them: see SECURITY.md.

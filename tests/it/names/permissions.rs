@@ -133,7 +133,7 @@ fn child_that_serves() {
 /// Starts a child as another user, if that is possible.
 fn another(driver: &Driver, name: &str, arguments: &[&str]) -> Option<Child> {
     if fs::metadata("/proc/self").unwrap().uid() != 0 {
-        eprintln!("only root can be somebody else: left out");
+        eprintln!("only root can act as another user: left out");
         return None;
     }
     let backend = driver.backend().to_string();
@@ -186,7 +186,7 @@ fn no_predicate_overrides_the_mode(driver: &Driver) {
     let dir = open_dir();
     let name = dir.name("engine");
     for mode in [None, Some(0o600), Some(0o660)] {
-        let builder = face(driver).allow(|_| panic!("nobody gets as far as that"));
+        let builder = face(driver).allow(|_| panic!("the mode should have refused the client"));
         let builder = match mode {
             Some(mode) => builder.mode(mode),
             None => builder,

@@ -156,7 +156,7 @@ fn heard_first(rivals: &mut [Option<Child>; 2], since: Instant) -> usize {
                 return n;
             }
         }
-        assert!(since.elapsed() < PATIENCE, "nobody takes the name");
+        assert!(since.elapsed() < PATIENCE, "no engine takes the name");
         std::thread::sleep(Duration::from_micros(100));
     }
 }

@@ -68,7 +68,7 @@ fn forward_fails_where_its_sink_has_ended(driver: &Driver) {
         drop(sink);
         let forwarding = std::thread::spawn(move || wait("forward", from_rx.forward(to_tx)));
         // The source then learns of it too, because forward drops both.
-        eventually("the source is told", || source.try_send(packet(0, 8)).is_err());
+        eventually("the source learns of it", || source.try_send(packet(0, 8)).is_err());
         let result = join("forward", forwarding);
         assert!(matches!(result, Err(ShmError::Closed { reason: CloseReason::Peer, .. })));
     });

@@ -37,7 +37,7 @@ fn a_stream_is_fused(driver: &Driver) {
         assert_eq!(rx.size_hint().0, 0);
         futures::executor::block_on(async {
             futures::select! {
-                item = rx.next() => panic!("polled behind its end: {item:?}"),
+                item = rx.next() => panic!("polled after its end: {item:?}"),
                 complete => {}
             }
         });
