@@ -154,6 +154,29 @@
 //! [`Unsupported`](ShmError::Unsupported). On 32-bit targets a ring has at most 512 MiB, and a
 //! larger one that an engine offers is refused.
 //!
+//! # The command
+//!
+//! `cargo install wakering --features cli` installs `wakering`, which uses channels from a
+//! terminal or a script. Names are those of [`SpscFace::create`].
+//!
+//! - `wakering top` shows the channels of this user while they work, whichever processes have them.
+//! - `wakering cat NAME` sends standard input as packets, and writes the packets that come to
+//!   standard output, as an application or, with `--engine` or `--listen`, as the engine. A packet
+//!   is a line, a frame with its length in front (`--frames length`), or any piece of a stream
+//!   (`--frames bytes`). The end of standard input is a half-close.
+//! - `wakering ping NAME` measures round trips to an engine that echoes, such as `wakering ping
+//!   NAME --echo`.
+//!
+//! Each command tells its options and examples with `--help`, and prints JSON with `--json`, one
+//! object a line.
+//!
+//! | exit status | |
+//! |---|---|
+//! | 0 | success; for `cat`: everything was sent and everything has come |
+//! | 1 | failure; one line on standard error says why |
+//! | 2 | the arguments are not allowed |
+//! | 124 | a deadline passed: one that was set, or the 5 seconds that an engine has to answer |
+//!
 //! # Recipes
 //!
 //! ## Both ends in one test

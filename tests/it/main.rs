@@ -23,5 +23,4 @@ mod runtimes;
 mod send_timeout;
 mod sharing;
 mod sink_stream;
-mod top;
 mod wakers;

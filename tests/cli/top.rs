@@ -1,13 +1,14 @@
-//! The example `top` finds the channels of this user and shows their real state.
+//! `top` finds the channels of this user and shows their real state.
 
-#[path = "../../examples/top/find.rs"]
+#[path = "../../src/cli/top/find.rs"]
 mod find;
-#[path = "../../examples/top/region.rs"]
+#[path = "../../src/cli/top/region.rs"]
 mod region;
-#[path = "../../examples/top/view.rs"]
+#[path = "../../src/cli/top/view.rs"]
 mod view;
 
 use std::collections::BTreeMap;
+use std::io::{BufRead, BufReader};
 use std::os::fd::AsFd;
 use std::pin::pin;
 
@@ -16,12 +17,13 @@ use find::{Finder, Found, Inode};
 use region::{Passed, Region};
 use rustix::fs::MemfdFlags;
 use view::View;
-use wakering::{Driver, SpscFace, SpscHandle};
+use wakering::{Backend, Driver, SpscFace, SpscHandle};
 
 use crate::common::child::{self, Child, test_path};
 use crate::common::{
     self, Dir, SMALL, eventually, fill, on_both_backends, poll_once, raw_peer, wait,
 };
+use crate::program::{self, Program};
 
 on_both_backends!(
     a_channel_of_two_processes_is_found_with_its_counts,
@@ -183,7 +185,7 @@ fn a_face_alone_and_two_ends_in_one_process_are_told_apart(driver: &Driver) {
 }
 
 fn backend_number(driver: &Driver) -> usize {
-    usize::from(driver.backend() == wakering::Backend::Epoll)
+    usize::from(driver.backend() == Backend::Epoll)
 }
 
 #[test]
@@ -253,4 +255,48 @@ fn false_numbers_are_shown_and_do_no_harm() {
         }
     }
     assert_eq!(View { before: &looks[0], now: &looks[1], seconds: 1.0 }.table(3).len(), 4);
+}
+
+#[test]
+fn the_command_lists_the_channels_of_this_user_and_exits() {
+    let dir = Dir::new();
+    let driver = common::driver(Backend::Epoll).unwrap();
+    let builder = SpscFace::builder().ring_bytes(SMALL).max_packet(777);
+    let (face, handle) = common::pair_of(&driver, builder, SpscHandle::builder());
+    face.try_send(Bytes::from_static(&[7; 20])).unwrap();
+    handle.try_recv().unwrap();
+    let us = std::process::id();
+    let mut channel = None;
+    // A channel may be seen in part, in the moment in which another test starts a process.
+    eventually("it is listed", || {
+        let ended = program::run(&dir, "top --once --json --interval 0.01");
+        channel = ended.objects().into_iter().find(|object| object["max_packet"] == 777);
+        ended.succeeded();
+        channel.as_ref().is_some_and(|channel| channel["face"]["pid"] == us)
+    });
+    let channel = channel.unwrap();
+    assert_eq!(channel["handle"]["pid"], us);
+    assert_eq!(channel["ring_bytes"], 4096);
+    for name in ["packets_sent", "fill_bytes", "parks", "wakes_sent", "packets_per_s"] {
+        assert!(channel["face"][name].is_number(), "{name} in {channel}");
+    }
+    let table = program::run(&dir, "top --once --interval 0.01").succeeded();
+    let table = String::from_utf8(table).unwrap();
+    assert!(table.contains(&format!(" {us} ")) && table.contains("\nEND "), "{table}");
+}
+
+#[test]
+fn the_command_goes_on_until_its_reader_goes_away() {
+    let dir = Dir::new();
+    let mut command = program::command(&dir, "top --json --interval 0.01");
+    let driver = common::driver(Backend::Epoll).unwrap();
+    let _pair = common::pair(&driver, SMALL);
+    let (mut top, output) = Program::spawn_unread(&mut command);
+    let mut lines = BufReader::new(output).lines();
+    for _ in 0..3 {
+        program::objects(&lines.next().unwrap().unwrap());
+    }
+    assert!(top.is_running());
+    drop(lines);
+    top.wait().succeeded();
 }

@@ -4,6 +4,7 @@ use std::collections::BTreeMap;
 use std::fmt::Write;
 
 use super::find::{Found, Inode, Process};
+use crate::json::{Object, Value};
 
 /// All channels of one look, and what happened since the look before.
 pub(crate) struct View<'a> {
@@ -36,14 +37,16 @@ impl View<'_> {
     pub(crate) fn json(&self) -> String {
         let mut text = String::new();
         for (inode, found) in self.now {
-            let region = &found.region;
             let [face, handle] = self.ends(*inode).map(|end| end.json());
-            let _ = writeln!(
-                text,
-                "{{\"inode\":{inode},\"ring_bytes\":{},\"max_packet\":{},\"seconds\":{:.3},\
-                 \"face\":{face},\"handle\":{handle}}}",
-                region.ring_bytes, region.max_packet, self.seconds
-            );
+            let object = Object::new()
+                .with("inode", *inode)
+                .with("ring_bytes", found.region.ring_bytes)
+                .with("max_packet", found.region.max_packet)
+                .with("seconds", Value::fixed(self.seconds, 3))
+                .with("face", face)
+                .with("handle", handle);
+            text.push_str(&object.text());
+            text.push('\n');
         }
         text
     }
@@ -105,33 +108,27 @@ impl End<'_> {
         self.rate(|found| found.region.sent(self.side).bytes)
     }
 
-    fn json(&self) -> String {
+    fn json(&self) -> Object {
         let (region, end) = (&self.found.region, &self.found.region.sides[self.side]);
         let sent = region.sent(self.side);
-        let (pid, name) = match &self.found.processes[self.side] {
-            Some(Process { pid, name }) => (pid.to_string(), quoted(name)),
-            None => ("null".to_owned(), "null".to_owned()),
-        };
-        format!(
-            "{{\"pid\":{pid},\"name\":{name},\"state\":{},\"parked_recv\":{},\"parked_send\":{},\
-             \"packets_sent\":{},\"bytes_sent\":{},\"packets_per_s\":{:.1},\"bytes_per_s\":{:.1},\
-             \"fill_bytes\":{},\"wakes_sent\":{},\"wakes_received\":{},\"parks\":{},\
-             \"full_stalls\":{},\"spins_paid\":{},\"spins_unpaid\":{}}}",
-            quoted(end.state()),
-            end.waits_to_receive(),
-            end.waits_to_send(),
-            sent.packets,
-            sent.bytes,
-            self.packets_per_second(),
-            self.bytes_per_second(),
-            region.fill(self.side),
-            end.wakes_sent,
-            end.wakes_received,
-            end.parks,
-            end.full_stalls,
-            end.spins_paid,
-            end.spins_unpaid,
-        )
+        let process = self.found.processes[self.side].as_ref();
+        Object::new()
+            .with("pid", process.map(|process| process.pid))
+            .with("name", process.map(|process| process.name.as_str()))
+            .with("state", end.state())
+            .with("parked_recv", end.waits_to_receive())
+            .with("parked_send", end.waits_to_send())
+            .with("packets_sent", sent.packets)
+            .with("bytes_sent", sent.bytes)
+            .with("packets_per_s", Value::fixed(self.packets_per_second(), 1))
+            .with("bytes_per_s", Value::fixed(self.bytes_per_second(), 1))
+            .with("fill_bytes", region.fill(self.side))
+            .with("wakes_sent", end.wakes_sent)
+            .with("wakes_received", end.wakes_received)
+            .with("parks", end.parks)
+            .with("full_stalls", end.full_stalls)
+            .with("spins_paid", end.spins_paid)
+            .with("spins_unpaid", end.spins_unpaid)
     }
 
     fn row(&self) -> String {
@@ -191,9 +188,4 @@ fn short(number: f64, unit: &str) -> String {
         _ => 0,
     };
     format!("{scaled:.decimals$} {prefix}{unit}").trim_end().to_owned()
-}
-
-/// Returns a JSON string. `text` has only printable ASCII characters.
-fn quoted(text: &str) -> String {
-    format!("\"{}\"", text.replace('\\', "\\\\").replace('"', "\\\""))
 }

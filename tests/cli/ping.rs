@@ -1,0 +1,144 @@
+//! `ping` measures round trips, and says what is wrong with them.
+
+use bytes::Bytes;
+use serde_json::Value;
+use wakering::{Driver, SpscFace};
+
+use crate::common::{Dir, eventually, join, on_both_backends, wait};
+use crate::program::{Program, run};
+
+on_both_backends!(
+    packets_come_back_from_an_echo,
+    an_echo_serves_many_at_once_and_tells_who_was_cut_off,
+);
+
+fn packets_come_back_from_an_echo(driver: &Driver) {
+    let dir = Dir::new();
+    let backend = driver.backend();
+    let echo = format!("ping --echo --sessions 3 --json --backend {backend} echo");
+    let echo = Program::start(&dir, &echo);
+    let ping =
+        |options: &str| run(&dir, &format!("ping --wait --backend {backend} {options} echo"));
+
+    let output = String::from_utf8(ping("--count 3 --interval 0.01").succeeded()).unwrap();
+    let lines: Vec<&str> = output.lines().collect();
+    assert_eq!(lines.len(), 4, "{output}");
+    assert!(lines[2].starts_with("64 bytes from echo: number 3 time "), "{output}");
+    assert!(lines[3].starts_with("3 round trips of 64 B: min "), "{output}");
+
+    for (count, bytes) in [(2000, 64), (20, 0)] {
+        let ended = ping(&format!("--count {count} --interval 0 --bytes {bytes} --json"));
+        let objects = ended.objects();
+        ended.succeeded();
+        let [times] = &objects[..] else { panic!("{objects:?}") };
+        let number = |name: &str| times[name].as_u64().unwrap_or_else(|| panic!("{name}: {times}"));
+        assert_eq!((number("sent"), number("received"), number("bytes")), (count, count, bytes));
+        let in_order = ["min_ns", "median_ns", "p99_ns", "max_ns"].map(number);
+        assert!(in_order[0] > 0 && in_order.is_sorted(), "{times}");
+    }
+
+    let ended = echo.wait();
+    let served = ended.objects();
+    ended.succeeded();
+    let packets: Vec<_> = served.iter().map(|one| one["packets"].as_u64().unwrap()).collect();
+    assert_eq!(packets, [3, 2000, 20]);
+    assert!(served.iter().all(|one| one["error"].is_null() && one["pid"].as_i64() > Some(0)));
+}
+
+fn an_echo_serves_many_at_once_and_tells_who_was_cut_off(driver: &Driver) {
+    let dir = Dir::new();
+    let backend = driver.backend();
+    let echo = format!("ping --echo --sessions 4 --json --backend {backend} echo");
+    let echo = Program::start(&dir, &echo);
+    let slow = format!("ping --wait --count 1000000 --interval 0.001 --backend {backend} echo");
+    let mut slow: Vec<Program> = (0..3).map(|_| Program::start(&dir, &slow)).collect();
+    // It is served although the others are not through.
+    let quick = format!("ping --wait --count 100 --interval 0 --json --backend {backend} echo");
+    run(&dir, &quick).succeeded();
+    assert!(slow.iter_mut().all(Program::is_running));
+    let pids: Vec<_> = slow.iter().map(|program| i64::from(program.pid())).collect();
+    // Those that were not accepted yet would not be missed.
+    let all_talk = || pids.iter().all(|pid| has_region(*pid));
+    eventually("all of them are connected", all_talk);
+    drop(slow);
+    let ended = echo.wait();
+    ended.failed(1, "3 of 4 applications had no orderly end");
+    let served = ended.objects();
+    let cut_off = served.iter().filter(|one| one["error"] != Value::Null);
+    let mut killed: Vec<_> = cut_off.map(|one| one["pid"].as_i64().unwrap()).collect();
+    killed.sort_unstable();
+    let mut expected = pids;
+    expected.sort_unstable();
+    assert_eq!(killed, expected, "{served:?}");
+}
+
+/// Whether the process has joined a channel.
+fn has_region(pid: i64) -> bool {
+    let maps = std::fs::read_to_string(format!("/proc/{pid}/maps")).unwrap_or_default();
+    maps.contains("memfd:wakering")
+}
+
+/// A face that `ping` with these options meets, and what becomes of it.
+fn against(options: &str, engine: impl FnOnce(SpscFace) + Send + 'static) -> crate::program::Ended {
+    let dir = Dir::new();
+    let face = SpscFace::builder().ring_bytes(4096).create(&dir.name("engine")).unwrap();
+    let engine = std::thread::spawn(move || engine(face));
+    let name = dir.name("engine");
+    let ended = run(&dir, &format!("ping {options} {name}"));
+    join("the engine ends", engine);
+    ended
+}
+
+#[test]
+fn a_deadline_exits_with_124_and_tells_what_came_so_far() {
+    let ended = against("--count 5 --interval 0 --deadline 0.3 --json", |face| {
+        // Two of them come back.
+        for _ in 0..2 {
+            let packet = face.recv_blocking().unwrap();
+            face.send_blocking(packet).unwrap();
+        }
+        assert!(face.recv_blocking().is_some() && face.recv_blocking().is_none());
+    });
+    ended.failed(124, "after 0.3 s, 2 of 5 packets have come back");
+    let times = &ended.objects()[0];
+    assert_eq!((times["sent"].as_u64(), times["received"].as_u64()), (Some(3), Some(2)));
+
+    // It passes in the time between two packets.
+    let ended = against("--interval 1000 --deadline 0.2", |face| {
+        let packet = face.recv_blocking().unwrap();
+        face.send_blocking(packet).unwrap();
+        assert!(face.recv_blocking().is_none());
+    });
+    ended.failed(124, "after 0.2 s, 1 of 10 packets have come back");
+}
+
+#[test]
+fn an_echo_that_is_changed_or_missing_is_a_failure() {
+    let ended = against("--json", |face| {
+        let mut packet = face.recv_blocking().unwrap().to_vec();
+        packet[60] ^= 1;
+        face.send_blocking(Bytes::from(packet)).unwrap();
+        assert!(face.recv_blocking().is_none());
+    });
+    ended.failed(1, "packet 1 came back changed: 64 bytes were sent, 64 came");
+    let ended = against("--json", |face| {
+        wait("a packet comes", face.recv()).unwrap();
+        face.close();
+    });
+    ended.failed(1, "the engine sends no more: 0 of 10 packets have come back");
+    assert_eq!(ended.objects()[0]["received"], 0);
+    let ended = against("", |face| {
+        wait("a packet comes", face.recv()).unwrap();
+        face.cancel();
+    });
+    ended.failed(1, "cancelled: 0 of 10 packets have come back");
+    let ended = against("--bytes 1017", |face| assert!(face.recv_blocking().is_none()));
+    ended.failed(2, "--bytes 1017: the channel allows at most 1016");
+}
+
+#[test]
+fn an_engine_that_is_not_there_is_a_failure_or_is_waited_for() {
+    let dir = Dir::new();
+    run(&dir, "ping nobody").failed(1, "no engine at ");
+    run(&dir, "ping --wait=0.2 nobody").failed(124, "waited 0.2 s: no engine at ");
+}
