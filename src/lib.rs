@@ -166,6 +166,8 @@
 //!   (`--frames bytes`). The end of standard input is a half-close.
 //! - `wakering ping NAME` measures round trips to an engine that echoes, such as `wakering ping
 //!   NAME --echo`.
+//! - `wakering bench` measures round trips and streams between two processes that it starts, by
+//!   each kind of driver.
 //!
 //! Each command tells its options and examples with `--help`, and prints JSON with `--json`, one
 //! object a line.

@@ -3,6 +3,7 @@
 //! It uses the library as any other program does. Each command has a module; [`options`],
 //! [`failure`], [`json`] and [`text`] are what they share.
 
+mod bench;
 mod cat;
 mod failure;
 mod json;
@@ -37,6 +38,9 @@ enum Command {
     Top(top::Arguments),
     Cat(cat::Arguments),
     Ping(ping::Arguments),
+    Bench(bench::Arguments),
+    #[command(name = bench::SIDE, hide = true)]
+    BenchSide(bench::SideArguments),
 }
 
 fn main() -> ExitCode {
@@ -46,6 +50,8 @@ fn main() -> ExitCode {
         Command::Top(arguments) => ("top", top::run(&arguments)),
         Command::Cat(arguments) => ("cat", cat::run(&arguments)),
         Command::Ping(arguments) => ("ping", ping::run(&arguments)),
+        Command::Bench(arguments) => ("bench", bench::run(&arguments)),
+        Command::BenchSide(arguments) => (bench::SIDE, bench::run_side(&arguments)),
     };
     match outcome {
         Ok(()) => ExitCode::SUCCESS,

@@ -3,7 +3,7 @@
 use crate::common::Dir;
 use crate::program::run;
 
-const COMMANDS: [&str; 3] = ["top", "cat", "ping"];
+const COMMANDS: [&str; 4] = ["top", "cat", "ping", "bench"];
 
 #[test]
 fn each_command_has_a_help_with_its_exit_status_and_examples() {
@@ -22,6 +22,7 @@ fn each_command_has_a_help_with_its_exit_status_and_examples() {
         }
         assert!(long.len() > short.len(), "the long help of {command} tells more");
     }
+    assert!(!help.contains("bench-side"), "the command for bench alone is not listed: {help}");
     for part in ["\nExit status:\n", "$WAKERING_DIR"] {
         assert!(help.contains(part), "no {part:?} in {help}");
     }
@@ -50,6 +51,11 @@ fn arguments_that_are_not_allowed_exit_with_2() {
         ("ping --deadline never x", "number of seconds"),
         ("ping --echo --count 1 x", "--count"),
         ("ping --backend poll x", "io-uring"),
+        ("bench --seconds 0", "above 0"),
+        ("bench --sizes 64,0", "from 1 to 1048568"),
+        ("bench --sizes 2M", "from 1 to 1048568"),
+        ("bench --drivers awake", "blocking, parked, polled, background"),
+        ("bench --only latency", "round-trips, streams"),
         // These only the library knows.
         ("cat .hidden", "invalid name"),
         ("ping a/b", "invalid name"),

@@ -7,6 +7,7 @@ mod common;
 #[path = "../../src/cli/json.rs"]
 mod json;
 
+mod bench;
 mod cat;
 mod help;
 mod ping;
