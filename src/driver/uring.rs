@@ -89,10 +89,32 @@ pub(super) fn fallback(requested: Backend, error: io::Error) -> Result<Backend, 
         return Err(ShmError::Io { step: "io_uring_setup", source: error });
     }
     match requested {
-        Backend::IoUring => Err(ShmError::Unsupported {
-            reason: "io_uring with futex operations (Linux 6.7) is not available here",
-        }),
+        Backend::IoUring => Err(ShmError::Unsupported { reason: why_not(&error) }),
         Backend::Auto | Backend::Epoll => Ok(Backend::Epoll),
+    }
+}
+
+/// Returns why there is no io_uring, from the error of the call that has failed.
+fn why_not(error: &io::Error) -> &'static str {
+    match Errno::from_io_error(error) {
+        Some(Errno::PERM) => {
+            "io_uring is forbidden here (EPERM), by kernel.io_uring_disabled, a seccomp filter or a \
+             security module"
+        }
+        Some(Errno::ACCESS) => {
+            "io_uring is forbidden here (EACCES), by a seccomp filter or a security module"
+        }
+        Some(Errno::NOSYS) => {
+            "io_uring is missing here (ENOSYS): the kernel is without it, or a seccomp filter \
+             hides it"
+        }
+        Some(Errno::INVAL) => {
+            "the io_uring of this kernel is too old (EINVAL): futex operations came with Linux 6.7"
+        }
+        None if error.kind() == io::ErrorKind::Unsupported => {
+            "the io_uring of this kernel has no futex operations, which came with Linux 6.7"
+        }
+        _ => "io_uring with futex operations (Linux 6.7) does not work here",
     }
 }
 
@@ -136,7 +158,7 @@ fn open(kind: Kind) -> io::Result<IoUring> {
     let answer = ring.completion().next().map(|completion| completion.result());
     match answer {
         Some(result) if errno(result) == Some(Errno::AGAIN) => Ok(ring),
-        _ => Err(io::ErrorKind::Unsupported.into()),
+        _ => Err(io::Error::other("a futex wait in an io_uring has failed")),
     }
 }
 
