@@ -168,6 +168,8 @@
 //!   NAME --echo`.
 //! - `wakering bench` measures round trips and streams between two processes that it starts, by
 //!   each kind of driver.
+//! - `wakering doctor` looks for what stands in the way of channels here: the kernel, io_uring and
+//!   why it is not used, the directory of names, limits, and whether spinning pays.
 //!
 //! Each command tells its options and examples with `--help`, and prints JSON with `--json`, one
 //! object a line.

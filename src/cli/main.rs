@@ -5,6 +5,7 @@
 
 mod bench;
 mod cat;
+mod doctor;
 mod failure;
 mod json;
 mod options;
@@ -39,6 +40,7 @@ enum Command {
     Cat(cat::Arguments),
     Ping(ping::Arguments),
     Bench(bench::Arguments),
+    Doctor(doctor::Arguments),
     #[command(name = bench::SIDE, hide = true)]
     BenchSide(bench::SideArguments),
 }
@@ -51,6 +53,7 @@ fn main() -> ExitCode {
         Command::Cat(arguments) => ("cat", cat::run(&arguments)),
         Command::Ping(arguments) => ("ping", ping::run(&arguments)),
         Command::Bench(arguments) => ("bench", bench::run(&arguments)),
+        Command::Doctor(arguments) => ("doctor", doctor::run(&arguments)),
         Command::BenchSide(arguments) => (bench::SIDE, bench::run_side(&arguments)),
     };
     match outcome {

@@ -3,7 +3,7 @@
 use crate::common::Dir;
 use crate::program::run;
 
-const COMMANDS: [&str; 4] = ["top", "cat", "ping", "bench"];
+const COMMANDS: [&str; 5] = ["top", "cat", "ping", "bench", "doctor"];
 
 #[test]
 fn each_command_has_a_help_with_its_exit_status_and_examples() {
@@ -56,6 +56,7 @@ fn arguments_that_are_not_allowed_exit_with_2() {
         ("bench --sizes 2M", "from 1 to 1048568"),
         ("bench --drivers awake", "blocking, parked, polled, background"),
         ("bench --only latency", "round-trips, streams"),
+        ("doctor now", "now"),
         // These only the library knows.
         ("cat .hidden", "invalid name"),
         ("ping a/b", "invalid name"),

@@ -9,6 +9,7 @@ mod json;
 
 mod bench;
 mod cat;
+mod doctor;
 mod help;
 mod ping;
 mod program;
