@@ -12,7 +12,7 @@
 //!   polls; [`block_on`] and [`polled`] build on it.
 //! - [`builder`] makes drivers.
 //! - [`source`] is what a driver knows of an endpoint; [`registration`] is what an endpoint knows
-//!   of its driver.
+//!   of its driver. [`readiness`] is a source too: a descriptor of the driver's user.
 //!
 //! In the loom models, `model` replaces the modules that wait and those that make a driver. All
 //! other code is the code that ships.
@@ -64,6 +64,8 @@ mod uring;
 mod uring;
 mod registration;
 #[cfg(not(all(test, loom)))]
+mod readiness;
+#[cfg(not(all(test, loom)))]
 mod background;
 mod unparker;
 mod parker;
@@ -76,6 +78,8 @@ mod builder;
 pub(crate) mod model;
 
 use std::fmt;
+#[cfg(not(all(test, loom)))]
+use std::os::fd::{AsFd, BorrowedFd};
 use std::time::Duration;
 
 #[cfg(not(all(test, loom)))]
@@ -87,6 +91,8 @@ use model::poller_of_this_thread;
 use parker::Parker;
 #[cfg(not(all(test, loom)))]
 pub use polled::PolledDriver;
+#[cfg(not(all(test, loom)))]
+use readiness::{Interest, Readiness};
 pub(crate) use registration::{Binding, Registration};
 use shared::Shared;
 pub(crate) use source::Source;
@@ -147,7 +153,8 @@ impl fmt::Display for Backend {
 ///
 /// A driver that is not run wakes no task. The blocking calls of its endpoints still work, with
 /// their deadlines, and still learn of the peer's death. If a task hangs, print its driver's
-/// `Debug` form. `bound` is how many endpoints, listeners and handshakes are bound to the driver.
+/// `Debug` form. `bound` is how many endpoints, listeners, handshakes and waits for descriptors are
+/// bound to the driver.
 /// `last_run` is when the driver was last run (`never`, `now` or how long ago), unless it runs on a
 /// thread of its own.
 ///
@@ -268,6 +275,100 @@ impl Driver {
     /// - If the future panics.
     pub fn block_on<F: Future>(&self, future: F) -> F::Output {
         block_on::block_on(self, future)
+    }
+
+    /// Waits until `descriptor` can be read from without blocking, has hung up, or has an error.
+    ///
+    /// With this and [`writable`](Self::writable) an executor that has sockets of its own sleeps in
+    /// this driver alone: one [`park`](Self::park) waits for its sockets and for its channels. The
+    /// driver must be run, as for an endpoint.
+    ///
+    /// Works for whatever epoll works for: sockets, pipes, eventfds, timerfds, terminals, pidfds,
+    /// inotify, other epoll sets. Regular files and directories are never waited for; they are an
+    /// error.
+    ///
+    /// Try the operation first, on a nonblocking descriptor, and wait if it is `WouldBlock`. Then
+    /// try again, and so on: readiness is a hint, as another task may have read meanwhile. Each
+    /// wait costs two system calls, and a second one on the same descriptor at the same time (one
+    /// task reads, another writes) costs two more. Any number of tasks may wait on one descriptor.
+    ///
+    /// # Errors
+    ///
+    /// - [`Io`](ShmError::Io) of the kind `PermissionDenied`: `descriptor` is of a kind that cannot
+    ///   be waited for. Another [`Io`](ShmError::Io): there is no memory or no descriptor for the
+    ///   wait, or the user has more than `/proc/sys/fs/epoll/max_user_watches` waits.
+    /// - [`Closed`](ShmError::Closed): nobody can run this driver any more
+    ///   ([`DriverGone`](crate::CloseReason::DriverGone)), or this is a forked child
+    ///   ([`Forked`](crate::CloseReason::Forked)).
+    ///
+    /// # Cancel safety
+    ///
+    /// Dropping the future ends the wait and has no other effect. The wait never holds
+    /// the file open: the future borrows `descriptor`, has left the driver when it is dropped or
+    /// done, and a close after that takes effect at once.
+    ///
+    /// # Examples
+    ///
+    /// ```
+    /// use std::io::{ErrorKind, Read, Write};
+    /// use std::os::unix::net::UnixStream;
+    ///
+    /// use wakering::Driver;
+    ///
+    /// async fn read(
+    ///     driver: &Driver,
+    ///     mut socket: &UnixStream,
+    ///     buffer: &mut [u8],
+    /// ) -> Result<usize, Box<dyn std::error::Error>> {
+    ///     loop {
+    ///         match socket.read(buffer) {
+    ///             Err(error) if error.kind() == ErrorKind::WouldBlock => {
+    ///                 driver.readable(socket).await?;
+    ///             }
+    ///             read => return Ok(read?),
+    ///         }
+    ///     }
+    /// }
+    ///
+    /// let (ours, mut theirs) = UnixStream::pair()?;
+    /// ours.set_nonblocking(true)?;
+    /// let writer = std::thread::spawn(move || theirs.write_all(b"hello"));
+    /// let driver = Driver::new()?;
+    /// let mut buffer = [0; 5];
+    /// assert_eq!(driver.block_on(read(&driver, &ours, &mut buffer))?, 5);
+    /// writer.join().unwrap()?;
+    /// # Ok::<(), Box<dyn std::error::Error>>(())
+    /// ```
+    #[cfg(not(all(test, loom)))]
+    pub fn readable<'a>(
+        &self,
+        descriptor: &'a (impl AsFd + ?Sized),
+    ) -> impl Future<Output = Result<(), ShmError>> + Send + 'a {
+        self.readiness(descriptor.as_fd(), Interest::Read)
+    }
+
+    /// Waits until `descriptor` can be written to without blocking, has hung up, or has an error.
+    ///
+    /// Everything that [`readable`](Self::readable) says applies.
+    ///
+    /// # Errors
+    ///
+    /// As [`readable`](Self::readable).
+    ///
+    /// # Cancel safety
+    ///
+    /// As [`readable`](Self::readable).
+    #[cfg(not(all(test, loom)))]
+    pub fn writable<'a>(
+        &self,
+        descriptor: &'a (impl AsFd + ?Sized),
+    ) -> impl Future<Output = Result<(), ShmError>> + Send + 'a {
+        self.readiness(descriptor.as_fd(), Interest::Write)
+    }
+
+    #[cfg(not(all(test, loom)))]
+    fn readiness<'a>(&self, descriptor: BorrowedFd<'a>, interest: Interest) -> Readiness<'a> {
+        Readiness::new(self.binding.clone(), descriptor, interest)
     }
 
     /// Whether the driver runs on its own thread, so that no caller has to run it.

@@ -98,7 +98,8 @@ impl Registration {
         self.watch_for(set::EventFlags::RDHUP, fd, token)
     }
 
-    fn watch_for(
+    /// As [`watch`](Self::watch), but for the events in `flags`.
+    pub(super) fn watch_for(
         &self,
         flags: set::EventFlags,
         fd: BorrowedFd<'_>,

@@ -1,6 +1,7 @@
 //! Drivers: the ways to run one, and how not to use one.
 
 mod block_on;
+mod descriptors;
 mod drive;
 mod dropped;
 mod misuse;
