@@ -1,6 +1,6 @@
 //! The epoll set of a driver, and the descriptors in it that are the driver's own.
 
-use std::os::fd::{AsFd, BorrowedFd, OwnedFd};
+use std::os::fd::{AsFd, OwnedFd};
 use std::time::Duration;
 
 use rustix::event::{EventfdFlags, Timespec, epoll, eventfd};
@@ -16,8 +16,6 @@ use crate::sync::{AtomicU64, Ordering};
 /// Tokens of the driver's own descriptors.
 const INTERRUPT: u16 = 0;
 const TIMER: u16 = 1;
-#[allow(dead_code, reason = "for io_uring alone")]
-const RING: u16 = 2;
 
 #[cfg(not(all(test, loom)))]
 type Set = OwnedFd;
@@ -72,12 +70,6 @@ impl EpollSet {
         self.add(&descriptor, TIMER)?;
         self.timer = Some(Timer { descriptor, at: AtomicU64::new(NEVER) });
         Ok(())
-    }
-
-    /// Adds the ring of a polled driver.
-    #[allow(dead_code, reason = "for io_uring alone")]
-    pub(super) fn add_ring(&self, ring: BorrowedFd<'_>) -> Result<(), ShmError> {
-        self.add(ring, RING)
     }
 
     fn add(&self, descriptor: impl AsFd, token: u16) -> Result<(), ShmError> {

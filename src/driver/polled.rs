@@ -1,7 +1,7 @@
 //! A driver for a reactor.
 
 use std::ops::Deref;
-use std::os::fd::{AsFd, AsRawFd, BorrowedFd, RawFd};
+use std::os::fd::{AsFd, AsRawFd, BorrowedFd, OwnedFd, RawFd};
 use std::pin::pin;
 use std::task::{Context, Poll, Waker};
 use std::{fmt, io};
@@ -75,18 +75,23 @@ use crate::error::ShmError;
 pub struct PolledDriver {
     driver: Driver,
     parker: Parker,
+    /// What a reactor waits on; without it, the epoll set.
+    ring: Option<OwnedFd>,
 }
 
 impl PolledDriver {
     pub(super) fn open(backend: Backend) -> Result<Self, ShmError> {
         let shared = Shared::polled(backend)?;
-        let poller: Box<dyn Poller> = match backend {
-            Backend::Epoll => Box::new(EpollPoller::new(shared.clone())),
-            Backend::Auto | Backend::IoUring => Box::new(PolledRing::open(&shared)?),
+        let (poller, ring): (Box<dyn Poller>, _) = match backend {
+            Backend::Epoll => (Box::new(EpollPoller::new(shared.clone())), None),
+            Backend::Auto | Backend::IoUring => {
+                let (poller, ring) = PolledRing::open(&shared)?;
+                (Box::new(poller), Some(ring))
+            }
         };
         let parker = Parker::with(shared.clone(), poller);
         let driver = Driver { binding: Binding::new(shared, false), run: Run::Polled };
-        Ok(Self { driver, parker })
+        Ok(Self { driver, parker, ring })
     }
 
     /// Does everything that is due, without blocking, and returns the number of calls that it made
@@ -169,7 +174,8 @@ impl Deref for PolledDriver {
 
 impl AsFd for PolledDriver {
     fn as_fd(&self) -> BorrowedFd<'_> {
-        self.driver.shared().epoll_set.descriptor().as_fd()
+        let set = self.driver.shared().epoll_set.descriptor();
+        self.ring.as_ref().unwrap_or(set).as_fd()
     }
 }
 

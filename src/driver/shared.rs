@@ -68,7 +68,7 @@ impl Shared {
         Ok(Arc::new(shared))
     }
 
-    /// Makes the state of a driver whose epoll set a reactor waits on.
+    /// Makes the state of a driver that a reactor waits for.
     pub(super) fn polled(backend: Backend) -> Result<Arc<Self>, ShmError> {
         let mut shared = Self::make(backend)?;
         shared.epoll_set.add_interrupt()?;

@@ -1,8 +1,8 @@
 //! Waits with an io_uring: one futex wait for every bell.
 //!
-//! There are two kinds of rings. The thread that made a `Slept` ring sleeps in it; this ring also
-//! holds a poll of the epoll set and a wait on the control word. A `Polled` ring belongs to a
-//! polled driver and is in the epoll set, which a reactor waits on; any thread may turn it.
+//! There are two kinds of rings, and both hold a poll of the epoll set. The thread that made a
+//! `Slept` ring sleeps in it; this ring also holds a wait on the control word. A `Polled` ring
+//! belongs to a polled driver. A reactor waits on its descriptor; any thread may turn it.
 //!
 //! Every submission here has exactly one completion. Its user data is the packed identity of its
 //! registration, or [`Id::OWN`] with one of the tokens below. A submission that finds the queue
@@ -23,7 +23,7 @@
 
 use std::collections::VecDeque;
 use std::io;
-use std::os::fd::{AsFd, AsRawFd};
+use std::os::fd::{AsFd, AsRawFd, OwnedFd};
 use std::thread::{self, ThreadId};
 use std::time::Duration;
 
@@ -71,7 +71,7 @@ const CANCEL: u16 = 3;
 enum Kind {
     /// The thread that made the ring sleeps in it.
     Slept,
-    /// The ring is in an epoll set.
+    /// A reactor waits on the ring's descriptor.
     Polled,
 }
 
@@ -183,6 +183,13 @@ impl Queue {
         self.submit(futex_wait(user_data, word, seen));
     }
 
+    /// Waits until there is something in the driver's epoll set.
+    fn poll(&mut self, shared: &Shared) {
+        let set = Fd(shared.epoll_set.descriptor().as_raw_fd());
+        let entry = opcode::PollAdd::new(set, POLL_IN).build();
+        self.submit(entry.user_data(Id::OWN.pack(POLL)));
+    }
+
     fn cancel(&mut self, user_data: u64) {
         let entry = opcode::AsyncCancel::new(user_data).build();
         self.submit(entry.user_data(Id::OWN.pack(CANCEL)));
@@ -279,7 +286,7 @@ impl RingPoller {
         let (queue, shared) = (Queue::open(Kind::Slept)?, shared.clone());
         let mut poller = Self { queue, shared, owner: thread::current().id(), closing: false };
         poller.arm_control();
-        poller.arm_poll();
+        poller.queue.poll(&poller.shared);
         Ok(poller)
     }
 
@@ -289,12 +296,6 @@ impl RingPoller {
         // ORDERING: Acquire pairs with the Release in `Shared::interrupt`.
         let seen = control.load(Ordering::Acquire);
         self.queue.wait_for(Id::OWN.pack(CONTROL), control, seen);
-    }
-
-    fn arm_poll(&mut self) {
-        let epoll = Fd(self.shared.epoll_set.descriptor().as_raw_fd());
-        let entry = opcode::PollAdd::new(epoll, POLL_IN).build();
-        self.queue.submit(entry.user_data(Id::OWN.pack(POLL)));
     }
 
     /// Takes the completions, and renews the driver's own waits.
@@ -318,7 +319,7 @@ impl RingPoller {
             let taken = epoll::take(&self.shared, Some(Duration::ZERO), found);
             // Goes to the kernel after the sources have been called. If something is still ready
             // then, it completes at once.
-            self.arm_poll();
+            self.queue.poll(&self.shared);
             taken.map_err(|errno| Failure::Once(errno.into()))?;
         }
         Ok(())
@@ -357,18 +358,35 @@ impl Poller for RingPoller {
     }
 }
 
-/// A ring in the epoll set of a polled driver.
+/// A ring whose descriptor a reactor waits on. It is readable as long as a completion is not taken.
 pub(super) struct PolledRing {
     queue: Queue,
     shared: Arc<Shared>,
+    /// The poll of the epoll set has completed.
+    is_set_due: bool,
 }
 
 impl PolledRing {
-    /// Makes a ring and adds it to the set.
-    pub(super) fn open(shared: &Arc<Shared>) -> Result<Self, ShmError> {
+    /// Makes a ring. Returns a descriptor of it too, which stays open if this is dropped.
+    pub(super) fn open(shared: &Arc<Shared>) -> Result<(Self, OwnedFd), ShmError> {
         let queue = Queue::open(Kind::Polled).map_err(ShmError::io("io_uring_setup"))?;
-        shared.epoll_set.add_ring(queue.ring.as_fd())?;
-        Ok(Self { queue, shared: shared.clone() })
+        let descriptor =
+            queue.ring.as_fd().try_clone_to_owned().map_err(ShmError::io("io_uring_setup"))?;
+        let mut ring = Self { queue, shared: shared.clone(), is_set_due: false };
+        // Also before the first turn, what other threads ask for makes the ring readable.
+        ring.poll_set().map_err(ShmError::io("io_uring_enter"))?;
+        Ok((ring, descriptor))
+    }
+
+    /// Submits the poll of the epoll set.
+    fn poll_set(&mut self) -> io::Result<()> {
+        self.queue.poll(&self.shared);
+        match self.queue.enter(Some(Duration::ZERO)) {
+            Ok(()) => Ok(()),
+            Err(Failure::NoPoller(error) | Failure::Once(error) | Failure::ForGood(error)) => {
+                Err(error)
+            }
+        }
     }
 }
 
@@ -382,17 +400,24 @@ impl Poller for PolledRing {
         self.queue.cancel(id.pack(BELL));
     }
 
-    /// Never sleeps: the thread that polls the set does that.
+    /// Never sleeps: the thread that polls the descriptor does that.
     fn wait(&mut self, _timeout: Option<Duration>, found: &mut Found) -> Result<(), Failure> {
         let entered = self.queue.enter(Some(Duration::ZERO));
-        let taken = epoll::take(&self.shared, Some(Duration::ZERO), found);
         self.reap_ready(found);
         entered?;
-        taken.map_err(|errno| Failure::Once(errno.into()))
+        if std::mem::take(&mut self.is_set_due) {
+            let taken = epoll::take(&self.shared, Some(Duration::ZERO), found);
+            // If something is left in the set, this poll completes at once, and the ring stays
+            // readable.
+            self.poll_set().map_err(Failure::Once)?;
+            taken.map_err(|errno| Failure::Once(errno.into()))?;
+        }
+        Ok(())
     }
 
     fn reap_ready(&mut self, found: &mut Found) {
-        self.queue.reap(found, |_, _| {});
+        let is_set_due = &mut self.is_set_due;
+        self.queue.reap(found, |token, _| *is_set_due |= token == POLL);
     }
 
     fn close(&mut self) {}

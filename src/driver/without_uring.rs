@@ -1,6 +1,7 @@
 //! Replaces the module `uring` in builds without io_uring: no ring can be made.
 
 use std::io;
+use std::os::fd::OwnedFd;
 use std::time::Duration;
 
 use super::Backend;
@@ -71,7 +72,7 @@ impl RingPoller {
 
 impl PolledRing {
     /// Fails.
-    pub(super) fn open(_shared: &Arc<Shared>) -> Result<Self, ShmError> {
+    pub(super) fn open(_shared: &Arc<Shared>) -> Result<(Self, OwnedFd), ShmError> {
         Err(ShmError::io("io_uring_setup")(unsupported()))
     }
 }
