@@ -88,7 +88,26 @@ impl Endpoint {
     /// If the future is dropped before it is ready, it has sent nothing, and gives up its place in
     /// the queue.
     pub fn send(&self, packet: Bytes) -> impl Future<Output = Result<(), ShmError>> + Send + '_ {
-        SendFuture::new(self.whole(), [packet])
+        async move {
+            if self.send_now(&packet, Limit::Budget) {
+                return Ok(());
+            }
+            SendFuture::new(self.whole(), [packet]).await
+        }
+    }
+
+    /// Sends a packet in the usual case: there is room, nobody waits for it, and nothing has ended.
+    #[inline]
+    fn send_now(&self, packet: &[u8], limit: Limit) -> bool {
+        // The lock of a forked child may be one that nobody unlocks.
+        self.channel.forked().is_none() && lock(&self.tx).send_now(packet, limit)
+    }
+
+    /// Takes a packet in the usual case: one is there, and nothing ends.
+    #[inline]
+    fn take_now(&self, limit: Limit) -> Option<Bytes> {
+        // As in `send_now`.
+        if self.channel.forked().is_some() { None } else { lock(&self.rx).take_now(limit) }
     }
 
     /// Sends packets one after another. No other sender's packets come in between.
@@ -128,6 +147,9 @@ impl Endpoint {
     /// # Errors
     /// As [`send`](Self::send).
     pub fn send_blocking(&self, packet: Bytes) -> Result<(), ShmError> {
+        if self.send_now(&packet, Limit::None) {
+            return Ok(());
+        }
         SendFuture::new(self.whole(), [packet]).block()
     }
 
@@ -150,8 +172,12 @@ impl Endpoint {
     /// the wake, and the other tasks may sleep although a packet is there, until the next packet
     /// comes.
     pub fn recv(&self) -> impl Future<Output = Option<Bytes>> + Send + '_ {
-        let receiving = RecvFuture::new(&self.channel, &*self.rx, Rx::take);
-        async move { receiving.await.ok() }
+        async move {
+            if let Some(packet) = self.take_now(Limit::Budget) {
+                return Some(packet);
+            }
+            RecvFuture::new(&self.channel, &*self.rx, Rx::take).await.ok()
+        }
     }
 
     /// Receives at least one and at most `max` packets, appends them to `packets` and returns their
@@ -185,6 +211,9 @@ impl Endpoint {
     /// # Errors
     /// [`TryRecvError::Empty`] if there is none now, [`TryRecvError::Closed`] if none will come.
     pub fn try_recv(&self) -> Result<Bytes, TryRecvError> {
+        if let Some(packet) = self.take_now(Limit::None) {
+            return Ok(packet);
+        }
         if let Some(reason) = self.channel.forked_end(Directions::RX) {
             return Err(TryRecvError::Closed(reason));
         }
@@ -193,7 +222,11 @@ impl Endpoint {
 
     /// Like [`recv`](Self::recv), but blocks the thread.
     pub fn recv_blocking(&self) -> Option<Bytes> {
-        RecvFuture::new(&self.channel, &*self.rx, Rx::take).block(None)?.ok()
+        self.channel.watch_peer();
+        match self.take_now(Limit::None) {
+            None => RecvFuture::new(&self.channel, &*self.rx, Rx::take).block(None)?.ok(),
+            packet => packet,
+        }
     }
 
     /// Like [`recv_batch`](Self::recv_batch), but blocks the thread.

@@ -6,7 +6,7 @@ use bytes::buf::UninitSlice;
 use bytes::{Buf, BufMut};
 
 use crate::api::packet::Packet;
-use crate::channel::{SendHalf, Tx};
+use crate::channel::{Limit, SendHalf, Tx};
 use crate::error::{ShmError, TryReserveError};
 use crate::ring::Claim;
 
@@ -67,12 +67,16 @@ pub struct Grant<'a> {
 impl<'a> Grant<'a> {
     /// Reserves room for a packet of up to `len` bytes, and waits for room if there is none. If
     /// `withheld`, the packet is published with those of a batch.
+    #[inline]
     pub(crate) async fn reserve(
         half: &'a mut SendHalf,
         len: usize,
         withheld: bool,
     ) -> Result<Self, ShmError> {
-        let claim = half.room(len).await?;
+        let claim = match half.claim_now(len, Limit::Budget) {
+            Some(claim) => claim,
+            None => half.room(len).await?,
+        };
         Ok(Self { tx: half.tx(), claim, written: 0, withheld })
     }
 

@@ -63,11 +63,8 @@ impl Receiver {
     /// If the future is dropped before it is ready, it has taken nothing.
     pub fn recv(&mut self) -> impl Future<Output = Option<Bytes>> + Send + '_ {
         async move {
-            if self.rx.has_budget() {
-                match self.rx.take() {
-                    Ok(None) => {}
-                    taken => return taken.ok().flatten(),
-                }
+            if let Some(packet) = self.rx.take_now(Limit::Budget) {
+                return Some(packet);
             }
             RecvFuture::new(&self.channel, &mut self.rx, Rx::take).await.ok()
         }
@@ -101,15 +98,18 @@ impl Receiver {
     /// # Errors
     /// [`TryRecvError::Empty`] if there is none now, [`TryRecvError::Closed`] if none will come.
     pub fn try_recv(&mut self) -> Result<Bytes, TryRecvError> {
-        from_taken(take_at_once(&mut self.rx, Rx::take))
+        match self.rx.take_now(Limit::None) {
+            Some(packet) => Ok(packet),
+            None => from_taken(take_at_once(&mut self.rx, Rx::take)),
+        }
     }
 
     /// Like [`recv`](Self::recv), but blocks the thread.
     pub fn recv_blocking(&mut self) -> Option<Bytes> {
         self.channel.watch_peer();
-        match self.rx.take() {
-            Ok(None) => RecvFuture::new(&self.channel, &mut self.rx, Rx::take).block(None)?.ok(),
-            taken => taken.ok().flatten(),
+        match self.rx.take_now(Limit::None) {
+            None => RecvFuture::new(&self.channel, &mut self.rx, Rx::take).block(None)?.ok(),
+            packet => packet,
         }
     }
 
@@ -158,8 +158,7 @@ impl Receiver {
     /// ```
     pub fn recv_ref(&mut self) -> impl Future<Output = Option<Packet<'_>>> + Send + '_ {
         async move {
-            let held = if self.rx.has_budget() { self.rx.hold().ok()? } else { None };
-            let held = match held {
+            let held = match self.rx.hold_now(Limit::Budget) {
                 Some(held) => held,
                 None => RecvFuture::new(&self.channel, &mut self.rx, Rx::hold).await.ok()?,
             };
@@ -197,9 +196,9 @@ impl Receiver {
     /// Like [`recv_ref`](Self::recv_ref), but blocks the thread.
     pub fn recv_ref_blocking(&mut self) -> Option<Packet<'_>> {
         self.channel.watch_peer();
-        let held = match self.rx.hold() {
-            Ok(None) => RecvFuture::new(&self.channel, &mut self.rx, Rx::hold).block(None)?.ok()?,
-            taken => taken.ok().flatten()?,
+        let held = match self.rx.hold_now(Limit::None) {
+            None => RecvFuture::new(&self.channel, &mut self.rx, Rx::hold).block(None)?.ok()?,
+            Some(held) => held,
         };
         Some(Packet::new(&mut self.rx, held))
     }
@@ -279,6 +278,11 @@ impl Stream for Receiver {
             return Poll::Ready(None);
         }
         let Self { channel, rx, place, is_over } = &mut *self;
+        if place.is_none()
+            && let Some(packet) = rx.take_now(Limit::Budget)
+        {
+            return Poll::Ready(Some(Ok(packet)));
+        }
         let Poll::Ready(taken) = RecvFuture::new(channel, rx, Rx::take).poll_in(place, cx) else {
             return Poll::Pending;
         };

@@ -10,7 +10,7 @@ use futures::sink::Sink;
 use super::end_calls::end_calls;
 use crate::api::batch::Batch;
 use crate::api::grant::Grant;
-use crate::channel::{Channel, Directions, SendHalf};
+use crate::channel::{Channel, Directions, Limit, SendHalf};
 use crate::error::{CloseReason, ShmError, TryReserveError, TrySendError};
 use crate::sync::Arc;
 
@@ -71,10 +71,10 @@ impl Sender {
         packet: Bytes,
     ) -> impl Future<Output = Result<(), ShmError>> + Send + '_ {
         async move {
-            match self.half.send_within_budget(packet) {
-                Ok(done) => done,
-                Err(packet) => self.half.wait_to_send([packet]).await,
+            if self.half.send_now(&packet, Limit::Budget) {
+                return Ok(());
             }
+            self.half.wait_to_send([packet]).await
         }
     }
 

@@ -95,6 +95,16 @@ impl Channel {
         self.ends.rx()
     }
 
+    /// Whether nothing has ended receiving, nor announced to. A process that was forked off does
+    /// not receive.
+    #[inline(always)]
+    pub(super) fn is_rx_open(&self) -> bool {
+        // ORDERING: Acquire as in `peer_ends`.
+        let ends = self.peer_words().ends.0.load(Ordering::Acquire);
+        let is_open = ends & !(RX_CLOSED | RING_BY_BYTE) == 0 && self.ends.is_rx_open();
+        is_open && !self.origin.has_left()
+    }
+
     /// Returns why receiving is cut off as an error, otherwise whether it is over once the ring is
     /// empty. Must be called before the look at the ring.
     #[inline(always)]

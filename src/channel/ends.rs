@@ -87,6 +87,12 @@ impl Ends {
         self.decode(receiving(self.state()))
     }
 
+    /// Whether receiving has not ended, and more may come.
+    #[inline]
+    pub(crate) fn is_rx_open(&self) -> bool {
+        self.state() & (0xf << RX | 0xf << RX_OVER) == 0
+    }
+
     /// Whether [`end_rx_when_empty`](Self::end_rx_when_empty) was called, so that nothing more can
     /// come. A receive that then finds the ring empty has found the end.
     #[inline]

@@ -149,13 +149,16 @@ impl SendHalf {
         }
     }
 
-    /// Sends if the budget and the ring have room now. Otherwise returns the packet.
+    /// Sends a packet as [`Tx::send_now`] does, and not before the one that is held back.
     #[inline]
-    pub(crate) fn send_within_budget(
-        &mut self,
-        packet: Bytes,
-    ) -> Result<Result<(), ShmError>, Bytes> {
-        if self.tx.has_budget() { self.send_at_once(packet) } else { Err(packet) }
+    pub(crate) fn send_now(&mut self, packet: &[u8], limit: Limit) -> bool {
+        !self.holds() && self.tx.send_now(packet, limit)
+    }
+
+    /// Claims room as [`Tx::claim_now`] does, and not before the packet that is held back is sent.
+    #[inline(always)]
+    pub(crate) fn claim_now(&self, len: usize, limit: Limit) -> Option<Claim> {
+        if self.holds() { None } else { self.tx.claim_now(len, limit) }
     }
 
     /// Returns the future of a send, from its first attempt on.
@@ -167,10 +170,10 @@ impl SendHalf {
     }
 
     pub(crate) fn send_blocking(&mut self, packet: Bytes) -> Result<(), ShmError> {
-        match self.send_at_once(packet) {
-            Ok(done) => done,
-            Err(packet) => self.wait_to_send([packet]).block(),
+        if self.send_now(&packet, Limit::None) {
+            return Ok(());
         }
+        self.wait_to_send([packet]).block()
     }
 
     pub(crate) fn send_batch_blocking(&mut self, packets: &[Bytes]) -> Result<(), ShmError> {
@@ -189,36 +192,16 @@ impl SendHalf {
         self.held.try_send(&self.channel, &mut self.tx)
     }
 
-    /// Handles the usual case, without reading the clock: the packet fits into the room that is
-    /// known, or nothing can be sent any more. Otherwise returns the packet.
-    #[inline]
-    fn send_at_once(&mut self, packet: Bytes) -> Result<Result<(), ShmError>, Bytes> {
-        if self.holds() || packet.len() > self.tx.max_packet() {
-            return Err(packet);
-        }
-        let payload = Payload::Packets(std::slice::from_ref(&packet));
-        match self.tx.attempt(payload, &mut 0, Limit::None) {
-            Some(done) => Ok(done.map_err(|reason| closed(&self.channel, reason))),
-            None => Err(packet),
-        }
-    }
-
     /// Returns room for a packet that is still to be written. Waits for room if there is none.
-    #[inline]
     pub(crate) async fn room(&mut self, len: usize) -> Result<Claim, ShmError> {
-        if self.tx.has_budget()
-            && let Some(claimed) = self.claim_at_once(len)
-        {
-            return claimed;
-        }
         self.wait_for_room(len)?.await
     }
 
     /// Like [`room`](Self::room), but blocks the thread.
     #[inline]
     pub(crate) fn room_blocking(&mut self, len: usize) -> Result<Claim, ShmError> {
-        if let Some(claimed) = self.claim_at_once(len) {
-            return claimed;
+        if let Some(claim) = self.claim_now(len, Limit::None) {
+            return Ok(claim);
         }
         let mut room = self.wait_for_room(len)?;
         Thread::block(|wait| room.poll_with(wait))
@@ -234,9 +217,9 @@ impl SendHalf {
     /// Like [`room`](Self::room), but at once or not at all.
     #[inline(always)]
     pub(crate) fn try_room(&mut self, len: usize) -> Result<Claim, TryReserveError> {
-        match self.tx.claim_known(len) {
-            Some(claim) if !self.holds() => Ok(claim),
-            _ => self.try_room_at_last(len),
+        match self.claim_now(len, Limit::None) {
+            Some(claim) => Ok(claim),
+            None => self.try_room_at_last(len),
         }
     }
 
@@ -247,19 +230,6 @@ impl SendHalf {
             Err(TrySendError::Closed(_, reason)) => Err(TryReserveError::Closed(reason)),
             Err(_) => Err(TryReserveError::Full),
         }
-    }
-
-    /// Handles the usual case of a reservation, like [`send_at_once`](Self::send_at_once).
-    /// Otherwise returns `None`.
-    #[inline]
-    fn claim_at_once(&mut self, len: usize) -> Option<Result<Claim, ShmError>> {
-        if self.holds() || len > self.tx.max_packet() {
-            return None;
-        }
-        if let Some(reason) = self.channel.tx_end() {
-            return Some(Err(closed(&self.channel, reason)));
-        }
-        self.tx.claim(len).map_err(|reason| closed(&self.channel, reason)).transpose()
     }
 
     /// Publishes the packets of a batch.

@@ -50,6 +50,38 @@ impl Rx {
         self.consumer.peek().ok().flatten()
     }
 
+    /// Takes the next packet and copies it out, in the usual case: it is there, nothing has ended,
+    /// and the budget is not used up, if the call is under one. Otherwise takes nothing, and
+    /// [`take`](Self::take) tells the rest.
+    #[inline]
+    pub(crate) fn take_now(&mut self, limit: Limit) -> Option<Bytes> {
+        let held = self.hold_now(limit)?;
+        let Some(copy) = self.consumer.copy_small(held) else {
+            let packet = self.consumer.copy_large(held);
+            self.give_back();
+            return Some(packet);
+        };
+        self.give_back();
+        // The last thing of all, so that it is made where the caller has room for it.
+        Some(Bytes::from(copy))
+    }
+
+    /// Like [`take_now`](Self::take_now), but leaves the packet in the ring like
+    /// [`hold`](Self::hold).
+    #[inline(always)]
+    pub(crate) fn hold_now(&mut self, limit: Limit) -> Option<Held> {
+        if limit == Limit::Budget && !self.budget.is_left(&self.channel.counters.received) {
+            return None;
+        }
+        if !self.channel.is_rx_open() || self.consumer.holds() {
+            return None;
+        }
+        // A violation is for the call that looks again.
+        let held = self.consumer.hold().ok()??;
+        self.channel.counters.received.add(1, held.len() as u64);
+        Some(held)
+    }
+
     /// Takes the next packet and copies it out. At the end, settles the reason.
     #[inline(always)]
     pub(crate) fn take(&mut self) -> Taken<Bytes> {
@@ -143,12 +175,6 @@ impl Rx {
         let pause = self.pace.at_empty(taken, Instant::now)?.min(cap);
         self.spend(pause);
         Some(pause)
-    }
-
-    /// Whether a future may take another packet before it is `Pending`.
-    #[inline]
-    pub(crate) fn has_budget(&self) -> bool {
-        self.budget.is_left(&self.channel.counters.received)
     }
 
     /// Whether a future has to wake itself and return `Pending` now, before it takes anything.

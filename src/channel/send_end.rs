@@ -4,6 +4,7 @@ use std::task::Poll;
 
 use bytes::Bytes;
 
+use super::budget::Limit;
 use super::deadline::Deadline;
 use super::shared::Channel;
 use super::tx::Tx;
@@ -60,6 +61,12 @@ pub(crate) struct SharedTx {
 impl SharedTx {
     pub(crate) fn new(tx: Tx) -> Self {
         Self { tx, places: Places::default() }
+    }
+
+    /// Sends a packet as [`Tx::send_now`] does, and not before senders that wait for room.
+    #[inline]
+    pub(crate) fn send_now(&mut self, packet: &[u8], limit: Limit) -> bool {
+        self.places.is_free() && self.tx.send_now(packet, limit)
     }
 
     /// Sends at once or not at all, and not before senders that wait for room.

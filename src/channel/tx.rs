@@ -64,6 +64,9 @@ impl Tx {
         is_taken: bool,
         packet: Bytes,
     ) -> Result<(), TrySendError> {
+        if !is_taken && self.send_now(&packet, Limit::None) {
+            return Ok(());
+        }
         let max = self.producer.max_packet();
         if packet.len() > max {
             return Err(TrySendError::TooLarge(packet, max));
@@ -82,16 +85,26 @@ impl Tx {
         }
     }
 
-    /// Returns the length of the longest packet in bytes.
+    /// Sends a packet in the usual case: the room is known, nothing has ended, and the budget is
+    /// not used up, if the call is under one. Otherwise returns `false`.
     #[inline]
-    pub(crate) fn max_packet(&self) -> usize {
-        self.producer.max_packet()
+    pub(crate) fn send_now(&mut self, packet: &[u8], limit: Limit) -> bool {
+        let Some(claim) = self.claim_now(packet.len(), limit) else { return false };
+        let before = self.producer.tail();
+        self.producer.memory().copy_in(claim.offset(), packet);
+        self.producer.stage_written(claim, packet.len());
+        self.publish();
+        self.count_sent(before, 1, packet.len() as u64);
+        true
     }
 
-    /// Claims room for a packet of `len` bytes in the usual case: the room is known, and nothing
-    /// has ended.
+    /// Claims room for a packet of `len` bytes in the usual case, as [`send_now`](Self::send_now)
+    /// sends one.
     #[inline(always)]
-    pub(crate) fn claim_known(&self, len: usize) -> Option<Claim> {
+    pub(crate) fn claim_now(&self, len: usize, limit: Limit) -> Option<Claim> {
+        if limit == Limit::Budget && !self.budget.is_left(&self.channel.counters.sent) {
+            return None;
+        }
         if self.channel.tx_end().is_some() { None } else { self.producer.claim_known(len) }
     }
 
@@ -292,12 +305,6 @@ impl Tx {
     #[inline]
     fn allowance(&self, limit: Limit) -> Allowance {
         self.budget.allowance(&self.channel.counters.sent, limit)
-    }
-
-    /// Whether a future may send another packet before it is `Pending`.
-    #[inline]
-    pub(crate) fn has_budget(&self) -> bool {
-        self.budget.is_left(&self.channel.counters.sent)
     }
 
     /// Whether a future has to wake itself and return `Pending` now, before it sends anything more.

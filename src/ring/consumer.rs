@@ -5,7 +5,7 @@ use bytes::Bytes;
 use super::loans::{Heads, Loan, Loans};
 use super::{Mark, Position, Shape};
 use crate::error::Violation;
-use crate::ring::pool::Pool;
+use crate::ring::pool::{Pool, SHORTEST};
 use crate::shm::layout::{RECORD_ALIGN, RECORD_HEADER, Side, record_bytes};
 use crate::shm::region::{Region, RingMemory, Words};
 use crate::sync::{Arc, Ordering, fence};
@@ -171,6 +171,21 @@ impl Consumer {
     /// Copies out the packet that is held.
     #[inline]
     pub(crate) fn copy(&self, held: Held) -> Bytes {
+        match self.copy_small(held) {
+            Some(copy) => Bytes::from(copy),
+            None => self.copy_large(held),
+        }
+    }
+
+    /// Copies out the packet that is held, if it is one of those with an allocation of their own.
+    #[inline(always)]
+    pub(crate) fn copy_small(&self, held: Held) -> Option<Box<[u8]>> {
+        let is_small = held.len() < SHORTEST;
+        is_small.then(|| self.memory.boxed(held.offset(), held.len()))
+    }
+
+    /// Copies out the packet that is held into a buffer of the pool.
+    pub(crate) fn copy_large(&self, held: Held) -> Bytes {
         self.pool.packet(held.len(), |copy| self.memory.copy_out(held.offset(), held.len(), copy))
     }
 

@@ -346,6 +346,24 @@ impl RingMemory {
         unsafe { copy.set_len(copy.len() + len) };
     }
 
+    /// Returns a copy of the `len` bytes at `offset`, in an allocation of that size.
+    ///
+    /// # Panics
+    /// If they do not lie between `offset` and the ring's end.
+    #[inline]
+    pub(crate) fn boxed(&self, offset: usize, len: usize) -> Box<[u8]> {
+        let from = self.span(offset, len);
+        let mut copy = Box::<[u8]>::new_uninit_slice(len);
+        // SAFETY: `span` checked that the bytes lie in the ring, `copy` holds `len` bytes, and
+        // private memory does not overlap the mapping. The peer may write here meanwhile: we copy
+        // bytes out and never form a `&[u8]` to them.
+        unsafe { from.copy_to_nonoverlapping(NonNull::from(&mut *copy).cast(), len) };
+        // As in `copy_out`.
+        std::sync::atomic::compiler_fence(Ordering::SeqCst);
+        // SAFETY: all of its bytes were just written.
+        unsafe { copy.assume_init() }
+    }
+
     /// Copies the bytes at `offset` to `copy`, as many as `copy` holds.
     ///
     /// # Panics

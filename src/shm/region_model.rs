@@ -149,6 +149,13 @@ impl RingMemory {
         copy.truncate(end);
     }
 
+    /// Returns a copy of the `len` bytes at `offset`.
+    pub(crate) fn boxed(&self, offset: usize, len: usize) -> Box<[u8]> {
+        let mut copy = Vec::new();
+        self.copy_out(offset, len, &mut copy);
+        copy.into()
+    }
+
     /// Copies the bytes at `offset` to `copy`.
     pub(crate) fn copy_to(&self, offset: usize, copy: &mut [u8]) {
         for (at, byte) in (offset..).zip(copy) {
