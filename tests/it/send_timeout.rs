@@ -240,7 +240,7 @@ fn an_end_works_after_a_send_has_timed_out(driver: &Driver) {
 }
 
 #[test]
-#[should_panic(expected = "polled after it had returned")]
+#[should_panic(expected = "resumed after completion")]
 fn a_send_that_has_failed_is_not_polled_again() {
     let (face, _descriptor) =
         SpscFace::builder().ring_bytes(SMALL).send_timeout(Some(Duration::ZERO)).pair().unwrap();
