@@ -19,7 +19,6 @@ use crate::channel::{
 use crate::driver::Binding;
 use crate::error::{CloseReason, RecvTimeoutError, ShmError, TryRecvError, TrySendError};
 use crate::rendezvous::credentials::PeerCredentials;
-use crate::rendezvous::lifeline::Lifeline;
 use crate::shm::layout::Side;
 use crate::shm::region::Region;
 use crate::sync::{Arc, Mutex, lock};
@@ -412,16 +411,6 @@ impl Endpoint {
         let tx = tx.unwrap_or_else(|| Tx::new(&channel));
         let rx = rx.into_inner().map_or_else(|| Rx::new(&channel), into_inner);
         (Sender::new(SendHalf::new(&channel, tx)), Receiver::new(&channel, rx))
-    }
-
-    /// Attaches the lifeline of a completed handshake: the peer is there.
-    pub(crate) fn attach(&self, lifeline: Lifeline) -> Result<(), ShmError> {
-        self.channel.attach(lifeline)
-    }
-
-    /// Tells an engine who we are, if the handshake did not tell it.
-    pub(crate) fn introduce(&self) {
-        self.channel.introduce();
     }
 }
 

@@ -120,7 +120,7 @@ impl FaceBuilder {
     pub fn pair(self) -> Result<(SpscFace, OwnedFd), ShmError> {
         let (endpoint, file) = self.config()?.make()?;
         let (lifeline, descriptor) = rendezvous::pair(file.as_fd())?;
-        endpoint.attach(lifeline)?;
+        endpoint.channel().attach(lifeline)?;
         Ok((SpscFace(endpoint), descriptor))
     }
 

@@ -191,7 +191,7 @@ impl HandleBuilder {
     pub fn from_fd(self, descriptor: OwnedFd) -> Result<SpscHandle, ShmError> {
         let driver = self.common.driver()?;
         let handle = self.take(rendezvous::adopt(descriptor)?, driver.binding())?;
-        handle.0.introduce();
+        handle.0.channel().introduce();
         Ok(handle)
     }
 
@@ -206,7 +206,7 @@ impl HandleBuilder {
     fn take(&self, connection: Connection, driver: &Binding) -> Result<SpscHandle, ShmError> {
         let Connection { region, lifeline } = connection;
         let endpoint = Endpoint::open(region.into(), Side::Handle, self.common.end, driver)?;
-        endpoint.attach(lifeline)?;
+        endpoint.channel().attach(lifeline)?;
         Ok(SpscHandle(endpoint))
     }
 }

@@ -268,7 +268,7 @@ impl Host for ListenerHost {
 
     fn connected(&self, lifeline: Lifeline) {
         let Some(endpoint) = self.take_admitted() else { return };
-        let attached = endpoint.attach(lifeline);
+        let attached = endpoint.channel().attach(lifeline);
         if let Some(mut state) = self.state.lock() {
             state.accepted += 1;
         }

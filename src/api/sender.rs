@@ -116,7 +116,7 @@ impl Sender {
     /// # Errors
     /// As [`send_batch`](Self::send_batch).
     pub fn send_batch_blocking(&mut self, packets: &[Bytes]) -> Result<(), ShmError> {
-        self.half.send_batch_blocking(packets)
+        self.half.wait_to_send(packets).block()
     }
 
     /// Reserves room for a packet of up to `len` bytes, to be written in place, and waits for room

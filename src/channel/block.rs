@@ -42,6 +42,7 @@ pub(super) struct Seen {
 }
 
 impl Blocked {
+    /// Reads the counts, for a thread that will sleep if its next looks find nothing.
     pub(super) fn before_looking(&self, bell: &Bell) -> Seen {
         // ORDERING: Acquire pairs with the Release in `end`: if we see the count, we see the end.
         Seen { bell: bell.count(), ends: self.ends.load(Ordering::Acquire) }

@@ -85,9 +85,10 @@ impl Channel {
         self.ends.tx()
     }
 
-    /// Returns why receiving is cut off, whatever the ring still holds.
+    /// Returns why receiving has ended, if it has: nothing more will be received, whatever the ring
+    /// holds.
     #[inline]
-    pub(super) fn rx_cut(&self) -> Option<CloseReason> {
+    pub(crate) fn rx_end(&self) -> Option<CloseReason> {
         let ends = self.peer_ends();
         if ends & CANCELLED != 0 {
             self.settle_ends(ends);
@@ -160,12 +161,6 @@ impl Channel {
     /// do not keep receiving from being over.
     pub(crate) fn direction_end(&self, direction: Directions) -> Option<CloseReason> {
         if direction == Directions::TX { self.tx_end() } else { self.rx_over() }
-    }
-
-    /// Returns why receiving has ended, if it has: nothing more will be received, whatever the ring
-    /// holds.
-    pub(crate) fn rx_end(&self) -> Option<CloseReason> {
-        self.rx_cut()
     }
 
     /// Whether everything that the peer sent has arrived. `None` until a call has returned the end.

@@ -190,7 +190,8 @@ impl Source for Channel {
     }
 
     fn lets_bell_go(&self) -> bool {
-        Self::lets_bell_go(self)
+        let queues = [&self.data, &self.room, &self.place, &self.news];
+        self.bell_wait.lapse(|| queues.iter().any(|queue| !queue.is_empty()))
     }
 
     fn on_wake(&self) {

@@ -176,10 +176,6 @@ impl SendHalf {
         self.wait_to_send([packet]).block()
     }
 
-    pub(crate) fn send_batch_blocking(&mut self, packets: &[Bytes]) -> Result<(), ShmError> {
-        self.wait_to_send(packets).block()
-    }
-
     pub(crate) fn try_send(&mut self, packet: Bytes) -> Result<(), TrySendError> {
         match self.try_send_held() {
             Ok(()) => self.tx.try_send(packet),

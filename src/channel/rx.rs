@@ -43,7 +43,7 @@ impl Rx {
     /// Returns the length of the next packet, if one could be taken now.
     #[inline]
     pub(crate) fn readable(&mut self) -> Option<usize> {
-        if self.channel.rx_cut().is_some() {
+        if self.channel.rx_end().is_some() {
             return None;
         }
         // A violation is for the call that takes.

@@ -314,11 +314,6 @@ impl Channel {
         count(if found { &counters.spins_paid } else { &counters.spins_unpaid });
     }
 
-    /// Reads the counts for a thread that will sleep if its next looks find nothing.
-    pub(super) fn before_looking(&self) -> Seen {
-        self.blocked.before_looking(&self.bell)
-    }
-
     /// Sleeps on this side's bell, unless it was woken since `seen`, or an end has come.
     pub(super) fn sleep(
         &self,
@@ -327,7 +322,7 @@ impl Channel {
         spurious: &mut SpuriousWakes,
     ) {
         let is_watched = self.prepare_to_block();
-        self.rely_on_bell();
+        self.bell_wait.thread_sleeps();
         spurious.note_sleep(self.bell.count(), self.counters.read().parks);
         if is_watched {
             return self.blocked.sleep(&self.bell, seen, timeout);
@@ -348,17 +343,6 @@ impl Channel {
         {
             driver.wait_again(seen);
         }
-    }
-
-    /// Notes that the caller is about to sleep on the bell.
-    pub(super) fn rely_on_bell(&self) {
-        self.bell_wait.thread_sleeps();
-    }
-
-    /// Whether the driver may stop waiting on the bell. Called after a wake has ended its wait.
-    pub(super) fn lets_bell_go(&self) -> bool {
-        let queues = [&self.data, &self.room, &self.place, &self.news];
-        self.bell_wait.lapse(|| queues.iter().any(|queue| !queue.is_empty()))
     }
 
     /// Counts a newly set bit of ours, for the statistics and for the flood check.

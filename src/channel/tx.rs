@@ -301,12 +301,6 @@ impl Tx {
         }
     }
 
-    /// Returns how much may be sent under `limit`.
-    #[inline]
-    fn allowance(&self, limit: Limit) -> Allowance {
-        self.budget.allowance(&self.channel.counters.sent, limit)
-    }
-
     /// Whether a future has to wake itself and return `Pending` now, before it sends anything more.
     #[inline]
     pub(crate) fn must_yield(&mut self, limit: Limit) -> bool {
@@ -335,7 +329,8 @@ impl Tx {
     ) -> Result<usize, CloseReason> {
         match payload {
             Payload::Packets(packets) => {
-                self.offer(packets.get(next..).unwrap_or_default(), self.allowance(limit))
+                let allowance = self.budget.allowance(&self.channel.counters.sent, limit);
+                self.offer(packets.get(next..).unwrap_or_default(), allowance)
             }
             Payload::Room(len) => self.claim(len).map(|claim| usize::from(claim.is_some())),
         }

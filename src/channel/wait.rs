@@ -104,7 +104,7 @@ impl Wait for Thread {
 
     #[inline]
     fn before_looking(&mut self, channel: &Channel) {
-        self.seen = Some(channel.before_looking());
+        self.seen = Some(channel.blocked.before_looking(&channel.bell));
     }
 
     #[inline]

@@ -153,14 +153,50 @@ impl PolledDriver {
     /// If this future is dropped, it drops `future`. The driver can be driven again.
     pub async fn drive<F, R>(
         &self,
-        readable: impl FnMut() -> R,
+        mut readable: impl FnMut() -> R,
         future: F,
     ) -> Result<F::Output, ShmError>
     where
         F: Future,
         R: Future<Output = io::Result<()>>,
     {
-        drive(self, readable, future).await
+        let flag = NotifyFlag::new();
+        let waker = Waker::from(flag.clone());
+        let (mut future, mut edge) = (pin!(future), pin!(None::<R>));
+        std::future::poll_fn(move |cx| {
+            flag.begin();
+            for _ in 0..ROUNDS {
+                let is_due = match edge.as_mut().as_pin_mut().map(|edge| edge.poll(cx)) {
+                    Some(Poll::Pending) => false,
+                    Some(Poll::Ready(waited)) => {
+                        waited.map_err(ShmError::io("waiting for the driver's descriptor"))?;
+                        true
+                    }
+                    // The first turn needs no edge.
+                    None => true,
+                };
+                if is_due {
+                    turn(self)?;
+                    edge.set(Some(readable()));
+                }
+                if flag.take() {
+                    let mut cx = Context::from_waker(&waker);
+                    if let Poll::Ready(output) = future.as_mut().poll(&mut cx) {
+                        return Poll::Ready(Ok(output));
+                    }
+                    if flag.is_woken() {
+                        // The future has woken itself, as one that yields does.
+                        break;
+                    }
+                } else if !is_due && flag.rest(cx.waker()) {
+                    return Poll::Pending;
+                }
+            }
+            // There is more to do, and no other wake comes for it.
+            cx.waker().wake_by_ref();
+            Poll::Pending
+        })
+        .await
     }
 }
 
@@ -197,55 +233,6 @@ impl fmt::Debug for PolledDriver {
 /// [`PolledDriver::drive`] goes at most this many rounds, as long as the driver or the future is
 /// ready, before it yields to other tasks.
 const ROUNDS: usize = 8;
-
-/// See [`PolledDriver::drive`].
-async fn drive<F, R>(
-    driver: &PolledDriver,
-    mut readable: impl FnMut() -> R,
-    future: F,
-) -> Result<F::Output, ShmError>
-where
-    F: Future,
-    R: Future<Output = io::Result<()>>,
-{
-    let flag = NotifyFlag::new();
-    let waker = Waker::from(flag.clone());
-    let (mut future, mut edge) = (pin!(future), pin!(None::<R>));
-    std::future::poll_fn(move |cx| {
-        flag.begin();
-        for _ in 0..ROUNDS {
-            let is_due = match edge.as_mut().as_pin_mut().map(|edge| edge.poll(cx)) {
-                Some(Poll::Pending) => false,
-                Some(Poll::Ready(waited)) => {
-                    waited.map_err(ShmError::io("waiting for the driver's descriptor"))?;
-                    true
-                }
-                // The first turn needs no edge.
-                None => true,
-            };
-            if is_due {
-                turn(driver)?;
-                edge.set(Some(readable()));
-            }
-            if flag.take() {
-                let mut cx = Context::from_waker(&waker);
-                if let Poll::Ready(output) = future.as_mut().poll(&mut cx) {
-                    return Poll::Ready(Ok(output));
-                }
-                if flag.is_woken() {
-                    // The future has woken itself, as one that yields does.
-                    break;
-                }
-            } else if !is_due && flag.rest(cx.waker()) {
-                return Poll::Pending;
-            }
-        }
-        // There is more to do, and no other wake comes for it.
-        cx.waker().wake_by_ref();
-        Poll::Pending
-    })
-    .await
-}
 
 /// Turns the driver once, unless another thread does.
 fn turn(driver: &PolledDriver) -> Result<(), ShmError> {

@@ -37,8 +37,8 @@ fn pair(driver: &Driver, ring_bytes: usize) -> (Endpoint, Endpoint) {
     let options = Options { send_timeout: Some(Duration::from_secs(20)), ..Options::default() };
     let face = Endpoint::open(region.into(), Side::Face, options, driver.binding()).unwrap();
     let handle = Endpoint::open(joined.into(), Side::Handle, options, driver.binding()).unwrap();
-    face.attach(Lifeline::new(one, peer, None)).unwrap();
-    handle.attach(Lifeline::new(other, peer, None)).unwrap();
+    face.channel().attach(Lifeline::new(one, peer, None)).unwrap();
+    handle.channel().attach(Lifeline::new(other, peer, None)).unwrap();
     (face, handle)
 }
 

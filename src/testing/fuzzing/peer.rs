@@ -162,10 +162,10 @@ impl World {
                 Lifeline::of_pair(one, peer, asks)
             }
         };
-        face.attach(line).expect("a driver that runs");
-        handle.attach(Lifeline::new(other, peer, None)).expect("a driver that runs");
+        face.channel().attach(line).expect("a driver that runs");
+        handle.channel().attach(Lifeline::new(other, peer, None)).expect("a driver that runs");
         if settings & (PAIR | INTRODUCED) == PAIR | INTRODUCED {
-            handle.introduce();
+            handle.channel().introduce();
         }
         Self { ends: Some([face, handle]), hostile, books: Default::default(), next: 0 }
     }

@@ -24,7 +24,7 @@ fn against_raw(driver: &Driver) -> (Endpoint, Arc<Region>, OwnedFd) {
     let peer = PeerCredentials::of(one.as_fd()).unwrap();
     let face =
         Endpoint::open(region.into(), Side::Face, Options::default(), driver.binding()).unwrap();
-    face.attach(Lifeline::new(one, peer, None)).unwrap();
+    face.channel().attach(Lifeline::new(one, peer, None)).unwrap();
     (face, raw.into(), other)
 }
 
