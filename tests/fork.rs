@@ -131,6 +131,7 @@ fn misuse(end: Endpoint) {
     assert_eq!(end.close_reason(), Some(CloseReason::Forked));
     assert_eq!(end.finished(), Some(Err(CloseReason::Forked)));
     assert!(!end.is_connected());
+    assert_eq!((end.is_empty(), end.free_bytes(), end.queued_bytes()), (true, 0, 0));
     let canceller = end.canceller();
     canceller.cancel();
     end.cancel();

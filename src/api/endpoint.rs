@@ -394,6 +394,67 @@ impl Endpoint {
         self.channel.is_connected()
     }
 
+    /// Whether no packet is there to be received now. Takes nothing.
+    ///
+    /// If several tasks receive from one end, another may take the packet after this has returned
+    /// `false`. Returns `true` in a forked child, and once the channel is cut off.
+    ///
+    /// # Examples
+    /// ```
+    /// # use wakering::{SpscFace, SpscHandle};
+    /// let (face, descriptor) = SpscFace::pair()?;
+    /// let handle = SpscHandle::from_fd(descriptor)?;
+    /// assert!(handle.is_empty());
+    /// face.try_send("a packet".into())?;
+    /// assert!(!handle.is_empty());
+    /// assert_eq!(handle.try_recv()?, "a packet");
+    /// assert!(handle.is_empty());
+    /// # Ok::<(), Box<dyn std::error::Error>>(())
+    /// ```
+    pub fn is_empty(&self) -> bool {
+        // As in `send_now`.
+        self.channel.forked().is_some() || lock(&self.rx).readable().is_none()
+    }
+
+    /// Returns the number of bytes that are free in the ring to the peer, less the header of the
+    /// next record: see [`Sender::free_bytes`].
+    ///
+    /// Other tasks may use the room before the caller does. Returns 0 in a forked child.
+    pub fn free_bytes(&self) -> usize {
+        // As in `send_now`.
+        if self.channel.forked().is_some() { 0 } else { lock(&self.tx).tx().free_bytes() }
+    }
+
+    /// Returns the number of bytes in the ring to the peer that the peer has not taken.
+    ///
+    /// Each packet counts with its length, rounded up to a multiple of 8, and a header of 8 bytes.
+    /// A packet that the peer reads in place counts until the peer gives it back. Packets of sends
+    /// that wait for room do not count. What was taken stays taken: 0 means that the peer has
+    /// received every packet, but not that it has processed them.
+    ///
+    /// The peer reports what it has taken. A report that breaks a rule ends the channel with a
+    /// [`Violation`](crate::Violation), and this returns 0, as it does in a forked child. After a
+    /// cancel or the peer's death, this is what the peer did not receive.
+    ///
+    /// # Examples
+    /// ```
+    /// # use wakering::{SpscFace, SpscHandle};
+    /// let (face, descriptor) = SpscFace::pair()?;
+    /// let handle = SpscHandle::from_fd(descriptor)?;
+    /// face.try_send("12345678".into())?;
+    /// face.try_send("9".into())?;
+    /// assert_eq!(face.queued_bytes(), (8 + 8) + (8 + 8));
+    /// handle.try_recv()?;
+    /// assert_eq!(face.queued_bytes(), 16);
+    /// handle.try_recv()?;
+    /// assert_eq!(face.queued_bytes(), 0);
+    /// # Ok::<(), Box<dyn std::error::Error>>(())
+    /// ```
+    pub fn queued_bytes(&self) -> usize {
+        // As in `send_now`.
+        if self.channel.forked().is_some() { 0 } else { lock(&self.tx).tx().queued_bytes() }
+    }
+
     /// Returns the size of each direction's ring, in bytes.
     pub fn ring_bytes(&self) -> usize {
         self.channel.region().geometry().ring_bytes()

@@ -270,6 +270,13 @@ impl Sender {
         self.half.tx().free_bytes()
     }
 
+    /// Returns the number of bytes in the ring that the peer has not taken: see
+    /// [`Endpoint::queued_bytes`](crate::Endpoint::queued_bytes). The withheld packets of a
+    /// [`Batch`] count; a packet that the half holds back as a `Sink` does not.
+    pub fn queued_bytes(&mut self) -> usize {
+        self.half.tx().queued_bytes()
+    }
+
     end_calls! {
         /// Cuts the channel off: see [`Endpoint::cancel`](crate::Endpoint::cancel).
         cancel

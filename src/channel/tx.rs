@@ -207,17 +207,26 @@ impl Tx {
 
     /// Returns the bytes free for the next record, without its header.
     pub(crate) fn free_bytes(&mut self) -> usize {
+        self.looked().map_or(0, Producer::free_bytes)
+    }
+
+    /// Returns the bytes of the records that the peer has not given back, with their headers.
+    pub(crate) fn queued_bytes(&mut self) -> usize {
+        self.looked().map_or(0, Producer::queued_bytes)
+    }
+
+    /// Returns the producer after a look at the peer's exact position, or `None` if that is not to
+    /// be believed.
+    fn looked(&mut self) -> Option<&Producer> {
         if self.channel.forked().is_some() {
             // What the parent and its peer have done since is not a violation.
-            return 0;
+            return None;
         }
-        match self.producer.look_at_taken() {
-            Ok(()) => self.producer.free_bytes(),
-            Err(violation) => {
-                self.channel.violated(violation);
-                0
-            }
+        if let Err(violation) = self.producer.look_at_taken() {
+            self.channel.violated(violation);
+            return None;
         }
+        Some(&self.producer)
     }
 
     /// Ends this direction in order. No send of this half continues after that.

@@ -269,6 +269,11 @@ impl Producer {
         usize::try_from(free).unwrap_or(usize::MAX).saturating_sub(2 * RECORD_HEADER)
     }
 
+    /// Returns the bytes of the records that the consumer has not given back, with their headers.
+    pub(crate) fn queued_bytes(&self) -> usize {
+        usize::try_from(self.space.queued(self.tail)).unwrap_or(usize::MAX)
+    }
+
     /// Announces at which head a sender with a packet of `len` bytes is to be woken. The caller
     /// then sets the bell's bit. Returns when the sender should look again by itself, if at all.
     ///

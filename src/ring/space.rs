@@ -131,6 +131,11 @@ impl Space {
         lost.fold(self.unread_bytes(tail, self.freed), u64::wrapping_add)
     }
 
+    /// Returns the bytes of the records that the consumer has not come past, with their headers.
+    pub(super) fn queued(&self, tail: Position) -> u64 {
+        self.unread_bytes(tail, self.freed)
+    }
+
     /// Returns the bytes of the records that are unread.
     fn unread_bytes(&self, tail: Position, freed: Position) -> u64 {
         self.runs.iter().chain([&self.last(tail)]).fold(0, |bytes: u64, run| {

@@ -11,6 +11,7 @@ mod blocked_senders;
 mod cancel;
 mod driver;
 mod ends;
+mod fill_levels;
 mod hostile;
 mod in_place;
 mod interop;

@@ -20,6 +20,7 @@ on_both_backends!(
     endless_jumps_end_the_channel,
     headers_that_change_all_the_time_invent_no_packet,
     a_head_that_breaks_a_rule_ends_the_channel,
+    a_question_about_the_ring_believes_no_bad_head,
     unknown_ends_end_the_channel,
     unused_words_may_hold_anything,
     writes_to_our_own_words_do_not_change_what_we_know,
@@ -202,6 +203,27 @@ fn a_head_that_breaks_a_rule_ends_the_channel(driver: &Driver) {
                         sent += 1 + fill_with(&end, 504);
                     }
                 }
+                assert_over(&end, violation);
+                end = again(attacker, driver, ours);
+            }
+        }
+    });
+}
+
+fn a_question_about_the_ring_believes_no_bad_head(driver: &Driver) {
+    let questions: [fn(&Endpoint) -> usize; 2] = [Endpoint::queued_bytes, Endpoint::free_bytes];
+    against_each(driver, "bad answers", |attacker, mut end, ours| {
+        let at = ours.words().1 + TAKEN;
+        for question in questions {
+            for (claim, violation) in [
+                (516, Violation::UnalignedHead(516)),
+                (8192, Violation::HeadOvertook(8192)),
+                (u64::MAX - 7, Violation::HeadMovedBack(u64::MAX - 7)),
+            ] {
+                end.try_send(packet(0, 504)).unwrap();
+                assert_eq!(end.queued_bytes(), 512);
+                attacker.say(&format!("set {at:x} {claim:x}"));
+                assert_eq!(question(&end), 0, "believed {claim:#x}");
                 assert_over(&end, violation);
                 end = again(attacker, driver, ours);
             }
