@@ -61,6 +61,7 @@
 //! | have many packets at once | [`send_batch`](Endpoint::send_batch): checks the peer's bell once for all | [`recv_batch`](Endpoint::recv_batch) |
 //! | must not wait | [`try_send`](Endpoint::try_send), which gives the packet back | [`try_recv`](Endpoint::try_recv) |
 //! | are a thread | [`send_blocking`](Endpoint::send_blocking) | [`recv_blocking`](Endpoint::recv_blocking), [`recv_timeout`](Endpoint::recv_timeout) |
+//! | wait only so long | [`send_timeout`](Endpoint::send_timeout), and [`send_timeout_blocking`](Endpoint::send_timeout_blocking) for threads | `recv` under your executor's timeout: it is cancel safe |
 //! | want no copy | [`reserve`](Sender::reserve): a [`Grant`] to write the packet in place; a [`Batch`] for many of them | [`recv_ref`](Receiver::recv_ref): a [`Packet`] to read in place |
 //! | build a pipeline | [`Sender`] as a `Sink`, without a deadline | [`Receiver`] as a `Stream` of `Result`s |
 //!

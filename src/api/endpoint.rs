@@ -109,6 +109,53 @@ impl Endpoint {
         if self.channel.forked().is_some() { None } else { lock(&self.rx).take_now(limit) }
     }
 
+    /// Like [`send`](Self::send), but waits at most `timeout` for room, whatever the builder's
+    /// `send_timeout` is.
+    ///
+    /// With a timeout of zero it does not wait, but unlike [`try_send`](Self::try_send) it keeps to
+    /// its [budget](crate#fairness). A timeout that the clock cannot express is the same as none.
+    ///
+    /// The packet does not come back in the error. To send it again later, send a clone, which
+    /// copies no bytes.
+    ///
+    /// # Errors
+    /// As [`send`](Self::send), with [`TimedOut`](ShmError::TimedOut) after `timeout`. The time
+    /// runs from when the send first had to wait, and includes its wait in the queue.
+    ///
+    /// # Cancel safety
+    /// As [`send`](Self::send).
+    ///
+    /// # Examples
+    /// ```
+    /// # use wakering::{SpscFace, SpscHandle};
+    /// # let (face, descriptor) = SpscFace::builder().ring_bytes(4096).pair()?;
+    /// # let handle = SpscHandle::from_fd(descriptor)?;
+    /// use std::time::Duration;
+    /// use wakering::ShmError;
+    ///
+    /// let frame = bytes::Bytes::from(vec![0; 1000]);
+    /// while face.try_send(frame.clone()).is_ok() {}
+    /// // The peer is slow, and a late frame is worth nothing.
+    /// let sent = face.send_timeout(frame.clone(), Duration::from_millis(1));
+    /// assert!(matches!(pollster::block_on(sent), Err(ShmError::TimedOut { sent: 0 })));
+    /// // Now there is room.
+    /// while handle.try_recv().is_ok() {}
+    /// pollster::block_on(face.send_timeout(frame, Duration::from_millis(1)))?;
+    /// # Ok::<(), Box<dyn std::error::Error>>(())
+    /// ```
+    pub fn send_timeout(
+        &self,
+        packet: Bytes,
+        timeout: Duration,
+    ) -> impl Future<Output = Result<(), ShmError>> + Send + '_ {
+        async move {
+            if self.send_now(&packet, Limit::Budget) {
+                return Ok(());
+            }
+            SendFuture::new(self.whole(), [packet]).within(timeout).await
+        }
+    }
+
     /// Sends packets one after another. No other sender's packets come in between.
     ///
     /// The packets are published together, with one fence and one check of the peer's bell, so the
@@ -150,6 +197,17 @@ impl Endpoint {
             return Ok(());
         }
         SendFuture::new(self.whole(), [packet]).block()
+    }
+
+    /// Like [`send_timeout`](Self::send_timeout), but blocks the thread.
+    ///
+    /// # Errors
+    /// As [`send_timeout`](Self::send_timeout).
+    pub fn send_timeout_blocking(&self, packet: Bytes, timeout: Duration) -> Result<(), ShmError> {
+        if self.send_now(&packet, Limit::None) {
+            return Ok(());
+        }
+        SendFuture::new(self.whole(), [packet]).within(timeout).block()
     }
 
     /// Like [`send_batch`](Self::send_batch), but blocks the thread.

@@ -3,6 +3,7 @@
 use std::fmt;
 use std::pin::Pin;
 use std::task::{Context, Poll};
+use std::time::Duration;
 
 use bytes::Bytes;
 use futures::sink::Sink;
@@ -78,6 +79,29 @@ impl Sender {
         }
     }
 
+    /// Like [`send`](Self::send), but waits at most `timeout` for room, whatever the builder's
+    /// `send_timeout` is.
+    ///
+    /// If the half holds back a packet as a `Sink`, the time includes the wait for that one.
+    ///
+    /// # Errors
+    /// As [`Endpoint::send_timeout`](crate::Endpoint::send_timeout).
+    ///
+    /// # Cancel safety
+    /// As [`send`](Self::send).
+    pub fn send_timeout(
+        &mut self,
+        packet: Bytes,
+        timeout: Duration,
+    ) -> impl Future<Output = Result<(), ShmError>> + Send + '_ {
+        async move {
+            if self.half.send_now(&packet, Limit::Budget) {
+                return Ok(());
+            }
+            self.half.wait_to_send([packet]).within(timeout).await
+        }
+    }
+
     /// Sends packets one after another, with one publication, one fence and one check of the peer's
     /// bell for as many as fit, and at most an eighth of the ring (or 128 KiB if that is less): see
     /// [`Endpoint::send_batch`](crate::Endpoint::send_batch).
@@ -109,6 +133,18 @@ impl Sender {
     /// As [`send`](Self::send).
     pub fn send_blocking(&mut self, packet: Bytes) -> Result<(), ShmError> {
         self.half.send_blocking(packet)
+    }
+
+    /// Like [`send_timeout`](Self::send_timeout), but blocks the thread.
+    ///
+    /// # Errors
+    /// As [`Endpoint::send_timeout`](crate::Endpoint::send_timeout).
+    pub fn send_timeout_blocking(
+        &mut self,
+        packet: Bytes,
+        timeout: Duration,
+    ) -> Result<(), ShmError> {
+        self.half.send_timeout_blocking(packet, timeout)
     }
 
     /// Like [`send_batch`](Self::send_batch), but blocks the thread.

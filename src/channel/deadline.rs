@@ -8,8 +8,11 @@ use super::shared::Channel;
 /// does not read the clock.
 #[derive(Debug, Clone, Copy, Default)]
 pub(crate) enum Deadline {
+    /// The builder's `send_timeout` after the first wait.
     #[default]
     Unset,
+    /// This long after the first wait.
+    After(Duration),
     At(Option<Instant>),
 }
 
@@ -20,13 +23,13 @@ impl Deadline {
     }
 
     pub(super) fn get(&mut self, channel: &Channel) -> Option<Instant> {
-        if let Self::Unset = self {
-            *self = Self::At(channel.send_timeout.and_then(deadline_after));
-        }
-        match self {
-            Self::At(at) => *at,
-            Self::Unset => None,
-        }
+        let at = match *self {
+            Self::Unset => channel.send_timeout.and_then(deadline_after),
+            Self::After(timeout) => deadline_after(timeout),
+            Self::At(at) => return at,
+        };
+        *self = Self::At(at);
+        at
     }
 
     pub(super) fn has_passed(&mut self, channel: &Channel) -> bool {

@@ -2,6 +2,7 @@
 
 use std::pin::Pin;
 use std::task::{Context, Poll, ready};
+use std::time::Duration;
 
 use bytes::Bytes;
 
@@ -174,6 +175,17 @@ impl SendHalf {
             return Ok(());
         }
         self.wait_to_send([packet]).block()
+    }
+
+    pub(crate) fn send_timeout_blocking(
+        &mut self,
+        packet: Bytes,
+        timeout: Duration,
+    ) -> Result<(), ShmError> {
+        if self.send_now(&packet, Limit::None) {
+            return Ok(());
+        }
+        self.wait_to_send([packet]).within(timeout).block()
     }
 
     pub(crate) fn try_send(&mut self, packet: Bytes) -> Result<(), TrySendError> {

@@ -290,6 +290,12 @@ impl<'a, E: SendEnd<'a>, P: AsPayload> SendFuture<'a, E, P> {
         Self { end, payload, state, deadline, channel: PhantomData }
     }
 
+    /// Sets how long it waits, in place of the builder's `send_timeout`.
+    pub(crate) fn within(mut self, timeout: Duration) -> Self {
+        self.deadline = Deadline::After(timeout);
+        self
+    }
+
     #[inline(always)]
     pub(super) fn poll_with<W: Wait>(&mut self, wait: &mut W) -> Poll<Result<(), ShmError>> {
         let Self { end, payload, state, deadline, .. } = self;

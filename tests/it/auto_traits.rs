@@ -80,6 +80,7 @@ fn every_future_can_be_sent() {
     let (packet, mut packets) = (Bytes::new(), Vec::new());
     let batch = [packet.clone()];
     future(&face.send(packet.clone()));
+    future(&face.send_timeout(packet.clone(), Duration::ZERO));
     future(&face.send_batch(&batch));
     future(&face.recv());
     future(&face.recv_batch(&mut packets, 1));
@@ -91,6 +92,7 @@ fn every_future_can_be_sent() {
     future(&builder.connect_async("nobody"));
     let (mut tx, mut rx) = Endpoint::from(handle).into_split();
     future(&tx.send(packet.clone()));
+    future(&tx.send_timeout(packet.clone(), Duration::ZERO));
     future(&tx.send_batch(&batch));
     future(&tx.closed());
     future(&tx.reserve(1));

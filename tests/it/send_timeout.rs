@@ -25,6 +25,10 @@ on_both_backends!(
     a_timeout_too_long_for_the_clock_waits,
     a_sink_has_no_deadline,
     an_end_works_after_a_send_has_timed_out,
+    a_send_has_its_own_timeout_in_place_of_the_builders,
+    a_send_with_its_own_timeout_times_out_in_the_queue_too,
+    a_packet_that_a_sink_holds_back_counts_in_the_timeout_of_the_next_send,
+    a_send_with_its_own_timeout_is_sent_when_there_is_room_in_time,
 );
 
 fn assert_timed_out(result: Result<(), ShmError>, expected: usize) {
@@ -235,6 +239,83 @@ fn an_end_works_after_a_send_has_timed_out(driver: &Driver) {
         for n in 0..filled {
             assert_eq!(number(&there.try_recv().unwrap()), n);
             here.try_send(packet(filled + n, 8)).unwrap();
+        }
+    });
+}
+
+fn a_send_has_its_own_timeout_in_place_of_the_builders(driver: &Driver) {
+    // Longer and shorter than the builder's, and where that has none.
+    for builders in [None, Some(PATIENCE), Some(Duration::ZERO)] {
+        both_roles(driver, SMALL, builders, |here, _there| {
+            fill(&here);
+            let sent = || wait("send_timeout", here.send_timeout(packet(0, 8), TIMEOUT));
+            assert_timed_out(timed(sent), 0);
+            assert_timed_out(timed(|| here.send_timeout_blocking(packet(0, 8), TIMEOUT)), 0);
+            let (mut tx, _rx) = here.into_split();
+            let sent = wait("send_timeout", tx.send_timeout(packet(0, 8), Duration::ZERO));
+            assert_timed_out(sent, 0);
+            assert_timed_out(timed(|| wait("tx", tx.send_timeout(packet(0, 8), TIMEOUT))), 0);
+            assert_timed_out(timed(|| tx.send_timeout_blocking(packet(0, 8), TIMEOUT)), 0);
+        });
+    }
+}
+
+fn a_send_with_its_own_timeout_times_out_in_the_queue_too(driver: &Driver) {
+    both_roles(driver, SMALL, None, |here, there| {
+        let filled = fill(&here);
+        let mut first = Box::pin(here.send(packet(filled, 8)));
+        assert!(poll_once(first.as_mut()).is_pending());
+        let sent = || wait("send_timeout", here.send_timeout(packet(0, 8), TIMEOUT));
+        assert_timed_out(timed(sent), 0);
+        assert_timed_out(timed(|| here.send_timeout_blocking(packet(0, 8), TIMEOUT)), 0);
+        // The one at the front has no deadline, and still has its place.
+        there.try_recv().unwrap();
+        wait("the first send", first).unwrap();
+        for n in 1..=filled {
+            assert_eq!(number(&there.try_recv().unwrap()), n);
+        }
+    });
+}
+
+fn a_packet_that_a_sink_holds_back_counts_in_the_timeout_of_the_next_send(driver: &Driver) {
+    both_roles(driver, SMALL, None, |here, there| {
+        let filled = fill(&here);
+        let (mut tx, _rx) = here.into_split();
+        wait("feed", tx.feed(packet(filled, 8))).unwrap();
+        assert_timed_out(timed(|| wait("tx", tx.send_timeout(packet(0, 8), TIMEOUT))), 0);
+        assert_timed_out(timed(|| tx.send_timeout_blocking(packet(0, 8), TIMEOUT)), 0);
+        for n in 0..filled {
+            assert_eq!(number(&there.try_recv().unwrap()), n);
+        }
+        wait("tx", tx.send_timeout(packet(filled + 1, 8), Duration::ZERO)).unwrap();
+        assert_eq!(number(&there.try_recv().unwrap()), filled);
+        assert_eq!(number(&there.try_recv().unwrap()), filled + 1);
+    });
+}
+
+fn a_send_with_its_own_timeout_is_sent_when_there_is_room_in_time(driver: &Driver) {
+    both_roles(driver, SMALL, Some(Duration::ZERO), |here, there| {
+        for timeout in [PATIENCE, Duration::MAX] {
+            for blocking in [false, true] {
+                let filled = fill(&here);
+                let here = &here;
+                std::thread::scope(|scope| {
+                    let before = here.stats().full_stalls;
+                    let sender = scope.spawn(move || {
+                        if blocking {
+                            here.send_timeout_blocking(packet(filled, 8), timeout)
+                        } else {
+                            wait("send_timeout", here.send_timeout(packet(filled, 8), timeout))
+                        }
+                    });
+                    eventually("the sender parks", || here.stats().full_stalls > before);
+                    assert_eq!(number(&there.try_recv().unwrap()), 0);
+                    sender.join().unwrap().unwrap();
+                });
+                for n in 1..=filled {
+                    assert_eq!(number(&there.try_recv().unwrap()), n);
+                }
+            }
         }
     });
 }
