@@ -49,9 +49,9 @@
 //! [`SpscListener`] gives an engine one face after another, for applications that come and go. Both
 //! ends dereference to [`Endpoint`], which has the methods that they share.
 //! [`Endpoint::into_split`] makes a [`Sender`], which is a `futures` `Sink<Bytes>`, and a
-//! [`Receiver`], which is a `Stream`. A [`Driver`] waits on the bells of many channels; unless you
-//! name one, the process's own is used. [`spec`] specifies the protocol, for implementations in
-//! other languages.
+//! [`Receiver`], which is a `Stream`; [`Endpoint::into_duplex`] makes both in one. A [`Driver`]
+//! waits on the bells of many channels; unless you name one, the process's own is used. [`spec`]
+//! specifies the protocol, for implementations in other languages.
 //!
 //! # Which call to use
 //!
@@ -64,6 +64,7 @@
 //! | wait only so long | [`send_timeout`](Endpoint::send_timeout), and [`send_timeout_blocking`](Endpoint::send_timeout_blocking) for threads | `recv` under your executor's timeout: it is cancel safe |
 //! | want no copy | [`reserve`](Sender::reserve): a [`Grant`] to write the packet in place; a [`Batch`] for many of them | [`recv_ref`](Receiver::recv_ref): a [`Packet`] to read in place |
 //! | build a pipeline | [`Sender`] as a `Sink`, without a deadline | [`Receiver`] as a `Stream` of `Result`s |
+//! | give a framework its transport | [`Duplex`], which is both | [`Duplex`] |
 //!
 //! These calls can be mixed. The methods of a whole end take `&self`, may be called from any number
 //! of tasks, and take a lock that is rarely contended. Those of the halves take `&mut self` and no
@@ -414,6 +415,7 @@ pub use testing::fuzzing;
 pub use {
     api::batch::Batch,
     api::canceller::Canceller,
+    api::duplex::{Duplex, ReuniteError},
     api::endpoint::Endpoint,
     api::grant::Grant,
     api::packet::Packet,

@@ -9,6 +9,7 @@ use std::time::Duration;
 use bytes::Bytes;
 
 use super::canceller::Canceller;
+use super::duplex::Duplex;
 use super::end_calls::end_calls;
 use super::receiver::Receiver;
 use super::sender::Sender;
@@ -530,6 +531,12 @@ impl Endpoint {
         let tx = tx.unwrap_or_else(|| Tx::new(&channel));
         let rx = rx.into_inner().map_or_else(|| Rx::new(&channel), into_inner);
         (Sender::new(SendHalf::new(&channel, tx)), Receiver::new(&channel, rx))
+    }
+
+    /// Makes the end one value that is both a `Sink<Bytes>` and a `Stream`: see [`Duplex`].
+    pub fn into_duplex(self) -> Duplex {
+        let (tx, rx) = self.into_split();
+        Duplex::of_one_end(tx, rx)
     }
 }
 

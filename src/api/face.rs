@@ -4,6 +4,7 @@ use std::ops::Deref;
 use std::os::fd::OwnedFd;
 use std::sync::{Arc, Weak};
 
+use super::duplex::Duplex;
 use super::endpoint::Endpoint;
 use super::receiver::Receiver;
 use super::sender::Sender;
@@ -63,6 +64,11 @@ impl SpscFace {
     /// Splits the face into its two halves: see [`Endpoint::into_split`].
     pub fn into_split(self) -> (Sender, Receiver) {
         self.0.into_split()
+    }
+
+    /// Makes the face one value that is both a `Sink<Bytes>` and a `Stream`: see [`Duplex`].
+    pub fn into_duplex(self) -> Duplex {
+        self.0.into_duplex()
     }
 }
 

@@ -6,6 +6,7 @@ use std::sync::{Arc, Mutex, OnceLock, PoisonError};
 use std::task::{Context, Poll};
 use std::time::{Duration, Instant};
 
+use super::duplex::Duplex;
 use super::endpoint::Endpoint;
 use super::options::{CommonOptions, common_options};
 use super::receiver::Receiver;
@@ -71,6 +72,11 @@ impl SpscHandle {
     /// Splits the handle into its two halves: see [`Endpoint::into_split`].
     pub fn into_split(self) -> (Sender, Receiver) {
         self.0.into_split()
+    }
+
+    /// Makes the handle one value that is both a `Sink<Bytes>` and a `Stream`: see [`Duplex`].
+    pub fn into_duplex(self) -> Duplex {
+        self.0.into_duplex()
     }
 }
 

@@ -2,6 +2,7 @@
 
 pub(crate) mod batch;
 pub(crate) mod canceller;
+pub(crate) mod duplex;
 mod end_calls;
 pub(crate) mod endpoint;
 #[cfg(not(all(test, loom)))]

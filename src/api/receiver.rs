@@ -52,7 +52,7 @@ impl Receiver {
         Self { channel: channel.clone(), rx, place: None, is_over: false }
     }
 
-    fn channel(&self) -> &Arc<Channel> {
+    pub(super) fn channel(&self) -> &Arc<Channel> {
         &self.channel
     }
 

@@ -54,7 +54,7 @@ impl Sender {
         Self { half }
     }
 
-    fn channel(&self) -> &Arc<Channel> {
+    pub(super) fn channel(&self) -> &Arc<Channel> {
         self.half.channel()
     }
 

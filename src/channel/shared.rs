@@ -95,6 +95,8 @@ pub(crate) struct Channel {
     pub(super) hints: StdAtomicU64,
     /// The end was split into halves: one task at a time receives, and one sends.
     pub(super) split: AtomicBool,
+    /// Both halves are in one value, which is dropped as a whole end is.
+    joined: AtomicBool,
     /// What has to live as long as this end does: the engine's socket.
     pub(super) kept: ProcessLock<Option<Box<dyn Debug + Send>>>,
     /// The process that the end belongs to.
@@ -133,6 +135,7 @@ impl Channel {
             watched_at: StdAtomicU64::new(0),
             hints: StdAtomicU64::new(0),
             split: AtomicBool::new(false),
+            joined: AtomicBool::new(false),
             kept: ProcessLock::default(),
             origin: Origin::here(),
         }
@@ -155,6 +158,19 @@ impl Channel {
     pub(super) fn is_split(&self) -> bool {
         // ORDERING: Relaxed; a wake that loads the old value came before any new wait.
         self.split.load(Ordering::Relaxed)
+    }
+
+    /// Notes whether the halves are in one value. The caller has both.
+    pub(crate) fn set_joined(&self, joined: bool) {
+        // ORDERING: Relaxed; whoever drops the halves was given them after this store.
+        self.joined.store(joined, Ordering::Relaxed);
+    }
+
+    /// Whether the drop of the sending half is that of a whole end: the receiving half is dropped
+    /// next.
+    pub(super) fn ends_as_one(&self) -> bool {
+        // ORDERING: Relaxed, as in `set_joined`.
+        !self.is_split() || self.joined.load(Ordering::Relaxed)
     }
 
     pub(crate) fn region(&self) -> &Arc<Region> {

@@ -449,7 +449,7 @@ impl Drop for Tx {
             // Packets of a batch that was leaked.
             let _ = self.publish_withheld();
         }
-        if !self.channel.is_split() {
+        if self.channel.ends_as_one() {
             // Both directions of a whole end end at once: the peer must not take this for a
             // half-close. `Rx` is dropped next.
             self.channel.end_both();

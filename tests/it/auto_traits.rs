@@ -7,10 +7,10 @@ use bytes::{BufMut, Bytes};
 use futures::sink::Sink;
 use futures::stream::{FusedStream, Stream};
 use wakering::{
-    Backend, Batch, Canceller, CloseReason, Driver, DriverBuilder, Endpoint, FaceBuilder, Grant,
-    HandleBuilder, ListenerStats, Packet, PeerCredentials, PolledDriver, Receiver,
-    RecvTimeoutError, Sender, ShmError, SpscFace, SpscHandle, SpscListener, Stats, TryRecvError,
-    TryReserveError, TrySendError, Unparker, Violation,
+    Backend, Batch, Canceller, CloseReason, Driver, DriverBuilder, Duplex, Endpoint, FaceBuilder,
+    Grant, HandleBuilder, ListenerStats, Packet, PeerCredentials, PolledDriver, Receiver,
+    RecvTimeoutError, ReuniteError, Sender, ShmError, SpscFace, SpscHandle, SpscListener, Stats,
+    TryRecvError, TryReserveError, TrySendError, Unparker, Violation,
 };
 
 fn thing<T: Send + Sync + Unpin + Debug + 'static>() {}
@@ -27,6 +27,7 @@ fn every_type_can_be_sent_shared_moved_and_shown() {
     thing::<Endpoint>();
     thing::<Sender>();
     thing::<Receiver>();
+    thing::<Duplex>();
     borrow::<Batch<'_>>();
     borrow::<Grant<'_>>();
     borrow::<Packet<'_>>();
@@ -57,6 +58,7 @@ fn all_errors_are_errors_and_small() {
     error::<TryRecvError>();
     error::<TryReserveError>();
     error::<RecvTimeoutError>();
+    error::<ReuniteError>();
     assert!(size_of::<ShmError>() <= 40);
     assert!(size_of::<CloseReason>() <= 24);
     let error = ShmError::TimedOut { sent: 3 };
@@ -69,6 +71,8 @@ fn the_halves_are_a_sink_and_a_stream() {
     fn stream<S: Stream<Item = Result<Bytes, ShmError>> + FusedStream + Unpin>() {}
     sink::<Sender>();
     stream::<Receiver>();
+    sink::<Duplex>();
+    stream::<Duplex>();
     fn listener<S: Stream<Item = Result<SpscFace, ShmError>> + FusedStream + Unpin>() {}
     listener::<SpscListener>();
 }

@@ -10,6 +10,7 @@ mod auto_traits;
 mod blocked_senders;
 mod cancel;
 mod driver;
+mod duplex;
 mod ends;
 mod fill_levels;
 mod hostile;
