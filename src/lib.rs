@@ -64,6 +64,7 @@
 //! | wait only so long | [`send_timeout`](Endpoint::send_timeout), and [`send_timeout_blocking`](Endpoint::send_timeout_blocking) for threads | `recv` under your executor's timeout: it is cancel safe |
 //! | want no copy | [`reserve`](Sender::reserve): a [`Grant`] to write the packet in place; a [`Batch`] for many of them | [`recv_ref`](Receiver::recv_ref): a [`Packet`] to read in place |
 //! | build a pipeline | [`Sender`] as a `Sink`, without a deadline | [`Receiver`] as a `Stream` of `Result`s |
+//! | want a stream of bytes | [`PacketWriter`], an `AsyncWrite` | [`PacketReader`], an `AsyncRead` |
 //! | give a framework its transport | [`Duplex`], which is both | [`Duplex`] |
 //!
 //! These calls can be mixed. The methods of a whole end take `&self`, may be called from any number
@@ -275,18 +276,21 @@
 //!
 //! ## A stream of bytes
 //!
+//! [`Sender::into_async_write`] and [`Receiver::into_async_read`] make the halves an `AsyncWrite`
+//! and an `AsyncRead` of `futures`, for code that knows nothing of packets:
+//!
 //! ```
 //! # use wakering::{SpscFace, SpscHandle};
-//! use futures::{AsyncReadExt, SinkExt, TryStreamExt};
+//! use futures::io::{AsyncReadExt, AsyncWriteExt, Cursor};
 //!
 //! # let (face, descriptor) = SpscFace::pair()?;
 //! # let handle = SpscHandle::from_fd(descriptor)?;
-//! # let ((mut tx, _), (_, rx)) = (face.into_split(), handle.into_split());
-//! let mut reader = rx.map_err(std::io::Error::from).into_async_read();
+//! # let ((tx, _), (_, rx)) = (face.into_split(), handle.into_split());
+//! let (mut writer, mut reader) = (tx.into_async_write(), rx.into_async_read());
 //! let text = pollster::block_on(async {
-//!     SinkExt::send(&mut tx, "no packets ".into()).await?;
-//!     SinkExt::send(&mut tx, "to be seen".into()).await?;
-//!     tx.close().await?;
+//!     futures::io::copy(Cursor::new("no packets "), &mut writer).await?;
+//!     writer.write_all(b"to be seen").await?;
+//!     writer.close().await?;
 //!     let mut text = String::new();
 //!     // If the peer dies or cancels, this returns an error.
 //!     reader.read_to_string(&mut text).await?;
@@ -419,6 +423,8 @@ pub use {
     api::endpoint::Endpoint,
     api::grant::Grant,
     api::packet::Packet,
+    api::packet_reader::PacketReader,
+    api::packet_writer::PacketWriter,
     api::receiver::Receiver,
     api::sender::Sender,
     channel::Stats,

@@ -21,6 +21,8 @@ pub(crate) mod listener;
 mod options;
 #[allow(unsafe_code, reason = "reading in place rests on the caller's trust in the peer")]
 pub(crate) mod packet;
+pub(crate) mod packet_reader;
+pub(crate) mod packet_writer;
 pub(crate) mod receiver;
 pub(crate) mod sender;
 #[cfg(not(all(test, loom)))]

@@ -10,6 +10,7 @@ use futures::stream::{FusedStream, Stream};
 
 use super::end_calls::end_calls;
 use crate::api::packet::Packet;
+use crate::api::packet_reader::PacketReader;
 use crate::channel::{
     Channel, Directions, Limit, RecvFuture, Rx, deadline_after, from_taken, from_timed,
     take_at_once,
@@ -260,6 +261,12 @@ impl Receiver {
     /// [`Endpoint::finished`](crate::Endpoint::finished).
     pub fn finished(&self) -> Option<Result<(), CloseReason>> {
         self.channel.finished()
+    }
+
+    /// Makes it an `AsyncRead` and `AsyncBufRead`, which reads one packet after another and fails
+    /// at an end that may have lost packets: see [`PacketReader`].
+    pub fn into_async_read(self) -> PacketReader {
+        PacketReader::new(self)
     }
 
     end_calls! {

@@ -11,6 +11,7 @@ use futures::sink::Sink;
 use super::end_calls::end_calls;
 use crate::api::batch::Batch;
 use crate::api::grant::Grant;
+use crate::api::packet_writer::PacketWriter;
 use crate::channel::{Channel, Directions, Limit, SendHalf};
 use crate::error::{CloseReason, ShmError, TryReserveError, TrySendError};
 use crate::sync::Arc;
@@ -311,6 +312,11 @@ impl Sender {
     /// [`Batch`] count; a packet that the half holds back as a `Sink` does not.
     pub fn queued_bytes(&mut self) -> usize {
         self.half.tx().queued_bytes()
+    }
+
+    /// Makes it an `AsyncWrite`, which splits what is longer than a packet: see [`PacketWriter`].
+    pub fn into_async_write(self) -> PacketWriter {
+        PacketWriter::new(self)
     }
 
     end_calls! {

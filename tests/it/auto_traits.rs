@@ -4,13 +4,14 @@ use std::fmt::Debug;
 use std::time::Duration;
 
 use bytes::{BufMut, Bytes};
+use futures::io::{AsyncBufRead, AsyncRead, AsyncWrite};
 use futures::sink::Sink;
 use futures::stream::{FusedStream, Stream};
 use wakering::{
     Backend, Batch, Canceller, CloseReason, Driver, DriverBuilder, Duplex, Endpoint, FaceBuilder,
-    Grant, HandleBuilder, ListenerStats, Packet, PeerCredentials, PolledDriver, Receiver,
-    RecvTimeoutError, ReuniteError, Sender, ShmError, SpscFace, SpscHandle, SpscListener, Stats,
-    TryRecvError, TryReserveError, TrySendError, Unparker, Violation,
+    Grant, HandleBuilder, ListenerStats, Packet, PacketReader, PacketWriter, PeerCredentials,
+    PolledDriver, Receiver, RecvTimeoutError, ReuniteError, Sender, ShmError, SpscFace, SpscHandle,
+    SpscListener, Stats, TryRecvError, TryReserveError, TrySendError, Unparker, Violation,
 };
 
 fn thing<T: Send + Sync + Unpin + Debug + 'static>() {}
@@ -28,6 +29,8 @@ fn every_type_can_be_sent_shared_moved_and_shown() {
     thing::<Sender>();
     thing::<Receiver>();
     thing::<Duplex>();
+    thing::<PacketReader>();
+    thing::<PacketWriter>();
     borrow::<Batch<'_>>();
     borrow::<Grant<'_>>();
     borrow::<Packet<'_>>();
@@ -75,6 +78,14 @@ fn the_halves_are_a_sink_and_a_stream() {
     stream::<Duplex>();
     fn listener<S: Stream<Item = Result<SpscFace, ShmError>> + FusedStream + Unpin>() {}
     listener::<SpscListener>();
+}
+
+#[test]
+fn the_byte_streams_are_those_of_futures() {
+    fn reads<R: AsyncRead + AsyncBufRead + Unpin>() {}
+    fn writes<W: AsyncWrite + Unpin>() {}
+    reads::<PacketReader>();
+    writes::<PacketWriter>();
 }
 
 #[test]

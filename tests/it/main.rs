@@ -8,6 +8,7 @@ mod common;
 
 mod auto_traits;
 mod blocked_senders;
+mod byte_streams;
 mod cancel;
 mod driver;
 mod duplex;
