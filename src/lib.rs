@@ -342,6 +342,51 @@
 //! # Ok::<(), wakering::ShmError>(())
 //! ```
 //!
+//! ## A registry that keeps no end alive
+//!
+//! A list of all ends, from which each disappears when its own task is done with it, holds them by
+//! `std::sync::Weak`. The last `Arc` closes its end in order when it is dropped, wherever that is.
+//! A [`Canceller`] keeps no end alive either.
+//!
+//! ```
+//! # use wakering::{SpscFace, SpscHandle};
+//! use std::collections::HashMap;
+//! use std::sync::{Arc, Mutex, Weak};
+//!
+//! #[derive(Default)]
+//! struct Registry(Mutex<HashMap<u64, Weak<SpscFace>>>);
+//!
+//! impl Registry {
+//!     fn add(&self, id: u64, face: &Arc<SpscFace>) {
+//!         self.0.lock().unwrap().insert(id, Arc::downgrade(face));
+//!     }
+//!
+//!     /// Returns the ends that are still in use, and forgets the others. Drop what this returns
+//!     /// before you wait for anything else: until then it keeps these ends open.
+//!     fn in_use(&self) -> Vec<Arc<SpscFace>> {
+//!         let mut faces = self.0.lock().unwrap();
+//!         faces.retain(|_, face| face.strong_count() > 0);
+//!         faces.values().filter_map(Weak::upgrade).collect()
+//!     }
+//! }
+//!
+//! let registry = Registry::default();
+//! let (face, descriptor) = SpscFace::pair()?;
+//! let handle = SpscHandle::from_fd(descriptor)?;
+//! let face = Arc::new(face);
+//! registry.add(1, &face);
+//! for face in registry.in_use() {
+//!     face.try_send("to all".into())?;
+//! }
+//! // Its task is done.
+//! drop(face);
+//! assert!(registry.in_use().is_empty());
+//! assert_eq!(handle.recv_blocking().unwrap(), "to all");
+//! assert_eq!(handle.recv_blocking(), None);
+//! assert_eq!(handle.finished(), Some(Ok(())));
+//! # Ok::<(), Box<dyn std::error::Error>>(())
+//! ```
+//!
 //! ## Waiting for the engine
 //!
 //! `connect` waits for an engine's answer, but not for an engine to appear:

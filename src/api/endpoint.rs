@@ -33,6 +33,9 @@ use crate::sys::fork::LeakyLock;
 /// arrival. Receivers that find it empty do the same. A task that both sends and receives in full
 /// flight should use the two halves of [`into_split`](Self::into_split), which take no lock.
 ///
+/// To hold an end without keeping it open, as a registry of many ends does, use a `Weak` of that
+/// `Arc`: there is a [recipe](crate#a-registry-that-keeps-no-end-alive).
+///
 /// Dropping an end closes it in order: the other side receives everything that was sent, then the
 /// end. An end that is dropped while its thread panics is cancelled instead, unless it was closed
 /// before, so that the other side does not take a partial stream for a complete one. Only the

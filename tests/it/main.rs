@@ -27,3 +27,4 @@ mod send_timeout;
 mod sharing;
 mod sink_stream;
 mod wakers;
+mod weak_ends;
