@@ -342,6 +342,196 @@
 //! # Ok::<(), wakering::ShmError>(())
 //! ```
 //!
+//! ## Requests and responses
+//!
+//! Each request has an id, which its response repeats. Any number of tasks call at once, one task
+//! hands out the responses, and each call has its own deadline:
+//!
+//! ```
+//! # use wakering::{SpscFace, SpscHandle};
+//! use std::collections::HashMap;
+//! use std::io;
+//! use std::pin::pin;
+//! use std::sync::Mutex;
+//! use std::sync::atomic::{AtomicU64, Ordering};
+//! use std::time::Duration;
+//!
+//! use bytes::{Buf, BufMut, Bytes, BytesMut};
+//! use futures::channel::oneshot;
+//! use futures::future::{Either, select};
+//! use wakering::Endpoint;
+//!
+//! struct Client {
+//!     end: Endpoint,
+//!     last_id: AtomicU64,
+//!     calls: Mutex<HashMap<u64, oneshot::Sender<Bytes>>>,
+//! }
+//!
+//! impl Client {
+//!     async fn call(&self, request: &[u8], timeout: Duration) -> io::Result<Bytes> {
+//!         let id = self.last_id.fetch_add(1, Ordering::Relaxed) + 1;
+//!         let mut packet = BytesMut::with_capacity(8 + request.len());
+//!         packet.put_u64_le(id);
+//!         packet.put_slice(request);
+//!         let (answer, answered) = oneshot::channel();
+//!         {
+//!             let mut calls = self.calls.lock().unwrap();
+//!             // Of calls that were dropped.
+//!             calls.retain(|_, answer| !answer.is_canceled());
+//!             calls.insert(id, answer);
+//!         }
+//!         let response = async {
+//!             self.end.send(packet.freeze()).await?;
+//!             answered.await.map_err(|_| io::ErrorKind::ConnectionAborted.into())
+//!         };
+//!         match select(pin!(response), pin!(async_io::Timer::after(timeout))).await {
+//!             Either::Left((response, _)) => response,
+//!             // A response that comes later finds no call, and is dropped.
+//!             Either::Right(_) => Err(io::ErrorKind::TimedOut.into()),
+//!         }
+//!     }
+//!
+//!     /// Hands out responses until the channel ends. Then all calls fail.
+//!     async fn hand_out(&self) {
+//!         while let Some(mut response) = self.end.recv().await {
+//!             let Ok(id) = response.try_get_u64_le() else { continue };
+//!             if let Some(answer) = self.calls.lock().unwrap().remove(&id) {
+//!                 let _ = answer.send(response);
+//!             }
+//!         }
+//!         self.end.close();
+//!         self.calls.lock().unwrap().clear();
+//!     }
+//! }
+//!
+//! # let (face, descriptor) = SpscFace::pair()?;
+//! # let end = SpscHandle::from_fd(descriptor)?.into();
+//! let client = Client { end, last_id: AtomicU64::new(0), calls: Mutex::default() };
+//! let tasks = async {
+//!     let echo = async {
+//!         while let Some(request) = face.recv().await {
+//!             // It answers any request but one, whatever their order.
+//!             if !request.ends_with(b"do not answer") {
+//!                 face.send(request).await.unwrap();
+//!             }
+//!         }
+//!     };
+//!     let calls = async {
+//!         let (short, long) = (Duration::from_millis(1), Duration::from_secs(60));
+//!         let (one, two, three) = futures::join!(
+//!             client.call(b"one", long),
+//!             client.call(b"do not answer", short),
+//!             client.call(b"three", long),
+//!         );
+//!         assert_eq!((one.unwrap(), three.unwrap()), ("one".into(), "three".into()));
+//!         assert_eq!(two.unwrap_err().kind(), io::ErrorKind::TimedOut);
+//!         client.end.close();
+//!         // After the end, a call fails at once.
+//!         assert!(client.call(b"four", long).await.is_err());
+//!     };
+//!     futures::join!(echo, client.hand_out(), calls);
+//! };
+//! pollster::block_on(tasks);
+//! # Ok::<(), wakering::ShmError>(())
+//! ```
+//!
+//! ## A router without a copy of its own
+//!
+//! An engine that passes packets between many applications copies each from ring to ring, with no
+//! buffer in between. Here the first byte of a packet says to which application it goes:
+//!
+//! ```
+//! # use wakering::{SpscFace, SpscHandle};
+//! use futures::future::join_all;
+//! use futures::lock::Mutex;
+//! use wakering::{Receiver, Sender, ShmError};
+//!
+//! /// Passes on what one application sends.
+//! async fn route(mut from: Receiver, to: &[Mutex<Sender>]) {
+//!     while let Some(packet) = from.recv_ref().await {
+//!         let mut address = [0];
+//!         if packet.is_empty() {
+//!             continue;
+//!         }
+//!         packet.copy_to_slice(&mut address);
+//!         let Some(to) = to.get(usize::from(address[0])) else { continue };
+//!         // A slow application holds up those that send to it, for at most the `send_timeout`.
+//!         // One that is gone loses its packets and disturbs nobody.
+//!         let mut to = to.lock().await;
+//!         if let Ok(mut grant) = to.reserve(packet.len()).await {
+//!             grant.put_packet(&packet);
+//!             let _ = grant.commit();
+//!         }
+//!     }
+//! }
+//!
+//! // Of a `SpscListener`, in an engine.
+//! let (mut applications, mut senders, mut receivers) = (Vec::new(), Vec::new(), Vec::new());
+//! for _ in 0..3 {
+//!     let (face, descriptor) = SpscFace::pair()?;
+//!     applications.push(SpscHandle::from_fd(descriptor)?);
+//!     let (tx, rx) = face.into_split();
+//!     senders.push(Mutex::new(tx));
+//!     receivers.push(rx);
+//! }
+//! applications[0].send_blocking("\u{2}from 0 to 2".into())?;
+//! applications[1].send_blocking("\u{0}from 1 to 0".into())?;
+//! applications[2].send_blocking("\u{9}to nobody".into())?;
+//! let routing = join_all(receivers.into_iter().map(|rx| route(rx, &senders)));
+//! let checks = async {
+//!     assert_eq!(applications[2].recv().await.unwrap(), "\u{2}from 0 to 2");
+//!     assert_eq!(applications[0].recv().await.unwrap(), "\u{0}from 1 to 0");
+//!     assert!(applications.iter().all(|application| application.is_empty()));
+//!     // Each of the tasks ends with its application.
+//!     applications.iter().for_each(|application| application.close());
+//! };
+//! pollster::block_on(async { futures::join!(routing, checks) });
+//! # Ok::<(), ShmError>(())
+//! ```
+//!
+//! ## Ctrl-C
+//!
+//! A process that is killed by a signal leaves its channels as
+//! [`PeerDied`](CloseReason::PeerDied). To end them in order, wait for the signal beside the
+//! packets, by any crate for signals, and close:
+//!
+//! ```
+//! # use wakering::{SpscFace, SpscHandle};
+//! use async_signal::{Signal, Signals};
+//! use futures::future::{Either, select};
+//! use futures::StreamExt;
+//! use std::pin::pin;
+//! use wakering::Endpoint;
+//!
+//! /// Echoes until the process is asked to end.
+//! async fn serve(end: &Endpoint, signals: &mut Signals) -> std::io::Result<()> {
+//!     // If the signal comes first, the dropped `recv` has taken nothing.
+//!     while let Either::Left((Some(packet), _)) =
+//!         select(pin!(end.recv()), signals.next()).await
+//!     {
+//!         end.send(packet).await?;
+//!     }
+//!     // The peer receives everything that was sent, then the end.
+//!     end.close();
+//!     Ok(())
+//! }
+//!
+//! # let (face, descriptor) = SpscFace::pair()?;
+//! # let handle = SpscHandle::from_fd(descriptor)?;
+//! let mut signals = Signals::new([Signal::Int, Signal::Term])?;
+//! let client = async {
+//!     handle.send("before".into()).await?;
+//!     assert_eq!(handle.recv().await.unwrap(), "before");
+//!     // What Ctrl-C does.
+//!     rustix::process::kill_process(rustix::process::getpid(), rustix::process::Signal::INT)?;
+//!     assert_eq!(handle.recv().await, None);
+//!     assert_eq!(handle.finished(), Some(Ok(())));
+//!     Ok(())
+//! };
+//! pollster::block_on(async { futures::try_join!(serve(&face, &mut signals), client) })?;
+//! # Ok::<(), std::io::Error>(())
+//! ```
+//!
 //! ## A registry that keeps no end alive
 //!
 //! A list of all ends, from which each disappears when its own task is done with it, holds them by

@@ -23,6 +23,10 @@ macro_rules! end_calls {
         }
 
         /// Returns the length of the longest allowed packet, in bytes.
+        ///
+        /// The engine sets it: 1 MiB less 8 bytes by default. For packets of exactly 1 MiB, it
+        /// creates the channel by
+        /// [`create_for_mtu(name, 1 << 20)`](crate::SpscFace::create_for_mtu).
         pub fn max_packet(&self) -> usize {
             self.channel().region().geometry().max_packet()
         }

@@ -27,6 +27,20 @@ pub struct FaceBuilder {
 impl FaceBuilder {
     /// Sets the length of the longest packet in bytes: 1 to `ring_bytes / 4 - 8`. If only this is
     /// set, the ring is as large as this requires, at least 4 MiB.
+    ///
+    /// The default, 1 MiB less 8 bytes, is what fits into a ring of 4 MiB: each packet has a header
+    /// of 8 bytes. For packets of exactly 1 MiB, set `1 << 20`; the rings then have 8 MiB. Memory
+    /// is taken only as it is used, so a larger ring costs address space.
+    ///
+    /// ```
+    /// # use wakering::{SpscFace, SpscHandle};
+    /// let (face, descriptor) = SpscFace::builder().max_packet(1 << 20).pair()?;
+    /// let handle = SpscHandle::from_fd(descriptor)?;
+    /// assert_eq!((face.max_packet(), face.ring_bytes()), (1 << 20, 8 << 20));
+    /// face.try_send(vec![7; 1 << 20].into())?;
+    /// assert_eq!(handle.try_recv()?.len(), 1 << 20);
+    /// # Ok::<(), Box<dyn std::error::Error>>(())
+    /// ```
     pub fn max_packet(mut self, bytes: usize) -> Self {
         self.max_packet = Some(bytes);
         self
@@ -136,7 +150,7 @@ impl FaceBuilder {
 
 impl SpscFace {
     /// Creates a face that applications find under `name`, with rings of 4 MiB for packets of up to
-    /// 1 MiB less 8 bytes.
+    /// 1 MiB less 8 bytes. For longer ones, see [`create_for_mtu`](Self::create_for_mtu).
     ///
     /// A name has 1 to 100 ASCII letters, digits, dots, underscores and hyphens and does not begin
     /// with a dot. Its socket is `<name>.sock` in the first of these directories that applies:
@@ -165,6 +179,9 @@ impl SpscFace {
     }
 
     /// Like [`create`](Self::create), for packets of up to `mtu` bytes.
+    ///
+    /// For packets of exactly 1 MiB, which are 8 bytes too long for `create`, use
+    /// `create_for_mtu(name, 1 << 20)`.
     ///
     /// # Errors
     /// See [`FaceBuilder::create`].
