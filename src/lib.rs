@@ -157,6 +157,42 @@
 //! [`Unsupported`](ShmError::Unsupported). On 32-bit targets a ring has at most 512 MiB, and a
 //! larger one that an engine offers is refused.
 //!
+//! # Features
+//!
+//! | feature | default | what it adds |
+//! |---|---|---|
+//! | `io-uring` | on | drivers that wait by io_uring |
+//! | `tracing` | off | [events](#events) of the crate `tracing` |
+//! | `cli` | off | [the command](#the-command) `wakering` |
+//!
+//! # Events
+//!
+//! With the feature `tracing`, the library tells what happens to drivers and channels, with the
+//! target `wakering`. It never tells packets, neither their contents nor that they pass, and a wake
+//! makes no event either.
+//!
+//! | event | level | fields |
+//! |---|---|---|
+//! | `made a driver` | debug | `run`, `backend` |
+//! | `fell back to epoll` | info | `reason` |
+//! | `connected`, on each side | debug | `side`, `path`, `peer_pid`, `peer_uid` |
+//! | `refused`: an engine refuses a client, or an application is refused | warn | `side`, `path`, `cause`; on the engine's side `peer_pid`, `peer_uid` |
+//! | `did not connect`: other failures of an application | debug | `side`, `path`, `cause` |
+//! | `a client hung up early, or took too long` | debug | `side`, `path` |
+//! | `ended`, once for each direction | debug | those of `connected`, `direction`, `reason` |
+//! | the same, if the peer died, broke a rule, or the driver is gone | warn | the same |
+//! | `the peer broke the protocol` | warn | those of `connected`, `rule` |
+//!
+//! A direction has ended when nothing more can be sent, or nothing more can come. The peer's
+//! packets may still be in the ring then, and a later cancel may still cut them off. This side
+//! learns of an end when a call or its driver looks. A pair has no `path`. In a forked child, the
+//! parent's channels make no events.
+//!
+//! A subscriber may be called while a call on the end holds its locks, or on the driver's thread.
+//! So it must not use the end that the event is about, and must not block for long. If it panics,
+//! the event is lost and nothing else happens. Each client that is refused makes one event: a user
+//! who may reach the socket decides how many.
+//!
 //! # The command
 //!
 //! `cargo install wakering --features cli` installs `wakering`, which uses channels from a
@@ -574,6 +610,62 @@
 //! assert_eq!(handle.recv_blocking().unwrap(), "to all");
 //! assert_eq!(handle.recv_blocking(), None);
 //! assert_eq!(handle.finished(), Some(Ok(())));
+//! # Ok::<(), Box<dyn std::error::Error>>(())
+//! ```
+//!
+//! ## Metrics
+//!
+//! Each end counts what passes: see [`Stats`]. A registry reads the counters when it is asked, so
+//! they cost nothing more. This one writes the text format that Prometheus reads. It holds the ends
+//! weakly, because an end that it kept would not be dropped.
+//!
+//! ```
+//! # use wakering::SpscHandle;
+//! use std::fmt::Write;
+//! use std::sync::{Arc, Weak};
+//!
+//! use wakering::SpscFace;
+//!
+//! #[derive(Default)]
+//! struct Registry(Vec<(String, Weak<SpscFace>)>);
+//!
+//! impl Registry {
+//!     fn add(&mut self, channel: &str, face: &Arc<SpscFace>) {
+//!         self.0.push((channel.to_owned(), Arc::downgrade(face)));
+//!     }
+//!
+//!     fn scrape(&mut self) -> String {
+//!         let mut text = String::new();
+//!         self.0.retain(|(channel, face)| {
+//!             let Some(stats) = face.upgrade().map(|face| face.stats()) else { return false };
+//!             for (name, count) in [
+//!                 ("packets_sent", stats.packets_sent),
+//!                 ("bytes_sent", stats.bytes_sent),
+//!                 ("packets_received", stats.packets_received),
+//!                 ("bytes_received", stats.bytes_received),
+//!                 ("full_stalls", stats.full_stalls),
+//!             ] {
+//!                 let name = format!("wakering_{name}_total");
+//!                 writeln!(text, "{name}{{channel=\"{channel}\"}} {count}").expect("a string");
+//!             }
+//!             true
+//!         });
+//!         text
+//!     }
+//! }
+//!
+//! # let (face, descriptor) = SpscFace::pair()?;
+//! # let handle = SpscHandle::from_fd(descriptor)?;
+//! let mut registry = Registry::default();
+//! let face = Arc::new(face);
+//! registry.add("video", &face);
+//! face.try_send("a frame".into())?;
+//! let text = registry.scrape();
+//! assert!(text.contains("wakering_packets_sent_total{channel=\"video\"} 1\n"));
+//! assert!(text.contains("wakering_bytes_sent_total{channel=\"video\"} 7\n"));
+//!
+//! drop(face);
+//! assert_eq!(registry.scrape(), "");
 //! # Ok::<(), Box<dyn std::error::Error>>(())
 //! ```
 //!

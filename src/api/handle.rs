@@ -17,6 +17,7 @@ use crate::rendezvous::credentials::{Allow, PeerCredentials};
 use crate::rendezvous::{self, Connection, Connector, Name, Progress};
 use crate::shm::layout::Side;
 use crate::sys::fork::LeakyLock;
+use crate::sys::trace;
 use crate::wake::waiters::Waiters;
 
 /// How long an engine may take to answer, unless the builder says otherwise.
@@ -157,8 +158,8 @@ impl HandleBuilder {
     ///   engine offers is not a region.
     pub fn connect(self, name: &str) -> Result<SpscHandle, ShmError> {
         let (name, driver) = (Name::new(name)?, self.common.driver()?);
-        let connection = self.connector(&name)?.block()?;
-        self.take(connection, driver.binding())
+        let connection = self.connector(&name).and_then(Connector::block);
+        self.take(traced(&name, connection)?, driver.binding())
     }
 
     /// Like [`connect`](Self::connect), but does not block.
@@ -178,8 +179,9 @@ impl HandleBuilder {
             // The future keeps no `Driver`, so that it ends too when nobody can run the driver any
             // more.
             self.common.driver = None;
-            let connection = Connecting::start(self.connector(&name)?, &driver)?.finish().await?;
-            self.take(connection, &driver)
+            let connector = traced(&name, self.connector(&name))?;
+            let connection = Connecting::start(connector, &driver)?.finish().await;
+            self.take(traced(&name, connection)?, &driver)
         }
     }
 
@@ -215,6 +217,11 @@ impl HandleBuilder {
         endpoint.channel().attach(lifeline)?;
         Ok(SpscHandle(endpoint))
     }
+}
+
+/// Tells `tracing` if a handshake with the engine called `name` has failed.
+fn traced<T>(name: &Name, result: Result<T, ShmError>) -> Result<T, ShmError> {
+    result.inspect_err(|error| trace::not_connected(name.path(), error))
 }
 
 /// A handshake that a driver carries on.

@@ -4,6 +4,7 @@ use std::sync::OnceLock;
 
 use crate::error::{CloseReason, Violation};
 use crate::sync::{AtomicU32, Ordering};
+use crate::sys::trace::Told;
 
 /// A set of directions, as bits.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
@@ -35,6 +36,8 @@ pub(crate) struct Ends {
     /// Four bits for each reason, which are 0 while there is none, and the flags.
     state: AtomicU32,
     violation: OnceLock<Violation>,
+    /// What `tracing` was told.
+    told: Told,
 }
 
 const TX: u32 = 0;
@@ -59,7 +62,7 @@ const VIOLATION: u32 = 7;
 
 impl Ends {
     pub(crate) fn new() -> Self {
-        Self { state: AtomicU32::new(0), violation: OnceLock::new() }
+        Self { state: AtomicU32::new(0), violation: OnceLock::new(), told: Told::default() }
     }
 
     /// Returns the whole state, to find out whether something changed.
@@ -117,6 +120,16 @@ impl Ends {
         if state & RX_RETURNED == 0 { None } else { self.decode(state >> RX) }
     }
 
+    /// Returns what `tracing` was told of the channel.
+    pub(crate) fn told(&self) -> &Told {
+        &self.told
+    }
+
+    /// Tells `tracing` the ends of `state`, each once. The caller may hold this end's locks.
+    pub(crate) fn tell(&self, state: u32) {
+        self.told.ends(self.decode(state >> TX), self.decode(receiving(state)));
+    }
+
     pub(crate) fn is_peer_gone(&self) -> bool {
         self.state() & PEER_GONE != 0
     }
@@ -159,7 +172,11 @@ impl Ends {
         // ORDERING: AcqRel orders what the caller recorded before the end; pairs with `state`, as
         // does the Acquire of a caller that finds nothing to store.
         match self.state.fetch_update(Ordering::AcqRel, Ordering::Acquire, add) {
-            Ok(before) => before | bits(before),
+            Ok(before) => {
+                let state = before | bits(before);
+                self.tell(state);
+                state
+            }
             Err(unchanged) => unchanged,
         }
     }
@@ -174,7 +191,9 @@ impl Ends {
             CloseReason::Forked => FORKED,
             CloseReason::Violation(violation) => {
                 // The first violation counts. It is set before its code can be read.
-                let _ = self.violation.set(violation);
+                if self.violation.set(violation).is_ok() {
+                    self.told.violated(&violation);
+                }
                 VIOLATION
             }
         }

@@ -45,6 +45,9 @@ impl Channel {
             spin.set_peer(lifeline.peer().pid);
         }
         let lifeline = self.lifeline.get_or_init(|| lifeline);
+        let (peer, side) = (lifeline.peer(), self.side().name());
+        self.ends.told().connected(side, lifeline.place(), peer.pid, peer.uid);
+        self.ends.tell(self.ends.state());
         if let Some(driver) = self.driver.get() {
             match driver.watch(lifeline.as_fd(), LIFELINE) {
                 Ok(()) => lifeline.watch_process(driver, PROCESS),

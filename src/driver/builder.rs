@@ -14,6 +14,7 @@ use crate::error::ShmError;
 use crate::sync::Arc;
 use crate::sys::cpu;
 use crate::sys::fork::PerProcess;
+use crate::sys::trace;
 
 /// The process's default driver, once an endpoint has needed one.
 static GLOBAL: PerProcess<Mutex<Option<Driver>>> = PerProcess::new();
@@ -78,6 +79,7 @@ impl DriverBuilder {
     pub fn build(self) -> Result<Driver, ShmError> {
         let shared = Shared::parked_in(self.probe()?)?;
         let parker = Parker::new(shared.clone());
+        trace::driver("parked in", shared.backend());
         Ok(Driver { binding: Binding::new(shared, false), run: Run::Parked(Arc::new(parker)) })
     }
 
@@ -88,7 +90,9 @@ impl DriverBuilder {
     ///
     /// As [`build`](Self::build).
     pub fn polled(self) -> Result<PolledDriver, ShmError> {
-        PolledDriver::open(self.probe()?)
+        let driver = PolledDriver::open(self.probe()?)?;
+        trace::driver("polled", driver.backend());
+        Ok(driver)
     }
 
     /// Starts a driver on a thread of its own, which works under every executor.
@@ -98,6 +102,7 @@ impl DriverBuilder {
     /// As [`build`](Self::build), or [`ShmError::Io`] if the thread could not be started.
     pub fn background(self) -> Result<Driver, ShmError> {
         let shared = background::start(self.requested())?;
+        trace::driver("background", shared.backend());
         Ok(Driver { binding: Binding::new(shared, true), run: Run::Background })
     }
 
@@ -105,7 +110,12 @@ impl DriverBuilder {
     /// no other thread run while one sleeps in a ring.
     fn requested(&self) -> Backend {
         match self.backend {
-            Backend::Auto if cpu::is_under_valgrind() => Backend::Epoll,
+            Backend::Auto if cpu::is_under_valgrind() => {
+                trace::fallback(
+                    "valgrind lets no other thread run while one sleeps in an io_uring",
+                );
+                Backend::Epoll
+            }
             backend => backend,
         }
     }

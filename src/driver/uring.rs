@@ -38,6 +38,7 @@ use super::shared::Shared;
 use super::table::Id;
 use crate::error::ShmError;
 use crate::sync::{Arc, AtomicU32, Ordering};
+use crate::sys::trace;
 
 const SUBMISSIONS: u32 = 256;
 const COMPLETIONS: u32 = 4096;
@@ -90,7 +91,10 @@ pub(super) fn fallback(requested: Backend, error: io::Error) -> Result<Backend, 
     }
     match requested {
         Backend::IoUring => Err(ShmError::Unsupported { reason: why_not(&error) }),
-        Backend::Auto | Backend::Epoll => Ok(Backend::Epoll),
+        Backend::Auto | Backend::Epoll => {
+            trace::fallback(why_not(&error));
+            Ok(Backend::Epoll)
+        }
     }
 }
 

@@ -10,6 +10,9 @@ use super::shared::Shared;
 use super::table::Id;
 use crate::error::ShmError;
 use crate::sync::{Arc, AtomicU32};
+use crate::sys::trace;
+
+const WITHOUT: &str = "this build of wakering is without io_uring";
 
 fn unsupported() -> io::Error {
     io::ErrorKind::Unsupported.into()
@@ -23,10 +26,11 @@ pub(super) fn probe() -> io::Result<()> {
 /// Returns the backend to use instead of a ring.
 pub(super) fn fallback(requested: Backend, _error: io::Error) -> Result<Backend, ShmError> {
     match requested {
-        Backend::IoUring => {
-            Err(ShmError::Unsupported { reason: "this build of wakering is without io_uring" })
+        Backend::IoUring => Err(ShmError::Unsupported { reason: WITHOUT }),
+        Backend::Auto | Backend::Epoll => {
+            trace::fallback(WITHOUT);
+            Ok(Backend::Epoll)
         }
-        Backend::Auto | Backend::Epoll => Ok(Backend::Epoll),
     }
 }
 

@@ -17,6 +17,7 @@ use crate::rendezvous::credentials::{self, Allow, PeerCredentials};
 use crate::rendezvous::lifeline::Lifeline;
 use crate::sync::{AtomicU64, Mutex, Ordering, lock};
 use crate::sys::fork::{self, LeakyLock, Origin};
+use crate::sys::trace;
 
 /// The most connections that may be pending, that is, have not sent a hello.
 const MAX_PENDING: u16 = 8;
@@ -240,7 +241,7 @@ impl Acceptor {
         }
         let until = Instant::now() + HELLO_TIMEOUT;
         if !lock(&self.state).add(socket, until, watcher) {
-            count(&self.half_done);
+            self.note_half_done();
         }
     }
 
@@ -253,7 +254,7 @@ impl Acceptor {
         watcher.unwatch(socket.as_fd());
         let Some(socket) = self.read_hello(socket, host) else { return };
         if !lock(&self.state).add(socket, until, watcher) {
-            count(&self.half_done);
+            self.note_half_done();
         }
     }
 
@@ -264,7 +265,7 @@ impl Acceptor {
         if let Some(socket) = self.read_hello(client.socket, host) {
             // A process that is just being started may briefly hold a copy of it.
             socket::hang_up(socket.as_fd());
-            count(&self.half_done);
+            self.note_half_done();
         }
     }
 
@@ -273,7 +274,7 @@ impl Acceptor {
         match socket::peek(socket.as_fd()) {
             Ok(Received::Nothing) => return Some(socket),
             Ok(Received::Message(message)) => self.answer(socket, message.bytes(), host),
-            Ok(Received::HungUp) | Err(_) => count(&self.half_done),
+            Ok(Received::HungUp) | Err(_) => self.note_half_done(),
         }
         None
     }
@@ -288,8 +289,13 @@ impl Acceptor {
             Ok(Ok(admitted)) => admitted,
             // PEER: a message that is no hello gets no answer: we do not know what the other side
             // speaks.
-            Err(message::Junk) => return count(&self.hostile),
-            Ok(Err(status)) => {
+            Err(message::Junk) => {
+                let peer = PeerCredentials::of(socket.as_fd()).ok();
+                self.trace_refusal(peer, "what it sent is not a hello");
+                return count(&self.hostile);
+            }
+            Ok(Err((peer, status))) => {
+                self.trace_refusal(peer, status.cause());
                 count(&self.refused);
                 // Fails if the client has not waited for it.
                 let _ = socket::send(socket.as_fd(), &message::answer(status), None);
@@ -298,9 +304,9 @@ impl Acceptor {
         };
         let welcome = message::answer(Status::Ok);
         match socket::send(socket.as_fd(), &welcome, Some(file.as_fd())) {
-            Ok(()) => host.connected(Lifeline::new(socket, peer, process)),
+            Ok(()) => host.connected(Lifeline::new(socket, peer, process).at(&self.path)),
             Err(_) => {
-                count(&self.half_done);
+                self.note_half_done();
                 host.undelivered(file);
             }
         }
@@ -313,20 +319,30 @@ impl Acceptor {
         socket: BorrowedFd<'_>,
         hello: Versioned<()>,
         host: &dyn Host,
-    ) -> Result<(PeerCredentials, OwnedFd), Status> {
+    ) -> Result<(PeerCredentials, OwnedFd), (Option<PeerCredentials>, Status)> {
         // The user first: other users learn nothing else.
-        let peer = PeerCredentials::of(socket).map_err(|_| Status::PermissionDenied)?;
+        let peer = PeerCredentials::of(socket).map_err(|_| (None, Status::PermissionDenied))?;
         if !credentials::accepts(self.allow.as_ref(), &peer) {
-            return Err(Status::PermissionDenied);
+            return Err((Some(peer), Status::PermissionDenied));
         }
         match hello {
             Versioned::Ours(()) => {}
-            Versioned::Other(_) => return Err(Status::VersionMismatch),
+            Versioned::Other(_) => return Err((Some(peer), Status::VersionMismatch)),
         }
         match host.admit(peer) {
             Ok(file) => Ok((peer, file)),
-            Err(Refusal::Busy) => Err(Status::Busy),
+            Err(Refusal::Busy) => Err((Some(peer), Status::Busy)),
         }
+    }
+
+    fn trace_refusal(&self, peer: Option<PeerCredentials>, cause: &str) {
+        let (pid, uid) = (peer.map(|peer| peer.pid), peer.map(|peer| peer.uid));
+        trace::refused(&self.path, pid, uid, cause);
+    }
+
+    fn note_half_done(&self) {
+        trace::half_done(&self.path);
+        count(&self.half_done);
     }
 
     fn set_timer(&self, watcher: &dyn Watcher) {

@@ -163,7 +163,8 @@ impl Connector {
         // A correct engine sends nothing after its answer until we ask for it.
         let (quiet, peer) =
             self.engine.take_if(|(socket, _)| socket.is_quiet()).ok_or_else(junk)?;
-        Ok(Connection { region, lifeline: Lifeline::new(quiet.into_inner(), peer, process) })
+        let lifeline = Lifeline::new(quiet.into_inner(), peer, process).at(self.name.path());
+        Ok(Connection { region, lifeline })
     }
 
     /// Blocks until the handshake ends.

@@ -10,6 +10,7 @@
 //! one byte.
 
 use std::os::fd::{AsFd, BorrowedFd, OwnedFd};
+use std::path::Path;
 use std::sync::OnceLock;
 
 use rustix::event::{PollFd, PollFlags, Timespec, poll};
@@ -21,6 +22,7 @@ use crate::rendezvous::credentials::PeerCredentials;
 use crate::sys::fork::ProcessLock;
 use crate::sys::pidfd::{self, Process};
 use crate::sys::sockopt;
+use crate::sys::trace::Place;
 
 /// The most wake bytes read at once, so that a peer that floods the lifeline does not keep the
 /// driver busy.
@@ -35,6 +37,7 @@ pub(crate) struct Lifeline {
     process: OnceLock<Process>,
     /// Whether the kernel was asked to report the process that sends the first wake byte.
     asks: ProcessLock<bool>,
+    place: Place,
 }
 
 impl Lifeline {
@@ -54,7 +57,17 @@ impl Lifeline {
         // The region has arrived; from now on nobody may pass us a descriptor.
         sockopt::refuse_descriptors(socket.as_fd());
         let process = process.map_or_else(OnceLock::new, OnceLock::from);
-        Self { socket, peer, process, asks: ProcessLock::new(asks) }
+        Self { socket, peer, process, asks: ProcessLock::new(asks), place: Place::default() }
+    }
+
+    /// Notes the path of the socket where the sides met.
+    pub(crate) fn at(mut self, path: &Path) -> Self {
+        self.place = Place::of(path);
+        self
+    }
+
+    pub(crate) fn place(&self) -> &Place {
+        &self.place
     }
 
     pub(crate) fn peer(&self) -> PeerCredentials {

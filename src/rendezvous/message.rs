@@ -59,6 +59,16 @@ impl Status {
             .into_iter()
             .find(|known| *known as u32 == status)
     }
+
+    /// Returns why an engine answers with this status, for events.
+    pub(super) fn cause(self) -> &'static str {
+        match self {
+            Self::Ok => "accepted",
+            Self::Busy => "busy",
+            Self::PermissionDenied => "its user may not connect",
+            Self::VersionMismatch => "it speaks another version of the protocol",
+        }
+    }
 }
 
 /// A message that is invalid in every version of the protocol, or in ours.

@@ -85,6 +85,14 @@ impl Side {
             Self::Handle => Self::Face,
         }
     }
+
+    /// Returns whose side this is, for events.
+    pub(crate) fn name(self) -> &'static str {
+        match self {
+            Self::Face => "engine",
+            Self::Handle => "application",
+        }
+    }
 }
 
 /// A word on its own pair of cache lines.

@@ -1,4 +1,4 @@
-//! Kernel calls and processor instructions that no other crate offers.
+//! Kernel calls and processor instructions that no other crate offers, and events for `tracing`.
 
 #[allow(unsafe_code, reason = "instructions that the standard library has no name for")]
 pub(crate) mod cpu;
@@ -13,3 +13,4 @@ pub(crate) mod pidfd;
 pub(crate) mod signals;
 #[allow(unsafe_code, reason = "three socket options that rustix cannot read or set")]
 pub(crate) mod sockopt;
+pub(crate) mod trace;
