@@ -89,7 +89,7 @@ mod told {
 
     /// Tells nothing.
     #[derive(Debug, Default)]
-    pub(crate) struct Told;
+    pub(crate) struct Told {}
 
     impl Told {
         #[inline]
