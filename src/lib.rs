@@ -162,6 +162,7 @@
 //! | feature | default | what it adds |
 //! |---|---|---|
 //! | `io-uring` | on | drivers that wait by io_uring |
+//! | `async-io` | off | `AsyncIoDriver`, a driver in the reactor of smol and async-std |
 //! | `tracing` | off | [events](#events) of the crate `tracing` |
 //! | `cli` | off | [the command](#the-command) `wakering` |
 //!
@@ -766,6 +767,9 @@ pub use {
     api::listener::{ListenerStats, SpscListener},
     driver::{DriverBuilder, PolledDriver},
 };
+
+#[cfg(all(feature = "async-io", not(all(test, loom))))]
+pub use driver::AsyncIoDriver;
 
 /// Compiles and runs the example in the README.
 #[cfg(doctest)]

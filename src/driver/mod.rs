@@ -9,7 +9,8 @@
 //! - [`event_loop`] is owned by the thread that runs the driver; it executes the turns. It knows
 //!   each registration as an [`entry`].
 //! - [`background`] is a thread that runs a driver. [`parker`] is used by a thread that parks or
-//!   polls; [`block_on`] and [`polled`] build on it.
+//!   polls; [`block_on`] and [`polled`] build on it. With the feature `async-io`, the module of
+//!   that name puts a polled driver into a reactor.
 //! - [`builder`] makes drivers.
 //! - [`source`] is what a driver knows of an endpoint; [`registration`] is what an endpoint knows
 //!   of its driver. [`readiness`] is a source too: a descriptor of the driver's user.
@@ -72,6 +73,8 @@ mod parker;
 mod block_on;
 #[cfg(not(all(test, loom)))]
 mod polled;
+#[cfg(all(feature = "async-io", not(all(test, loom))))]
+mod async_io;
 #[cfg(not(all(test, loom)))]
 mod builder;
 #[cfg(all(test, loom))]
@@ -82,6 +85,8 @@ use std::fmt;
 use std::os::fd::{AsFd, BorrowedFd};
 use std::time::Duration;
 
+#[cfg(all(feature = "async-io", not(all(test, loom))))]
+pub use async_io::AsyncIoDriver;
 #[cfg(not(all(test, loom)))]
 pub use builder::DriverBuilder;
 #[cfg(not(all(test, loom)))]
