@@ -1,11 +1,15 @@
 //! A custom executor with its own run queue, which sleeps in the driver.
 //!
-//! It serves a hundred channels on the process's only thread. The peers are in a child process.
+//! It serves a hundred channels and a Unix socket on the process's only thread, which has one place
+//! to sleep for all of them. The peers are in a child process.
 
 #![allow(clippy::print_stdout, reason = "an example says what it did")]
 
 use std::collections::VecDeque;
+use std::io::{ErrorKind, Read, Write};
 use std::os::unix::fs::DirBuilderExt;
+use std::os::unix::net::{UnixListener, UnixStream};
+use std::path::Path;
 use std::pin::Pin;
 use std::process::Command;
 use std::sync::{Arc, Mutex};
@@ -107,6 +111,8 @@ fn engine() -> Result<()> {
     let name = directory.join("engine").into_os_string().into_string().map_err(|_| "odd path")?;
     let driver = Driver::new()?;
     let listener = SpscListener::builder().driver(&driver).bind(&name)?;
+    let socket = UnixListener::bind(directory.join("count"))?;
+    socket.set_nonblocking(true)?;
     let mut child = Command::new(std::env::current_exe()?).env(ENGINE, &name).spawn()?;
 
     let served = Arc::new(Mutex::new(0));
@@ -122,6 +128,7 @@ fn engine() -> Result<()> {
             }
         });
     }
+    executor.spawn(tell_count(executor.driver.clone(), socket, served.clone()));
     executor.run()?;
 
     let threads = std::fs::read_dir("/proc/self/task")?.count();
@@ -131,8 +138,23 @@ fn engine() -> Result<()> {
     assert!(child.wait()?.success());
     drop(listener);
     std::fs::remove_dir_all(directory)?;
-    println!("served {served} packets on {CHANNELS} channels with {threads} thread");
+    println!("served {served} packets on {CHANNELS} channels, and a socket, with {threads} thread");
     Ok(())
+}
+
+/// Tells the first client of `socket` how many packets were served.
+async fn tell_count(driver: Driver, socket: UnixListener, served: Arc<Mutex<u32>>) {
+    let mut client = loop {
+        match socket.accept() {
+            Ok((client, _)) => break client,
+            Err(error) if error.kind() == ErrorKind::WouldBlock => {
+                driver.readable(&socket).await.expect("the driver waits for sockets too");
+            }
+            Err(error) => panic!("accept: {error}"),
+        }
+    };
+    let count = served.lock().unwrap().to_string();
+    client.write_all(count.as_bytes()).expect("a new socket has room for a number");
 }
 
 fn applications(name: &str) -> Result<()> {
@@ -150,5 +172,8 @@ fn applications(name: &str) -> Result<()> {
         });
         futures::future::try_join_all(clients).await
     })?;
+    let mut count = String::new();
+    UnixStream::connect(Path::new(name).with_file_name("count"))?.read_to_string(&mut count)?;
+    assert_eq!(count, (CHANNELS * PACKETS).to_string());
     Ok(())
 }
