@@ -1,0 +1,166 @@
+//! Beside the applications: an engine of the same name, as long as there is an export.
+
+use std::sync::{Arc, Condvar, Mutex, MutexGuard, PoisonError};
+use std::time::Duration;
+
+use futures::executor::block_on;
+use wakering::{FaceBuilder, ShmError, SpscFace, SpscListener};
+
+use crate::Result;
+use crate::bridge::{Bridge, Limits};
+use crate::circuit::Circuit;
+use crate::network::{Network, Role};
+use crate::peer::Peer;
+use crate::wire::{BridgeId, CircuitId};
+
+/// How many exports are remembered. One is used, the others are there if it goes.
+const MOST_EXPORTS: usize = 16;
+
+/// How long to wait before a name is bound again that could not be.
+const PAUSE: Duration = Duration::from_secs(1);
+
+/// The sizes of the applications' channels, unless the library's own are right.
+#[derive(Debug, Clone, Copy, Default)]
+pub struct Sizes {
+    pub max_packet: Option<usize>,
+    pub ring_bytes: Option<usize>,
+}
+
+impl Sizes {
+    fn apply(self, mut builder: FaceBuilder) -> FaceBuilder {
+        if let Some(bytes) = self.max_packet {
+            builder = builder.max_packet(bytes);
+        }
+        if let Some(bytes) = self.ring_bytes {
+            builder = builder.ring_bytes(bytes);
+        }
+        builder
+    }
+}
+
+/// Serves applications under `name`.
+pub fn run(
+    name: &str,
+    config: zenoh::Config,
+    key: &str,
+    limits: Limits,
+    sizes: Sizes,
+) -> Result<()> {
+    let bridge = Bridge::new(Network::open(config, key, Role::Import)?, limits);
+    let receiving = bridge.clone();
+    let _subscriber = bridge.network().subscribe(move |message| {
+        // Nobody opens a circuit towards the applications.
+        let _ = receiving.receive(message);
+    })?;
+    let _token = bridge.network().announce()?;
+    let exports = Arc::new(Exports::default());
+    let (watching, noticing) = (bridge.clone(), exports.clone());
+    let _watch = bridge.network().watch(move |id, is_there| {
+        noticing.notice(id, is_there);
+        if !is_there {
+            watching.lose(id);
+        }
+    })?;
+    bridge.start_clock()?;
+    loop {
+        let export = exports.wait_for_one();
+        match serve(&bridge, name, sizes, export, &exports) {
+            Ok(()) => tracing::info!("export {export} is gone"),
+            Err(error) => {
+                tracing::error!("cannot serve {name}: {error}");
+                exports.wait_until_gone(export, Some(PAUSE));
+            }
+        }
+    }
+}
+
+/// Has the name as long as the export is there, as if the engine itself had it.
+fn serve(
+    bridge: &Arc<Bridge>,
+    name: &str,
+    sizes: Sizes,
+    export: BridgeId,
+    exports: &Exports,
+) -> Result<()> {
+    let peer = bridge.peer(export)?;
+    let builder = SpscListener::builder().driver(peer.driver()).send_timeout(None);
+    let listener = sizes.apply(builder).bind(name)?;
+    tracing::info!("imports {name} from {export}");
+    let accepting = peer.spawn(accept(bridge.clone(), peer.clone(), listener));
+    exports.wait_until_gone(export, None);
+    // The name is free when this returns.
+    block_on(accepting.cancel());
+    Ok(())
+}
+
+async fn accept(bridge: Arc<Bridge>, peer: Arc<Peer>, listener: SpscListener) {
+    loop {
+        match listener.accept().await {
+            Ok(face) => begin(&bridge, &peer, face),
+            Err(error @ ShmError::Closed { .. }) => return tracing::error!("{error}"),
+            Err(error) => tracing::warn!("an application is not served: {error}"),
+        }
+    }
+}
+
+fn begin(bridge: &Arc<Bridge>, peer: &Arc<Peer>, face: SpscFace) {
+    let canceller = face.canceller();
+    let begun = random().and_then(|id| {
+        let circuit = Circuit::to_open(CircuitId(id), peer.clone(), bridge.limits().patience);
+        let from = bridge.network().id();
+        bridge.run(circuit, |circuit| async move { circuit.open(from, face.into()).await })
+    });
+    if let Err(error) = begun {
+        tracing::warn!("an application is not served: {error}");
+        canceller.cancel();
+    }
+}
+
+fn random() -> Result<u128> {
+    let mut bytes = [0; 16];
+    getrandom::fill(&mut bytes).map_err(|error| format!("no random number: {error}"))?;
+    Ok(u128::from_le_bytes(bytes))
+}
+
+/// The exports that are there, the one in use first.
+#[derive(Debug, Default)]
+struct Exports {
+    list: Mutex<Vec<BridgeId>>,
+    changed: Condvar,
+}
+
+impl Exports {
+    fn notice(&self, id: BridgeId, is_there: bool) {
+        let mut list = self.lock();
+        let known = list.iter().position(|other| *other == id);
+        match (known, is_there) {
+            (None, true) if list.len() < MOST_EXPORTS => list.push(id),
+            (None, true) => tracing::warn!("export {id} is ignored: there are {MOST_EXPORTS}"),
+            (Some(at), false) => drop(list.remove(at)),
+            _ => {}
+        }
+        self.changed.notify_all();
+    }
+
+    fn wait_for_one(&self) -> BridgeId {
+        let mut list = self.lock();
+        loop {
+            if let Some(first) = list.first() {
+                return *first;
+            }
+            list = self.changed.wait(list).unwrap_or_else(PoisonError::into_inner);
+        }
+    }
+
+    /// Waits until `id` is gone, or for at most `timeout`.
+    fn wait_until_gone(&self, id: BridgeId, timeout: Option<Duration>) {
+        let timeout = timeout.unwrap_or(Duration::MAX);
+        let is_there = |list: &mut Vec<BridgeId>| list.contains(&id);
+        let waited = self.changed.wait_timeout_while(self.lock(), timeout, is_there);
+        drop(waited.unwrap_or_else(PoisonError::into_inner));
+    }
+
+    fn lock(&self) -> MutexGuard<'_, Vec<BridgeId>> {
+        self.list.lock().unwrap_or_else(PoisonError::into_inner)
+    }
+}

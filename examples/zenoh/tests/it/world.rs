@@ -1,0 +1,127 @@
+//! Two machines: directories that channels are found in, and bridges between them.
+
+use std::net::{SocketAddr, TcpListener};
+use std::path::{Path, PathBuf};
+use std::sync::atomic::{AtomicU32, Ordering};
+
+use crate::process::Process;
+use crate::proxy::Proxy;
+
+/// The name of the engine, on both machines.
+pub const NAME: &str = "engine";
+
+/// The ring of the channels, small so that it is full soon.
+pub const RING: usize = 64 * 1024;
+
+/// The longest packet for this ring.
+pub const LONGEST: usize = RING / 4 - 8;
+
+/// What both bridges are told: only TCP, to the address that they are given.
+const CONFIG: &str = r#"{
+    scouting: { multicast: { enabled: false }, gossip: { enabled: false } },
+    connect: { retry: { period_init_ms: 50, period_max_ms: 200, period_increase_factor: 2 } },
+}"#;
+
+/// The engine's machine and the applications' machine, with a bridge each.
+#[derive(Debug)]
+pub struct World {
+    root: PathBuf,
+    pub export: Process,
+    pub import: Process,
+    /// Where import connects to; it passes all on to export.
+    pub proxy: Proxy,
+    more: Vec<String>,
+}
+
+impl World {
+    pub fn new() -> Self {
+        Self::with(&[])
+    }
+
+    /// With further arguments for both bridges.
+    pub fn with(more: &[&str]) -> Self {
+        static NUMBER: AtomicU32 = AtomicU32::new(0);
+        let number = NUMBER.fetch_add(1, Ordering::Relaxed);
+        let root = std::env::temp_dir().join(format!("wz-{}-{number}", std::process::id()));
+        std::fs::create_dir(&root).unwrap();
+        std::fs::write(root.join("zenoh.json5"), CONFIG).unwrap();
+        let proxy = Proxy::new(free_address());
+        let more: Vec<String> = more.iter().map(|&word| word.to_owned()).collect();
+        let export = start_export(&root, &proxy, &more);
+        let import = start_import(&root, &proxy, &more);
+        Self { root, export, import, proxy, more }
+    }
+
+    pub fn restart_export(&mut self) {
+        self.export = start_export(&self.root, &self.proxy, &self.more);
+    }
+
+    pub fn restart_import(&mut self) {
+        self.import = start_import(&self.root, &self.proxy, &self.more);
+    }
+
+    /// Starts an engine that serves one application at a time.
+    pub fn engine(&self) -> Process {
+        self.engine_party(&["engine", NAME, &RING.to_string()])
+    }
+
+    /// Starts an engine that sends back what comes.
+    pub fn echo(&self) -> Process {
+        self.engine_party(&["echo", NAME])
+    }
+
+    fn engine_party(&self, arguments: &[&str]) -> Process {
+        let mut engine = Process::party(&self.root.join("export"), arguments);
+        engine.expect("bound");
+        engine
+    }
+
+    /// Starts an application, and waits until it is connected to import.
+    pub fn application(&self) -> Process {
+        let mut application = self.connecting_application();
+        application.expect("connected");
+        application
+    }
+
+    pub fn connecting_application(&self) -> Process {
+        Process::party(&self.root.join("import"), &["application", NAME])
+    }
+
+    /// Starts an application, and connects it with the engine.
+    pub fn connect(&self, engine: &mut Process) -> Process {
+        engine.tell("accept");
+        let application = self.application();
+        engine.expect("accepted");
+        application
+    }
+}
+
+impl Drop for World {
+    fn drop(&mut self) {
+        let _ = std::fs::remove_dir_all(&self.root);
+    }
+}
+
+fn start_export(root: &Path, proxy: &Proxy, more: &[String]) -> Process {
+    let listen = format!("tcp/{}", proxy.target());
+    start(root, "export", &["--listen", &listen], more)
+}
+
+fn start_import(root: &Path, proxy: &Proxy, more: &[String]) -> Process {
+    let (connect, ring) = (format!("tcp/{}", proxy.address()), RING.to_string());
+    let ours = ["--listen", "tcp/127.0.0.1:0", "--connect", &connect, "--ring-bytes", &ring];
+    start(root, "import", &ours, more)
+}
+
+fn start(root: &Path, role: &str, ours: &[&str], more: &[String]) -> Process {
+    let config = root.join("zenoh.json5");
+    let common = [role, NAME, "--key", "test/bridge", "--config", config.to_str().unwrap()];
+    let more = more.iter().map(String::as_str);
+    let arguments: Vec<&str> = common.into_iter().chain(ours.iter().copied()).chain(more).collect();
+    Process::bridge(&root.join(role), &arguments)
+}
+
+/// An address of this machine that nobody listens on.
+fn free_address() -> SocketAddr {
+    TcpListener::bind("127.0.0.1:0").unwrap().local_addr().unwrap()
+}
