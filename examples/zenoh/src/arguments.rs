@@ -7,6 +7,7 @@ use clap::{Args, Parser, Subcommand};
 use zenoh::Config;
 
 use crate::Result;
+use crate::bench::{Far, Plan};
 use crate::bridge::Limits;
 
 /// Carries wakering channels between machines, over zenoh.
@@ -37,6 +38,14 @@ pub enum Command {
         /// The ring of the applications' channels, in bytes each way
         #[arg(long, value_name = "BYTES")]
         ring_bytes: Option<usize>,
+    },
+    /// Measures the bridges beside zenoh's own put and subscribe, on this machine
+    Bench(Plan),
+    /// A far process of a measurement
+    #[command(hide = true)]
+    Far {
+        #[command(subcommand)]
+        far: Far,
     },
 }
 

@@ -6,11 +6,11 @@ use std::sync::{Arc, Mutex, MutexGuard, PoisonError, Weak};
 use std::thread;
 use std::time::Duration;
 
+use crate::Result;
 use crate::circuit::Circuit;
 use crate::network::Network;
 use crate::peer::Peer;
 use crate::wire::{self, Body, BridgeId, CircuitId, Cut, Header, Offer};
-use crate::Result;
 
 /// How many bridges may have circuits with this one. Each costs a thread.
 const MOST_PEERS: usize = 64;

@@ -162,7 +162,12 @@ impl Circuit {
             self.cut(cut);
         }
         let Some(verdict) = self.verdict.get() else {
-            return tracing::info!("circuit {}: closed", self.id);
+            return tracing::info!(
+                "circuit {}: closed {} {}",
+                self.id,
+                lock(&self.said),
+                self.incoming().heard
+            );
         };
         tracing::info!("circuit {}: cut, {}", self.id, verdict.cut);
         if !verdict.is_known {
@@ -207,10 +212,13 @@ impl Circuit {
                 self.say(if duty.has(Duty::STOP) { &Body::Stop } else { &Body::Beat })?;
             }
         };
-        match select(pin!(both), pin!(chores)).await {
+        let (both, chores) = (pin!(both), pin!(chores));
+        let outcome = match select(both, chores).await {
             Either::Left((outcome, _)) => outcome.map(|_| ()),
             Either::Right((outcome, _)) => outcome,
-        }
+        };
+        // Before the halves are dropped, which would end the channel in another way.
+        outcome.inspect_err(|cut| self.cut(*cut))
     }
 
     /// Lets the channel's other side read what the dead process has sent, for some time, and cuts

@@ -1,5 +1,6 @@
 //! Beside the applications: an engine of the same name, as long as there is an export.
 
+use std::sync::atomic::{AtomicBool, Ordering};
 use std::sync::{Arc, Condvar, Mutex, MutexGuard, PoisonError};
 use std::time::Duration;
 
@@ -84,27 +85,44 @@ fn serve(
 ) -> Result<()> {
     let peer = bridge.peer(export)?;
     let builder = SpscListener::builder().driver(peer.driver()).send_timeout(None);
-    let listener = sizes.apply(builder).bind(name)?;
+    let place = Arc::new(Place {
+        listener: sizes.apply(builder).bind(name)?,
+        is_over: AtomicBool::new(false),
+    });
     tracing::info!("imports {name} from {export}");
-    let accepting = peer.spawn(accept(bridge.clone(), peer.clone(), listener));
+    let accepting = peer.spawn(accept(bridge.clone(), peer.clone(), place.clone()));
     exports.wait_until_gone(export, None);
-    // The name is free when this returns.
-    block_on(accepting.cancel());
+    // The name is free at once. Those who came too late are cut off as the others are.
+    place.is_over.store(true, Ordering::SeqCst);
+    place.listener.close();
+    block_on(accepting);
+    bridge.lose(export);
     Ok(())
 }
 
-async fn accept(bridge: Arc<Bridge>, peer: Arc<Peer>, listener: SpscListener) {
+/// Where applications come.
+struct Place {
+    listener: SpscListener,
+    is_over: AtomicBool,
+}
+
+async fn accept(bridge: Arc<Bridge>, peer: Arc<Peer>, place: Arc<Place>) {
     loop {
-        match listener.accept().await {
-            Ok(face) => begin(&bridge, &peer, face),
-            Err(error @ ShmError::Closed { .. }) => return tracing::error!("{error}"),
+        match place.listener.accept().await {
+            Ok(face) => {
+                // From here on, only an end that the engine has made is an orderly one.
+                face.cancel_on_drop(true);
+                if !place.is_over.load(Ordering::SeqCst) {
+                    begin(&bridge, &peer, face);
+                }
+            }
+            Err(ShmError::Closed { .. }) => return,
             Err(error) => tracing::warn!("an application is not served: {error}"),
         }
     }
 }
 
 fn begin(bridge: &Arc<Bridge>, peer: &Arc<Peer>, face: SpscFace) {
-    let canceller = face.canceller();
     let begun = random().and_then(|id| {
         let circuit = Circuit::to_open(CircuitId(id), peer.clone(), bridge.limits().patience);
         let from = bridge.network().id();
@@ -112,7 +130,6 @@ fn begin(bridge: &Arc<Bridge>, peer: &Arc<Peer>, face: SpscFace) {
     });
     if let Err(error) = begun {
         tracing::warn!("an application is not served: {error}");
-        canceller.cancel();
     }
 }
 

@@ -2,6 +2,7 @@
 //! promised.
 
 mod arguments;
+mod bench;
 mod breach;
 mod bridge;
 mod circuit;
@@ -15,15 +16,23 @@ mod outward;
 mod peer;
 mod wire;
 
+use std::io::IsTerminal;
+
 use arguments::{Arguments, Command};
 use clap::Parser;
 use import::Sizes;
+use tracing_subscriber::EnvFilter;
 
 type Error = Box<dyn std::error::Error + Send + Sync>;
 type Result<T> = std::result::Result<T, Error>;
 
 fn main() -> Result<()> {
-    zenoh::init_log_from_env_or("warn,wakering_zenoh=info");
+    let filter = EnvFilter::try_from_default_env();
+    tracing_subscriber::fmt()
+        .with_env_filter(filter.unwrap_or_else(|_| EnvFilter::new("warn,wakering_zenoh=info")))
+        .with_writer(std::io::stderr)
+        .with_ansi(std::io::stderr().is_terminal())
+        .init();
     match Arguments::parse().command {
         Command::Export { name, bridge } => {
             export::run(&name, bridge.zenoh()?, &bridge.key, bridge.limits())
@@ -32,5 +41,7 @@ fn main() -> Result<()> {
             let sizes = Sizes { max_packet, ring_bytes };
             import::run(&name, bridge.zenoh()?, &bridge.key, bridge.limits(), sizes)
         }
+        Command::Bench(plan) => bench::run(&plan),
+        Command::Far { far } => bench::perform(far),
     }
 }

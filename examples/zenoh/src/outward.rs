@@ -13,21 +13,28 @@ use crate::wire::{self, Body, Cut, End, HEADER, Header, PACKET_HEADER};
 /// is not fragmented. A packet that is longer by itself is alone in its message.
 pub const MESSAGE_BYTES: usize = 60 * 1024;
 
-/// Sends what the channel receives, until the channel or the other side ends the direction.
+/// Sends what the channel receives, until the channel or the other side ends the direction, or the
+/// circuit is cut.
 pub async fn pump(circuit: &Circuit, mut receiver: Receiver) -> Result<(), Cut> {
+    let sent = send_all(circuit, &mut receiver).await;
+    // The channel's other side learns that it is cancelled, before it learns that nobody receives.
+    let (packets, end) = sent.inspect_err(|cut| circuit.cut(*cut))?;
+    drop(receiver);
+    circuit.say(&Body::Fin { packets, end })
+}
+
+/// Returns how many packets were sent, and why there are no more.
+async fn send_all(circuit: &Circuit, receiver: &mut Receiver) -> Result<(u64, End), Cut> {
     let mut packets = 0;
-    let end = loop {
-        match next(circuit, &mut receiver).await? {
+    loop {
+        match next(circuit, receiver).await? {
             Next::Message(message) => {
                 packets += message.packets;
                 circuit.say_data(message)?;
             }
-            Next::End(end) => break end,
+            Next::End(end) => return Ok((packets, end)),
         }
-    };
-    // If it was not the channel that ended, its other side learns by this that nobody receives.
-    drop(receiver);
-    circuit.say(&Body::Fin { packets, end })
+    }
 }
 
 enum Next {

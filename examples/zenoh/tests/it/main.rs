@@ -7,6 +7,10 @@ mod process;
 mod proxy;
 mod world;
 mod ends;
+mod flow;
+mod kills;
+mod link;
+mod many;
 
 use std::time::Duration;
 

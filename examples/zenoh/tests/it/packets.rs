@@ -30,6 +30,11 @@ impl Packets {
         Self { left: u64::MAX, state: 1, lengths: Lengths::Fixed(length) }
     }
 
+    /// Ends after this many.
+    pub fn take_only(self, left: u64) -> Self {
+        Self { left, ..self }
+    }
+
     /// SplitMix64.
     fn random(&mut self) -> u64 {
         self.state = self.state.wrapping_add(0x9e37_79b9_7f4a_7c15);

@@ -2,18 +2,18 @@
 
 use std::time::{Duration, Instant};
 
-use bytes::Bytes;
 use futures::SinkExt;
 use futures::executor::block_on;
-use wakering::{
-    Endpoint, Receiver, Sender, ShmError, SpscHandle, SpscListener, TryRecvError, TrySendError,
-};
+use wakering::{Endpoint, Receiver, Sender, ShmError, SpscHandle, SpscListener, TrySendError};
 
 use crate::packets::Packets;
 use crate::process::{arguments, listen, say};
 
 /// How long a party that fills its channel waits for more room.
 const CALM: Duration = Duration::from_secs(1);
+
+/// The length of packets that fill a channel.
+pub const FILLING: usize = 1000;
 
 /// `engine NAME RING`, `echo NAME`, `application NAME`. Not a test by itself.
 #[test]
@@ -97,6 +97,7 @@ impl End {
                 "receive" => say(self.receive(&mut Packets::parse(rest))),
                 "exchange" => say(self.exchange(rest)),
                 "fill" => say(self.fill()),
+                "drain" => say(self.drain(rest.parse().unwrap())),
                 "finish" => {
                     block_on(self.sender.take().unwrap().close()).unwrap();
                     say("finished");
@@ -115,7 +116,7 @@ impl End {
                 }
                 "end" => say(self.end()),
                 "refused" => say(self.refused()),
-                "next" => return,
+                "next" => return say("over"),
                 other => panic!("no command {other}"),
             }
         }
@@ -150,16 +151,17 @@ impl End {
         let mut receiving = Self { sender: None, receiver };
         let (sent, received) = std::thread::scope(|scope| {
             let sent = scope.spawn(|| sending.send(&mut Packets::parse(packets)));
-            (receiving.receive(&mut Packets::parse(packets)), sent.join().unwrap())
+            let received = receiving.receive(&mut Packets::parse(packets));
+            (sent.join().unwrap(), received)
         });
         *self = Self { sender: sending.sender, receiver: receiving.receiver };
         format!("{sent} and {received}")
     }
 
-    /// Sends packets of 1000 bytes until there has been no room for a while, and says how many.
+    /// Sends packets until there has been no room for a while, and says how many.
     fn fill(&mut self) -> String {
         let sender = self.sender.as_mut().unwrap();
-        let (mut packets, mut count) = (Packets::of_length(1000), 0_u64);
+        let (mut packets, mut count) = (Packets::of_length(FILLING), 0_u64);
         let mut since = Instant::now();
         let mut packet = packets.next().unwrap();
         while since.elapsed() < CALM {
@@ -176,6 +178,11 @@ impl End {
             };
         }
         count.to_string()
+    }
+
+    /// Receives this many packets of a sender that fills its channel.
+    fn drain(&mut self, count: u64) -> String {
+        self.receive(&mut Packets::of_length(FILLING).take_only(count))
     }
 
     /// Receives what is left, and says how many packets that were and how it ended.

@@ -45,16 +45,12 @@ impl Process {
     }
 
     /// Returns what a party says next. libtest's own output is passed over.
+    #[track_caller]
     pub fn hear(&mut self) -> String {
-        self.hear_within(PATIENCE)
-    }
-
-    /// Like [`hear`](Self::hear), with another deadline.
-    pub fn hear_within(&mut self, patience: Duration) -> String {
         let begin = Instant::now();
         loop {
-            let left = patience.saturating_sub(begin.elapsed());
-            assert!(self.can_hear(left), "{} says nothing for {patience:?}", self.name);
+            let left = PATIENCE.saturating_sub(begin.elapsed());
+            assert!(self.says_something_within(left), "{} says nothing", self.name);
             let mut line = String::new();
             let read = self.output.as_mut().unwrap().read_line(&mut line).unwrap();
             assert!(read > 0, "{} ended: {:?}", self.name, self.child.wait());
@@ -65,7 +61,7 @@ impl Process {
         }
     }
 
-    fn can_hear(&self, patience: Duration) -> bool {
+    pub fn says_something_within(&self, patience: Duration) -> bool {
         let output = self.output.as_ref().unwrap();
         let patience = Timespec::try_from(patience).unwrap();
         let mut poll = [PollFd::new(output.get_ref(), PollFlags::IN)];
@@ -85,12 +81,10 @@ impl Process {
         self.expect(said);
     }
 
-    /// Kills it, and returns when that was.
-    pub fn kill(&mut self) -> Instant {
-        let now = Instant::now();
+    /// Kills it, as `kill -9` does.
+    pub fn kill(&mut self) {
         self.child.kill().unwrap();
         self.child.wait().unwrap();
-        now
     }
 }
 

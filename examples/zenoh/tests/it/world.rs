@@ -3,6 +3,7 @@
 use std::net::{SocketAddr, TcpListener};
 use std::path::{Path, PathBuf};
 use std::sync::atomic::{AtomicU32, Ordering};
+use std::time::Duration;
 
 use crate::process::Process;
 use crate::proxy::Proxy;
@@ -16,10 +17,12 @@ pub const RING: usize = 64 * 1024;
 /// The longest packet for this ring.
 pub const LONGEST: usize = RING / 4 - 8;
 
-/// What both bridges are told: only TCP, to the address that they are given.
+/// What both bridges are told: only TCP, to the address that they are given, and no lease that could
+/// notice what the bridges have to notice themselves.
 const CONFIG: &str = r#"{
-    scouting: { multicast: { enabled: false }, gossip: { enabled: false } },
+    scouting: { multicast: { enabled: false }, gossip: { autoconnect: { peer: [] } } },
     connect: { retry: { period_init_ms: 50, period_max_ms: 200, period_increase_factor: 2 } },
+    transport: { link: { tx: { lease: 600000 } } },
 }"#;
 
 /// The engine's machine and the applications' machine, with a bridge each.
@@ -70,8 +73,13 @@ impl World {
         self.engine_party(&["echo", NAME])
     }
 
+    /// Where the channels of a machine are found.
+    pub fn machine(&self, role: &str) -> PathBuf {
+        self.root.join(role)
+    }
+
     fn engine_party(&self, arguments: &[&str]) -> Process {
-        let mut engine = Process::party(&self.root.join("export"), arguments);
+        let mut engine = Process::party(&self.machine("export"), arguments);
         engine.expect("bound");
         engine
     }
@@ -84,7 +92,7 @@ impl World {
     }
 
     pub fn connecting_application(&self) -> Process {
-        Process::party(&self.root.join("import"), &["application", NAME])
+        Process::party(&self.machine("import"), &["application", NAME])
     }
 
     /// Starts an application, and connects it with the engine.
@@ -93,6 +101,20 @@ impl World {
         let application = self.application();
         engine.expect("accepted");
         application
+    }
+
+    /// Likewise, although the first ones may come before a bridge has noticed that the other one is
+    /// gone, or came back. They are cut off.
+    pub fn connect_anew(&self, engine: &mut Process) -> Process {
+        engine.tell("accept");
+        for _ in 0..20 {
+            let application = self.application();
+            if engine.says_something_within(Duration::from_secs(3)) {
+                engine.expect("accepted");
+                return application;
+            }
+        }
+        panic!("no application reaches the engine");
     }
 }
 

@@ -1,0 +1,115 @@
+//! The death of each process reaches the others, and never looks like an orderly end.
+
+use crate::process::Process;
+use crate::world::World;
+
+/// Bridges that are not cut by silence, so that something else has to notice.
+const UNSUSPICIOUS: [&str; 2] = ["--patience", "3600"];
+
+/// An engine and an application in the middle of a conversation.
+fn talking(world: &World) -> (Process, Process) {
+    let mut engine = world.engine();
+    let mut application = world.connect(&mut engine);
+    application.does("send 50 1 2000", "sent");
+    engine.does("receive 50 1 2000", "received");
+    engine.does("send 50 2 2000", "sent");
+    application.does("receive 50 2 2000", "received");
+    (engine, application)
+}
+
+/// New applications are served as the first one was.
+fn goes_on(world: &World, mut engine: Process) {
+    let mut application = world.connect_anew(&mut engine);
+    application.does("send 50 1 2000", "sent");
+    application.does("close", "closed");
+    engine.does("receive 50 1 2000", "received");
+    engine.does("end", "complete after 0");
+}
+
+#[test]
+fn a_killed_application_ends_the_engines_channel_after_all_that_it_sent() {
+    let world = World::with(&UNSUSPICIOUS);
+    let (mut engine, mut application) = talking(&world);
+    application.does("send 1000 3 200", "sent");
+    application.kill();
+    engine.does("receive 1000 3 200", "received");
+    engine.does("end", "cancelled after 0");
+    let refused = ["closed by the peer", "cancelled"];
+    engine.tell("refused");
+    assert!(refused.contains(&engine.hear().as_str()));
+    engine.does("next", "over");
+    goes_on(&world, engine);
+}
+
+#[test]
+fn a_killed_engine_ends_the_applications_channel_after_all_that_it_sent() {
+    let world = World::with(&UNSUSPICIOUS);
+    let (mut engine, mut application) = talking(&world);
+    engine.does("send 1000 3 200", "sent");
+    engine.kill();
+    application.does("receive 1000 3 200", "received");
+    application.does("end", "cancelled after 0");
+    // While there is no engine, applications are cut off.
+    let mut early = world.application();
+    early.does("end", "cancelled after 0");
+    goes_on(&world, world.engine());
+}
+
+#[test]
+fn a_killed_engine_leaves_nothing_waiting_for_room() {
+    let world = World::with(&UNSUSPICIOUS);
+    let (mut engine, mut application) = talking(&world);
+    application.tell("fill");
+    application.hear();
+    application.tell("send 1000 1 200");
+    engine.kill();
+    let said = application.hear();
+    assert!(said.starts_with("closed"), "{said}");
+    application.does("end", "cancelled after 0");
+}
+
+#[test]
+fn a_killed_export_cancels_the_applications_channel() {
+    let mut world = World::with(&UNSUSPICIOUS);
+    let (mut engine, mut application) = talking(&world);
+    world.export.kill();
+    application.does("end", "cancelled after 0");
+    application.does("refused", "cancelled");
+    engine.does("end", "the peer died after 0");
+    engine.does("next", "over");
+    world.restart_export();
+    goes_on(&world, engine);
+}
+
+#[test]
+fn a_killed_import_cancels_the_engines_channel() {
+    let mut world = World::with(&UNSUSPICIOUS);
+    let (mut engine, mut application) = talking(&world);
+    world.import.kill();
+    engine.does("end", "cancelled after 0");
+    engine.does("refused", "cancelled");
+    application.does("end", "the peer died after 0");
+    engine.does("next", "over");
+    world.restart_import();
+    goes_on(&world, engine);
+}
+
+#[test]
+fn a_stream_that_is_cut_by_a_kill_never_looks_complete() {
+    for kill_export in [false, true] {
+        let mut world = World::with(&UNSUSPICIOUS);
+        let (mut engine, mut application) = talking(&world);
+        engine.tell("end");
+        application.tell("send 100000000 1 200");
+        // In the middle of the stream.
+        std::thread::sleep(std::time::Duration::from_millis(100));
+        let (killed, expected) = match kill_export {
+            true => (&mut world.export, "the peer died after"),
+            false => (&mut world.import, "cancelled after"),
+        };
+        killed.kill();
+        let said = engine.hear();
+        assert!(said.starts_with(expected), "{said}");
+        assert!(application.hear().contains(" at "));
+    }
+}
