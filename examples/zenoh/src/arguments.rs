@@ -9,6 +9,7 @@ use zenoh::Config;
 use crate::Result;
 use crate::bench::{Far, Plan};
 use crate::bridge::Limits;
+use crate::network;
 
 /// Carries wakering channels between machines, over zenoh.
 #[derive(Debug, Parser)]
@@ -21,7 +22,7 @@ pub struct Arguments {
 pub enum Command {
     /// Beside an engine: connects to it for the applications of other machines
     Export {
-        /// The name of the engine, which must be one that accepts many applications
+        /// The name of the engine, which has to be one that accepts many applications
         name: String,
         #[command(flatten)]
         bridge: BridgeArguments,
@@ -67,18 +68,20 @@ pub struct BridgeArguments {
     #[arg(long)]
     no_multicast: bool,
     /// How many applications may be connected at a time
-    #[arg(long, value_name = "NUMBER", default_value_t = 256)]
-    most: usize,
+    #[arg(long, value_name = "NUMBER", default_value_t = 256, value_parser = clap::value_parser!(u32).range(1..))]
+    most: u32,
     /// After how much silence the other end of a channel is taken to be lost
     #[arg(long, value_name = "SECONDS", default_value_t = 10, value_parser = clap::value_parser!(u64).range(2..))]
     patience: u64,
 }
 
 impl BridgeArguments {
+    /// What bounds the bridge.
     pub fn limits(&self) -> Limits {
-        Limits { circuits: self.most, patience: Duration::from_secs(self.patience) }
+        Limits { circuits: self.most as usize, patience: Duration::from_secs(self.patience) }
     }
 
+    /// The configuration of the zenoh session.
     pub fn zenoh(&self) -> Result<Config> {
         let mut config = match &self.config {
             Some(file) => Config::from_file(file)
@@ -95,6 +98,7 @@ impl BridgeArguments {
         if self.no_multicast {
             config.insert_json5("scouting/multicast/enabled", "false")?;
         }
+        network::tune(&mut config)?;
         Ok(config)
     }
 }

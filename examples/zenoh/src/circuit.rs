@@ -162,12 +162,7 @@ impl Circuit {
             self.cut(cut);
         }
         let Some(verdict) = self.verdict.get() else {
-            return tracing::info!(
-                "circuit {}: closed {} {}",
-                self.id,
-                lock(&self.said),
-                self.incoming().heard
-            );
+            return tracing::info!("circuit {}: closed", self.id);
         };
         tracing::info!("circuit {}: cut, {}", self.id, verdict.cut);
         if !verdict.is_known {

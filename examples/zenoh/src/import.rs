@@ -7,12 +7,12 @@ use std::time::Duration;
 use futures::executor::block_on;
 use wakering::{FaceBuilder, ShmError, SpscFace, SpscListener};
 
-use crate::Result;
 use crate::bridge::{Bridge, Limits};
 use crate::circuit::Circuit;
 use crate::network::{Network, Role};
 use crate::peer::Peer;
 use crate::wire::{BridgeId, CircuitId};
+use crate::{Error, Result};
 
 /// How many exports are remembered. One is used, the others are there if it goes.
 const MOST_EXPORTS: usize = 16;
@@ -47,6 +47,8 @@ pub fn run(
     limits: Limits,
     sizes: Sizes,
 ) -> Result<()> {
+    // Sizes that are not allowed are found before anybody connects.
+    sizes.apply(SpscFace::builder()).pair()?;
     let bridge = Bridge::new(Network::open(config, key, Role::Import)?, limits);
     let receiving = bridge.clone();
     let _subscriber = bridge.network().subscribe(move |message| {
@@ -67,12 +69,19 @@ pub fn run(
         let export = exports.wait_for_one();
         match serve(&bridge, name, sizes, export, &exports) {
             Ok(()) => tracing::info!("export {export} is gone"),
-            Err(error) => {
+            Err(error) if may_pass(&error) => {
                 tracing::error!("cannot serve {name}: {error}");
                 exports.wait_until_gone(export, Some(PAUSE));
             }
+            Err(error) => return Err(error),
         }
     }
+}
+
+/// Whether it makes sense to try again: another engine may have the name for a while.
+fn may_pass(error: &Error) -> bool {
+    let error = error.downcast_ref::<ShmError>();
+    matches!(error, Some(ShmError::NameInUse { .. } | ShmError::Io { .. }))
 }
 
 /// Has the name as long as the export is there, as if the engine itself had it.

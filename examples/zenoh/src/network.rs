@@ -39,6 +39,25 @@ impl Role {
     }
 }
 
+/// How many batches of zenoh's, of 64 KiB, may wait for the link. With zenoh's own number, 2, a
+/// stream of full batches waits for the link's thread once a message.
+const BATCHES: &str = "16";
+
+/// Changes what a session would do by default, unless the configuration has something else.
+pub fn tune(config: &mut Config) -> Result<()> {
+    let queue = "transport/link/tx/queue/size/data";
+    if config.get_json(queue)? == Config::default().get_json(queue)? {
+        config.insert_json5(queue, BATCHES)?;
+    }
+    Ok(())
+}
+
+/// The variable that says which threads zenoh has, and what it is set to unless it is set already.
+///
+/// By zenoh's own default, other threads than those that receive wait for the link and wake these:
+/// that is one change of threads more for each message.
+pub const THREADS: (&str, &str) = ("ZENOH_RUNTIME", "(acc: (handover: rx), net: (handover: rx))");
+
 /// A zenoh session, and the bridge's place in it.
 #[derive(Debug)]
 pub struct Network {

@@ -86,7 +86,7 @@ fn engine(name: &str) -> Result<()> {
         let face = block_on(listener.accept())?;
         match face.recv_blocking().as_deref() {
             Some(ECHO) => echo(&face)?,
-            Some(COUNT) => count(&face),
+            Some(COUNT) => count(face),
             _ => {}
         }
     }
@@ -99,9 +99,11 @@ fn echo(face: &SpscFace) -> Result<()> {
     Ok(())
 }
 
-fn count(face: &SpscFace) {
+/// Counts packets where they lie, as the subscriber does.
+fn count(face: SpscFace) {
+    let (_sender, mut receiver) = face.into_split();
     let mut count = Count::default();
-    while face.recv_blocking().is_some() {
+    while receiver.recv_ref_blocking().is_some() {
         count.add();
     }
     count.say();
