@@ -22,8 +22,9 @@ use crate::sync::Arc;
 /// of its own type takes it through `SinkExt::with` and `StreamExt::map`. For all other calls
 /// (batches, packets in place, blocking calls), take it apart by [`into_split`](Self::into_split).
 ///
-/// Each direction works as that half alone does: see [`Sender`] for the sink, which has no deadline,
-/// and [`Receiver`] for the stream, which yields one `Err` before an end that may have lost packets.
+/// Each direction works as that half alone does: see [`Sender`] for the sink, which has no
+/// deadline, and [`Receiver`] for the stream, which yields one `Err` before an end that may have
+/// lost packets.
 ///
 /// # How it ends
 ///

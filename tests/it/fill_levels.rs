@@ -16,7 +16,7 @@ on_both_backends!(
     what_is_queued_and_what_is_free_make_up_the_ring,
     a_packet_that_is_read_in_place_is_still_queued,
     a_send_that_waits_is_not_queued_in_the_ring,
-    what_a_dead_or_cancelled_channel_did_not_deliver_is_told,
+    what_a_cancelled_channel_did_not_deliver_is_told,
     an_end_is_empty_once_it_is_cut_off_and_not_after_an_orderly_end,
     questions_may_be_asked_while_others_send_and_receive,
 );
@@ -103,7 +103,7 @@ fn a_send_that_waits_is_not_queued_in_the_ring(driver: &Driver) {
     });
 }
 
-fn what_a_dead_or_cancelled_channel_did_not_deliver_is_told(driver: &Driver) {
+fn what_a_cancelled_channel_did_not_deliver_is_told(driver: &Driver) {
     both_roles(driver, SMALL, None, |here, there| {
         for n in 0..3 {
             here.try_send(packet(n, 8)).unwrap();
