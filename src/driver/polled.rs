@@ -30,9 +30,10 @@ use crate::error::ShmError;
 ///
 /// With io_uring, the thread that submits a request in a turn also completes it, whatever that
 /// thread is doing then: the kernel interrupts it, and its blocking system calls may return
-/// `EINTR`. (The standard library repeats its own.) Threads that turn the driver should keep
-/// running. When one exits, the waits that it has submitted end, the descriptor becomes readable,
-/// and the next turn submits them again.
+/// `EINTR`. (The standard library repeats its own.) The thread that makes the driver submits a
+/// request too. Threads that make or turn the driver should keep running. When one exits, the
+/// waits that it has submitted end, the descriptor becomes readable, and the next turn submits them
+/// again.
 ///
 /// When it is dropped, endpoints that are still bound to it end with
 /// [`DriverGone`](crate::CloseReason::DriverGone), even if other handles to the driver remain.

@@ -17,8 +17,8 @@ pub const RING: usize = 64 * 1024;
 /// The longest packet for this ring.
 pub const LONGEST: usize = RING / 4 - 8;
 
-/// What both bridges are told: only TCP, to the address that they are given, and no lease that could
-/// notice what the bridges have to notice themselves.
+/// What both bridges are told: only TCP, to the address that they are given, and no lease that
+/// could notice what the bridges have to notice themselves.
 const CONFIG: &str = r#"{
     scouting: { multicast: { enabled: false }, gossip: { autoconnect: { peer: [] } } },
     connect: { retry: { period_init_ms: 50, period_max_ms: 200, period_increase_factor: 2 } },
