@@ -285,3 +285,73 @@ pub fn packets(data: &[u8]) -> impl Iterator<Item = Result<&[u8], Malformed>> {
         Some(Ok(packet))
     })
 }
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    const HEADER_OF_ALL: Header =
+        Header { circuit: CircuitId(u128::MAX - 5), number: 1 << 40, freed: u64::MAX };
+
+    fn bodies() -> Vec<Body<'static>> {
+        let offer = Offer { window: 4096, max_packet: 1016 };
+        let ends = [End::Complete, End::Died, End::Stopped];
+        let cuts = (0..=u8::MAX).map_while(|code| cut(code).ok()).map(Body::Cancel);
+        [Body::Open { from: BridgeId(7), offer }, Body::Accept(offer), Body::Data(b"\0\0\0\0")]
+            .into_iter()
+            .chain(ends.map(|end| Body::Fin { packets: 9, end }))
+            .chain([Body::Stop, Body::Beat])
+            .chain(cuts)
+            .collect()
+    }
+
+    #[test]
+    fn what_is_encoded_is_decoded() {
+        assert_eq!(bodies().len(), 3 + 3 + 2 + 10);
+        for body in bodies() {
+            let message = encode(&HEADER_OF_ALL, &body);
+            assert_eq!(decode(&message), Ok((HEADER_OF_ALL, body)));
+        }
+    }
+
+    #[test]
+    fn a_message_of_another_length_is_malformed() {
+        for body in bodies() {
+            let message = encode(&HEADER_OF_ALL, &body);
+            let is_data = matches!(body, Body::Data(_));
+            for len in 0..if is_data { HEADER } else { message.len() } {
+                assert_eq!(decode(&message[..len]), Err(Malformed::Short(len)));
+            }
+            if !is_data {
+                let longer = [&message[..], &[0]].concat();
+                assert_eq!(decode(&longer), Err(Malformed::Long(1)));
+            }
+        }
+    }
+
+    #[test]
+    fn codes_that_do_not_exist_are_malformed() {
+        let message = encode(&HEADER_OF_ALL, &Body::Beat);
+        let with = |at: usize, byte| {
+            let mut message = message.clone();
+            message[at] = byte;
+            message
+        };
+        assert_eq!(decode(&with(0, 2)), Err(Malformed::Version(2)));
+        assert_eq!(decode(&with(1, 0)), Err(Malformed::Kind(0)));
+        assert_eq!(decode(&with(1, 8)), Err(Malformed::Kind(8)));
+        assert_eq!(decode(&with(2, 1)), Err(Malformed::Reserved));
+        assert_eq!((end(3), cut(10)), (Err(Malformed::Code(3)), Err(Malformed::Code(10))));
+    }
+
+    #[test]
+    fn packets_end_at_the_first_that_does_not_fit() {
+        let all = |data| packets(data).collect::<Vec<_>>();
+        assert_eq!(all(b""), [Err(Malformed::NoPacket)]);
+        assert_eq!(all(b"\0\0\0\0"), [Ok(&b""[..])]);
+        assert_eq!(all(b"\x02\0\0\0ab\x01\0\0\0c"), [Ok(&b"ab"[..]), Ok(b"c")]);
+        assert_eq!(all(b"\x01\0\0\0a\x01\0"), [Ok(&b"a"[..]), Err(Malformed::Short(2))]);
+        let over = Malformed::PacketOverEnd { claimed: u32::MAX, left: 1 };
+        assert_eq!(all(b"\xff\xff\xff\xffa"), [Err(over)]);
+    }
+}

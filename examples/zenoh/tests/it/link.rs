@@ -67,7 +67,7 @@ fn a_link_that_comes_back_at_once_does_not_go_on_with_what_was_lost() {
 
 #[test]
 fn a_link_that_loses_everything_silently_cancels_both_sides() {
-    let world = World::with(&["--patience", "2"]);
+    let world = World::with(&["--patience", "4"]);
     let (mut engine, mut application) = streaming(&world);
     world.proxy.swallow();
     are_cancelled(&mut engine, &mut application);
@@ -90,10 +90,10 @@ fn without_a_link_there_is_no_engine_for_applications() {
 
 #[test]
 fn a_channel_that_nobody_uses_outlasts_the_patience() {
-    let world = World::with(&["--patience", "2"]);
+    let world = World::with(&["--patience", "4"]);
     let mut engine = world.engine();
     let mut application = world.connect(&mut engine);
-    std::thread::sleep(Duration::from_secs(5));
+    std::thread::sleep(Duration::from_secs(9));
     application.does("send 50 1 2000", "sent");
     engine.does("receive 50 1 2000", "received");
 }

@@ -11,6 +11,9 @@ use crate::proxy::Proxy;
 /// The name of the engine, on both machines.
 pub const NAME: &str = "engine";
 
+/// What the bridges have in common.
+pub const KEY: &str = "test/bridge";
+
 /// The ring of the channels, small so that it is full soon.
 pub const RING: usize = 64 * 1024;
 
@@ -137,7 +140,7 @@ fn start_import(root: &Path, proxy: &Proxy, more: &[String]) -> Process {
 
 fn start(root: &Path, role: &str, ours: &[&str], more: &[String]) -> Process {
     let config = root.join("zenoh.json5");
-    let common = [role, NAME, "--key", "test/bridge", "--config", config.to_str().unwrap()];
+    let common = [role, NAME, "--key", KEY, "--config", config.to_str().unwrap()];
     let more = more.iter().map(String::as_str);
     let arguments: Vec<&str> = common.into_iter().chain(ours.iter().copied()).chain(more).collect();
     Process::bridge(&root.join(role), &arguments)
