@@ -82,9 +82,7 @@ fn serve(event_loop: &mut EventLoop) -> io::Result<()> {
                 // All pauses together last about a quarter of a second.
                 thread::sleep(Duration::from_millis(1 << failures) / 2);
             }
-            Err(Failure::NoPoller(error) | Failure::Once(error) | Failure::ForGood(error)) => {
-                return Err(error);
-            }
+            Err(failure) => return Err(failure.into_error()),
         }
     }
     Ok(())

@@ -85,3 +85,13 @@ pub(super) enum Failure {
     /// Completions were lost: some waits would never end.
     ForGood(io::Error),
 }
+
+impl Failure {
+    /// Returns the kernel's error.
+    #[cfg_attr(all(test, loom), allow(dead_code, reason = "for drivers that wait in the kernel"))]
+    pub(super) fn into_error(self) -> io::Error {
+        match self {
+            Self::NoPoller(error) | Self::Once(error) | Self::ForGood(error) => error,
+        }
+    }
+}

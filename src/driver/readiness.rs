@@ -101,23 +101,20 @@ impl Future for Readiness<'_> {
             Some(watch) => watch,
             None => Watch::begin(&self.binding, self.descriptor, self.interest)?,
         };
-        if watch.registration.is_forked() {
-            return Poll::Ready(Err(ended(CloseReason::Forked)));
-        }
+        self.binding.shared().check_fork()?;
         watch.waiter.task.set(cx.waker());
         match watch.waiter.state() {
             READY => Poll::Ready(Ok(())),
-            ABANDONED => Poll::Ready(Err(ended(CloseReason::DriverGone))),
+            ABANDONED => {
+                let reason = CloseReason::DriverGone;
+                Poll::Ready(Err(ShmError::Closed { reason, sent: 0 }))
+            }
             _ => {
                 self.watch = Some(watch);
                 Poll::Pending
             }
         }
     }
-}
-
-fn ended(reason: CloseReason) -> ShmError {
-    ShmError::Closed { reason, sent: 0 }
 }
 
 /// A descriptor in the driver's set. When dropped, it is there no more.

@@ -378,19 +378,15 @@ impl PolledRing {
             queue.ring.as_fd().try_clone_to_owned().map_err(ShmError::io("io_uring_setup"))?;
         let mut ring = Self { queue, shared: shared.clone(), is_set_due: false };
         // Also before the first turn, what other threads ask for makes the ring readable.
-        ring.poll_set().map_err(ShmError::io("io_uring_enter"))?;
+        let polled = ring.poll_set().map_err(Failure::into_error);
+        polled.map_err(ShmError::io("io_uring_enter"))?;
         Ok((ring, descriptor))
     }
 
     /// Submits the poll of the epoll set.
-    fn poll_set(&mut self) -> io::Result<()> {
+    fn poll_set(&mut self) -> Result<(), Failure> {
         self.queue.poll(&self.shared);
-        match self.queue.enter(Some(Duration::ZERO)) {
-            Ok(()) => Ok(()),
-            Err(Failure::NoPoller(error) | Failure::Once(error) | Failure::ForGood(error)) => {
-                Err(error)
-            }
-        }
+        self.queue.enter(Some(Duration::ZERO))
     }
 }
 
@@ -413,7 +409,7 @@ impl Poller for PolledRing {
             let taken = epoll::take(&self.shared, Some(Duration::ZERO), found);
             // If something is left in the set, this poll completes at once, and the ring stays
             // readable.
-            self.poll_set().map_err(Failure::Once)?;
+            self.poll_set()?;
             taken.map_err(|errno| Failure::Once(errno.into()))?;
         }
         Ok(())
