@@ -14,8 +14,8 @@ use super::end_calls::end_calls;
 use super::receiver::Receiver;
 use super::sender::Sender;
 use crate::channel::{
-    Channel, Directions, Limit, Options, RecvFuture, Rx, SendFuture, SendHalf, SharedTx, Tx, Whole,
-    deadline_after, from_taken, from_timed, take_at_once,
+    self, Channel, Deadline, Directions, Limit, Options, RecvFuture, Rx, SendFuture, SendHalf,
+    SharedTx, Tx, Whole, deadline_after, from_taken, from_timed, take_at_once,
 };
 use crate::driver::Binding;
 use crate::error::{CloseReason, RecvTimeoutError, ShmError, TryRecvError, TrySendError};
@@ -74,6 +74,20 @@ impl Endpoint {
         &self.channel
     }
 
+    /// Does `work` on a half. Returns `None` in a forked child, whose lock may be one that nobody
+    /// unlocks.
+    #[inline]
+    fn with_half<T, R>(&self, half: &Mutex<T>, work: impl FnOnce(&mut T) -> R) -> Option<R> {
+        if self.channel.forked().is_some() { None } else { Some(work(&mut lock(half))) }
+    }
+
+    /// Takes a packet in the usual case: one is there, and nothing ends.
+    #[inline]
+    fn take_now(&self, limit: Limit) -> Option<Bytes> {
+        // As in `with_half`, whose result would be copied once more.
+        if self.channel.forked().is_some() { None } else { lock(&self.rx).take_now(limit) }
+    }
+
     /// Sends a packet, and waits for room if there is none.
     ///
     /// `Ok` means that the packet is in shared memory: the peer receives it even if this process
@@ -91,26 +105,7 @@ impl Endpoint {
     /// If the future is dropped before it is ready, it has sent nothing, and gives up its place in
     /// the queue.
     pub fn send(&self, packet: Bytes) -> impl Future<Output = Result<(), ShmError>> + Send + '_ {
-        async move {
-            if self.send_now(&packet, Limit::Budget) {
-                return Ok(());
-            }
-            SendFuture::new(self.whole(), [packet]).await
-        }
-    }
-
-    /// Sends a packet in the usual case: there is room, nobody waits for it, and nothing has ended.
-    #[inline]
-    fn send_now(&self, packet: &[u8], limit: Limit) -> bool {
-        // The lock of a forked child may be one that nobody unlocks.
-        self.channel.forked().is_none() && lock(&self.tx).send_now(packet, limit)
-    }
-
-    /// Takes a packet in the usual case: one is there, and nothing ends.
-    #[inline]
-    fn take_now(&self, limit: Limit) -> Option<Bytes> {
-        // As in `send_now`.
-        if self.channel.forked().is_some() { None } else { lock(&self.rx).take_now(limit) }
+        channel::send(self.whole(), packet, Deadline::Unset)
     }
 
     /// Like [`send`](Self::send), but waits at most `timeout` for room, whatever the builder's
@@ -152,12 +147,7 @@ impl Endpoint {
         packet: Bytes,
         timeout: Duration,
     ) -> impl Future<Output = Result<(), ShmError>> + Send + '_ {
-        async move {
-            if self.send_now(&packet, Limit::Budget) {
-                return Ok(());
-            }
-            SendFuture::new(self.whole(), [packet]).within(timeout).await
-        }
+        channel::send(self.whole(), packet, Deadline::After(timeout))
     }
 
     /// Sends packets one after another. No other sender's packets come in between.
@@ -197,10 +187,7 @@ impl Endpoint {
     /// # Errors
     /// As [`send`](Self::send).
     pub fn send_blocking(&self, packet: Bytes) -> Result<(), ShmError> {
-        if self.send_now(&packet, Limit::None) {
-            return Ok(());
-        }
-        SendFuture::new(self.whole(), [packet]).block()
+        channel::send_blocking(self.whole(), packet, Deadline::Unset)
     }
 
     /// Like [`send_timeout`](Self::send_timeout), but blocks the thread.
@@ -208,10 +195,7 @@ impl Endpoint {
     /// # Errors
     /// As [`send_timeout`](Self::send_timeout).
     pub fn send_timeout_blocking(&self, packet: Bytes, timeout: Duration) -> Result<(), ShmError> {
-        if self.send_now(&packet, Limit::None) {
-            return Ok(());
-        }
-        SendFuture::new(self.whole(), [packet]).within(timeout).block()
+        channel::send_blocking(self.whole(), packet, Deadline::After(timeout))
     }
 
     /// Like [`send_batch`](Self::send_batch), but blocks the thread.
@@ -474,8 +458,7 @@ impl Endpoint {
     /// # Ok::<(), Box<dyn std::error::Error>>(())
     /// ```
     pub fn is_empty(&self) -> bool {
-        // As in `send_now`.
-        self.channel.forked().is_some() || lock(&self.rx).readable().is_none()
+        self.with_half(&self.rx, Rx::readable).flatten().is_none()
     }
 
     /// Returns the number of bytes that are free in the ring to the peer, less the header of the
@@ -483,8 +466,7 @@ impl Endpoint {
     ///
     /// Other tasks may use the room before the caller does. Returns 0 in a forked child.
     pub fn free_bytes(&self) -> usize {
-        // As in `send_now`.
-        if self.channel.forked().is_some() { 0 } else { lock(&self.tx).tx().free_bytes() }
+        self.with_half(&self.tx, |half| half.tx().free_bytes()).unwrap_or(0)
     }
 
     /// Returns the number of bytes in the ring to the peer that the peer has not taken.
@@ -513,8 +495,7 @@ impl Endpoint {
     /// # Ok::<(), Box<dyn std::error::Error>>(())
     /// ```
     pub fn queued_bytes(&self) -> usize {
-        // As in `send_now`.
-        if self.channel.forked().is_some() { 0 } else { lock(&self.tx).tx().queued_bytes() }
+        self.with_half(&self.tx, |half| half.tx().queued_bytes()).unwrap_or(0)
     }
 
     /// Returns the size of each direction's ring, in bytes.

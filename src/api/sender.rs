@@ -12,7 +12,7 @@ use super::end_calls::end_calls;
 use crate::api::batch::Batch;
 use crate::api::grant::Grant;
 use crate::api::packet_writer::PacketWriter;
-use crate::channel::{Channel, Directions, Limit, SendHalf};
+use crate::channel::{self, Channel, Deadline, Directions, SendHalf};
 use crate::error::{CloseReason, ShmError, TryReserveError, TrySendError};
 use crate::sync::Arc;
 
@@ -72,12 +72,7 @@ impl Sender {
         &mut self,
         packet: Bytes,
     ) -> impl Future<Output = Result<(), ShmError>> + Send + '_ {
-        async move {
-            if self.half.send_now(&packet, Limit::Budget) {
-                return Ok(());
-            }
-            self.half.wait_to_send([packet]).await
-        }
+        channel::send(self.half.after_held(), packet, Deadline::Unset)
     }
 
     /// Like [`send`](Self::send), but waits at most `timeout` for room, whatever the builder's
@@ -95,12 +90,7 @@ impl Sender {
         packet: Bytes,
         timeout: Duration,
     ) -> impl Future<Output = Result<(), ShmError>> + Send + '_ {
-        async move {
-            if self.half.send_now(&packet, Limit::Budget) {
-                return Ok(());
-            }
-            self.half.wait_to_send([packet]).within(timeout).await
-        }
+        channel::send(self.half.after_held(), packet, Deadline::After(timeout))
     }
 
     /// Sends packets one after another, with one publication, one fence and one check of the peer's
@@ -133,7 +123,7 @@ impl Sender {
     /// # Errors
     /// As [`send`](Self::send).
     pub fn send_blocking(&mut self, packet: Bytes) -> Result<(), ShmError> {
-        self.half.send_blocking(packet)
+        channel::send_blocking(self.half.after_held(), packet, Deadline::Unset)
     }
 
     /// Like [`send_timeout`](Self::send_timeout), but blocks the thread.
@@ -145,7 +135,7 @@ impl Sender {
         packet: Bytes,
         timeout: Duration,
     ) -> Result<(), ShmError> {
-        self.half.send_timeout_blocking(packet, timeout)
+        channel::send_blocking(self.half.after_held(), packet, Deadline::After(timeout))
     }
 
     /// Like [`send_batch`](Self::send_batch), but blocks the thread.

@@ -62,7 +62,7 @@ impl Budget {
 
     /// Whether anything may pass.
     #[inline]
-    pub(super) fn is_left(&self, passed: &Passed) -> bool {
+    fn is_left(&self, passed: &Passed) -> bool {
         self.used(passed) < BUDGET
     }
 

@@ -2,7 +2,6 @@
 
 use std::pin::Pin;
 use std::task::{Context, Poll, ready};
-use std::time::Duration;
 
 use bytes::Bytes;
 
@@ -86,6 +85,11 @@ impl<'a> SendEnd<'a> for AfterHeldBack<'a> {
     }
 
     #[inline]
+    fn send_now(&mut self, packet: &[u8], limit: Limit) -> bool {
+        self.held.packet.is_none() && self.half.tx.send_now(packet, limit)
+    }
+
+    #[inline]
     fn poll_before<W: Wait>(
         &mut self,
         deadline: &mut Deadline,
@@ -142,18 +146,13 @@ impl SendHalf {
         &mut self.tx
     }
 
+    /// Returns what a send goes through.
     #[inline]
-    fn after_held(&mut self) -> AfterHeldBack<'_> {
+    pub(crate) fn after_held(&mut self) -> AfterHeldBack<'_> {
         AfterHeldBack {
             half: Half { channel: &self.channel, tx: &mut self.tx },
             held: &mut self.held,
         }
-    }
-
-    /// Sends a packet as [`Tx::send_now`] does, and not before the one that is held back.
-    #[inline]
-    pub(crate) fn send_now(&mut self, packet: &[u8], limit: Limit) -> bool {
-        !self.holds() && self.tx.send_now(packet, limit)
     }
 
     /// Claims room as [`Tx::claim_now`] does, and not before the packet that is held back is sent.
@@ -168,24 +167,6 @@ impl SendHalf {
         packets: P,
     ) -> SendFuture<'_, AfterHeldBack<'_>, P> {
         SendFuture::new(self.after_held(), packets)
-    }
-
-    pub(crate) fn send_blocking(&mut self, packet: Bytes) -> Result<(), ShmError> {
-        if self.send_now(&packet, Limit::None) {
-            return Ok(());
-        }
-        self.wait_to_send([packet]).block()
-    }
-
-    pub(crate) fn send_timeout_blocking(
-        &mut self,
-        packet: Bytes,
-        timeout: Duration,
-    ) -> Result<(), ShmError> {
-        if self.send_now(&packet, Limit::None) {
-            return Ok(());
-        }
-        self.wait_to_send([packet]).within(timeout).block()
     }
 
     pub(crate) fn try_send(&mut self, packet: Bytes) -> Result<(), TrySendError> {

@@ -24,7 +24,7 @@ mod with_mut;
 
 pub(crate) use budget::Limit;
 pub use counters::Stats;
-pub(crate) use deadline::deadline_after;
+pub(crate) use deadline::{Deadline, deadline_after};
 pub(crate) use ends::Directions;
 pub(crate) use half::SendHalf;
 pub(crate) use loan_guard::LoanGuard;
@@ -32,7 +32,7 @@ pub(crate) use loan_guard::LoanGuard;
 pub(crate) use payload::Payload;
 pub(crate) use recv::{RecvFuture, from_taken, from_timed, take_at_once};
 pub(crate) use rx::Rx;
-pub(crate) use send::SendFuture;
+pub(crate) use send::{SendFuture, send, send_blocking};
 pub(crate) use send_end::{SharedTx, Whole};
 pub(crate) use shared::{Channel, Options};
 #[cfg(all(test, not(loom)))]

@@ -70,7 +70,7 @@ impl Rx {
     /// [`hold`](Self::hold).
     #[inline(always)]
     pub(crate) fn hold_now(&mut self, limit: Limit) -> Option<Held> {
-        if limit == Limit::Budget && !self.budget.is_left(&self.channel.counters.received) {
+        if !self.budget.allowance(&self.channel.counters.received, limit).is_left() {
             return None;
         }
         if !self.channel.is_rx_open() || self.consumer.holds() {

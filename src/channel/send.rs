@@ -10,6 +10,8 @@ use std::pin::Pin;
 use std::task::{Context, Poll, ready};
 use std::time::{Duration, Instant};
 
+use bytes::Bytes;
+
 use super::budget::Limit;
 use super::deadline::{Deadline, earlier};
 use super::ends::Directions;
@@ -271,6 +273,35 @@ impl SendState {
     }
 }
 
+/// Sends a packet, and waits for room if there is none. In the usual case, it makes no
+/// [`SendFuture`].
+#[inline]
+pub(crate) fn send<'a>(
+    mut end: impl SendEnd<'a> + Unpin,
+    packet: Bytes,
+    deadline: Deadline,
+) -> impl Future<Output = Result<(), ShmError>> {
+    // Not an `async fn`, which would move its arguments once more.
+    async move {
+        if end.send_now(&packet, Limit::Budget) {
+            return Ok(());
+        }
+        SendFuture::new(end, [packet]).until(deadline).await
+    }
+}
+
+/// Like [`send`], but blocks the thread.
+pub(crate) fn send_blocking<'a>(
+    mut end: impl SendEnd<'a>,
+    packet: Bytes,
+    deadline: Deadline,
+) -> Result<(), ShmError> {
+    if end.send_now(&packet, Limit::None) {
+        return Ok(());
+    }
+    SendFuture::new(end, [packet]).until(deadline).block()
+}
+
 /// A `send`, `send_batch` or `reserve` under way.
 ///
 /// If it is dropped before it is done, it gives its place to the next sender.
@@ -290,9 +321,9 @@ impl<'a, E: SendEnd<'a>, P: AsPayload> SendFuture<'a, E, P> {
         Self { end, payload, state, deadline, channel: PhantomData }
     }
 
-    /// Sets how long it waits, in place of the builder's `send_timeout`.
-    pub(crate) fn within(mut self, timeout: Duration) -> Self {
-        self.deadline = Deadline::After(timeout);
+    /// Sets when it gives up.
+    fn until(mut self, deadline: Deadline) -> Self {
+        self.deadline = deadline;
         self
     }
 

@@ -20,6 +20,14 @@ pub(crate) trait SendEnd<'a> {
     /// code.
     fn with<R>(&mut self, work: impl FnOnce(&mut Tx, &mut Places) -> R) -> R;
 
+    /// Sends a packet as [`Tx::send_now`] does, unless something has to go first.
+    #[inline]
+    fn send_now(&mut self, packet: &[u8], limit: Limit) -> bool {
+        // The lock of a forked child may be one that nobody unlocks.
+        self.channel().forked().is_none()
+            && self.with(|tx, places| places.is_free() && tx.send_now(packet, limit))
+    }
+
     /// Sends what has to go first.
     #[inline]
     fn poll_before<W: Wait>(
@@ -61,12 +69,6 @@ pub(crate) struct SharedTx {
 impl SharedTx {
     pub(crate) fn new(tx: Tx) -> Self {
         Self { tx, places: Places::default() }
-    }
-
-    /// Sends a packet as [`Tx::send_now`] does, and not before senders that wait for room.
-    #[inline]
-    pub(crate) fn send_now(&mut self, packet: &[u8], limit: Limit) -> bool {
-        self.places.is_free() && self.tx.send_now(packet, limit)
     }
 
     /// Sends at once or not at all, and not before senders that wait for room.

@@ -90,11 +90,8 @@ impl Tx {
     #[inline]
     pub(crate) fn send_now(&mut self, packet: &[u8], limit: Limit) -> bool {
         let Some(claim) = self.claim_now(packet.len(), limit) else { return false };
-        let before = self.producer.tail();
         self.producer.memory().copy_in(claim.offset(), packet);
-        self.producer.stage_written(claim, packet.len());
-        self.publish();
-        self.count_sent(before, 1, packet.len() as u64);
+        self.send_written(claim, packet.len(), false);
         true
     }
 
@@ -102,7 +99,7 @@ impl Tx {
     /// sends one.
     #[inline(always)]
     pub(crate) fn claim_now(&self, len: usize, limit: Limit) -> Option<Claim> {
-        if limit == Limit::Budget && !self.budget.is_left(&self.channel.counters.sent) {
+        if !self.budget.allowance(&self.channel.counters.sent, limit).is_left() {
             return None;
         }
         if self.channel.tx_end().is_some() { None } else { self.producer.claim_known(len) }
@@ -170,13 +167,20 @@ impl Tx {
         withheld: bool,
     ) -> Result<(), CloseReason> {
         self.check_open()?;
+        self.send_written(claim, len, withheld);
+        Ok(())
+    }
+
+    /// Makes a packet of the first `len` bytes of `claim`, as [`commit`](Self::commit) does, where
+    /// sending has not ended.
+    #[inline(always)]
+    fn send_written(&mut self, claim: Claim, len: usize, withheld: bool) {
         let before = self.producer.tail();
         self.producer.stage_written(claim, len);
         if !withheld || self.producer.staged_enough() {
             self.publish();
         }
         self.count_sent(before, 1, len as u64);
-        Ok(())
     }
 
     /// Checks that sending has not ended.

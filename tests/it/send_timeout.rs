@@ -3,6 +3,7 @@
 use std::sync::Arc;
 use std::time::{Duration, Instant};
 
+use bytes::Bytes;
 use futures::{FutureExt, SinkExt};
 use wakering::{Driver, Endpoint, ShmError, SpscFace};
 
@@ -125,27 +126,28 @@ fn a_deadline_counts_before_anybody_connected(driver: &Driver) {
 
 fn a_send_with_room_in_time_does_not_time_out(driver: &Driver) {
     both_roles(driver, SMALL, Some(PATIENCE), |here, there| {
-        for blocking in [false, true] {
-            let filled = fill(&here);
-            let here = &here;
-            std::thread::scope(|scope| {
-                let before = here.stats().full_stalls;
-                let sender = scope.spawn(move || {
-                    if blocking {
-                        here.send_blocking(packet(filled, 8))
-                    } else {
-                        wait("send", here.send(packet(filled, 8)))
-                    }
-                });
-                eventually("the sender parks", || here.stats().full_stalls > before);
-                assert_eq!(number(&there.try_recv().unwrap()), 0);
-                sender.join().unwrap().unwrap();
-            });
-            for n in 1..=filled {
-                assert_eq!(number(&there.try_recv().unwrap()), n);
-            }
-        }
+        sends_when_there_is_room(&here, &there, |packet| wait("send", here.send(packet)));
+        sends_when_there_is_room(&here, &there, |packet| here.send_blocking(packet));
     });
+}
+
+/// Fills the ring, sends one packet more, and makes room when the sender has parked.
+fn sends_when_there_is_room(
+    here: &Endpoint,
+    there: &Endpoint,
+    send: impl FnOnce(Bytes) -> Result<(), ShmError> + Send,
+) {
+    let filled = fill(here);
+    std::thread::scope(|scope| {
+        let before = here.stats().full_stalls;
+        let sender = scope.spawn(move || send(packet(filled, 8)));
+        eventually("the sender parks", || here.stats().full_stalls > before);
+        assert_eq!(number(&there.try_recv().unwrap()), 0);
+        sender.join().unwrap().unwrap();
+    });
+    for n in 1..=filled {
+        assert_eq!(number(&there.try_recv().unwrap()), n);
+    }
 }
 
 fn a_batch_has_one_deadline_for_all(driver: &Driver) {
@@ -296,26 +298,12 @@ fn a_packet_that_a_sink_holds_back_counts_in_the_timeout_of_the_next_send(driver
 fn a_send_with_its_own_timeout_is_sent_when_there_is_room_in_time(driver: &Driver) {
     both_roles(driver, SMALL, Some(Duration::ZERO), |here, there| {
         for timeout in [PATIENCE, Duration::MAX] {
-            for blocking in [false, true] {
-                let filled = fill(&here);
-                let here = &here;
-                std::thread::scope(|scope| {
-                    let before = here.stats().full_stalls;
-                    let sender = scope.spawn(move || {
-                        if blocking {
-                            here.send_timeout_blocking(packet(filled, 8), timeout)
-                        } else {
-                            wait("send_timeout", here.send_timeout(packet(filled, 8), timeout))
-                        }
-                    });
-                    eventually("the sender parks", || here.stats().full_stalls > before);
-                    assert_eq!(number(&there.try_recv().unwrap()), 0);
-                    sender.join().unwrap().unwrap();
-                });
-                for n in 1..=filled {
-                    assert_eq!(number(&there.try_recv().unwrap()), n);
-                }
-            }
+            sends_when_there_is_room(&here, &there, |packet| {
+                wait("send_timeout", here.send_timeout(packet, timeout))
+            });
+            sends_when_there_is_room(&here, &there, |packet| {
+                here.send_timeout_blocking(packet, timeout)
+            });
         }
     });
 }
