@@ -1,19 +1,11 @@
 //! Every end of a channel means at the other end of the bridges what it means without them.
 
-use crate::process::Process;
 use crate::world::{LONGEST, World};
-
-/// An application and the engine, connected.
-fn connected(world: &World) -> (Process, Process) {
-    let mut engine = world.engine();
-    let application = world.connect(&mut engine);
-    (engine, application)
-}
 
 #[test]
 fn a_million_packets_of_all_sizes_arrive_both_ways() {
     let world = World::new();
-    let (mut engine, mut application) = connected(&world);
+    let (mut engine, mut application) = world.connected();
     let exchange = format!("exchange 1000000 7 {LONGEST}");
     engine.tell(&exchange);
     application.tell(&exchange);
@@ -26,7 +18,7 @@ fn a_million_packets_of_all_sizes_arrive_both_ways() {
 #[test]
 fn an_application_that_has_finished_sending_still_receives() {
     let world = World::new();
-    let (mut engine, mut application) = connected(&world);
+    let (mut engine, mut application) = world.connected();
     application.does("send 100 1 2000", "sent");
     application.does("finish", "finished");
     engine.does("end", "complete after 100");
@@ -39,7 +31,7 @@ fn an_application_that_has_finished_sending_still_receives() {
 #[test]
 fn an_engine_that_has_finished_sending_still_receives() {
     let world = World::new();
-    let (mut engine, mut application) = connected(&world);
+    let (mut engine, mut application) = world.connected();
     engine.does("finish", "finished");
     application.does("end", "complete after 0");
     application.does("send 100 2 2000", "sent");
@@ -51,7 +43,7 @@ fn an_engine_that_has_finished_sending_still_receives() {
 #[test]
 fn a_close_lets_the_other_side_receive_everything_and_send_nothing() {
     let world = World::new();
-    let (mut engine, mut application) = connected(&world);
+    let (mut engine, mut application) = world.connected();
     application.does("send 100 1 200", "sent");
     application.does("close", "closed");
     engine.does("receive 100 1 200", "received");
@@ -69,7 +61,7 @@ fn a_close_lets_the_other_side_receive_everything_and_send_nothing() {
 #[test]
 fn a_side_that_stops_receiving_stops_the_other_ones_sends_and_goes_on_sending() {
     let world = World::new();
-    let (mut engine, mut application) = connected(&world);
+    let (mut engine, mut application) = world.connected();
     application.does("stop", "stopped");
     engine.does("refused", "closed by the peer");
     application.does("send 100 1 200", "sent");
@@ -94,7 +86,7 @@ fn a_side_that_stops_receiving_stops_the_other_ones_sends_and_goes_on_sending() 
 fn a_cancel_cuts_off_both_sides_at_once() {
     for engine_cancels in [false, true] {
         let world = World::new();
-        let (mut engine, mut application) = connected(&world);
+        let (mut engine, mut application) = world.connected();
         let (one, other) = match engine_cancels {
             true => (&mut engine, &mut application),
             false => (&mut application, &mut engine),
@@ -112,7 +104,7 @@ fn a_cancel_cuts_off_both_sides_at_once() {
 fn a_cancel_does_not_wait_behind_packets_that_nobody_receives() {
     for engine_cancels in [false, true] {
         let world = World::new();
-        let (mut engine, mut application) = connected(&world);
+        let (mut engine, mut application) = world.connected();
         let (one, other) = match engine_cancels {
             true => (&mut engine, &mut application),
             false => (&mut application, &mut engine),

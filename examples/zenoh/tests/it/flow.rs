@@ -23,8 +23,7 @@ fn fills_up(sender: &mut Process, receiver: &mut Process) {
 #[test]
 fn a_side_that_does_not_receive_stops_the_sender_after_bounded_bytes() {
     let world = World::new();
-    let mut engine = world.engine();
-    let mut application = world.connect(&mut engine);
+    let (mut engine, mut application) = world.connected();
     fills_up(&mut application, &mut engine);
     fills_up(&mut engine, &mut application);
 }

@@ -213,8 +213,7 @@ fn an_offer_that_no_channel_makes_is_refused() {
 #[test]
 fn garbage_disturbs_nobody() {
     let world = World::new();
-    let mut engine = world.engine();
-    let mut application = world.connect(&mut engine);
+    let (mut engine, mut application) = world.connected();
     for party in [&mut engine, &mut application] {
         party.tell("exchange 100000 9 1000");
     }

@@ -8,22 +8,12 @@ const UNSUSPICIOUS: [&str; 2] = ["--patience", "3600"];
 
 /// An engine and an application in the middle of a conversation.
 fn talking(world: &World) -> (Process, Process) {
-    let mut engine = world.engine();
-    let mut application = world.connect(&mut engine);
+    let (mut engine, mut application) = world.connected();
     application.does("send 50 1 2000", "sent");
     engine.does("receive 50 1 2000", "received");
     engine.does("send 50 2 2000", "sent");
     application.does("receive 50 2 2000", "received");
     (engine, application)
-}
-
-/// New applications are served as the first one was.
-fn goes_on(world: &World, mut engine: Process) {
-    let mut application = world.connect_anew(&mut engine);
-    application.does("send 50 1 2000", "sent");
-    application.does("close", "closed");
-    engine.does("receive 50 1 2000", "received");
-    engine.does("end", "complete after 0");
 }
 
 #[test]
@@ -38,7 +28,7 @@ fn a_killed_application_ends_the_engines_channel_after_all_that_it_sent() {
     engine.tell("refused");
     assert!(refused.contains(&engine.hear().as_str()));
     engine.does("next", "over");
-    goes_on(&world, engine);
+    world.goes_on(&mut engine);
 }
 
 #[test]
@@ -52,7 +42,7 @@ fn a_killed_engine_ends_the_applications_channel_after_all_that_it_sent() {
     // While there is no engine, applications are cut off.
     let mut early = world.application();
     early.does("end", "cancelled after 0");
-    goes_on(&world, world.engine());
+    world.goes_on(&mut world.engine());
 }
 
 #[test]
@@ -78,7 +68,7 @@ fn a_killed_export_cancels_the_applications_channel() {
     engine.does("end", "the peer died after 0");
     engine.does("next", "over");
     world.restart_export();
-    goes_on(&world, engine);
+    world.goes_on(&mut engine);
 }
 
 #[test]
@@ -91,7 +81,7 @@ fn a_killed_import_cancels_the_engines_channel() {
     application.does("end", "the peer died after 0");
     engine.does("next", "over");
     world.restart_import();
-    goes_on(&world, engine);
+    world.goes_on(&mut engine);
 }
 
 #[test]

@@ -7,8 +7,7 @@ use crate::world::World;
 
 /// Both sides in full flight.
 fn streaming(world: &World) -> (Process, Process) {
-    let mut engine = world.engine();
-    let mut application = world.connect(&mut engine);
+    let (mut engine, mut application) = world.connected();
     for party in [&mut engine, &mut application] {
         party.tell("exchange 100000000 1 2000");
     }
@@ -26,15 +25,6 @@ fn are_cancelled(engine: &mut Process, application: &mut Process) {
     }
 }
 
-fn goes_on(world: &World, engine: &mut Process) {
-    let mut application = world.connect_anew(engine);
-    application.does("send 50 1 2000", "sent");
-    application.does("close", "closed");
-    engine.does("receive 50 1 2000", "received");
-    engine.does("end", "complete after 0");
-    engine.does("next", "over");
-}
-
 #[test]
 fn a_link_that_is_cut_cancels_both_sides_and_serves_new_applications_later() {
     let world = World::with(&["--patience", "3600"]);
@@ -43,7 +33,7 @@ fn a_link_that_is_cut_cancels_both_sides_and_serves_new_applications_later() {
     are_cancelled(&mut engine, &mut application);
     engine.does("next", "over");
     world.proxy.restore();
-    goes_on(&world, &mut engine);
+    world.goes_on(&mut engine);
 }
 
 #[test]
@@ -54,7 +44,7 @@ fn a_link_that_comes_back_at_once_does_not_go_on_with_what_was_lost() {
         world.proxy.restore();
         are_cancelled(&mut first.0, &mut first.1);
         first.0.does("next", "over");
-        goes_on(&world, &mut first.0);
+        world.goes_on(&mut first.0);
         let (mut engine, _) = first;
         let mut application = world.connect(&mut engine);
         for party in [&mut engine, &mut application] {
@@ -73,7 +63,7 @@ fn a_link_that_loses_everything_silently_cancels_both_sides() {
     are_cancelled(&mut engine, &mut application);
     engine.does("next", "over");
     world.proxy.restore();
-    goes_on(&world, &mut engine);
+    world.goes_on(&mut engine);
 }
 
 #[test]
@@ -91,8 +81,7 @@ fn without_a_link_there_is_no_engine_for_applications() {
 #[test]
 fn a_channel_that_nobody_uses_outlasts_the_patience() {
     let world = World::with(&["--patience", "4"]);
-    let mut engine = world.engine();
-    let mut application = world.connect(&mut engine);
+    let (mut engine, mut application) = world.connected();
     std::thread::sleep(Duration::from_secs(9));
     application.does("send 50 1 2000", "sent");
     engine.does("receive 50 1 2000", "received");

@@ -106,8 +106,26 @@ impl World {
         application
     }
 
-    /// Likewise, although the first ones may come before a bridge has noticed that the other one is
-    /// gone, or came back. They are cut off.
+    /// Starts an engine and an application, and connects them.
+    pub fn connected(&self) -> (Process, Process) {
+        let mut engine = self.engine();
+        let application = self.connect(&mut engine);
+        (engine, application)
+    }
+
+    /// Checks that the engine, which is free, serves another application from beginning to end.
+    #[track_caller]
+    pub fn goes_on(&self, engine: &mut Process) {
+        let mut application = self.connect_anew(engine);
+        application.does("send 50 1 2000", "sent");
+        application.does("close", "closed");
+        engine.does("receive 50 1 2000", "received");
+        engine.does("end", "complete after 0");
+        engine.does("next", "over");
+    }
+
+    /// Like [`connect`](Self::connect), although the first ones may come before a bridge has
+    /// noticed that the other one is gone, or came back. They are cut off.
     pub fn connect_anew(&self, engine: &mut Process) -> Process {
         engine.tell("accept");
         for _ in 0..20 {
