@@ -765,7 +765,7 @@ pub use {
     api::face_builder::FaceBuilder,
     api::handle::{HandleBuilder, SpscHandle},
     api::listener::{ListenerStats, SpscListener},
-    driver::{DriverBuilder, PolledDriver},
+    driver::{DriverBuilder, EmbeddedDriver, Operation, PolledDriver, Submission},
 };
 
 #[cfg(all(feature = "async-io", not(all(test, loom))))]

@@ -20,7 +20,7 @@ const POLLS: u32 = if cfg!(all(test, loom)) { 2 } else { 8 };
 
 /// See [`Driver::block_on`].
 pub(super) fn block_on<F: Future>(driver: &Driver, future: F) -> F::Output {
-    assert!(!matches!(driver.run, Run::Polled), "block_on on a polled driver, which turn() runs");
+    assert!(!matches!(driver.run, Run::ByTurns), "block_on on a driver that turn() runs");
     let _inside = Inside::enter();
     let ours = Arc::new(FutureWaker {
         woken: AtomicU32::new(0),

@@ -9,7 +9,7 @@ use super::poller::{Failure, Poller};
 use super::registration::Binding;
 use super::shared::Shared;
 use super::uring::{self, RingPoller};
-use super::{Backend, Driver, Run, background};
+use super::{Backend, Driver, EmbeddedDriver, Run, background};
 use crate::error::ShmError;
 use crate::sync::Arc;
 use crate::sys::cpu;
@@ -92,6 +92,18 @@ impl DriverBuilder {
     pub fn polled(self) -> Result<PolledDriver, ShmError> {
         let driver = PolledDriver::open(self.probe()?)?;
         trace::driver("polled", driver.backend());
+        Ok(driver)
+    }
+
+    /// Makes a driver for an executor that owns an io_uring: the executor submits what the driver
+    /// wants, and passes the completions back.
+    ///
+    /// # Errors
+    ///
+    /// As [`build`](Self::build).
+    pub fn embedded(self) -> Result<EmbeddedDriver, ShmError> {
+        let driver = EmbeddedDriver::open(self.probe()?)?;
+        trace::driver("embedded", driver.backend());
         Ok(driver)
     }
 

@@ -33,6 +33,13 @@ impl Clock {
     pub(super) fn now(&self) -> u64 {
         self.at(Instant::now())
     }
+
+    /// The reverse of [`at`](Self::at).
+    pub(super) fn instant(&self, at: u64) -> Instant {
+        // Fails for a time that no other clock has either.
+        let instant = self.epoch.checked_add(Duration::from_nanos(at));
+        instant.unwrap_or_else(|| self.epoch + Duration::from_secs(u32::MAX.into()))
+    }
 }
 
 /// The clock of a model. Every time that is asked for is the same one in the future.
@@ -55,6 +62,10 @@ impl Clock {
     pub(super) fn now(&self) -> u64 {
         // ORDERING: Acquire pairs with the Release in `let_time_pass`.
         if self.time.load(Ordering::Acquire) == 0 { AWAKE + 1 } else { NEVER - 1 }
+    }
+
+    pub(super) fn instant(&self, _at: u64) -> Instant {
+        Instant::now()
     }
 
     /// Makes the times of all timers come, including timers that are set later.

@@ -7,7 +7,7 @@
 
 use std::time::{Duration, Instant};
 
-use super::clock::NEVER;
+use super::clock::{AWAKE, NEVER};
 use super::entry::{Entry, Wait, shielded};
 use super::inbox::{Command, Request, SleepAttempt};
 use super::poller::{Failure, Found, Outcome, Poller, Wake};
@@ -30,6 +30,14 @@ enum SpinEnd {
     InboxChanged,
     /// The time is over; nothing was found.
     TimedOut,
+}
+
+/// What [`EventLoop::sweep`] has done.
+pub(super) struct Turned {
+    /// The number of calls made to sources.
+    pub(super) calls: usize,
+    /// When the next one is due, on the driver's clock.
+    pub(super) until: u64,
 }
 
 /// The part of a driver that belongs to the thread that runs it.
@@ -229,9 +237,8 @@ impl EventLoop {
     }
 
     /// Does everything that is due, without sleeping, until nothing is. For a polled driver, which
-    /// sleeps between its turns: its descriptor is readable if something is left to do. Returns the
-    /// number of calls made to sources.
-    pub(super) fn sweep(&mut self) -> Result<usize, Failure> {
+    /// sleeps between its turns: its descriptor is readable if something is left to do.
+    pub(super) fn sweep(&mut self) -> Result<Turned, Failure> {
         let before = self.calls;
         self.shared.wake_up(false);
         for _ in 0..ROUNDS {
@@ -254,12 +261,18 @@ impl EventLoop {
             let rest = |batch| self.shared.fall_asleep(until, batch, &|| false);
             if nothing && rest(&mut self.batch) == SleepAttempt::Asleep {
                 self.shared.epoll_set.set_timer(until, &self.shared.clock);
-                return Ok(self.calls.wrapping_sub(before));
+                return Ok(Turned { calls: self.calls.wrapping_sub(before), until });
             }
             self.run_batch();
         }
         self.shared.interrupt();
-        Ok(self.calls.wrapping_sub(before))
+        Ok(Turned { calls: self.calls.wrapping_sub(before), until: AWAKE })
+    }
+
+    /// Returns the registrations that have a wait on their bell.
+    pub(super) fn armed(&mut self) -> Vec<Id> {
+        let armed = self.table.values_mut().filter(|entry| entry.wait != Wait::Idle);
+        armed.map(|entry| entry.slot.id).collect()
     }
 
     fn deliver(&mut self) {

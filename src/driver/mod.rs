@@ -32,7 +32,7 @@ mod epoll_set;
 mod inbox;
 mod shared;
 mod event_loop;
-#[cfg(not(all(test, loom)))]
+#[cfg_attr(all(test, loom), allow(dead_code, reason = "no model has a descriptor"))]
 mod epoll;
 // The targets are those for which the crate io-uring builds: see Cargo.toml.
 #[cfg(all(
@@ -73,6 +73,8 @@ mod parker;
 mod block_on;
 #[cfg(not(all(test, loom)))]
 mod polled;
+mod submission;
+mod embedded;
 #[cfg(all(feature = "async-io", not(all(test, loom))))]
 mod async_io;
 #[cfg(not(all(test, loom)))]
@@ -91,6 +93,7 @@ pub use async_io::AsyncIoDriver;
 pub use builder::DriverBuilder;
 #[cfg(not(all(test, loom)))]
 use builder::poller_of_this_thread;
+pub use embedded::EmbeddedDriver;
 #[cfg(all(test, loom))]
 use model::poller_of_this_thread;
 use parker::Parker;
@@ -101,6 +104,7 @@ use readiness::{Interest, Readiness};
 pub(crate) use registration::{Binding, Registration};
 use shared::Shared;
 pub(crate) use source::Source;
+pub use submission::{Operation, Submission};
 pub use unparker::Unparker;
 
 use crate::error::ShmError;
@@ -145,12 +149,13 @@ impl fmt::Display for Backend {
 /// | [`builder().background()`](DriverBuilder::background) | a thread of its own | a thread separate from the default driver's, or a certain [`Backend`] |
 /// | [`new`](Self::new), [`builder().build()`](DriverBuilder::build) | [`park`](Self::park) and [`block_on`](Self::block_on) | your own executor: the peer's wake returns straight to the executor's thread |
 /// | [`builder().polled()`](DriverBuilder::polled) | [`PolledDriver::drive`] or [`turn`](PolledDriver::turn) | an existing reactor |
+/// | [`builder().embedded()`](DriverBuilder::embedded) | [`EmbeddedDriver::turn`] | an executor with an io_uring of its own |
 ///
 /// Clones are handles to the same driver, usable from any thread. A background thread ends when the
 /// last handle and all endpoints bound to it are gone. It does not keep the process from exiting,
 /// and takes no signals. When the last handle to a driver of the second kind is dropped, or the
-/// [`PolledDriver`] of the third, nobody can run the driver any more: endpoints that are still
-/// bound to it end with [`DriverGone`](crate::CloseReason::DriverGone).
+/// [`PolledDriver`] or [`EmbeddedDriver`] itself, nobody can run the driver any more: endpoints that
+/// are still bound to it end with [`DriverGone`](crate::CloseReason::DriverGone).
 ///
 /// Wakers of tasks are called on the thread that runs the driver. A waker that panics, or that uses
 /// or drops its own end or others, costs no other channel a wake. A waker that blocks holds up all
@@ -196,8 +201,8 @@ enum Run {
     Background,
     /// Any thread that parks. All handles share the parker; it is dropped with the last handle.
     Parked(Arc<Parker>),
-    /// The owner of the [`PolledDriver`].
-    Polled,
+    /// The owner of the [`PolledDriver`] or [`EmbeddedDriver`].
+    ByTurns,
 }
 
 impl Driver {
@@ -229,8 +234,7 @@ impl Driver {
     ///
     /// - [`Io`](ShmError::Io) of the kind `ResourceBusy`: another thread is parked in this driver,
     ///   or a waker called this inside of `park`.
-    /// - [`Unsupported`](ShmError::Unsupported): this is a background driver or a polled one, which
-    ///   others run.
+    /// - [`Unsupported`](ShmError::Unsupported): this driver is run in another way.
     /// - [`Closed`](ShmError::Closed): the kernel failed this driver for good and its endpoints
     ///   have ended, or this is a forked child.
     /// - [`Io`](ShmError::Io): no ring could be made for this thread, or the kernel failed. The
@@ -251,9 +255,9 @@ impl Driver {
             Run::Background => {
                 Err(ShmError::Unsupported { reason: "a background driver runs by itself" })
             }
-            Run::Polled => {
-                Err(ShmError::Unsupported { reason: "a polled driver is run by its turn()" })
-            }
+            Run::ByTurns => Err(ShmError::Unsupported {
+                reason: "a polled or embedded driver is run by its turn()",
+            }),
         }
     }
 
@@ -276,7 +280,7 @@ impl Driver {
     ///
     /// - If this thread is inside of another `block_on` or of `park`, of this or another driver, or
     ///   is the thread of a background driver, where wakers run: the outer call could not continue.
-    /// - On a polled driver, which nobody might run meanwhile.
+    /// - On a polled or embedded driver, which nobody might run meanwhile.
     /// - If the future panics.
     pub fn block_on<F: Future>(&self, future: F) -> F::Output {
         block_on::block_on(self, future)
@@ -402,7 +406,7 @@ impl fmt::Debug for Driver {
         let run = match self.run {
             Run::Background => "background",
             Run::Parked(_) => "parked",
-            Run::Polled => "polled",
+            Run::ByTurns => "by turns",
         };
         let mut form = f.debug_struct("Driver");
         form.field("backend", &self.backend()).field("run", &run);

@@ -5,7 +5,7 @@ use std::io;
 use std::sync::{PoisonError, TryLockError};
 use std::time::Duration;
 
-use super::event_loop::EventLoop;
+use super::event_loop::{EventLoop, Turned};
 use super::poller::{ATTEMPTS, Failure, Found, Poller};
 use super::poller_of_this_thread;
 use super::shared::Shared;
@@ -84,8 +84,13 @@ impl Parker {
     }
 
     /// See [`PolledDriver::turn`](super::PolledDriver::turn).
-    pub(super) fn turn(&self) -> Result<usize, ShmError> {
+    pub(super) fn turn(&self) -> Result<Turned, ShmError> {
         self.run("turning the driver", EventLoop::sweep)
+    }
+
+    /// Returns the registrations that have a wait in the kernel. None if the driver cannot be run.
+    pub(super) fn armed(&self) -> Vec<Id> {
+        self.run("closing the driver", |event_loop| Ok(event_loop.armed())).unwrap_or_default()
     }
 
     /// Runs the driver for one turn, unless another thread runs it.

@@ -91,7 +91,7 @@ impl PolledDriver {
             }
         };
         let parker = Parker::with(shared.clone(), poller);
-        let driver = Driver { binding: Binding::new(shared, false), run: Run::Polled };
+        let driver = Driver { binding: Binding::new(shared, false), run: Run::ByTurns };
         Ok(Self { driver, parker, ring })
     }
 
@@ -109,7 +109,7 @@ impl PolledDriver {
     /// - [`Io`](ShmError::Io): the kernel failed. The descriptor stays readable, and the next call
     ///   may succeed.
     pub fn turn(&self) -> Result<usize, ShmError> {
-        self.parker.turn()
+        self.parker.turn().map(|turned| turned.calls)
     }
 
     /// Runs `future` and this driver in one task until `future` completes. Turns the driver

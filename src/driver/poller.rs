@@ -3,6 +3,8 @@
 use std::io;
 use std::time::Duration;
 
+use rustix::io::Errno;
+
 use super::table::Id;
 use crate::sync::AtomicU32;
 
@@ -72,6 +74,21 @@ pub(super) enum Outcome {
     Poisoned,
 }
 
+/// Returns what the result of a futex wait, or of a poll, in an io_uring means.
+///
+/// A wait takes memory that the kernel does not wait for. Where memory is short it may fail
+/// (ENOMEM), many times in a row. Such a failure is no wake: it would be charged to the peer's
+/// budget.
+#[allow(dead_code, reason = "for io_uring alone")]
+pub(super) fn outcome(error: Option<Errno>) -> Outcome {
+    match error {
+        None => Outcome::Woken,
+        Some(Errno::FAULT | Errno::INVAL) => Outcome::Poisoned,
+        // Includes a word that had changed (EAGAIN): its count tells whether that is news.
+        Some(_) => Outcome::Lapsed,
+    }
+}
+
 /// How many times in a row the kernel may fail before the driver is given up.
 pub(super) const ATTEMPTS: u32 = 8;
 
@@ -93,5 +110,18 @@ impl Failure {
         match self {
             Self::NoPoller(error) | Self::Once(error) | Self::ForGood(error) => error,
         }
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn a_lack_of_memory_is_no_wake() {
+        assert_eq!(outcome(Some(Errno::NOMEM)), Outcome::Lapsed);
+        assert_eq!(outcome(Some(Errno::AGAIN)), Outcome::Lapsed);
+        assert_eq!(outcome(None), Outcome::Woken);
+        assert_eq!(outcome(Some(Errno::FAULT)), Outcome::Poisoned);
     }
 }

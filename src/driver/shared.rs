@@ -9,8 +9,8 @@
 //! The inbox's lock orders going to sleep and giving the driver a command: either the driver sees
 //! the command, or the thread that pushes it sees `asleep_until`. A thread that sees the driver
 //! asleep marks it awake, so each sleep is interrupted once. A driver that no thread runs at
-//! present counts as awake, because it checks the inbox before it sleeps. A polled driver is asleep
-//! between its turns, and an interrupt makes its descriptor readable.
+//! present counts as awake, because it checks the inbox before it sleeps. A polled or embedded driver
+//! is asleep between its turns, and an interrupt makes its descriptor readable or completes a wait.
 
 use std::sync::atomic::AtomicBool;
 use std::task::Wake;
@@ -74,6 +74,17 @@ impl Shared {
         shared.epoll_set.add_interrupt()?;
         shared.epoll_set.add_timer()?;
         // The first registration makes the descriptor readable.
+        lock(&shared.inbox).asleep_until = NEVER;
+        Ok(Arc::new(shared))
+    }
+
+    /// Makes the state of a driver whose waits are in the ring of another.
+    pub(super) fn embedded(backend: Backend) -> Result<Arc<Self>, ShmError> {
+        let mut shared = Self::make(backend)?;
+        if backend == Backend::Epoll {
+            shared.epoll_set.add_interrupt()?;
+        }
+        // The first registration counts the control word up.
         lock(&shared.inbox).asleep_until = NEVER;
         Ok(Arc::new(shared))
     }

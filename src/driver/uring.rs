@@ -33,7 +33,7 @@ use rustix::io::Errno;
 
 use super::Backend;
 use super::epoll;
-use super::poller::{Failure, Found, Outcome, Poller, Wake};
+use super::poller::{Failure, Found, Outcome, Poller, Wake, outcome};
 use super::shared::Shared;
 use super::table::Id;
 use crate::error::ShmError;
@@ -464,31 +464,4 @@ fn enter(ring: &mut IoUring, timeout: Option<Duration>) -> io::Result<()> {
 /// Returns the error in a completion's result.
 fn errno(result: i32) -> Option<Errno> {
     (result < 0).then(|| Errno::from_raw_os_error(result.wrapping_neg()))
-}
-
-/// Returns what the result of a futex wait means.
-///
-/// A wait takes memory that the kernel does not wait for. Where memory is short it may fail
-/// (ENOMEM), many times in a row. Such a failure is no wake: it would be charged to the peer's
-/// budget.
-fn outcome(error: Option<Errno>) -> Outcome {
-    match error {
-        None => Outcome::Woken,
-        Some(Errno::FAULT | Errno::INVAL) => Outcome::Poisoned,
-        // Includes a word that had changed (EAGAIN): its count tells whether that is news.
-        Some(_) => Outcome::Lapsed,
-    }
-}
-
-#[cfg(test)]
-mod tests {
-    use super::*;
-
-    #[test]
-    fn a_lack_of_memory_is_no_wake() {
-        assert_eq!(outcome(Some(Errno::NOMEM)), Outcome::Lapsed);
-        assert_eq!(outcome(Some(Errno::AGAIN)), Outcome::Lapsed);
-        assert_eq!(outcome(None), Outcome::Woken);
-        assert_eq!(outcome(Some(Errno::FAULT)), Outcome::Poisoned);
-    }
 }

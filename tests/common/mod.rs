@@ -19,6 +19,7 @@ use wakering::{
 
 pub mod child;
 pub mod held;
+pub mod own_ring;
 pub mod raw_peer;
 pub mod roles;
 pub mod running;

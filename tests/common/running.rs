@@ -1,10 +1,12 @@
-//! Drivers that run, in each of the three ways.
+//! Drivers that run, in each of the four ways.
 
 use async_io::Async;
 use futures::FutureExt;
 use futures::channel::oneshot;
 use futures::future::{Either, select};
 use wakering::{Backend, Driver, PolledDriver};
+
+use super::own_ring::Executor;
 
 /// How a driver is run.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
@@ -15,9 +17,11 @@ pub enum Way {
     Parked,
     /// In a reactor, on another thread of the test.
     Polled,
+    /// In the ring of an executor, on another thread of the test.
+    Embedded,
 }
 
-pub const WAYS: [Way; 3] = [Way::Background, Way::Parked, Way::Polled];
+pub const WAYS: [Way; 4] = [Way::Background, Way::Parked, Way::Polled, Way::Embedded];
 
 /// Does `work` with a driver that runs in this way meanwhile.
 pub fn running(way: Way, backend: Backend, work: impl FnOnce(&Driver)) {
@@ -32,6 +36,11 @@ pub fn running(way: Way, backend: Backend, work: impl FnOnce(&Driver)) {
             let driver = builder.polled().unwrap();
             let handle = Driver::clone(&driver);
             meanwhile(|end| smol::block_on(turn(driver, end)), || work(&handle));
+        }
+        Way::Embedded => {
+            let driver = builder.embedded().unwrap();
+            let handle = Driver::clone(&driver);
+            meanwhile(|end| _ = Executor::new(driver).block_on(end), || work(&handle));
         }
     }
 }

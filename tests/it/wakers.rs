@@ -25,6 +25,7 @@ macro_rules! in_every_way {
         in_every_way!(@ background Background, $($name),+);
         in_every_way!(@ parked Parked, $($name),+);
         in_every_way!(@ polled Polled, $($name),+);
+        in_every_way!(@ embedded Embedded, $($name),+);
     };
     (@ $module:ident $way:ident, $($name:ident),+) => {
         mod $module {

@@ -188,7 +188,8 @@ fn running_a_driver_twice_is_an_error(like: &Driver) {
     let driver = builder.clone().polled().unwrap();
     run_twice(&driver, &|| driver.turn().map(drop));
     // A driver that runs by itself or by turns cannot be parked in.
-    for not_to_be_parked_in in [like, &driver] {
+    let embedded = builder.embedded().unwrap();
+    for not_to_be_parked_in in [like, &*driver, &*embedded] {
         let parked = not_to_be_parked_in.park(Some(Duration::ZERO));
         assert!(matches!(parked, Err(ShmError::Unsupported { .. })), "{parked:?}");
     }
@@ -203,14 +204,17 @@ fn panic_of(f: impl FnOnce()) -> String {
 fn block_on_inside_of_block_on_panics(like: &Driver) {
     let builder = Driver::builder().backend(like.backend());
     let (one, other) = (builder.clone().build().unwrap(), builder.clone().build().unwrap());
-    let polled = builder.polled().unwrap();
+    let polled = builder.clone().polled().unwrap();
+    let embedded = builder.embedded().unwrap();
     for outer in [like, &one] {
         for inner in [like, &one, &other] {
             let message = panic_of(|| outer.block_on(async { inner.block_on(async {}) }));
             assert!(message.contains("block_on inside of block_on"), "{message}");
         }
-        let message = panic_of(|| outer.block_on(async { polled.block_on(async {}) }));
-        assert!(message.contains("block_on on a polled driver"), "{message}");
+        for by_turns in [&*polled, &*embedded] {
+            let message = panic_of(|| outer.block_on(async { by_turns.block_on(async {}) }));
+            assert!(message.contains("block_on on a driver that turn() runs"), "{message}");
+        }
         assert_eq!(outer.block_on(async { 7 }), 7, "usable after that");
     }
 }
@@ -315,6 +319,11 @@ fn every_waiter_learns_that_a_driver_is_gone(like: &Driver) {
         }
         let handle = Driver::clone(&driver);
         check_every_waiter(driver, like);
+        let mut embedded = builder.clone().embedded().unwrap();
+        if was_run {
+            embedded.turn().unwrap();
+        }
+        check_every_waiter(embedded, like);
         // No thread could run this driver for another end.
         assert!(SpscFace::builder().driver(&handle).pair().is_err());
     }

@@ -4,6 +4,7 @@ mod block_on;
 mod descriptors;
 mod drive;
 mod dropped;
+mod embedded;
 mod misuse;
 mod not_run;
 mod parked;
@@ -78,7 +79,7 @@ fn echo(end: impl Into<Endpoint>) -> impl Future<Output = u64> + Send {
 }
 
 /// Sends packets one by one and receives each back. This end parks for each packet.
-async fn ask(handle: &SpscHandle, rounds: u64) {
+async fn ask(handle: &Endpoint, rounds: u64) {
     for round in 0..rounds {
         handle.send(packet(round, 8)).await.unwrap();
         assert_eq!(number(&handle.recv().await.unwrap()), round);

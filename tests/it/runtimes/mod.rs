@@ -19,6 +19,7 @@ use scenarios::{Calls, SCENARIOS, Task};
 use wakering::{Driver, PolledDriver};
 
 use crate::common::on_both_backends;
+use crate::common::own_ring::Executor;
 use crate::common::running::{Way, running, turn};
 
 on_both_backends!(
@@ -35,17 +36,18 @@ on_both_backends!(
     everything_works_with_a_polled_driver_in_smols_reactor,
     everything_works_with_a_polled_driver_in_async_stds_reactor,
     everything_works_where_one_task_drives_and_works,
+    everything_works_under_an_executor_with_a_ring_of_its_own,
     everything_works_under_an_executor_that_polls_inside_of_wake,
     everything_works_under_an_executor_that_polls_for_no_reason,
     everything_works_when_futures_are_dropped_at_any_await,
 );
 
 /// Runs one scenario after the other.
-fn everything(driver: &Driver, run: impl Fn(Vec<Task>)) {
+fn everything(driver: &Driver, run: impl FnMut(Vec<Task>)) {
     everything_with(Calls::PATIENT, driver, run);
 }
 
-fn everything_with(calls: Calls, driver: &Driver, run: impl Fn(Vec<Task>)) {
+fn everything_with(calls: Calls, driver: &Driver, mut run: impl FnMut(Vec<Task>)) {
     for (name, scenario) in SCENARIOS {
         // libtest shows this if the test fails.
         eprintln!("{name}, {calls:?}");
@@ -157,6 +159,25 @@ fn everything_works_where_one_task_drives_and_works(like: &Driver) {
     everything(&handle, |tasks| {
         let tasks = join_all(tasks.into_iter().map(::async_std::task::spawn));
         ::async_std::task::block_on(driver.get_ref().drive(|| driver.readable(), tasks)).unwrap();
+    });
+}
+
+fn everything_works_under_an_executor_with_a_ring_of_its_own(like: &Driver) {
+    running(Way::Embedded, like.backend(), |driver| {
+        everything(driver, smol_on_threads);
+        everything(driver, new_waker_each_poll);
+    });
+    // Everything runs on one thread.
+    let driver = Driver::builder().backend(like.backend()).embedded().unwrap();
+    let handle = Driver::clone(&driver);
+    let mut executor = Executor::new(driver);
+    everything(&handle, |tasks| {
+        executor.block_on(FuturesUnordered::from_iter(tasks).collect::<()>());
+    });
+    everything(&handle, |tasks| {
+        let smols = smol::LocalExecutor::new();
+        let tasks: Vec<_> = tasks.into_iter().map(|task| smols.spawn(task)).collect();
+        executor.block_on(smols.run(join_all(tasks)));
     });
 }
 

@@ -1,0 +1,375 @@
+//! A driver for an executor that owns an io_uring.
+//!
+//! The driver has no ring. It hands out the submissions that it wants made and takes their
+//! completions, and the executor carries both between the driver and its own ring. Everything that
+//! ends the executor's sleep is such a completion: of the wait on a bell, on the control word (which
+//! other threads count up), or of the poll of the epoll set.
+//!
+//! Between its turns the driver counts as asleep, like a polled one: what another thread asks for
+//! then counts the control word up. It does not matter whether the wait on that word has reached
+//! the kernel by then: a submission that comes later finds another value and completes at once.
+
+use std::collections::VecDeque;
+use std::fmt;
+use std::io;
+use std::ops::Deref;
+use std::os::fd::AsRawFd;
+use std::ptr;
+use std::thread;
+use std::time::{Duration, Instant};
+
+use rustix::io::Errno;
+
+use super::clock::{AWAKE, NEVER};
+use super::epoll;
+use super::parker::Parker;
+use super::poller::{Failure, Found, Outcome, Poller, Wake, outcome};
+use super::registration::Binding;
+use super::shared::Shared;
+use super::submission::{Kind, Submission, of_user_data};
+use super::table::Id;
+use super::{Backend, Driver, Run};
+use crate::error::ShmError;
+use crate::sync::{Arc, AtomicU32, Mutex, Ordering, lock};
+
+/// How long a turn waits if the kernel had no memory for a wait.
+const PAUSE: Duration = Duration::from_millis(1);
+
+/// A [`Driver`] for an executor that owns an io_uring; made by
+/// [`DriverBuilder::embedded`](super::DriverBuilder::embedded).
+///
+/// The executor sleeps in its own ring, and a peer's wake completes a futex wait there: no other
+/// thread and no descriptor is between the two. Where the executor has other work in the same ring,
+/// one `io_uring_enter` serves all of it.
+///
+/// The executor's loop has these steps:
+///
+/// 1. [`turn`](Self::turn), which wakes tasks.
+/// 2. Run the tasks that are ready.
+/// 3. Submit everything that [`next_submission`](Self::next_submission) returns, in this order.
+/// 4. Enter the ring, which submits. If no task is ready, sleep there, at most until
+///    [`deadline`](Self::deadline).
+/// 5. Pass each completion to [`complete`](Self::complete). If that returns `false`, the completion
+///    is the executor's own.
+///
+/// Tasks use clones of the [`Driver`] that this dereferences to. Anything that any thread asks of
+/// the driver after step 1, and an [`unpark`](super::Unparker::unpark), ends the sleep of step 4:
+/// for example a new endpoint, or a send with a timeout. A turn uses up the unparks before it, so
+/// the executor looks for ready tasks after step 1. In an executor that always has tasks to run,
+/// channels make progress with each round through all steps.
+///
+/// The ring may have any flags but `IORING_SETUP_IOPOLL`. It may move to another thread with this
+/// driver if its own flags allow that. Each ring has at most one such driver, because two would not
+/// know their completions apart.
+///
+/// An executor that leaves out a step may leave tasks asleep, and one that reports wakes which have
+/// not happened may end channels with [`WakeFlood`](crate::Violation::WakeFlood). Neither can do
+/// other harm: no submission makes the kernel write to memory, and the driver checks what it is
+/// told.
+///
+/// # Backends
+///
+/// With [`Backend::IoUring`], the default where Linux is 6.7 or later, there is a futex wait for
+/// every endpoint. With [`Backend::Epoll`] there is a poll of the driver's epoll set and nothing
+/// else. That needs no more than Linux 5.5, and costs each wake a byte on a socket and two more
+/// system calls.
+///
+/// # End
+///
+/// When this is dropped, endpoints that are still bound to the driver end with
+/// [`DriverGone`](crate::CloseReason::DriverGone), even if other handles to the driver remain. What
+/// was submitted stays in the ring until the ring is dropped, and does nothing there.
+/// [`close`](Self::close) tells how to cancel it.
+///
+/// # Examples
+///
+#[cfg_attr(
+    all(feature = "io-uring", any(target_arch = "x86_64", target_arch = "aarch64")),
+    doc = "```"
+)]
+#[cfg_attr(
+    not(all(feature = "io-uring", any(target_arch = "x86_64", target_arch = "aarch64"))),
+    doc = "```ignore"
+)]
+/// use std::pin::pin;
+/// use std::sync::Arc;
+/// use std::sync::atomic::{AtomicBool, Ordering};
+/// use std::task::{Context, Poll, Wake};
+///
+/// use io_uring::IoUring;
+/// use wakering::{Driver, SpscFace, SpscHandle};
+///
+/// /// Says that the task is ready. (The only task of this executor, and it has no other thread.)
+/// struct Ready(AtomicBool);
+///
+/// impl Wake for Ready {
+///     fn wake(self: Arc<Self>) {
+///         self.0.store(true, Ordering::Release);
+///     }
+/// }
+///
+/// let mut ring = IoUring::new(64)?;
+/// let mut driver = Driver::builder().embedded()?;
+/// let (face, descriptor) = SpscFace::builder().driver(&driver).pair()?;
+/// let peer = std::thread::spawn(|| {
+///     let handle = SpscHandle::builder().from_fd(descriptor)?;
+///     handle.send_blocking("hello".into())
+/// });
+///
+/// let ready = Arc::new(Ready(AtomicBool::new(true)));
+/// let waker = ready.clone().into();
+/// let mut task = pin!(face.recv());
+/// let packet = loop {
+///     driver.turn()?;
+///     if ready.0.swap(false, Ordering::Acquire) {
+///         match task.as_mut().poll(&mut Context::from_waker(&waker)) {
+///             Poll::Ready(packet) => break packet,
+///             Poll::Pending => continue,
+///         }
+///     }
+///     while let Some(submission) = driver.next_submission() {
+///         // SAFETY: none of a driver's submissions makes the kernel write to memory.
+///         while unsafe { ring.submission().push(&submission.into()) }.is_err() {
+///             ring.submit()?;
+///         }
+///     }
+///     // A channel without timeouts has no deadline.
+///     assert_eq!(driver.deadline(), None);
+///     ring.submit_and_wait(1)?;
+///     for completion in ring.completion() {
+///         assert!(driver.complete(completion.user_data(), completion.result()));
+///     }
+/// };
+/// assert_eq!(packet.unwrap(), "hello");
+/// peer.join().unwrap()?;
+/// # Ok::<(), Box<dyn std::error::Error>>(())
+/// ```
+///
+/// The example `own_ring` is an executor with many channels and a socket.
+pub struct EmbeddedDriver {
+    driver: Driver,
+    parker: Parker,
+    exchange: Arc<Mutex<Exchange>>,
+    /// What the turns so far want submitted.
+    wanted: VecDeque<Submission>,
+    /// Completions for the next turn.
+    completed: Vec<Completion>,
+    /// When the next turn is due.
+    due: u64,
+}
+
+impl EmbeddedDriver {
+    pub(super) fn open(backend: Backend) -> Result<Self, ShmError> {
+        let shared = Shared::embedded(backend)?;
+        let exchange = Arc::default();
+        let poller = EmbeddedPoller::new(shared.clone(), Arc::clone(&exchange));
+        let parker = Parker::with(shared.clone(), Box::new(poller));
+        let driver = Driver { binding: Binding::new(shared, false), run: Run::ByTurns };
+        let (wanted, completed) = (VecDeque::new(), Vec::new());
+        Ok(Self { driver, parker, exchange, wanted, completed, due: AWAKE })
+    }
+
+    /// Does everything that is due, without blocking, and returns the number of calls that it made
+    /// to endpoints, listeners, handshakes and waits for descriptors. Wakers run inside this call,
+    /// on this thread; a panic in a waker is caught.
+    ///
+    /// If the kernel had no memory for a wait, this pauses for a millisecond before it asks for the
+    /// wait again.
+    ///
+    /// # Errors
+    ///
+    /// - [`Closed`](ShmError::Closed): the driver has failed for good and its endpoints have ended,
+    ///   or this is a forked child.
+    /// - [`Io`](ShmError::Io): the kernel failed. The next call may succeed, and
+    ///   [`deadline`](Self::deadline) says that it is due. If the kernel or the ring does not do
+    ///   futex waits, this is returned once, and then [`Closed`](ShmError::Closed).
+    pub fn turn(&mut self) -> Result<usize, ShmError> {
+        lock(&self.exchange).completed.append(&mut self.completed);
+        let turned = self.parker.turn();
+        self.wanted.append(&mut lock(&self.exchange).wanted);
+        self.due = match &turned {
+            Ok(turned) => turned.until,
+            Err(ShmError::Closed { .. }) => NEVER,
+            Err(_) => AWAKE,
+        };
+        turned.map(|turned| turned.calls)
+    }
+
+    /// Returns the next submission that the executor is to make, as long as there is one.
+    ///
+    /// Each has exactly one completion. Until the last one is submitted, channels may miss wakes.
+    pub fn next_submission(&mut self) -> Option<Submission> {
+        self.wanted.pop_front()
+    }
+
+    /// Takes a completion of the executor's ring: its user data and its result. Returns `false`, and
+    /// does nothing, if it belongs to no submission of a driver.
+    ///
+    /// The next [`turn`](Self::turn) does what follows from it, and must come before the executor
+    /// sleeps again.
+    ///
+    /// The user data of a driver's submission has 0xb3 in its uppermost byte, so it is neither the
+    /// address of an object nor a small number.
+    pub fn complete(&mut self, user_data: u64, result: i32) -> bool {
+        let Some((id, kind)) = of_user_data(user_data) else { return false };
+        let error = (result < 0).then(|| Errno::from_raw_os_error(result.wrapping_neg()));
+        self.completed.push(Completion { id, kind, error });
+        self.due = AWAKE;
+        true
+    }
+
+    /// Returns when the next [`turn`](Self::turn) is due even if there is no completion until then.
+    /// `None` if it is not. A time that has passed if there is something to do at once: then the
+    /// executor submits and takes completions, but does not sleep.
+    pub fn deadline(&self) -> Option<Instant> {
+        (self.due != NEVER).then(|| self.driver.shared().clock.instant(self.due))
+    }
+
+    /// Ends the driver, as a drop does, and returns the submissions that cancel all others that are
+    /// still in the ring.
+    ///
+    /// For an executor that goes on to use its ring without the driver. The completions that follow
+    /// belong to no driver; they have 0xb3 in the uppermost byte of their user data.
+    pub fn close(self) -> impl Iterator<Item = Submission> {
+        // In a forked child, and if the driver has failed, there is nothing to cancel.
+        let armed = self.parker.armed();
+        let own = [Kind::Control, Kind::Poll].map(|kind| (Id::OWN, kind));
+        let own = if self.driver.shared().is_forked() { None } else { Some(own) };
+        drop(self);
+        let bells = armed.into_iter().map(|id| (id, Kind::Bell));
+        bells.chain(own.into_iter().flatten()).map(|(id, kind)| Submission::cancel(id, kind))
+    }
+}
+
+impl Deref for EmbeddedDriver {
+    type Target = Driver;
+
+    fn deref(&self) -> &Driver {
+        &self.driver
+    }
+}
+
+impl fmt::Debug for EmbeddedDriver {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        f.debug_struct("EmbeddedDriver")
+            .field("backend", &self.backend())
+            .field("submissions", &self.wanted.len())
+            .finish_non_exhaustive()
+    }
+}
+
+/// What the poller and the [`EmbeddedDriver`] pass to each other at each turn.
+#[derive(Default)]
+struct Exchange {
+    wanted: VecDeque<Submission>,
+    completed: Vec<Completion>,
+}
+
+/// The completion of one of the driver's submissions.
+struct Completion {
+    id: Id,
+    kind: Kind,
+    error: Option<Errno>,
+}
+
+/// Waits with the ring of another.
+struct EmbeddedPoller {
+    shared: Arc<Shared>,
+    exchange: Arc<Mutex<Exchange>>,
+    /// The poll of the epoll set has completed.
+    is_set_due: bool,
+    /// A wait that the driver cannot do without has failed for good.
+    failure: Option<Failure>,
+}
+
+impl EmbeddedPoller {
+    fn new(shared: Arc<Shared>, exchange: Arc<Mutex<Exchange>>) -> Self {
+        let poller = Self { shared, exchange, is_set_due: false, failure: None };
+        poller.wait_for_control();
+        poller.poll_set();
+        poller
+    }
+
+    fn has_futexes(&self) -> bool {
+        self.shared.backend() == Backend::IoUring
+    }
+
+    fn submit(&self, submission: Submission) {
+        lock(&self.exchange).wanted.push_back(submission);
+    }
+
+    fn wait_for(&self, id: Id, kind: Kind, word: &AtomicU32, seen: u32) {
+        self.submit(Submission::wait(id, kind, ptr::from_ref(word).expose_provenance(), seen));
+    }
+
+    /// The driver checks the inbox after this and before it rests.
+    fn wait_for_control(&self) {
+        if self.has_futexes() {
+            let control = self.shared.control();
+            // ORDERING: Acquire pairs with the Release in `Shared::interrupt`.
+            let seen = control.load(Ordering::Acquire);
+            self.wait_for(Id::OWN, Kind::Control, control, seen);
+        }
+    }
+
+    fn poll_set(&self) {
+        self.submit(Submission::poll(self.shared.epoll_set.descriptor().as_raw_fd()));
+    }
+
+    /// Takes the completion of one of the driver's own submissions.
+    fn complete_own(&mut self, kind: Kind, error: Option<Errno>) {
+        match kind {
+            Kind::Bell | Kind::Cancel => {}
+            _ if outcome(error) == Outcome::Poisoned => {
+                let error = io::Error::other("the executor's ring cannot wait for the driver");
+                self.failure = Some(Failure::ForGood(error));
+            }
+            Kind::Control => self.wait_for_control(),
+            Kind::Poll => self.is_set_due = true,
+        }
+    }
+}
+
+impl Poller for EmbeddedPoller {
+    fn arm(&mut self, id: Id, bell: &AtomicU32, seen: u32) -> bool {
+        if self.has_futexes() {
+            self.wait_for(id, Kind::Bell, bell, seen);
+        }
+        self.has_futexes()
+    }
+
+    fn disarm(&mut self, id: Id) {
+        self.submit(Submission::cancel(id, Kind::Bell));
+    }
+
+    /// Never sleeps: the executor does that.
+    fn wait(&mut self, _timeout: Option<Duration>, found: &mut Found) -> Result<(), Failure> {
+        self.reap_ready(found);
+        if let Some(failure) = self.failure.take() {
+            return Err(failure);
+        }
+        if std::mem::take(&mut self.is_set_due) {
+            let taken = epoll::take(&self.shared, Some(Duration::ZERO), found);
+            // If something is left in the set, this poll completes at once.
+            self.poll_set();
+            taken.map_err(|errno| Failure::Once(errno.into()))?;
+        }
+        Ok(())
+    }
+
+    fn reap_ready(&mut self, found: &mut Found) {
+        let completed = std::mem::take(&mut lock(&self.exchange).completed);
+        if completed.iter().any(|completion| completion.error == Some(Errno::NOMEM)) {
+            thread::sleep(PAUSE);
+        }
+        for Completion { id, kind, error } in completed {
+            if id == Id::OWN {
+                self.complete_own(kind, error);
+            } else {
+                found.wakes.push(Wake { id, outcome: outcome(error) });
+            }
+        }
+    }
+
+    fn close(&mut self) {}
+}
