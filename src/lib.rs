@@ -756,7 +756,7 @@ pub use {
     api::receiver::Receiver,
     api::sender::Sender,
     channel::Stats,
-    driver::{Backend, Driver, Unparker},
+    driver::{Backend, Driver, EmbeddedDriver, Operation, Submission, Unparker},
     rendezvous::credentials::PeerCredentials,
 };
 #[cfg(not(all(test, loom)))]
@@ -765,7 +765,7 @@ pub use {
     api::face_builder::FaceBuilder,
     api::handle::{HandleBuilder, SpscHandle},
     api::listener::{ListenerStats, SpscListener},
-    driver::{DriverBuilder, EmbeddedDriver, Operation, PolledDriver, Submission},
+    driver::{DriverBuilder, PolledDriver},
 };
 
 #[cfg(all(feature = "async-io", not(all(test, loom))))]

@@ -15,6 +15,9 @@ use std::io;
 use std::ops::Deref;
 use std::os::fd::AsRawFd;
 use std::ptr;
+// Not `crate::sync`'s: one thread at a time touches what it guards, so the models need not explore
+// it.
+use std::sync::{Mutex, MutexGuard, PoisonError};
 use std::thread;
 use std::time::{Duration, Instant};
 
@@ -30,7 +33,7 @@ use super::submission::{Kind, Submission, of_user_data};
 use super::table::Id;
 use super::{Backend, Driver, Run};
 use crate::error::ShmError;
-use crate::sync::{Arc, AtomicU32, Mutex, Ordering, lock};
+use crate::sync::{Arc, AtomicU32, Ordering};
 
 /// How long a turn waits if the kernel had no memory for a wait.
 const PAUSE: Duration = Duration::from_millis(1);
@@ -149,7 +152,7 @@ const PAUSE: Duration = Duration::from_millis(1);
 pub struct EmbeddedDriver {
     driver: Driver,
     parker: Parker,
-    exchange: Arc<Mutex<Exchange>>,
+    exchange: Arc<Exchange>,
     /// What the turns so far want submitted.
     wanted: VecDeque<Submission>,
     /// Completions for the next turn.
@@ -160,13 +163,18 @@ pub struct EmbeddedDriver {
 
 impl EmbeddedDriver {
     pub(super) fn open(backend: Backend) -> Result<Self, ShmError> {
-        let shared = Shared::embedded(backend)?;
-        let exchange = Arc::default();
-        let poller = EmbeddedPoller::new(shared.clone(), Arc::clone(&exchange));
+        Ok(Self::of(Binding::new(Shared::embedded(backend)?, false)))
+    }
+
+    /// Makes the driver of this binding.
+    pub(super) fn of(binding: Binding) -> Self {
+        let shared = binding.shared();
+        let exchange = Arc::new(Exchange::default());
+        let poller = EmbeddedPoller::new(shared.clone(), exchange.clone());
         let parker = Parker::with(shared.clone(), Box::new(poller));
-        let driver = Driver { binding: Binding::new(shared, false), run: Run::ByTurns };
+        let driver = Driver { binding, run: Run::ByTurns };
         let (wanted, completed) = (VecDeque::new(), Vec::new());
-        Ok(Self { driver, parker, exchange, wanted, completed, due: AWAKE })
+        Self { driver, parker, exchange, wanted, completed, due: AWAKE }
     }
 
     /// Does everything that is due, without blocking, and returns the number of calls that it made
@@ -184,9 +192,9 @@ impl EmbeddedDriver {
     ///   [`deadline`](Self::deadline) says that it is due. If the kernel or the ring does not do
     ///   futex waits, this is returned once, and then [`Closed`](ShmError::Closed).
     pub fn turn(&mut self) -> Result<usize, ShmError> {
-        lock(&self.exchange).completed.append(&mut self.completed);
+        lock(&self.exchange.completed).append(&mut self.completed);
         let turned = self.parker.turn();
-        self.wanted.append(&mut lock(&self.exchange).wanted);
+        self.wanted.append(&mut lock(&self.exchange.wanted));
         self.due = match &turned {
             Ok(turned) => turned.until,
             Err(ShmError::Closed { .. }) => NEVER,
@@ -225,6 +233,12 @@ impl EmbeddedDriver {
         (self.due != NEVER).then(|| self.driver.shared().clock.instant(self.due))
     }
 
+    /// Whether the next turn is due now.
+    #[cfg(all(test, loom))]
+    pub(super) fn is_due(&self) -> bool {
+        self.due == AWAKE
+    }
+
     /// Ends the driver, as a drop does, and returns the submissions that cancel all others that are
     /// still in the ring.
     ///
@@ -261,8 +275,12 @@ impl fmt::Debug for EmbeddedDriver {
 /// What the poller and the [`EmbeddedDriver`] pass to each other at each turn.
 #[derive(Default)]
 struct Exchange {
-    wanted: VecDeque<Submission>,
-    completed: Vec<Completion>,
+    wanted: Mutex<VecDeque<Submission>>,
+    completed: Mutex<Vec<Completion>>,
+}
+
+fn lock<T>(queue: &Mutex<T>) -> MutexGuard<'_, T> {
+    queue.lock().unwrap_or_else(PoisonError::into_inner)
 }
 
 /// The completion of one of the driver's submissions.
@@ -275,7 +293,7 @@ struct Completion {
 /// Waits with the ring of another.
 struct EmbeddedPoller {
     shared: Arc<Shared>,
-    exchange: Arc<Mutex<Exchange>>,
+    exchange: Arc<Exchange>,
     /// The poll of the epoll set has completed.
     is_set_due: bool,
     /// A wait that the driver cannot do without has failed for good.
@@ -283,7 +301,7 @@ struct EmbeddedPoller {
 }
 
 impl EmbeddedPoller {
-    fn new(shared: Arc<Shared>, exchange: Arc<Mutex<Exchange>>) -> Self {
+    fn new(shared: Arc<Shared>, exchange: Arc<Exchange>) -> Self {
         let poller = Self { shared, exchange, is_set_due: false, failure: None };
         poller.wait_for_control();
         poller.poll_set();
@@ -295,7 +313,7 @@ impl EmbeddedPoller {
     }
 
     fn submit(&self, submission: Submission) {
-        lock(&self.exchange).wanted.push_back(submission);
+        lock(&self.exchange.wanted).push_back(submission);
     }
 
     fn wait_for(&self, id: Id, kind: Kind, word: &AtomicU32, seen: u32) {
@@ -313,6 +331,9 @@ impl EmbeddedPoller {
     }
 
     fn poll_set(&self) {
+        if cfg!(all(test, loom)) {
+            return;
+        }
         self.submit(Submission::poll(self.shared.epoll_set.descriptor().as_raw_fd()));
     }
 
@@ -358,7 +379,7 @@ impl Poller for EmbeddedPoller {
     }
 
     fn reap_ready(&mut self, found: &mut Found) {
-        let completed = std::mem::take(&mut lock(&self.exchange).completed);
+        let completed = std::mem::take(&mut *lock(&self.exchange.completed));
         if completed.iter().any(|completion| completion.error == Some(Errno::NOMEM)) {
             thread::sleep(PAUSE);
         }

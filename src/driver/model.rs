@@ -8,21 +8,25 @@
 //! [`Driver::run`] is what a program does that parks in its driver: it polls tasks that were woken,
 //! and parks otherwise. A task whose wake is lost is not polled again, which shows as a deadlock.
 //!
+//! [`Driver::embedded`] is the shipped embedded driver in an [`Executor`], which owns such a ring.
+//!
 //! Time stands still, so no timer fires until the model says that time passes.
 
 use std::fmt;
 use std::pin::Pin;
+use std::sync::Mutex as StdMutex;
 use std::task::{Context, Poll, Wake, Waker};
 use std::time::Duration;
 
 use loom::thread::{self, ThreadId};
+use rustix::io::Errno;
 
 use super::parker::Parker;
 use super::poller::{Failure, Found, Outcome, Poller};
 use super::registration::Binding;
 use super::shared::Shared;
 use super::table::Id;
-use super::{Backend, Run, poller};
+use super::{Backend, EmbeddedDriver, Operation, Run, poller};
 use crate::error::ShmError;
 use crate::sync::{Arc, AtomicU32, Ordering};
 use crate::sys::futex::Ring;
@@ -102,10 +106,53 @@ impl super::Driver {
     }
 }
 
-/// A driver to park in, and a way to run tasks on it.
+/// The ring of an executor, and the driver in it.
+struct Executor {
+    ring: Arc<Ring>,
+    driver: EmbeddedDriver,
+}
+
+impl Executor {
+    fn turn(&mut self) {
+        self.driver.turn().unwrap();
+    }
+
+    /// Submits what the driver wants, sleeps if there is nothing to do, and passes on what has
+    /// happened.
+    #[allow(unsafe_code, reason = "a submission has the address of a word")]
+    fn enter(&mut self) {
+        while let Some(submission) = self.driver.next_submission() {
+            match submission.operation() {
+                Operation::FutexWait { address, value } => {
+                    // SAFETY: the driver has made the address from a reference to this type. No
+                    // model submits a wait for an end that is gone.
+                    let word = unsafe { &*std::ptr::with_exposed_provenance::<AtomicU32>(address) };
+                    self.ring.wait_on(word, value, submission.user_data());
+                }
+                Operation::Cancel { user_data } => self.ring.cancel(user_data),
+                Operation::PollAdd { .. } => unreachable!("no model has an epoll set"),
+            }
+        }
+        for (user_data, woken) in self.ring.enter(!self.driver.is_due()) {
+            let result = if woken { 0 } else { Errno::AGAIN.raw_os_error().wrapping_neg() };
+            assert!(self.driver.complete(user_data, result));
+        }
+    }
+}
+
+impl Drop for Executor {
+    fn drop(&mut self) {
+        self.ring.close();
+    }
+}
+
+/// A driver to park in, or an embedded one, and a way to run tasks on it.
 #[derive(Clone)]
 pub(crate) struct Driver {
     driver: super::Driver,
+    /// Where the driver is embedded. (Not loom's mutex: the thread that runs the driver alone
+    /// locks it.)
+    executor: Option<Arc<StdMutex<Executor>>>,
     /// 1 once [`serve`](Self::serve) must return.
     stopped: Arc<AtomicU32>,
 }
@@ -129,7 +176,18 @@ impl Driver {
         // Each model has a thread that runs it, if it must be run, so its ends have no `Hangup`.
         let driver =
             super::Driver { binding: Binding::new(shared, true), run: Run::Parked(parker) };
-        Self { driver, stopped: Arc::new(AtomicU32::new(0)) }
+        Self { driver, executor: None, stopped: Arc::new(AtomicU32::new(0)) }
+    }
+
+    /// As [`new`](Self::new), but the driver is embedded in an executor with a ring of its own.
+    pub(crate) fn embedded() -> Self {
+        let shared = Shared::embedded(Backend::IoUring).unwrap();
+        // As in `with`.
+        let driver = EmbeddedDriver::of(Binding::new(shared, true));
+        let handle = super::Driver::clone(&driver);
+        let executor = Arc::new(StdMutex::new(Executor { ring: Arc::default(), driver }));
+        let stopped = Arc::new(AtomicU32::new(0));
+        Self { driver: handle, executor: Some(executor), stopped }
     }
 
     /// Returns the shipped driver.
@@ -148,7 +206,15 @@ impl Driver {
     }
 
     fn park(&self) {
-        self.driver.park(None).unwrap();
+        match &self.executor {
+            // The caller looks for tasks that are ready after the turn.
+            Some(executor) => {
+                let mut executor = executor.lock().unwrap();
+                executor.enter();
+                executor.turn();
+            }
+            None => self.driver.park(None).unwrap(),
+        }
     }
 
     /// Serves the ends, and runs no tasks, until [`stop`](Self::stop): a background driver.

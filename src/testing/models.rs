@@ -11,8 +11,8 @@
 //! From the bottom up: [`ring`] and [`bell`] cover what is shared with the peer, [`ends`] how the
 //! peer announces its end, [`waiters`] the queue of local tasks, [`notify_flag`] the waker of a
 //! future that is driven. They use [`halves`] of their own, which do the bare protocol.
-//! [`block_on`], [`blocking`], [`endpoint`], [`requests`], [`sink`] and [`tasks`] cover the shipped
-//! ends, on a driver that the model's own threads run. [`in_place`] does both.
+//! [`block_on`], [`blocking`], [`embedded`], [`endpoint`], [`requests`], [`sink`] and [`tasks`] cover
+//! the shipped ends, on a driver that the model's own threads run. [`in_place`] does both.
 //!
 //! A lost wake is a deadlock, which loom reports. Loom cannot see stores that overtake earlier
 //! loads: the Release of `head` and `taken`, and the order of clear and count in the bell, must be
@@ -21,6 +21,7 @@
 mod bell;
 mod block_on;
 mod blocking;
+mod embedded;
 mod endpoint;
 mod ends;
 mod halves;
@@ -32,6 +33,9 @@ mod sink;
 mod tasks;
 mod waiters;
 
+use std::pin::Pin;
+use std::task::{Context, Poll, Waker};
+
 use bytes::Bytes;
 
 use crate::api::endpoint::Endpoint;
@@ -39,7 +43,7 @@ use crate::channel::Options;
 use crate::driver::model::Driver;
 use crate::shm::layout::Side;
 use crate::shm::region::Region;
-use crate::sync::Arc;
+use crate::sync::{Arc, Mutex, lock};
 use halves::{Rx, Tx};
 
 /// Every interleaving.
@@ -77,7 +81,7 @@ fn channel(ring_bytes: usize) -> [(Endpoint, Driver); 2] {
 }
 
 /// As [`channel`], with drivers that `driver` makes.
-fn channel_on(ring_bytes: usize, driver: fn() -> Driver) -> [(Endpoint, Driver); 2] {
+fn channel_on(ring_bytes: usize, driver: impl FnMut() -> Driver) -> [(Endpoint, Driver); 2] {
     unkept(ring_bytes, driver).map(|(end, driver)| {
         // A model that does not run the driver need not keep it.
         end.channel().keep(Box::new(driver.clone()));
@@ -86,7 +90,7 @@ fn channel_on(ring_bytes: usize, driver: fn() -> Driver) -> [(Endpoint, Driver);
 }
 
 /// As [`channel_on`], but an end whose driver is dropped ends.
-fn unkept(ring_bytes: usize, driver: fn() -> Driver) -> [(Endpoint, Driver); 2] {
+fn unkept(ring_bytes: usize, mut driver: impl FnMut() -> Driver) -> [(Endpoint, Driver); 2] {
     let region = Region::model(ring_bytes, 8);
     let options = Options { send_timeout: None, ..Options::default() };
     [Side::Face, Side::Handle].map(|side| {
@@ -133,6 +137,39 @@ fn ping_pong([(face, driver), (handle, other)]: [(Endpoint, Driver); 2]) {
         }
     });
     peer.join().unwrap();
+}
+
+/// An event that happens once, and that one task waits for.
+#[derive(Clone)]
+struct Event(Arc<Mutex<(bool, Option<Waker>)>>);
+
+impl Event {
+    fn new() -> Self {
+        Self(Arc::new(Mutex::new((false, None))))
+    }
+
+    fn happen(&self) {
+        let mut state = lock(&self.0);
+        state.0 = true;
+        let waker = state.1.take();
+        drop(state);
+        if let Some(waker) = waker {
+            waker.wake();
+        }
+    }
+}
+
+impl Future for Event {
+    type Output = ();
+
+    fn poll(self: Pin<&mut Self>, cx: &mut Context<'_>) -> Poll<()> {
+        let mut state = lock(&self.0);
+        if state.0 {
+            return Poll::Ready(());
+        }
+        state.1 = Some(cx.waker().clone());
+        Poll::Pending
+    }
 }
 
 /// A waker that records that it was called.

@@ -1,48 +1,14 @@
 //! Futures that run on a driver, in the shipped `block_on`: a wake ends their thread's sleep, even
 //! if another thread has used up the unpark that came with it.
 
-use std::pin::{Pin, pin};
-use std::task::{Context, Poll, Waker};
+use std::pin::pin;
+use std::task::Poll;
 use std::time::Duration;
 
 use loom::thread;
 
-use super::{ALL, channel_on, explore, packet};
+use super::{ALL, Event, channel_on, explore, packet};
 use crate::driver::model::Driver;
-use crate::sync::{Arc, Mutex, lock};
-
-/// An event that happens once, and that one task waits for.
-#[derive(Clone)]
-struct Event(Arc<Mutex<(bool, Option<Waker>)>>);
-
-impl Event {
-    fn new() -> Self {
-        Self(Arc::new(Mutex::new((false, None))))
-    }
-
-    fn happen(&self) {
-        let mut state = lock(&self.0);
-        state.0 = true;
-        let waker = state.1.take();
-        drop(state);
-        if let Some(waker) = waker {
-            waker.wake();
-        }
-    }
-}
-
-impl Future for Event {
-    type Output = ();
-
-    fn poll(self: Pin<&mut Self>, cx: &mut Context<'_>) -> Poll<()> {
-        let mut state = lock(&self.0);
-        if state.0 {
-            return Poll::Ready(());
-        }
-        state.1 = Some(cx.waker().clone());
-        Poll::Pending
-    }
-}
 
 /// A wake comes from another thread at any moment.
 #[test]
