@@ -1,6 +1,7 @@
 //! A child that was forked without an exec leaves its parent's channels alone.
 #![allow(unsafe_code, reason = "fork is unsafe, and no crate here declares it")]
 
+use std::cell::RefCell;
 use std::io::{Read, Write};
 use std::os::fd::OwnedFd;
 use std::os::unix::net::UnixStream;
@@ -18,9 +19,15 @@ use rustix::net::sockopt::Timeout;
 use rustix::net::{self, AddressFamily, RecvFlags, SocketAddrUnix, SocketType};
 use rustix::process::{Pid, Signal, WaitOptions, kill_process, waitpid};
 use wakering::{
-    Backend, Canceller, CloseReason, Driver, Endpoint, Grant, Packet, PolledDriver,
+    Backend, Canceller, CloseReason, Driver, EmbeddedDriver, Endpoint, Grant, Packet, PolledDriver,
     RecvTimeoutError, ShmError, SpscFace, SpscHandle, SpscListener, TryRecvError, TrySendError,
 };
+
+#[allow(dead_code, unreachable_pub, reason = "other binaries need the rest")]
+#[path = "common/own_ring.rs"]
+mod own_ring;
+
+use own_ring::Executor;
 
 const DEADLINE: Duration = Duration::from_secs(20);
 
@@ -263,6 +270,42 @@ fn a_child_leaves_a_polled_driver_alone() {
                 drop(driver);
             });
             expect_success(child);
+            ping_pong(&face, &handle, &turn);
+        }
+        assert_eq!((face.close_reason(), handle.close_reason()), (None, None));
+    }
+}
+
+#[test]
+fn a_child_leaves_an_embedded_driver_alone() {
+    for backend in backends() {
+        let driver = Driver::builder().backend(backend).embedded().unwrap();
+        let (face, handle) = pair(&driver);
+        let executor = RefCell::new(Executor::new(driver));
+        let turn = || {
+            let mut executor = executor.borrow_mut();
+            executor.driver.turn().unwrap();
+            executor.enter(Some(Duration::ZERO));
+        };
+        ping_pong(&face, &handle, &turn);
+        for closes in [false, true].into_iter().cycle().take(20) {
+            // There is a submission to make.
+            let another = pair(&executor.borrow().driver);
+            executor.borrow_mut().driver.turn().unwrap();
+            let child = in_child(|| {
+                let mut driver: EmbeddedDriver = copy(&executor.borrow().driver);
+                assert_eq!(driver.next_submission(), None);
+                assert!(is_forked(driver.turn().map(drop)));
+                assert_eq!(driver.deadline(), None);
+                let ends = (copy(&face), copy(&handle));
+                misuse(ends.0);
+                misuse(ends.1);
+                if closes {
+                    assert_eq!(driver.close().count(), 0);
+                }
+            });
+            expect_success(child);
+            drop(another);
             ping_pong(&face, &handle, &turn);
         }
         assert_eq!((face.close_reason(), handle.close_reason()), (None, None));

@@ -64,6 +64,7 @@ fn expect_epoll(errno: Option<Errno>) {
     refused(builder().build().unwrap_err());
     refused(builder().background().unwrap_err());
     refused(builder().polled().unwrap_err());
+    refused(builder().embedded().unwrap_err());
 
     // The default driver.
     let (face, descriptor) = SpscFace::pair().unwrap();

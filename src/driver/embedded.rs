@@ -206,8 +206,9 @@ impl EmbeddedDriver {
     /// Returns the next submission that the executor is to make, as long as there is one.
     ///
     /// Each has exactly one completion. Until the last one is submitted, channels may miss wakes.
+    /// There is none in a forked child.
     pub fn next_submission(&mut self) -> Option<Submission> {
-        self.wanted.pop_front()
+        if self.driver.shared().is_forked() { None } else { self.wanted.pop_front() }
     }
 
     /// Takes a completion of the executor's ring: its user data and its result. Returns `false`, and

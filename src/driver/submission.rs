@@ -112,9 +112,10 @@ fn user_data(id: Id, kind: Kind) -> u64 {
 
 /// Returns what the user data of a submission says, or `None` if none of ours has it.
 pub(super) fn of_user_data(user_data: u64) -> Option<(Id, Kind)> {
-    let kind = KINDS.get(usize::from(user_data as u8))?;
+    let [tag, .., kind] = user_data.to_be_bytes();
+    let kind = KINDS.get(usize::from(kind))?;
     let (id, _) = Id::unpack(user_data >> ID_SHIFT << TOKEN_BITS);
-    (user_data >> TAG_SHIFT == u64::from(TAG)).then_some((id, *kind))
+    (tag == TAG).then_some((id, *kind))
 }
 
 #[cfg(all(

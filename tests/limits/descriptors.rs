@@ -130,6 +130,8 @@ fn child_that_makes() {
         assert_eq!(driver.backend(), expected);
         let driver = with_more_each_time("polled", nothing, |()| builder().polled());
         assert_eq!(driver.backend(), expected);
+        let driver = with_more_each_time("embedded", nothing, |()| builder().embedded());
+        assert_eq!(driver.backend(), expected);
         let driver = with_more_each_time("background", nothing, |()| builder().background());
         assert_eq!(driver.backend(), expected);
         serves(&driver);
