@@ -2,8 +2,8 @@
 //!
 //! The driver has no ring. It hands out the submissions that it wants made and takes their
 //! completions, and the executor carries both between the driver and its own ring. Everything that
-//! ends the executor's sleep is such a completion: of the wait on a bell, on the control word (which
-//! other threads count up), or of the poll of the epoll set.
+//! ends the executor's sleep is such a completion: of the wait on a bell, on the control word
+//! (which other threads count up), or of the poll of the epoll set.
 //!
 //! Between its turns the driver counts as asleep, like a polled one: what another thread asks for
 //! then counts the control word up. It does not matter whether the wait on that word has reached
@@ -29,7 +29,7 @@ use super::parker::Parker;
 use super::poller::{Failure, Found, Outcome, Poller, Wake, outcome};
 use super::registration::Binding;
 use super::shared::Shared;
-use super::submission::{Kind, Submission, of_user_data};
+use super::submission::{Kind, Submission, Submitter};
 use super::table::Id;
 use super::{Backend, Driver, Run};
 use crate::error::ShmError;
@@ -58,12 +58,23 @@ const PAUSE: Duration = Duration::from_millis(1);
 /// Tasks use clones of the [`Driver`] that this dereferences to. Anything that any thread asks of
 /// the driver after step 1, and an [`unpark`](super::Unparker::unpark), ends the sleep of step 4:
 /// for example a new endpoint, or a send with a timeout. A turn uses up the unparks before it, so
-/// the executor looks for ready tasks after step 1. In an executor that always has tasks to run,
-/// channels make progress with each round through all steps.
+/// the executor looks for ready tasks after step 1. A waker on the executor's own thread need not
+/// unpark: between two turns that costs a system call and a round without sleep. In an executor
+/// that always has tasks to run, channels make progress with each round through all steps.
 ///
-/// The ring may have any flags but `IORING_SETUP_IOPOLL`. It may move to another thread with this
-/// driver if its own flags allow that. Each ring has at most one such driver, because two would not
-/// know their completions apart.
+/// # Ring
+///
+/// The ring may have any flags but `IORING_SETUP_IOPOLL`. Every round enters the kernel with
+/// `IORING_ENTER_GETEVENTS`, as `submit_and_wait` and `submit_with_args` of the crate io-uring do:
+/// with `IORING_SETUP_DEFER_TASKRUN` nothing completes otherwise.
+///
+/// All submissions of a driver go to the same ring, as they are. The driver's waits take long, so
+/// in this ring an entry of the executor's with `IOSQE_IO_DRAIN` does not complete, and one with
+/// `IOSQE_IO_LINK` must not come directly before a driver's. If the kernel loses completions (an
+/// enter fails with `EBADR`), drop the driver.
+///
+/// The ring may move to another thread with the driver if its flags allow that. Several drivers may
+/// share a ring.
 ///
 /// An executor that leaves out a step may leave tasks asleep, and one that reports wakes which have
 /// not happened may end channels with [`WakeFlood`](crate::Violation::WakeFlood). Neither can do
@@ -80,9 +91,11 @@ const PAUSE: Duration = Duration::from_millis(1);
 /// # End
 ///
 /// When this is dropped, endpoints that are still bound to the driver end with
-/// [`DriverGone`](crate::CloseReason::DriverGone), even if other handles to the driver remain. What
-/// was submitted stays in the ring until the ring is dropped, and does nothing there.
-/// [`close`](Self::close) tells how to cancel it.
+/// [`DriverGone`](crate::CloseReason::DriverGone), even if other handles to the driver remain.
+/// Enter before that what was pushed into the submission queue. Most of what the driver has in the
+/// ring completes soon after; the rest does nothing until the ring is dropped.
+/// [`close`](Self::close) returns what cancels all of it. [`Submission::is_user_data`] tells these
+/// late completions from the executor's own.
 ///
 /// # Examples
 ///
@@ -98,8 +111,10 @@ const PAUSE: Duration = Duration::from_millis(1);
 /// use std::sync::Arc;
 /// use std::sync::atomic::{AtomicBool, Ordering};
 /// use std::task::{Context, Poll, Wake};
+/// use std::time::Instant;
 ///
 /// use io_uring::IoUring;
+/// use io_uring::types::{SubmitArgs, Timespec};
 /// use wakering::{Driver, SpscFace, SpscHandle};
 ///
 /// /// Says that the task is ready. (The only task of this executor, and it has no other thread.)
@@ -136,9 +151,12 @@ const PAUSE: Duration = Duration::from_millis(1);
 ///             ring.submit()?;
 ///         }
 ///     }
-///     // A channel without timeouts has no deadline.
-///     assert_eq!(driver.deadline(), None);
-///     ring.submit_and_wait(1)?;
+/// ///     let due = driver.deadline().map(|due| due.saturating_duration_since(Instant::now()));
+///     let timeout = due.map(Timespec::from);
+///     let args = SubmitArgs::new();
+///     let args = timeout.as_ref().map_or(args, |timeout| args.timespec(timeout));
+///     // It may fail because the time is over, or because of a signal.
+///     let _ = ring.submitter().submit_with_args(1, &args);
 ///     for completion in ring.completion() {
 ///         assert!(driver.complete(completion.user_data(), completion.result()));
 ///     }
@@ -152,6 +170,7 @@ const PAUSE: Duration = Duration::from_millis(1);
 pub struct EmbeddedDriver {
     driver: Driver,
     parker: Parker,
+    submitter: Submitter,
     exchange: Arc<Exchange>,
     /// What the turns so far want submitted.
     wanted: VecDeque<Submission>,
@@ -169,12 +188,12 @@ impl EmbeddedDriver {
     /// Makes the driver of this binding.
     pub(super) fn of(binding: Binding) -> Self {
         let shared = binding.shared();
-        let exchange = Arc::new(Exchange::default());
-        let poller = EmbeddedPoller::new(shared.clone(), exchange.clone());
+        let (submitter, exchange) = (Submitter::new(), Arc::new(Exchange::default()));
+        let poller = EmbeddedPoller::new(shared.clone(), submitter, exchange.clone());
         let parker = Parker::with(shared.clone(), Box::new(poller));
         let driver = Driver { binding, run: Run::ByTurns };
         let (wanted, completed) = (VecDeque::new(), Vec::new());
-        Self { driver, parker, exchange, wanted, completed, due: AWAKE }
+        Self { driver, parker, submitter, exchange, wanted, completed, due: AWAKE }
     }
 
     /// Does everything that is due, without blocking, and returns the number of calls that it made
@@ -197,7 +216,10 @@ impl EmbeddedDriver {
         self.wanted.append(&mut lock(&self.exchange.wanted));
         self.due = match &turned {
             Ok(turned) => turned.until,
-            Err(ShmError::Closed { .. }) => NEVER,
+            Err(ShmError::Closed { .. }) => {
+                self.wanted.clear();
+                NEVER
+            }
             Err(_) => AWAKE,
         };
         turned.map(|turned| turned.calls)
@@ -211,16 +233,14 @@ impl EmbeddedDriver {
         if self.driver.shared().is_forked() { None } else { self.wanted.pop_front() }
     }
 
-    /// Takes a completion of the executor's ring: its user data and its result. Returns `false`, and
-    /// does nothing, if it belongs to no submission of a driver.
+    /// Takes a completion of the executor's ring: its user data and its result. Returns `false`,
+    /// and does nothing, if it belongs to no submission of this driver. Whether it belongs to one
+    /// of another driver, which may be gone, tells [`Submission::is_user_data`].
     ///
     /// The next [`turn`](Self::turn) does what follows from it, and must come before the executor
     /// sleeps again.
-    ///
-    /// The user data of a driver's submission has 0xb3 in its uppermost byte, so it is neither the
-    /// address of an object nor a small number.
     pub fn complete(&mut self, user_data: u64, result: i32) -> bool {
-        let Some((id, kind)) = of_user_data(user_data) else { return false };
+        let Some((id, kind)) = self.submitter.read(user_data) else { return false };
         let error = (result < 0).then(|| Errno::from_raw_os_error(result.wrapping_neg()));
         self.completed.push(Completion { id, kind, error });
         self.due = AWAKE;
@@ -243,16 +263,28 @@ impl EmbeddedDriver {
     /// Ends the driver, as a drop does, and returns the submissions that cancel all others that are
     /// still in the ring.
     ///
-    /// For an executor that goes on to use its ring without the driver. The completions that follow
-    /// belong to no driver; they have 0xb3 in the uppermost byte of their user data.
+    /// For an executor that goes on to use its ring without the driver. Enter what was pushed into
+    /// the submission queue before this call. [`Submission::is_user_data`] tells the completions
+    /// that follow.
     pub fn close(self) -> impl Iterator<Item = Submission> {
-        // In a forked child, and if the driver has failed, there is nothing to cancel.
+        let submitter = self.submitter;
+        // None in a forked child. The waits of ends that a failed driver has abandoned are over.
         let armed = self.parker.armed();
         let own = [Kind::Control, Kind::Poll].map(|kind| (Id::OWN, kind));
         let own = if self.driver.shared().is_forked() { None } else { Some(own) };
         drop(self);
         let bells = armed.into_iter().map(|id| (id, Kind::Bell));
-        bells.chain(own.into_iter().flatten()).map(|(id, kind)| Submission::cancel(id, kind))
+        bells.chain(own.into_iter().flatten()).map(move |(id, kind)| submitter.cancel(id, kind))
+    }
+}
+
+impl Drop for EmbeddedDriver {
+    fn drop(&mut self) {
+        let shared = self.driver.shared();
+        if !shared.is_forked() {
+            // Ends the wait on the control word, which would outlive the word.
+            shared.interrupt();
+        }
     }
 }
 
@@ -294,6 +326,7 @@ struct Completion {
 /// Waits with the ring of another.
 struct EmbeddedPoller {
     shared: Arc<Shared>,
+    submitter: Submitter,
     exchange: Arc<Exchange>,
     /// The poll of the epoll set has completed.
     is_set_due: bool,
@@ -302,8 +335,8 @@ struct EmbeddedPoller {
 }
 
 impl EmbeddedPoller {
-    fn new(shared: Arc<Shared>, exchange: Arc<Exchange>) -> Self {
-        let poller = Self { shared, exchange, is_set_due: false, failure: None };
+    fn new(shared: Arc<Shared>, submitter: Submitter, exchange: Arc<Exchange>) -> Self {
+        let poller = Self { shared, submitter, exchange, is_set_due: false, failure: None };
         poller.wait_for_control();
         poller.poll_set();
         poller
@@ -318,7 +351,8 @@ impl EmbeddedPoller {
     }
 
     fn wait_for(&self, id: Id, kind: Kind, word: &AtomicU32, seen: u32) {
-        self.submit(Submission::wait(id, kind, ptr::from_ref(word).expose_provenance(), seen));
+        let address = ptr::from_ref(word).expose_provenance();
+        self.submit(self.submitter.wait(id, kind, address, seen));
     }
 
     /// The driver checks the inbox after this and before it rests.
@@ -335,17 +369,20 @@ impl EmbeddedPoller {
         if cfg!(all(test, loom)) {
             return;
         }
-        self.submit(Submission::poll(self.shared.epoll_set.descriptor().as_raw_fd()));
+        self.submit(self.submitter.poll(self.shared.epoll_set.descriptor().as_raw_fd()));
     }
 
     /// Takes the completion of one of the driver's own submissions.
     fn complete_own(&mut self, kind: Kind, error: Option<Errno>) {
         match kind {
-            Kind::Bell | Kind::Cancel => {}
+            Kind::Bell => {}
+            // What it was to cancel has completed, or soon will.
+            Kind::Cancel if matches!(error, None | Some(Errno::NOENT | Errno::ALREADY)) => {}
             _ if outcome(error) == Outcome::Poisoned => {
-                let error = io::Error::other("the executor's ring cannot wait for the driver");
+                let error = io::Error::other("the executor's ring refuses what the driver needs");
                 self.failure = Some(Failure::ForGood(error));
             }
+            Kind::Cancel => {}
             Kind::Control => self.wait_for_control(),
             Kind::Poll => self.is_set_due = true,
         }
@@ -361,7 +398,7 @@ impl Poller for EmbeddedPoller {
     }
 
     fn disarm(&mut self, id: Id) {
-        self.submit(Submission::cancel(id, Kind::Bell));
+        self.submit(self.submitter.cancel(id, Kind::Bell));
     }
 
     /// Never sleeps: the executor does that.

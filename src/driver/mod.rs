@@ -154,8 +154,8 @@ impl fmt::Display for Backend {
 /// Clones are handles to the same driver, usable from any thread. A background thread ends when the
 /// last handle and all endpoints bound to it are gone. It does not keep the process from exiting,
 /// and takes no signals. When the last handle to a driver of the second kind is dropped, or the
-/// [`PolledDriver`] or [`EmbeddedDriver`] itself, nobody can run the driver any more: endpoints that
-/// are still bound to it end with [`DriverGone`](crate::CloseReason::DriverGone).
+/// [`PolledDriver`] or [`EmbeddedDriver`] itself, nobody can run the driver any more: endpoints
+/// that are still bound to it end with [`DriverGone`](crate::CloseReason::DriverGone).
 ///
 /// Wakers of tasks are called on the thread that runs the driver. A waker that panics, or that uses
 /// or drops its own end or others, costs no other channel a wake. A waker that blocks holds up all

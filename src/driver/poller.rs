@@ -64,10 +64,10 @@ pub(super) struct Wake {
 /// How a wait on a bell ended.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub(super) enum Outcome {
-    /// A peer or thread woke it.
+    /// A peer or thread woke it, or had counted the bell up before it began.
     Woken,
-    /// It ended without a wake: the bell had been counted up before it began, or the kernel ended
-    /// it, for its own reasons or at our request. The bell's count tells which.
+    /// It ended without a wake: the kernel ended it, for its own reasons or at our request. Whether
+    /// there is news, the bell's count tells.
     #[allow(dead_code, reason = "for io_uring alone")]
     Lapsed,
     /// The kernel cannot wait on this word, and never will.
@@ -79,13 +79,17 @@ pub(super) enum Outcome {
 /// A wait takes memory that the kernel does not wait for. Where memory is short it may fail
 /// (ENOMEM), many times in a row. Such a failure is no wake: it would be charged to the peer's
 /// budget.
+///
+/// PEER: a wait fails (EAGAIN) if the bell differs from what it held at our last look. This counts
+/// as a wake even if the bell has its former value again by now: only a peer that counts it down
+/// can do that, as often as it likes.
 #[allow(dead_code, reason = "for io_uring alone")]
 pub(super) fn outcome(error: Option<Errno>) -> Outcome {
     match error {
-        None => Outcome::Woken,
-        Some(Errno::FAULT | Errno::INVAL) => Outcome::Poisoned,
-        // Includes a word that had changed (EAGAIN): its count tells whether that is news.
-        Some(_) => Outcome::Lapsed,
+        None | Some(Errno::AGAIN) => Outcome::Woken,
+        Some(Errno::CANCELED | Errno::INTR | Errno::NOMEM) => Outcome::Lapsed,
+        // It would fail again: the word is not mapped, or a sandbox forbids the operation.
+        Some(_) => Outcome::Poisoned,
     }
 }
 
@@ -120,7 +124,8 @@ mod tests {
     #[test]
     fn a_lack_of_memory_is_no_wake() {
         assert_eq!(outcome(Some(Errno::NOMEM)), Outcome::Lapsed);
-        assert_eq!(outcome(Some(Errno::AGAIN)), Outcome::Lapsed);
+        assert_eq!(outcome(Some(Errno::CANCELED)), Outcome::Lapsed);
+        assert_eq!(outcome(Some(Errno::AGAIN)), Outcome::Woken);
         assert_eq!(outcome(None), Outcome::Woken);
         assert_eq!(outcome(Some(Errno::FAULT)), Outcome::Poisoned);
     }

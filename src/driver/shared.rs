@@ -9,8 +9,9 @@
 //! The inbox's lock orders going to sleep and giving the driver a command: either the driver sees
 //! the command, or the thread that pushes it sees `asleep_until`. A thread that sees the driver
 //! asleep marks it awake, so each sleep is interrupted once. A driver that no thread runs at
-//! present counts as awake, because it checks the inbox before it sleeps. A polled or embedded driver
-//! is asleep between its turns, and an interrupt makes its descriptor readable or completes a wait.
+//! present counts as awake, because it checks the inbox before it sleeps. A polled or embedded
+//! driver is asleep between its turns, and an interrupt makes its descriptor readable or completes
+//! a wait.
 
 use std::sync::atomic::AtomicBool;
 use std::task::Wake;

@@ -12,6 +12,21 @@ use wakering::{EmbeddedDriver, ShmError, Submission, Unparker};
 
 pub use ring::Ring;
 
+/// How a ring is set up.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub enum Setup {
+    /// For a thread that alone submits and sleeps.
+    Own,
+    /// With default flags, which any thread may use.
+    Default,
+    /// A thread of the kernel takes the submissions.
+    Polling,
+    /// Its queues have room for a few entries.
+    Tiny,
+    /// It refuses all operations but these.
+    Restricted(&'static [u8]),
+}
+
 /// Runs one future at a time, and its driver meanwhile.
 pub struct Executor {
     pub driver: EmbeddedDriver,
@@ -36,7 +51,18 @@ impl Wake for Ready {
 
 impl Executor {
     pub fn new(driver: EmbeddedDriver) -> Self {
-        Self { driver, ring: Ring::new(), enters: 0 }
+        Self::with(driver, Setup::Own)
+    }
+
+    pub fn with(driver: EmbeddedDriver, setup: Setup) -> Self {
+        Self { driver, ring: Ring::new(setup), enters: 0 }
+    }
+
+    /// Puts another driver in the place of this one, which is dropped.
+    pub fn replace(self, driver: EmbeddedDriver) -> Self {
+        let Self { driver: former, ring, enters } = self;
+        drop(former);
+        Self { driver, ring, enters }
     }
 
     /// Runs the future to its end. Fails if the driver does.
@@ -76,7 +102,10 @@ impl Executor {
         }
         self.enters += 1;
         for (user_data, result) in self.ring.enter(timeout) {
-            assert!(self.driver.complete(user_data, result), "{user_data:#x}");
+            // A driver that had the ring before may have left something.
+            let is_known =
+                self.driver.complete(user_data, result) || Submission::is_user_data(user_data);
+            assert!(is_known, "{user_data:#x}");
         }
     }
 }
@@ -96,9 +125,12 @@ mod ring {
     use std::time::Duration;
 
     use io_uring::IoUring;
+    use io_uring::register::Restriction;
     use io_uring::types::{SubmitArgs, Timespec};
     use rustix::io::Errno;
     use wakering::Submission;
+
+    use super::Setup;
 
     pub struct Ring {
         ring: IoUring,
@@ -107,10 +139,24 @@ mod ring {
     }
 
     impl Ring {
-        pub fn new() -> Self {
+        pub fn new(setup: Setup) -> Self {
             let mut builder = IoUring::builder();
-            builder.setup_single_issuer().setup_defer_taskrun().setup_cqsize(4096);
-            Self { ring: builder.build(8).expect("a ring"), in_flight: 0 }
+            builder.setup_cqsize(if setup == Setup::Tiny { 4 } else { 4096 });
+            match setup {
+                Setup::Own => _ = builder.setup_single_issuer().setup_defer_taskrun(),
+                Setup::Polling => _ = builder.setup_sqpoll(10),
+                Setup::Restricted(_) => _ = builder.setup_r_disabled(),
+                Setup::Default | Setup::Tiny => {}
+            }
+            let entries = if setup == Setup::Tiny { 2 } else { 8 };
+            let ring: IoUring = builder.build(entries).expect("a ring");
+            if let Setup::Restricted(codes) = setup {
+                let mut allowed: Vec<_> =
+                    codes.iter().map(|&code| Restriction::sqe_op(code)).collect();
+                ring.submitter().register_restrictions(&mut allowed).unwrap();
+                ring.submitter().register_enable_rings().unwrap();
+            }
+            Self { ring, in_flight: 0 }
         }
 
         #[allow(unsafe_code, reason = "the io-uring crate cannot know what is submitted")]
@@ -158,13 +204,15 @@ mod ring {
     use rustix::event::{PollFd, PollFlags, Timespec, poll};
     use wakering::{Operation, Submission};
 
+    use super::Setup;
+
     pub struct Ring {
         submitted: Vec<Submission>,
         pub in_flight: usize,
     }
 
     impl Ring {
-        pub fn new() -> Self {
+        pub fn new(_setup: Setup) -> Self {
             Self { submitted: Vec::new(), in_flight: 0 }
         }
 

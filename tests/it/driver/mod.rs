@@ -5,6 +5,8 @@ mod descriptors;
 mod drive;
 mod dropped;
 mod embedded;
+mod embedded_leftovers;
+mod embedded_rings;
 mod misuse;
 mod not_run;
 mod parked;
