@@ -139,11 +139,10 @@ const PAUSE: Duration = Duration::from_millis(1);
 /// let mut task = pin!(face.recv());
 /// let packet = loop {
 ///     driver.turn()?;
-///     if ready.0.swap(false, Ordering::Acquire) {
-///         match task.as_mut().poll(&mut Context::from_waker(&waker)) {
-///             Poll::Ready(packet) => break packet,
-///             Poll::Pending => continue,
-///         }
+///     if ready.0.swap(false, Ordering::Acquire)
+///         && let Poll::Ready(packet) = task.as_mut().poll(&mut Context::from_waker(&waker))
+///     {
+///         break packet;
 ///     }
 ///     while let Some(submission) = driver.next_submission() {
 ///         // SAFETY: none of a driver's submissions makes the kernel write to memory.
@@ -151,7 +150,7 @@ const PAUSE: Duration = Duration::from_millis(1);
 ///             ring.submit()?;
 ///         }
 ///     }
-/// ///     let due = driver.deadline().map(|due| due.saturating_duration_since(Instant::now()));
+///     let due = driver.deadline().map(|due| due.saturating_duration_since(Instant::now()));
 ///     let timeout = due.map(Timespec::from);
 ///     let args = SubmitArgs::new();
 ///     let args = timeout.as_ref().map_or(args, |timeout| args.timespec(timeout));
