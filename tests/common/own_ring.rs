@@ -1,16 +1,16 @@
 //! An executor with an io_uring of its own, for an embedded driver.
 //!
-//! In a build without io_uring an embedded driver wants nothing but polls, and `poll(2)` takes the
-//! ring's place.
+//! Without io_uring an embedded driver wants nothing but polls, and `poll(2)` takes the ring's place.
 
+use std::os::fd::BorrowedFd;
 use std::sync::Arc;
 use std::sync::atomic::{AtomicBool, Ordering};
 use std::task::{Context, Poll, Wake, Waker};
 use std::time::{Duration, Instant};
 
-use wakering::{EmbeddedDriver, ShmError, Submission, Unparker};
-
-pub use ring::Ring;
+use rustix::event::{PollFd, PollFlags, Timespec, poll};
+use rustix::io::Errno;
+use wakering::{EmbeddedDriver, Operation, ShmError, Submission, Unparker};
 
 /// How a ring is set up.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
@@ -25,6 +25,48 @@ pub enum Setup {
     Tiny,
     /// It refuses all operations but these.
     Restricted(&'static [u8]),
+}
+
+/// Submits, and waits for completions.
+trait Wait: Send {
+    fn submit(&mut self, submission: Submission);
+
+    fn enter(&mut self, timeout: Option<Duration>) -> Vec<(u64, i32)>;
+}
+
+/// A ring, or what takes its place.
+pub struct Ring {
+    wait: Box<dyn Wait>,
+    /// How many submissions have not completed.
+    pub in_flight: usize,
+}
+
+impl Ring {
+    pub fn new(setup: Setup) -> Self {
+        let ring = real::Ring::open(setup).map(|ring| Box::new(ring) as Box<dyn Wait>);
+        Self { wait: ring.unwrap_or_else(|| Box::new(Polls::default())), in_flight: 0 }
+    }
+
+    pub fn submit(&mut self, submission: Submission) {
+        self.in_flight += 1;
+        self.wait.submit(submission);
+    }
+
+    /// Returns the user data and results of what has completed. Sleeps until there is something.
+    pub fn enter(&mut self, timeout: Option<Duration>) -> Vec<(u64, i32)> {
+        let completions = self.wait.enter(timeout);
+        self.in_flight -= completions.len();
+        completions
+    }
+}
+
+/// Whether there are rings here.
+pub fn has_rings() -> bool {
+    let has = real::Ring::open(Setup::Default).is_some();
+    if !has {
+        eprintln!("no io_uring here: left out");
+    }
+    has
 }
 
 /// Runs one future at a time, and its driver meanwhile.
@@ -120,7 +162,7 @@ impl Executor {
         target_arch = "powerpc64"
     )
 ))]
-mod ring {
+mod real {
     use std::io::ErrorKind;
     use std::time::Duration;
 
@@ -130,16 +172,13 @@ mod ring {
     use rustix::io::Errno;
     use wakering::Submission;
 
-    use super::Setup;
+    use super::{Setup, Wait};
 
-    pub struct Ring {
-        ring: IoUring,
-        /// How many submissions have not completed.
-        pub in_flight: usize,
-    }
+    pub struct Ring(IoUring);
 
     impl Ring {
-        pub fn new(setup: Setup) -> Self {
+        /// Returns `None` where there is no io_uring.
+        pub fn open(setup: Setup) -> Option<Self> {
             let mut builder = IoUring::builder();
             builder.setup_cqsize(if setup == Setup::Tiny { 4 } else { 4096 });
             match setup {
@@ -148,41 +187,41 @@ mod ring {
                 Setup::Restricted(_) => _ = builder.setup_r_disabled(),
                 Setup::Default | Setup::Tiny => {}
             }
-            let entries = if setup == Setup::Tiny { 2 } else { 8 };
-            let ring: IoUring = builder.build(entries).expect("a ring");
+            let ring: IoUring = builder.build(if setup == Setup::Tiny { 2 } else { 8 }).ok()?;
             if let Setup::Restricted(codes) = setup {
                 let mut allowed: Vec<_> =
                     codes.iter().map(|&code| Restriction::sqe_op(code)).collect();
                 ring.submitter().register_restrictions(&mut allowed).unwrap();
                 ring.submitter().register_enable_rings().unwrap();
             }
-            Self { ring, in_flight: 0 }
+            // A sandbox may allow making a ring but forbid entering it.
+            let args = SubmitArgs::new();
+            ring.submitter().submit_with_args(0, &args).is_ok().then_some(Self(ring))
         }
+    }
 
+    impl Wait for Ring {
         #[allow(unsafe_code, reason = "the io-uring crate cannot know what is submitted")]
-        pub fn submit(&mut self, submission: Submission) {
-            self.in_flight += 1;
+        fn submit(&mut self, submission: Submission) {
             let entry = submission.into();
             // SAFETY: none of a driver's submissions makes the kernel write to memory.
-            while unsafe { self.ring.submission().push(&entry) }.is_err() {
-                self.ring.submit().unwrap();
+            while unsafe { self.0.submission().push(&entry) }.is_err() {
+                self.0.submit().unwrap();
             }
         }
 
-        pub fn enter(&mut self, timeout: Option<Duration>) -> Vec<(u64, i32)> {
+        fn enter(&mut self, timeout: Option<Duration>) -> Vec<(u64, i32)> {
             let timespec = timeout.map(Timespec::from);
             let args =
                 timespec.as_ref().map_or(SubmitArgs::new(), |t| SubmitArgs::new().timespec(t));
-            if let Err(error) = self.ring.submitter().submit_with_args(1, &args) {
+            if let Err(error) = self.0.submitter().submit_with_args(1, &args) {
                 let errno = Errno::from_io_error(&error);
-                let is_lawful =
-                    errno == Some(Errno::TIME) || error.kind() == ErrorKind::Interrupted;
+                // BUSY: the completions, which are taken next, have filled the queue.
+                let is_lawful = matches!(errno, Some(Errno::TIME | Errno::BUSY))
+                    || error.kind() == ErrorKind::Interrupted;
                 assert!(is_lawful, "{error}");
             }
-            let completions = self.ring.completion();
-            let completions: Vec<_> = completions.map(|c| (c.user_data(), c.result())).collect();
-            self.in_flight -= completions.len();
-            completions
+            self.0.completion().map(|c| (c.user_data(), c.result())).collect()
         }
     }
 }
@@ -197,63 +236,92 @@ mod ring {
         target_arch = "powerpc64"
     )
 )))]
-mod ring {
-    use std::os::fd::BorrowedFd;
+mod real {
     use std::time::Duration;
 
-    use rustix::event::{PollFd, PollFlags, Timespec, poll};
-    use wakering::{Operation, Submission};
+    use wakering::Submission;
 
-    use super::Setup;
+    use super::{Setup, Wait};
 
-    pub struct Ring {
-        submitted: Vec<Submission>,
-        pub in_flight: usize,
-    }
+    pub enum Ring {}
 
     impl Ring {
-        pub fn new(_setup: Setup) -> Self {
-            Self { submitted: Vec::new(), in_flight: 0 }
-        }
-
-        pub fn submit(&mut self, submission: Submission) {
-            self.submitted.push(submission);
-            self.in_flight = self.submitted.len();
-        }
-
-        #[allow(unsafe_code, reason = "the driver keeps its descriptor open")]
-        pub fn enter(&mut self, timeout: Option<Duration>) -> Vec<(u64, i32)> {
-            let mut completions = Vec::new();
-            let submitted = std::mem::take(&mut self.submitted);
-            // A cancellation ends itself and its target.
-            let cancelled: Vec<_> = submitted
-                .iter()
-                .filter_map(|submission| match submission.operation() {
-                    Operation::Cancel { user_data } => Some([user_data, submission.user_data()]),
-                    _ => None,
-                })
-                .flatten()
-                .collect();
-            for submission in submitted {
-                match submission.operation() {
-                    _ if cancelled.contains(&submission.user_data()) => {
-                        completions.push((submission.user_data(), -125));
-                    }
-                    Operation::PollAdd { descriptor } => {
-                        // SAFETY: the driver that wants the poll keeps the descriptor open.
-                        let descriptor = unsafe { BorrowedFd::borrow_raw(descriptor) };
-                        let timeout = timeout.and_then(|timeout| Timespec::try_from(timeout).ok());
-                        let mut set = [PollFd::new(&descriptor, PollFlags::IN)];
-                        match poll(&mut set, timeout.as_ref()) {
-                            Ok(1..) => completions.push((submission.user_data(), 1)),
-                            _ => self.submitted.push(submission),
-                        }
-                    }
-                    operation => panic!("{operation:?} without io_uring"),
-                }
-            }
-            self.in_flight = self.submitted.len();
-            completions
+        pub fn open(_setup: Setup) -> Option<Self> {
+            None
         }
     }
+
+    impl Wait for Ring {
+        fn submit(&mut self, _submission: Submission) {
+            match *self {}
+        }
+
+        fn enter(&mut self, _timeout: Option<Duration>) -> Vec<(u64, i32)> {
+            match *self {}
+        }
+    }
+}
+
+/// Takes the place of a ring where there is none.
+#[derive(Default)]
+struct Polls {
+    submitted: Vec<Submission>,
+}
+
+impl Wait for Polls {
+    fn submit(&mut self, submission: Submission) {
+        self.submitted.push(submission);
+    }
+
+    fn enter(&mut self, timeout: Option<Duration>) -> Vec<(u64, i32)> {
+        let submitted = std::mem::take(&mut self.submitted);
+        // A cancellation ends itself and its target.
+        let cancelled = |user_data: u64| {
+            submitted
+                .iter()
+                .any(|submission| submission.operation() == Operation::Cancel { user_data })
+        };
+        let mut completions = Vec::new();
+        for submission in &submitted {
+            let user_data = submission.user_data();
+            match submission.operation() {
+                Operation::Cancel { .. } => completions.push((user_data, 0)),
+                Operation::PollAdd { .. } if cancelled(user_data) => {
+                    completions.push((user_data, Errno::CANCELED.raw_os_error().wrapping_neg()));
+                }
+                Operation::PollAdd { .. } => self.submitted.push(*submission),
+                operation => panic!("{operation:?} without io_uring"),
+            }
+        }
+        let timeout = if completions.is_empty() { timeout } else { Some(Duration::ZERO) };
+        let ready = poll_all(&self.submitted, timeout);
+        let mut ready = ready.into_iter();
+        self.submitted.retain(|submission| {
+            let is_ready = ready.next().unwrap_or(false);
+            if is_ready {
+                completions.push((submission.user_data(), 1));
+            }
+            !is_ready
+        });
+        completions
+    }
+}
+
+/// Returns for each poll whether its descriptor is readable.
+#[allow(unsafe_code, reason = "the driver keeps its descriptor open")]
+fn poll_all(polls: &[Submission], timeout: Option<Duration>) -> Vec<bool> {
+    let descriptors: Vec<_> = polls
+        .iter()
+        .map(|submission| match submission.operation() {
+            // SAFETY: the driver that wants the poll keeps the descriptor open. Of one that is
+            // gone, a number that is not open is reported as such.
+            Operation::PollAdd { descriptor } => unsafe { BorrowedFd::borrow_raw(descriptor) },
+            operation => unreachable!("{operation:?}"),
+        })
+        .collect();
+    let mut set: Vec<_> =
+        descriptors.iter().map(|descriptor| PollFd::new(descriptor, PollFlags::IN)).collect();
+    let timeout = timeout.and_then(|timeout| Timespec::try_from(timeout).ok());
+    let polled = poll(&mut set, timeout.as_ref());
+    set.iter().map(|entry| polled.is_ok() && !entry.revents().is_empty()).collect()
 }
