@@ -28,6 +28,7 @@ pub struct Inward {
 
 /// Where the sender to the channel is.
 #[derive(Debug)]
+#[expect(clippy::large_enum_variant, reason = "there is one for each direction of a channel")]
 enum Place {
     Here(Sender),
     /// With the drain.

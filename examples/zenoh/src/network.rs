@@ -97,16 +97,13 @@ impl Network {
                 receive(&sample.payload().to_bytes());
             }
         };
-        Ok(self
-            .session
-            .declare_subscriber(self.inbox(self.role, self.id()))
-            .callback(callback)
-            .wait()?)
+        let inbox = self.inbox(self.role, self.id());
+        self.session.declare_subscriber(inbox).callback(callback).wait()
     }
 
     /// Tells the bridges of the other side that this one is there, and when it no longer is.
     pub fn announce(&self) -> Result<LivelinessToken> {
-        Ok(self.session.liveliness().declare_token(self.place(self.role, self.id())).wait()?)
+        self.session.liveliness().declare_token(self.place(self.role, self.id())).wait()
     }
 
     /// Calls `noticed` with each bridge of the other side that comes (`true`) or goes.
@@ -125,7 +122,7 @@ impl Network {
             }
         };
         let tokens = self.session.liveliness().declare_subscriber(places);
-        Ok(tokens.history(true).callback(callback).wait()?)
+        tokens.history(true).callback(callback).wait()
     }
 
     /// Makes what sends messages to a bridge of the other side.
@@ -135,7 +132,7 @@ impl Network {
     pub fn publisher(&self, to: BridgeId) -> Result<Publisher<'static>> {
         let publisher = self.session.declare_publisher(self.inbox(self.role.other(), to));
         let publisher = publisher.congestion_control(CongestionControl::Block);
-        Ok(publisher.priority(Priority::Data).express(true).wait()?)
+        publisher.priority(Priority::Data).express(true).wait()
     }
 
     fn place(&self, role: Role, id: BridgeId) -> String {

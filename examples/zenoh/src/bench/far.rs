@@ -120,6 +120,10 @@ impl Process {
     /// Runs this program with other arguments.
     pub fn start(arguments: &[&str]) -> Result<Self> {
         let mut command = Command::new(std::env::current_exe()?);
+        if std::env::var_os("RUST_LOG").is_none() {
+            // Not each circuit that is opened.
+            command.env("RUST_LOG", "warn");
+        }
         let mut child = command.args(arguments).stdout(Stdio::piped()).spawn()?;
         let output = child.stdout.take().ok_or("no standard output")?;
         Ok(Self { child, output: BufReader::new(output) })

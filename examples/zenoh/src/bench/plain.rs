@@ -24,7 +24,7 @@ pub fn session(setting: &str, endpoint: &str) -> Result<Session> {
     let mut config = Config::default();
     config.insert_json5("scouting/multicast/enabled", "false")?;
     config.insert_json5(setting, &format!("[{endpoint:?}]"))?;
-    Ok(zenoh::open(config).wait()?)
+    zenoh::open(config).wait()
 }
 
 /// Returns an endpoint of this machine that nobody uses.

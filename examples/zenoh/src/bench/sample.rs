@@ -53,9 +53,8 @@ impl Comparison {
     /// The median of the ratios of neighbours: what disturbs the machine for longer than a turn
     /// disturbs both.
     pub fn ratio(&self) -> f64 {
-        median(
-            &mut self.bridged.iter().zip(&self.plain).map(|(ours, plain)| ours / plain).collect(),
-        )
+        let pairs = self.bridged.iter().zip(&self.plain);
+        median(&mut pairs.map(|(ours, plain)| ours / plain).collect::<Vec<_>>())
     }
 }
 
@@ -66,7 +65,7 @@ impl fmt::Display for Comparison {
     }
 }
 
-fn median(figures: &mut Vec<f64>) -> f64 {
+fn median(figures: &mut [f64]) -> f64 {
     figures.sort_by(f64::total_cmp);
     figures.get(figures.len() / 2).copied().unwrap_or(f64::NAN)
 }

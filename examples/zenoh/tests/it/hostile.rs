@@ -106,7 +106,7 @@ impl Circuit<'_> {
 
     /// The circuit ends for this reason, at both sides.
     #[track_caller]
-    fn is_cut(self, cut: Cut, engine: &mut Process) {
+    fn expect_cut(self, cut: Cut, engine: &mut Process) {
         assert_eq!(self.stranger.hear().unwrap().1, Answer::Cancel(cut));
         engine.tell("end");
         let said = engine.hear();
@@ -117,7 +117,8 @@ impl Circuit<'_> {
 
 /// Packets as they are in a message.
 fn packets(lengths: &[usize]) -> Vec<u8> {
-    let packet = |&len: &usize| [&(len as u32).to_le_bytes()[..], &vec![7; len]].concat();
+    let packet =
+        |&len: &usize| [&u32::try_from(len).unwrap().to_le_bytes()[..], &vec![7; len]].concat();
     lengths.iter().flat_map(packet).collect()
 }
 
@@ -142,13 +143,13 @@ fn a_message_that_is_missing_or_comes_twice_cancels_the_channel() {
         circuit.say(&Body::Data(&packets(&[5])));
         circuit.number = wrong;
         circuit.say(&Body::Data(&packets(&[6])));
-        circuit.is_cut(Cut::Gap, &mut engine);
+        circuit.expect_cut(Cut::Gap, &mut engine);
     }
     // Also if it is the end that follows.
     let mut circuit = stranger.open(4, &mut engine);
     circuit.number = 2;
     circuit.say(&Body::Fin { packets: 0, end: End::Complete });
-    circuit.is_cut(Cut::Gap, &mut engine);
+    circuit.expect_cut(Cut::Gap, &mut engine);
 }
 
 #[test]
@@ -186,7 +187,7 @@ fn a_breach_cancels_the_channel() {
     for (number, breach) in breaches.iter().enumerate() {
         let mut circuit = stranger.open(number as u128, &mut engine);
         breach(&mut circuit);
-        circuit.is_cut(Cut::Breach, &mut engine);
+        circuit.expect_cut(Cut::Breach, &mut engine);
     }
 }
 

@@ -22,7 +22,7 @@ impl Packets {
     pub fn parse(words: &str) -> Self {
         let numbers: Vec<u64> = words.split(' ').map(|word| word.parse().unwrap()).collect();
         let &[left, seed, max] = numbers.as_slice() else { panic!("not three numbers: {words}") };
-        Self { left, state: seed, lengths: Lengths::UpTo(max as usize) }
+        Self { left, state: seed, lengths: Lengths::UpTo(usize::try_from(max).unwrap()) }
     }
 
     /// Packets of one length, without an end.
@@ -53,7 +53,7 @@ impl Packets {
                 _ => max.min(256),
             },
         };
-        self.random() as usize % (max + 1)
+        usize::try_from(self.random() % (max as u64 + 1)).unwrap()
     }
 }
 
