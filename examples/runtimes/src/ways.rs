@@ -1,0 +1,57 @@
+//! All runtimes, each with its glue and its sockets.
+
+use std::io;
+use std::os::unix::net::UnixStream;
+
+use runtimes::glue;
+
+use crate::task::Task;
+use crate::{channel, socket};
+
+/// A runtime with its glue.
+#[derive(Debug)]
+pub struct Way {
+    pub name: &'static str,
+    /// What the glue is, in a few words.
+    pub glue: &'static str,
+    /// Does a task over the channel of this name.
+    pub channel: fn(String, Task) -> io::Result<Option<f64>>,
+    /// Does a task over a socket.
+    pub socket: fn(UnixStream, Task) -> io::Result<Option<f64>>,
+}
+
+macro_rules! ways {
+    ($($name:literal, $glue:literal: $module:ident, $socket:path;)*) => {
+        /// All of them, in the order of the table.
+        pub const WAYS: &[Way] = &[$(Way {
+            name: $name,
+            glue: $glue,
+            channel: |name, task| {
+                glue::$module::run(|driver| channel::work(driver.clone(), name, task))?
+            },
+            socket: $socket,
+        }),*];
+    };
+}
+
+ways! {
+    "tokio, one thread", "AsyncFd": tokio, socket::tokio::one_thread;
+    "tokio, all threads", "AsyncFd in a task": tokio_threads, socket::tokio::all_threads;
+    "smol, one thread", "AsyncIoDriver::block_on": smol, socket::smol::one_thread;
+    "smol, all threads", "AsyncIoDriver::into_task": smol_threads, socket::smol::all_threads;
+    "async-std, one thread", "AsyncIoDriver::run": async_std, socket::async_std::one_thread;
+    "async-std, all threads", "AsyncIoDriver::into_task": async_std_threads,
+        socket::async_std::all_threads;
+    "compio", "PollFd": compio, socket::compio::run;
+    "monoio", "UnixStream::readable": monoio, socket::monoio::run;
+    "monoio, background", "none, but the feature sync": monoio_background, socket::monoio::run;
+    "glommio", "none": glommio, socket::glommio::run;
+    "pollster", "none": pollster, socket::wakers::pollster;
+    "pollster, parked", "Driver::block_on instead": pollster_parked, socket::wakers::pollster;
+    "futures", "none": futures, socket::wakers::futures;
+}
+
+/// Returns the runtime of this name.
+pub fn find(name: &str) -> &'static Way {
+    WAYS.iter().find(|way| way.name == name).unwrap_or_else(|| panic!("no runtime {name}"))
+}
