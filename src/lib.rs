@@ -50,8 +50,9 @@
 //! ends dereference to [`Endpoint`], which has the methods that they share.
 //! [`Endpoint::into_split`] makes a [`Sender`], which is a `futures` `Sink<Bytes>`, and a
 //! [`Receiver`], which is a `Stream`; [`Endpoint::into_duplex`] makes both in one. A [`Driver`]
-//! waits on the bells of many channels; unless you name one, the process's own is used. [`spec`]
-//! specifies the protocol, for implementations in other languages.
+//! waits on the bells of many channels; unless you name one, the process's own is used.
+//! [`runtimes`] says which driver is best under which runtime, and has the glue. [`spec`] specifies
+//! the protocol, for implementations in other languages.
 //!
 //! # Which call to use
 //!
@@ -718,6 +719,11 @@
 compile_error!("wakering works on Linux alone: it is made of futexes, sealed memfds and epoll");
 #[cfg(all(target_os = "linux", not(target_has_atomic = "64")))]
 compile_error!("wakering needs 64-bit atomics, which this target does not have");
+
+/// A table of runtimes, a tested recipe for each, and what goes wrong without.
+pub mod runtimes {
+    #![doc = include_str!("api/runtimes.md")]
+}
 
 /// The protocol's written specification, with test vectors.
 pub mod spec {

@@ -142,7 +142,8 @@ impl fmt::Display for Backend {
 /// an endpoint uses the default driver of the process. It runs on its own thread, which starts with
 /// the first such endpoint. It works under every executor and needs no setup.
 ///
-/// The other drivers are for programs that control their threads:
+/// The other drivers are for programs that control their threads. The page
+/// [`runtimes`](crate::runtimes) says which one is best under which runtime.
 ///
 /// | made by | run by | for |
 /// |---|---|---|

@@ -23,7 +23,8 @@ use crate::error::ShmError;
 /// bell, a deadline has passed, or another thread has registered something or unparked. This fits
 /// every reactor: `async_io::Async` for smol and async-std, `AsyncFd` for tokio, `poll(2)`. After a
 /// turn the descriptor is not readable until there is something new. Everything new causes an edge,
-/// so edge-triggered reactors work too.
+/// so edge-triggered reactors work too. The descriptor stays open and the same until the driver is
+/// dropped. The page [`runtimes`](crate::runtimes) has the glue for each runtime.
 ///
 /// Turn it once after it is made, and each time the descriptor has become readable. Any thread may
 /// do so, one at a time. As long as no thread turns it, tasks that wait on its endpoints sleep.

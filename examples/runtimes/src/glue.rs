@@ -5,6 +5,7 @@ pub mod async_std;
 pub mod async_std_threads;
 pub mod compio;
 pub mod glommio;
+pub mod glommio_polled;
 pub mod monoio;
 pub mod monoio_background;
 pub mod pollster;

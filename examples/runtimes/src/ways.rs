@@ -46,6 +46,7 @@ ways! {
     "monoio", "UnixStream::readable": monoio, socket::monoio::run;
     "monoio, background", "none, but the feature sync": monoio_background, socket::monoio::run;
     "glommio", "none": glommio, socket::glommio::run;
+    "glommio, polled", "UnixStream::read": glommio_polled, socket::glommio::run;
     "pollster", "none": pollster, socket::wakers::pollster;
     "pollster, parked", "Driver::block_on instead": pollster_parked, socket::wakers::pollster;
     "futures", "none": futures, socket::wakers::futures;

@@ -23,7 +23,6 @@ impl Carrier for Compio {
 }
 
 pub fn run(socket: UnixStream, task: Task) -> io::Result<Option<f64>> {
-    Runtime::new()?.block_on(async {
-        perform(task, Compio(compio::net::UnixStream::from_std(socket)?)).await
-    })
+    Runtime::new()?
+        .block_on(async { perform(task, Compio(compio::net::UnixStream::from_std(socket)?)).await })
 }

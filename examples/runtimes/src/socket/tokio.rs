@@ -23,9 +23,10 @@ impl Carrier for Tokio {
 }
 
 pub fn one_thread(socket: UnixStream, task: Task) -> io::Result<Option<f64>> {
-    Builder::new_current_thread().enable_all().build()?.block_on(async {
-        perform(task, Tokio(tokio::net::UnixStream::from_std(socket)?)).await
-    })
+    Builder::new_current_thread()
+        .enable_all()
+        .build()?
+        .block_on(async { perform(task, Tokio(tokio::net::UnixStream::from_std(socket)?)).await })
 }
 
 pub fn all_threads(socket: UnixStream, task: Task) -> io::Result<Option<f64>> {

@@ -54,6 +54,7 @@ runtimes!(
     compio,
     futures,
     glommio,
+    glommio_polled,
     monoio,
     monoio_background,
     pollster,

@@ -6,6 +6,7 @@ use std::sync::mpsc::{RecvTimeoutError, channel};
 use std::time::{Duration, Instant};
 
 use bytes::Bytes;
+use futures::SinkExt;
 use futures::future::join;
 use wakering::{CloseReason, Driver, Endpoint, SpscFace, SpscHandle};
 
@@ -31,8 +32,12 @@ const MOST_CPU: Duration = Duration::from_millis(20);
 
 /// Runs `work` with the engine's end of a channel, and a child with the other end, which does
 /// `duty` under the same runtime.
-fn beside<F>(name: &'static str, run: Run, duty: &str, work: impl FnOnce(Endpoint, Child) -> F + Send + 'static)
-where
+fn beside<F>(
+    name: &'static str,
+    run: Run,
+    duty: &str,
+    work: impl FnOnce(Endpoint, Child) -> F + Send + 'static,
+) where
     F: Future<Output = ()> + Send + 'static,
 {
     let duty = duty.to_owned();
