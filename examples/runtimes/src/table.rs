@@ -6,7 +6,7 @@ use crate::task::median;
 
 /// The head of the table: the columns, and the line below.
 pub const HEAD: &str = "\
-| runtime                  | glue                          | channel, us | socket, us | ratio |
+| runtime                  | driver and glue               | channel, us | socket, us | ratio |
 |--------------------------|-------------------------------|------------:|-----------:|------:|";
 
 /// The figures of one runtime, in microseconds.

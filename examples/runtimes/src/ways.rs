@@ -12,7 +12,7 @@ use crate::{channel, socket};
 #[derive(Debug)]
 pub struct Way {
     pub name: &'static str,
-    /// What the glue is, in a few words.
+    /// The driver and the glue, in a few words.
     pub glue: &'static str,
     /// Does a task over the channel of this name.
     pub channel: fn(String, Task) -> io::Result<Option<f64>>,
@@ -35,21 +35,21 @@ macro_rules! ways {
 }
 
 ways! {
-    "tokio, one thread", "AsyncFd": tokio, socket::tokio::one_thread;
-    "tokio, all threads", "AsyncFd in a task": tokio_threads, socket::tokio::all_threads;
+    "tokio, one thread", "polled, in an AsyncFd": tokio, socket::tokio::one_thread;
+    "tokio, all threads", "polled, in a task's AsyncFd": tokio_threads, socket::tokio::all_threads;
     "smol, one thread", "AsyncIoDriver::block_on": smol, socket::smol::one_thread;
     "smol, all threads", "AsyncIoDriver::into_task": smol_threads, socket::smol::all_threads;
     "async-std, one thread", "AsyncIoDriver::run": async_std, socket::async_std::one_thread;
     "async-std, all threads", "AsyncIoDriver::into_task": async_std_threads,
         socket::async_std::all_threads;
-    "compio", "PollFd": compio, socket::compio::run;
-    "monoio", "UnixStream::readable": monoio, socket::monoio::run;
-    "monoio, background", "none, but the feature sync": monoio_background, socket::monoio::run;
-    "glommio", "none": glommio, socket::glommio::run;
-    "glommio, polled", "UnixStream::read": glommio_polled, socket::glommio::run;
-    "pollster", "none": pollster, socket::wakers::pollster;
-    "pollster, parked", "Driver::block_on instead": pollster_parked, socket::wakers::pollster;
-    "futures", "none": futures, socket::wakers::futures;
+    "compio", "polled, in a PollFd": compio, socket::compio::run;
+    "monoio", "polled, UnixStream::readable": monoio, socket::monoio::run;
+    "monoio, background", "background (feature sync)": monoio_background, socket::monoio::run;
+    "glommio", "background": glommio, socket::glommio::run;
+    "glommio, polled", "polled, UnixStream::read": glommio_polled, socket::glommio::run;
+    "pollster", "background": pollster, socket::wakers::pollster;
+    "pollster, parked", "parked in, Driver::block_on": pollster_parked, socket::wakers::pollster;
+    "futures", "background": futures, socket::wakers::futures;
 }
 
 /// Returns the runtime of this name.

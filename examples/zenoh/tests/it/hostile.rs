@@ -100,7 +100,7 @@ impl Circuit<'_> {
 
     fn say_with(&mut self, body: &Body<'_>, freed: u64) {
         let header = Header { circuit: self.id, number: self.number, freed };
-        self.number += 1;
+        self.number = self.number.wrapping_add(1);
         self.stranger.send(wire::encode(&header, body));
     }
 
