@@ -183,9 +183,13 @@ pub fn cancel(name: &'static str, run: Run) {
 
 pub fn idle(name: &'static str, run: Run) {
     beside(name, run, "echo", |end, mut child| async move {
-        end.send(packet(0)).await.unwrap();
-        assert_eq!(end.recv().await.unwrap(), packet(0));
-        // The packet is back, so the peer waits, or is just about to.
+        // Wakes through the driver leave nothing behind that keeps the task from going to sleep.
+        for number in 0..3 {
+            wait_until_asleep(child.pid());
+            end.send(packet(number)).await.unwrap();
+            assert_eq!(end.recv().await.unwrap(), packet(number));
+        }
+        wait_until_asleep(child.pid());
         let before = cpu(child.pid());
         let begin = Instant::now();
         while begin.elapsed() < IDLE {
@@ -202,12 +206,28 @@ pub fn idle(name: &'static str, run: Run) {
     });
 }
 
+/// Waits until all threads of a process sleep.
+fn wait_until_asleep(pid: u32) {
+    let begin = Instant::now();
+    // The state is the first letter after the name, which is in parentheses.
+    let sleeps =
+        |stat: String| stat.rsplit_once(") ").is_some_and(|(_, rest)| rest.starts_with('S'));
+    while !of_threads(pid, "stat").all(sleeps) {
+        assert!(begin.elapsed() < PATIENCE, "a task that waits does not sleep");
+        std::thread::sleep(Duration::from_millis(1));
+    }
+}
+
 /// Returns the CPU time of all threads of a process.
 fn cpu(pid: u32) -> Duration {
-    let threads = fs::read_dir(format!("/proc/{pid}/task")).unwrap();
-    let nanoseconds = threads.filter_map(|thread| {
-        let times = fs::read_to_string(thread.ok()?.path().join("schedstat")).ok()?;
-        times.split(' ').next()?.parse::<u64>().ok()
-    });
+    let times = of_threads(pid, "schedstat");
+    let nanoseconds = times.map(|times| times.split(' ').next().unwrap().parse::<u64>().unwrap());
     Duration::from_nanos(nanoseconds.sum())
+}
+
+/// Returns what the kernel says of each thread of a process.
+fn of_threads(pid: u32, file: &str) -> impl Iterator<Item = String> {
+    let threads = fs::read_dir(format!("/proc/{pid}/task")).unwrap();
+    // A thread that has ended has nothing.
+    threads.filter_map(move |thread| fs::read_to_string(thread.ok()?.path().join(file)).ok())
 }
