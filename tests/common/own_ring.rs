@@ -1,6 +1,7 @@
 //! An executor with an io_uring of its own, for an embedded driver.
 //!
-//! Without io_uring an embedded driver wants nothing but polls, and `poll(2)` takes the ring's place.
+//! Without io_uring an embedded driver wants nothing but polls, and `poll(2)` takes the ring's
+//! place.
 
 use std::os::fd::BorrowedFd;
 use std::sync::Arc;
