@@ -8,15 +8,16 @@
 //!   to wait.
 //! - [`event_loop`] is owned by the thread that runs the driver; it executes the turns. It knows
 //!   each registration as an [`entry`].
-//! - [`background`] is a thread that runs a driver. [`parker`] is used by a thread that parks or
-//!   polls; [`block_on`] and [`polled`] build on it. With the feature `async-io`, the module of
-//!   that name puts a polled driver into a reactor.
+//! - [`background`] is a thread that runs a driver. [`parker`] is used by a thread that parks,
+//!   polls or turns; [`block_on`], [`polled`] and [`embedded`] build on it. A [`submission`] is
+//!   what an embedded driver asks of its executor. With the feature `async-io`, the module of that
+//!   name puts a polled driver into a reactor.
 //! - [`builder`] makes drivers.
 //! - [`source`] is what a driver knows of an endpoint; [`registration`] is what an endpoint knows
 //!   of its driver. [`readiness`] is a source too: a descriptor of the driver's user.
 //!
 //! In the loom models, `model` replaces the modules that wait and those that make a driver. All
-//! other code is the code that ships.
+//! other code is the code that ships; an embedded driver, which does not wait itself, is all of it.
 
 mod source;
 mod table;
