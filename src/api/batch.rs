@@ -79,7 +79,7 @@ impl<'a> Batch<'a> {
     ///
     /// # Errors
     /// As [`Sender::try_reserve`](crate::Sender::try_reserve).
-    #[inline]
+    #[inline(always)]
     pub fn try_reserve(&mut self, len: usize) -> Result<Grant<'_>, TryReserveError> {
         Grant::try_reserve(self.half, len, true)
     }

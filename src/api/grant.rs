@@ -81,7 +81,7 @@ impl<'a> Grant<'a> {
     }
 
     /// Like [`reserve`](Self::reserve), but at once or not at all.
-    #[inline]
+    #[inline(always)]
     pub(crate) fn try_reserve(
         half: &'a mut SendHalf,
         len: usize,
@@ -155,7 +155,7 @@ impl<'a> Grant<'a> {
     /// # Errors
     /// [`Closed`](ShmError::Closed): the channel has ended since the room was reserved, or the peer
     /// no longer receives. Nothing was sent.
-    #[inline]
+    #[inline(always)]
     pub fn commit(self) -> Result<(), ShmError> {
         let Self { tx, claim, written, withheld } = self;
         tx.commit(claim, written, withheld).map_err(|reason| ShmError::Closed { reason, sent: 0 })

@@ -190,7 +190,10 @@ impl Receiver {
     // whole costs more than all the rest.
     #[inline(always)]
     pub fn try_recv_ref(&mut self) -> Result<Packet<'_>, TryRecvError> {
-        let held = from_taken(take_at_once(&mut self.rx, Rx::hold))?;
+        let held = match self.rx.hold_now(Limit::None) {
+            Some(held) => held,
+            None => from_taken(take_at_once(&mut self.rx, Rx::hold))?,
+        };
         Ok(Packet::new(&mut self.rx, held))
     }
 

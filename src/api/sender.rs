@@ -209,7 +209,7 @@ impl Sender {
     /// assert_eq!(rx.try_recv()?, vec![7; 3]);
     /// # Ok::<(), Box<dyn std::error::Error>>(())
     /// ```
-    #[inline]
+    #[inline(always)]
     pub fn try_reserve(&mut self, len: usize) -> Result<Grant<'_>, TryReserveError> {
         Grant::try_reserve(&mut self.half, len, false)
     }
