@@ -3,7 +3,7 @@
 use std::path::PathBuf;
 use std::time::Duration;
 
-use crate::cell::Pin;
+use crate::row::{Measure, Pin, SIZES};
 use crate::{Error, Result};
 
 pub(crate) const HELP: &str = "\
@@ -12,9 +12,10 @@ Measures wakering beside other ways to carry packets between two processes.
 Usage: cargo run --release --manifest-path benches/peers/Cargo.toml -- [OPTIONS]
 
 Options:
-  --quick           under a minute: short, once, the rows that the targets need
-  --seconds N       how long each measurement takes (default 0.3)
-  --repeat N        how often each is made (default 5)
+  --quick           under a minute: short, once, the rows that the goals need
+  --check           compares wakering's rows with the plain loops of examples/stream instead
+  --seconds N       how long each run takes (default 0.1)
+  --repeat N        how often each is made (default 9)
   --only TEXT       systems with this in their name, and no others; may be given several times
   --pin WHERE       two, one or none: only with these cores; may be given several times
   --bytes N         64, 1024, 8192 or 65536: only these packets; may be given several times
@@ -22,31 +23,48 @@ Options:
   --list            the systems
   --help            this text
 
-Exit status: 0 if every system did as it should, 1 if one hung, failed or lost packets or on an
-error, 2 for bad arguments.
+Exit status: 0 if every system did as it should, 1 if one hung, failed or lost packets, if a plain
+loop is faster than its row, or on an error, 2 for bad arguments.
 ";
-
-/// With this first argument the program is a process of a run.
-pub(crate) const STAGE: &str = "--stage";
 
 #[derive(Debug)]
 pub(crate) struct Options {
+    pub(crate) mode: Mode,
     pub(crate) is_quick: bool,
     pub(crate) time: Duration,
     pub(crate) repeat: usize,
     pub(crate) only: Vec<String>,
     pub(crate) pins: Vec<Pin>,
-    pub(crate) sizes: Vec<usize>,
+    sizes: Vec<usize>,
     pub(crate) out: PathBuf,
-    pub(crate) lists: bool,
 }
 
-/// All sizes of packets.
-pub(crate) const SIZES: [usize; 4] = [64, 1 << 10, 8 << 10, 64 << 10];
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub(crate) enum Mode {
+    Compare,
+    Check,
+    List,
+}
+
+impl Options {
+    /// Which packets there are in these rows.
+    pub(crate) fn sizes(&self, pin: Pin, measure: Measure) -> &[usize] {
+        match measure {
+            // Once is enough.
+            Measure::Idle if self.pins.first() != Some(&pin) => &[],
+            Measure::Idle => &SIZES[..1],
+            // There is no limit to compare with.
+            Measure::Stream if pin == Pin::One => &[],
+            _ if !self.sizes.is_empty() => &self.sizes,
+            Measure::RoundTrip => &SIZES[..1],
+            Measure::Stream => &SIZES,
+        }
+    }
+}
 
 /// What is wanted; `None` is help.
 pub(crate) fn parse(mut given: impl Iterator<Item = String>) -> Result<Option<Options>> {
-    let (mut seconds, mut repeat, mut is_quick, mut lists) = (None, None, false, false);
+    let (mut seconds, mut repeat, mut is_quick, mut mode) = (None, None, false, Mode::Compare);
     let (mut only, mut pins, mut sizes) = (Vec::new(), Vec::new(), Vec::new());
     let mut out = PathBuf::from(concat!(env!("CARGO_MANIFEST_DIR"), "/out"));
     while let Some(argument) = given.next() {
@@ -60,7 +78,8 @@ pub(crate) fn parse(mut given: impl Iterator<Item = String>) -> Result<Option<Op
         };
         match name.as_str() {
             "--quick" => is_quick = true,
-            "--list" => lists = true,
+            "--check" => mode = Mode::Check,
+            "--list" => mode = Mode::List,
             "--seconds" => seconds = Some(between(&value()?, 0.01, 60.0)?),
             "--repeat" => repeat = Some(between(&value()?, 1, 1000)?),
             "--only" => only.push(value()?),
@@ -73,23 +92,17 @@ pub(crate) fn parse(mut given: impl Iterator<Item = String>) -> Result<Option<Op
     }
     if pins.is_empty() {
         pins = vec![Pin::Two, Pin::One];
-        if !is_quick {
-            pins.push(Pin::None);
-        }
     }
-    if sizes.is_empty() {
-        sizes = SIZES.to_vec();
-    }
-    let seconds = seconds.unwrap_or(if is_quick { 0.05 } else { 0.3 });
+    let seconds = seconds.unwrap_or(if is_quick { 0.03 } else { 0.1 });
     Ok(Some(Options {
+        mode,
         is_quick,
         time: Duration::from_secs_f64(seconds),
-        repeat: repeat.unwrap_or(if is_quick { 1 } else { 5 }),
+        repeat: repeat.unwrap_or(if is_quick { 1 } else { 9 }),
         only,
         pins,
         sizes,
         out,
-        lists,
     }))
 }
 

@@ -1,39 +1,61 @@
 //! Measures wakering beside other ways to carry packets between two processes, and beside what the
 //! machine gives at best: all in one run, on one machine.
 //!
-//! From below: [`packet`] says what is carried and checks it, [`port`] what a system has to offer
-//! and the loops that use it, [`systems`] has them all. [`stage`] is a process in which one side of
-//! a system performs; [`coordinator`] starts two of them for each [`cell`] of the tables, watches
-//! over them and gathers the [`outcome`]s; [`report`] writes them down.
+//! From below: [`packet`] and [`trips`] say what is carried and check it, [`loops`] what a system has
+//! to offer, and [`systems`] has them all. A [`stage`] is a process in which one side of a system
+//! performs; a [`runner`] starts two of them and keeps a [`record`]. A [`plan`] says what runs after
+//! what, [`comparison`] does it all, and [`results`] are ratios of neighbours, which [`report`] writes
+//! down. [`check`] compares with plain loops.
 
 use std::process::ExitCode;
 
+mod row;
 mod packet;
-mod meters;
+mod trips;
 mod outcome;
-mod cell;
+mod meters;
+mod hop;
 mod link;
-mod port;
+mod order;
+mod loops;
 #[allow(unsafe_code, reason = "words in memory that two processes map")]
 mod shared;
 mod stage;
+mod system;
 #[allow(unsafe_code, reason = "bare rings, and rivals that hand out pointers")]
 mod systems;
-mod arguments;
-mod coordinator;
+mod record;
+mod runner;
+mod quartiles;
+mod regimes;
 mod results;
+mod arguments;
+mod plan;
 mod report;
+mod comparison;
+mod check;
+
+use arguments::Mode;
+use stage::Stage;
 
 type Error = Box<dyn std::error::Error + Send + Sync>;
 type Result<T> = std::result::Result<T, Error>;
 
 fn main() -> ExitCode {
     let mut arguments = std::env::args().skip(1).peekable();
-    let done = if arguments.next_if(|first| first == arguments::STAGE).is_some() {
-        stage::perform(arguments).map(|outcome| println!("{outcome}"))
+    let done = if arguments.next_if(|first| first == runner::STAGE).is_some() {
+        perform(arguments)
     } else {
         match arguments::parse(arguments) {
-            Ok(Some(options)) => coordinator::run(&options),
+            Ok(Some(options)) => match options.mode {
+                Mode::Compare => comparison::run(&options),
+                Mode::Check => check::run(&options),
+                Mode::List => {
+                    systems::all()
+                        .for_each(|system| println!("{:34} {}", system.name, system.about));
+                    Ok(())
+                }
+            },
             Ok(None) => {
                 print!("{}", arguments::HELP);
                 Ok(())
@@ -51,4 +73,14 @@ fn main() -> ExitCode {
             ExitCode::FAILURE
         }
     }
+}
+
+/// In a process of a run: does what the command line says, and answers with a line.
+fn perform(words: impl Iterator<Item = String>) -> Result<()> {
+    let order = order::Order::from_words(words)?;
+    let system =
+        systems::find(&order.system).ok_or_else(|| format!("no system {:?}", order.system))?;
+    let outcome = (system.perform)(&mut Stage::set(order)?)?;
+    println!("{outcome}");
+    Ok(())
 }

@@ -1,205 +1,265 @@
-//! What the packets hold, and how their receiver judges them: the same for every system.
+//! What the packets hold, and how their receiver checks them: the same work for every system.
 //!
-//! A packet's first word is its number, its last word a mixture of it. Both are written and read
-//! for each packet; what lies between is written once, when the buffer is made. So a packet that is
-//! lost, doubled, out of order, cut off or torn is seen, and the check costs everybody the same
-//! few nanoseconds. The number after the last one is told by a packet that says so.
+//! A packet's first word is its number, its last word a mixture of it. The sender writes both into a
+//! buffer that it uses again, and the receiver compares the length and both words. Nothing touches
+//! what lies between them. So a packet that is lost, doubled, out of order, cut off or torn is seen,
+//! and the check costs each system the same two or three nanoseconds. The last packet of a run says
+//! that it is the last, and how many there were.
+//!
+//! The packet's length is a constant of the compiler, for each system, as it is in a program that
+//! sends one type of message.
 
-use bytes::{Bytes, BytesMut};
+use std::time::{Duration, Instant};
 
-/// The number of the packet that ends a run; its last word tells how many there were.
+/// The number of the packet that ends a run; its last word tells how many came before it.
 const STOP: u64 = u64::MAX;
 
-/// What is in between.
+/// What lies between the first word and the last.
 const FILLING: u8 = 0x5a;
 
-/// The smallest packet: a number and its mixture.
-pub(crate) const MIN_BYTES: usize = 16;
+/// How often a sender looks at the clock: after this many packets, or bytes if that is less.
+const PACKETS_A_LOOK: usize = 1024;
+const BYTES_A_LOOK: usize = 128 << 10;
 
-/// Makes packets, in memory that is used again.
-pub(crate) struct Source {
-    packet: Box<[u8]>,
+/// The packets of a stream, until its time is up.
+#[derive(Debug)]
+pub(crate) struct Source<const N: usize> {
+    packet: Stamped<N>,
     next: u64,
+    /// The number at which the clock is read.
+    look_at: u64,
+    time: Duration,
+    begun: Option<Instant>,
     is_over: bool,
 }
 
-impl Source {
-    pub(crate) fn new(bytes: usize) -> Self {
-        assert!(bytes >= MIN_BYTES, "a packet has a first and a last word");
-        Self { packet: vec![FILLING; bytes].into(), next: 0, is_over: false }
+impl<const N: usize> Source<N> {
+    pub(crate) fn new(time: Duration) -> Self {
+        let packet = Stamped::new();
+        Self { packet, next: 0, look_at: 0, time, begun: None, is_over: false }
     }
 
-    /// How many were made, without the one that ends the run.
+    /// Returns the next packet; after the time is up, one that says so, and then `None`.
+    #[inline(always)]
+    pub(crate) fn next(&mut self) -> Option<&[u8; N]> {
+        if self.next == self.look_at && !self.is_in_time() {
+            return self.last();
+        }
+        let number = self.next;
+        self.next += 1;
+        Some(self.packet.stamp(number, mix(number)))
+    }
+
+    /// How many packets there were, without the last.
     pub(crate) fn made(&self) -> u64 {
         self.next
     }
 
-    /// From now on each packet says that no more come.
-    pub(crate) fn end(&mut self) {
-        self.is_over = true;
-    }
-
-    /// The next packet, for a system that copies it.
-    #[inline]
-    pub(crate) fn packet(&mut self) -> &[u8] {
-        let words = self.words();
-        stamp(&mut self.packet, words);
-        &self.packet
-    }
-
-    /// The next packet in `memory`, which holds an earlier one that nobody needs any more.
-    ///
-    /// It is as if a program filled a buffer of its own that it gets back: no allocation unless
-    /// somebody still holds `memory`, and two words written.
-    #[inline]
-    pub(crate) fn refill(&mut self, memory: &mut Bytes) {
-        let words = self.words();
-        let mut packet = match std::mem::take(memory).try_into_mut() {
-            Ok(packet) if packet.len() == self.packet.len() => packet,
-            // Split off, because such memory stays shared: a clone of it allocates nothing.
-            _ => BytesMut::from(&*self.packet).split(),
-        };
-        stamp(&mut packet, words);
-        *memory = packet.freeze();
-    }
-
-    /// The next packet's number alone, for limits that carry no more than a word.
-    #[inline]
-    pub(crate) fn number(&mut self) -> u64 {
-        self.words().0
-    }
-
-    #[inline]
-    fn words(&mut self) -> (u64, u64) {
-        if self.is_over {
-            return (STOP, self.next);
+    #[cold]
+    #[inline(never)]
+    fn is_in_time(&mut self) -> bool {
+        let packets = PACKETS_A_LOOK.min(BYTES_A_LOOK / N).max(1);
+        let now = Instant::now();
+        let is_in_time = now - *self.begun.get_or_insert(now) < self.time;
+        if is_in_time {
+            self.look_at += packets as u64;
         }
-        let number = self.next;
-        self.next += 1;
-        (number, mix(number))
+        is_in_time
+    }
+
+    #[cold]
+    #[inline(never)]
+    fn last(&mut self) -> Option<&[u8; N]> {
+        let is_first_time = !std::mem::replace(&mut self.is_over, true);
+        is_first_time.then(|| self.packet.stamp(STOP, self.next))
     }
 }
 
-#[inline]
-fn stamp(packet: &mut [u8], (first, last): (u64, u64)) {
-    let end = packet.len() - 8;
-    packet[end..].copy_from_slice(&last.to_le_bytes());
-    packet[..8].copy_from_slice(&first.to_le_bytes());
+/// A packet in a buffer that is used again.
+#[derive(Debug)]
+pub(crate) struct Stamped<const N: usize>(Box<[u8; N]>);
+
+impl<const N: usize> Stamped<N> {
+    pub(crate) fn new() -> Self {
+        const { assert!(N >= 16, "a packet has a first and a last word") };
+        let packet = vec![FILLING; N].into_boxed_slice();
+        Self(packet.try_into().expect("it has this length"))
+    }
+
+    /// The packet with this number.
+    #[inline(always)]
+    pub(crate) fn numbered(&mut self, number: u64) -> &[u8; N] {
+        self.stamp(number, mix(number))
+    }
+
+    /// The packet that ends a run of so many.
+    pub(crate) fn last(&mut self, count: u64) -> &[u8; N] {
+        self.stamp(STOP, count)
+    }
+
+    #[inline(always)]
+    fn stamp(&mut self, first: u64, last: u64) -> &[u8; N] {
+        self.0[N - 8..].copy_from_slice(&last.to_le_bytes());
+        self.0[..8].copy_from_slice(&first.to_le_bytes());
+        &self.0
+    }
 }
 
-#[inline]
+#[inline(always)]
 fn mix(number: u64) -> u64 {
     (number ^ 0x9e37_79b9_7f4a_7c15).rotate_left(23)
 }
 
-/// Takes packets and keeps the books.
-#[derive(Debug, Clone)]
-pub(crate) struct Sink {
-    bytes: usize,
-    next: u64,
-    /// Packets that came whole.
-    pub(crate) taken: u64,
-    /// Packets that were passed over.
-    pub(crate) lost: u64,
-    /// Packets that were not what was sent, or came twice or late.
-    pub(crate) corrupt: u64,
-    is_over: bool,
+/// What is checked of a packet.
+#[derive(Debug, Clone, Copy)]
+pub(crate) struct Look {
+    len: usize,
+    first: u64,
+    last: u64,
 }
 
-impl Sink {
-    pub(crate) fn new(bytes: usize) -> Self {
-        Self { bytes, next: 0, taken: 0, lost: 0, corrupt: 0, is_over: false }
+impl Look {
+    #[inline(always)]
+    pub(crate) fn at(packet: &[u8]) -> Self {
+        let word = |chunk: Option<&[u8; 8]>| chunk.map_or(0, |word| u64::from_le_bytes(*word));
+        let (first, last) = (word(packet.first_chunk()), word(packet.last_chunk()));
+        Self { len: packet.len(), first, last }
     }
 
-    /// Whether the packet that ends the run has come.
-    #[inline]
-    pub(crate) fn is_over(&self) -> bool {
-        self.is_over
+    /// The packet's number.
+    #[inline(always)]
+    pub(crate) fn number(self) -> u64 {
+        self.first
+    }
+}
+
+/// Checks packets and counts them.
+#[derive(Debug)]
+pub(crate) struct Sink<const N: usize> {
+    next: u64,
+    /// Packets that were passed over, and those that had not come when the run ended.
+    skipped: u64,
+    missing: u64,
+    corrupt: u64,
+    /// When the first packet came, and the last.
+    begun: Option<Instant>,
+    ended: Option<Instant>,
+}
+
+/// No packet has this number, so that the first one is looked at more closely.
+const NOT_BEGUN: u64 = u64::MAX - 1;
+
+impl<const N: usize> Sink<N> {
+    pub(crate) fn new() -> Self {
+        Self { next: NOT_BEGUN, skipped: 0, missing: 0, corrupt: 0, begun: None, ended: None }
     }
 
-    #[inline]
-    pub(crate) fn take(&mut self, packet: &[u8]) {
-        let words = (word(packet, 0), word(packet, packet.len().saturating_sub(8)));
-        if packet.len() == self.bytes && words == (self.next, mix(self.next)) {
+    /// Checks a packet. Returns whether more are to come.
+    #[inline(always)]
+    pub(crate) fn take(&mut self, packet: &[u8]) -> bool {
+        self.note(Look::at(packet))
+    }
+
+    #[inline(always)]
+    pub(crate) fn note(&mut self, look: Look) -> bool {
+        let is_next = look.len == N && look.first == self.next && look.last == mix(self.next);
+        if is_next {
             self.next += 1;
-            self.taken += 1;
-        } else {
-            self.judge(packet.len(), words);
+            return true;
         }
+        self.judge(look)
     }
 
-    /// Takes what [`Source::number`] made.
-    #[inline]
-    pub(crate) fn take_number(&mut self, number: u64) {
-        let last = if number == STOP { self.next } else { mix(number) };
-        if number == self.next {
-            self.next += 1;
-            self.taken += 1;
-        } else {
-            self.judge(self.bytes, (number, last));
-        }
+    /// Checks a packet that was only its number, as those of limits that carry no more.
+    #[inline(always)]
+    pub(crate) fn take_number(&mut self, first: u64) -> bool {
+        let last = if first == STOP { self.next } else { mix(first) };
+        self.note(Look { len: N, first, last })
     }
 
     #[cold]
-    fn judge(&mut self, len: usize, (first, last): (u64, u64)) {
-        if len != self.bytes {
+    #[inline(never)]
+    fn judge(&mut self, look: Look) -> bool {
+        if self.begun.is_none() {
+            self.begun = Some(Instant::now());
+            self.next = 0;
+            return self.note(look);
+        }
+        let Look { len, first, last } = look;
+        if len != N {
             self.corrupt += 1;
         } else if first == STOP {
-            self.is_over = true;
-            self.lost += last.saturating_sub(self.next);
+            self.missing += last.saturating_sub(self.next);
+            self.ended = Some(Instant::now());
+            return false;
         } else if last != mix(first) || first < self.next {
             self.corrupt += 1;
         } else {
-            self.lost += first - self.next;
+            self.skipped += first - self.next;
             self.next = first + 1;
-            self.taken += 1;
         }
+        true
     }
-}
 
-#[inline]
-fn word(packet: &[u8], at: usize) -> u64 {
-    packet.get(at..).and_then(|rest| rest.first_chunk()).map_or(0, |word| u64::from_le_bytes(*word))
+    /// Packets that came whole and in order.
+    pub(crate) fn taken(&self) -> u64 {
+        if self.begun.is_none() { 0 } else { self.next - self.skipped }
+    }
+
+    /// Packets that did not come.
+    pub(crate) fn lost(&self) -> u64 {
+        self.skipped + self.missing
+    }
+
+    /// Packets that were not what was sent, or came twice or late.
+    pub(crate) fn corrupt(&self) -> u64 {
+        self.corrupt
+    }
+
+    /// From the first packet to the last.
+    pub(crate) fn elapsed(&self) -> Duration {
+        self.begun.zip(self.ended).map_or(Duration::ZERO, |(begun, ended)| ended - begun)
+    }
 }
 
 #[cfg(test)]
 mod tests {
     use super::*;
 
+    const HOUR: Duration = Duration::from_secs(3600);
+
     #[test]
     fn what_was_made_is_taken_until_the_end() {
-        let (mut source, mut sink) = (Source::new(64), Sink::new(64));
-        let mut memory = Bytes::new();
-        for _ in 0..3 {
-            sink.take(source.packet());
-            source.refill(&mut memory);
-            sink.take(&memory);
+        let (mut source, mut sink) =
+            (Source::<64>::new(Duration::from_millis(2)), Sink::<64>::new());
+        let mut made = 0;
+        while let Some(packet) = source.next() {
+            let goes_on = sink.take(packet);
+            made += u64::from(goes_on);
         }
-        source.end();
-        assert!(!sink.is_over());
-        sink.take(source.packet());
-        assert!(sink.is_over());
-        assert_eq!((sink.taken, sink.lost, sink.corrupt, source.made()), (6, 0, 0, 6));
+        assert!(source.next().is_none());
+        assert!(made > 0 && made.is_multiple_of(PACKETS_A_LOOK as u64));
+        assert_eq!((sink.taken(), sink.lost(), sink.corrupt()), (made, 0, 0));
+        assert!(sink.elapsed() >= Duration::from_millis(1) && source.made() == made);
     }
 
     #[test]
     fn lost_torn_and_doubled_packets_are_told() {
-        let (mut source, mut sink) = (Source::new(64), Sink::new(64));
-        source.packet();
-        sink.take(source.packet());
-        assert_eq!((sink.taken, sink.lost), (1, 1));
-        let mut torn = source.packet().to_vec();
+        let (mut source, mut sink) = (Source::<64>::new(HOUR), Sink::<64>::new());
+        source.next();
+        assert!(sink.take(source.next().unwrap()));
+        assert_eq!((sink.taken(), sink.lost()), (1, 1));
+        let mut torn = *source.next().unwrap();
         sink.take(&torn[..32]);
         torn[60] ^= 1;
         sink.take(&torn);
-        assert_eq!(sink.corrupt, 2);
+        assert_eq!(sink.corrupt(), 2);
         torn[60] ^= 1;
         sink.take(&torn);
         sink.take(&torn);
-        assert_eq!((sink.taken, sink.corrupt), (2, 3));
-        source.packet();
-        source.end();
-        sink.take(source.packet());
-        assert_eq!((sink.lost, sink.is_over()), (2, true));
+        assert_eq!((sink.taken(), sink.corrupt()), (2, 3));
+        source.next();
+        assert!(!sink.take(source.packet.last(4)));
+        assert_eq!((sink.taken(), sink.lost()), (2, 2));
     }
 }

@@ -1,20 +1,20 @@
-//! Where a system performs: in a process that the coordinator has started, with a link to the
-//! other.
+//! Where a system performs: a process of a run, with a link to the other one.
 
 use std::os::fd::{AsFd, OwnedFd};
 use std::sync::Barrier;
 use std::thread::{self, ScopedJoinHandle};
-use std::time::{Duration, Instant};
+use std::time::Duration;
 
 use rustix::process::{Signal, set_parent_process_death_signal};
 use rustix::thread::{CpuSet, sched_setaffinity};
 
 use crate::Result;
-use crate::cell::{Measure, Order, Side};
 use crate::link::Link;
+use crate::loops::{self, AllLoops, Loops, Tally};
 use crate::meters::{self, SystemCalls};
+use crate::order::Order;
 use crate::outcome::Outcome;
-use crate::port::{self, AsyncPort, Port, Tally};
+use crate::row::{Measure, Side};
 
 pub(crate) struct Stage {
     order: Order,
@@ -22,47 +22,31 @@ pub(crate) struct Stage {
     calls: Option<SystemCalls>,
 }
 
-/// With this begin the names of all objects in `/dev/shm` that are not in the scratch directory.
-pub(crate) fn prefix(coordinator: u32) -> String {
-    format!("peers_{coordinator}_")
-}
-
-/// In a process of a run: does what the command line says, and answers with a line.
-pub(crate) fn perform(words: impl Iterator<Item = String>) -> Result<Outcome> {
-    // Spinners would go on for ever without the coordinator.
-    set_parent_process_death_signal(Some(Signal::KILL))?;
-    let order = Order::from_words(words)?;
-    if !order.cell.system.is_in_one_process() {
-        // Before there is any other thread, so that all of them stay there.
-        pin(order.cores[order.side as usize])?;
-    }
-    let calls = if order.counts_calls { Some(SystemCalls::count()?) } else { None };
-    let mut stage = Stage { link: Link::inherited()?, order, calls };
-    (stage.order.cell.system.perform)(&mut stage)
-}
-
-fn pin(core: Option<usize>) -> Result<()> {
-    let Some(core) = core else { return Ok(()) };
-    let mut cores = CpuSet::new();
-    cores.set(core);
-    Ok(sched_setaffinity(None, &cores)?)
+/// With this begin the names of all objects in `/dev/shm` that a run makes outside of its scratch
+/// directory; `parent` is the process that started it.
+pub(crate) fn prefix(parent: u32) -> String {
+    format!("peers_{parent}_")
 }
 
 impl Stage {
+    /// What the command line of a process of a run orders.
+    pub(crate) fn set(order: Order) -> Result<Self> {
+        // Spinners would go on for ever without their parent.
+        set_parent_process_death_signal(Some(Signal::KILL))?;
+        if !order.is_in_one_process {
+            // Before there is any other thread, so that all of them stay there.
+            pin(order.cores[order.side as usize])?;
+        }
+        let calls = if order.counts_calls { Some(SystemCalls::count()?) } else { None };
+        Ok(Self { link: Link::inherited()?, order, calls })
+    }
+
     pub(crate) fn side(&self) -> Side {
         self.order.side
     }
 
     pub(crate) fn bytes(&self) -> usize {
-        self.order.cell.bytes
-    }
-
-    pub(crate) fn measure(&self) -> Measure {
-        self.order.cell.measure
-    }
-
-    pub(crate) fn time(&self) -> Duration {
-        self.order.time
+        self.order.row.bytes
     }
 
     /// The beginning of names that nobody else uses; a path.
@@ -100,60 +84,47 @@ impl Stage {
         }
     }
 
-    /// Plays this side on a port of calls.
-    pub(crate) fn run(&mut self, mut port: impl Port) -> Result<Outcome> {
+    /// Runs this side's loop, whatever the length of the packets.
+    pub(crate) async fn run(&mut self, loops: impl AllLoops) -> Result<Outcome> {
+        match self.bytes() {
+            64 => self.run_sized::<64>(loops).await,
+            1024 => self.run_sized::<1024>(loops).await,
+            8192 => self.run_sized::<8192>(loops).await,
+            65536 => self.run_sized::<65536>(loops).await,
+            other => Err(format!("packets of {other} bytes are not prepared").into()),
+        }
+    }
+
+    /// The same where the type of a channel tells how long its packets are.
+    pub(crate) async fn run_sized<const N: usize>(
+        &mut self,
+        mut loops: impl Loops<N>,
+    ) -> Result<Outcome> {
         self.link.meet()?;
         let meter = Meter::start(&mut self.calls)?;
-        let tally = port::drive(self.measure(), self.side(), self.bytes(), self.time(), &mut port)?;
+        let Order { row, side, time, .. } = self.order;
+        let tally = loops::run(row.measure, side, time, &mut loops).await?;
         let outcome = meter.stop(&mut self.calls, tally)?;
         // Nobody goes while the other may still be at it.
         self.link.meet()?;
         Ok(outcome)
     }
 
-    /// Plays this side on a port of futures.
-    pub(crate) async fn run_async(&mut self, mut port: impl AsyncPort) -> Result<Outcome> {
-        self.link.meet()?;
-        let meter = Meter::start(&mut self.calls)?;
-        let (measure, side, bytes, time) = (self.measure(), self.side(), self.bytes(), self.time());
-        let tally = port::drive_async(measure, side, bytes, time, &mut port).await?;
-        let outcome = meter.stop(&mut self.calls, tally)?;
-        self.link.meet()?;
-        Ok(outcome)
-    }
-
-    /// Plays both sides, each on a thread of its own.
-    pub(crate) fn run_threads<P: Port + Send>(&mut self, ports: [P; 2]) -> Result<Outcome> {
-        self.play(ports, |Order { cell, time, .. }, side, mut port| {
-            port::drive(cell.measure, side, cell.bytes, *time, &mut port)
-        })
-    }
-
-    /// The same with futures, each thread under an executor that knows nothing but its one.
-    pub(crate) fn run_threads_async<P: AsyncPort + Send>(
+    /// Runs the loops of both sides, each on a thread of its own.
+    pub(crate) fn run_threads<const N: usize>(
         &mut self,
-        ports: [P; 2],
-    ) -> Result<Outcome> {
-        self.play(ports, |Order { cell, time, .. }, side, mut port| {
-            let drive = port::drive_async(cell.measure, side, cell.bytes, *time, &mut port);
-            pollster::block_on(drive)
-        })
-    }
-
-    fn play<P: Send>(
-        &mut self,
-        ports: [P; 2],
-        drive: impl Fn(&Order, Side, P) -> Result<Tally> + Sync,
+        sides: [impl Loops<N> + Send; 2],
     ) -> Result<Outcome> {
         let meter = Meter::start(&mut self.calls)?;
-        let (order, both, drive) = (&self.order, &Barrier::new(2), &drive);
+        let (order, both) = (&self.order, &Barrier::new(2));
         let tallies = thread::scope(|scope| {
-            let sides = ports.into_iter().zip([Side::A, Side::B]);
-            let threads = sides.map(|(port, side)| {
+            let sides = sides.into_iter().zip([Side::A, Side::B]);
+            let threads = sides.map(|(mut loops, side)| {
                 scope.spawn(move || {
                     let pinned = pin(order.cores[side as usize]);
                     both.wait();
-                    pinned.and_then(|()| drive(order, side, port))
+                    pinned?;
+                    pollster::block_on(loops::run(order.row.measure, side, order.time, &mut loops))
                 })
             });
             let threads: Vec<_> = threads.collect();
@@ -164,39 +135,45 @@ impl Stage {
         })?;
         let [asked, answered] =
             <[Tally; 2]>::try_from(tallies).map_err(|_| "there are two sides")?;
-        let is_stream = self.measure() == Measure::Stream;
+        let is_stream = order.row.measure == Measure::Stream;
         meter.stop(&mut self.calls, if is_stream { answered } else { asked })
     }
+}
+
+fn pin(core: Option<usize>) -> Result<()> {
+    let Some(core) = core else { return Ok(()) };
+    let mut cores = CpuSet::new();
+    cores.set(core);
+    Ok(sched_setaffinity(None, &cores)?)
 }
 
 /// What was used up when the measuring began.
 struct Meter {
     cpu: Duration,
     calls: u64,
-    begun: Instant,
 }
 
 impl Meter {
     fn start(counter: &mut Option<SystemCalls>) -> Result<Self> {
         let calls = counter.as_mut().map_or(Ok(0), SystemCalls::so_far)?;
-        Ok(Self { calls, cpu: meters::cpu_time(), begun: Instant::now() })
+        Ok(Self { calls, cpu: meters::cpu_time() })
     }
 
     fn stop(self, counter: &mut Option<SystemCalls>, tally: Tally) -> Result<Outcome> {
         let cpu = meters::cpu_time() - self.cpu;
         let calls = counter.as_mut().map_or(Ok(0), SystemCalls::so_far)? - self.calls;
-        let elapsed = if tally.elapsed.is_zero() { self.begun.elapsed() } else { tally.elapsed };
+        let [p50_ns, p99_ns, p999_ns] = tally.quantiles;
         Ok(Outcome {
             sent: tally.sent,
-            taken: tally.sink.taken,
-            lost: tally.sink.lost,
-            corrupt: tally.sink.corrupt,
-            elapsed_ns: nanoseconds(elapsed),
+            taken: tally.taken,
+            lost: tally.lost,
+            corrupt: tally.corrupt,
+            elapsed_ns: nanoseconds(tally.elapsed),
             cpu_ns: nanoseconds(cpu),
             calls,
-            p50_ns: tally.latencies.value_at_quantile(0.5),
-            p99_ns: tally.latencies.value_at_quantile(0.99),
-            p999_ns: tally.latencies.value_at_quantile(0.999),
+            p50_ns,
+            p99_ns,
+            p999_ns,
             resident: 0,
         })
     }

@@ -1,19 +1,20 @@
-//! Two charts: how long a round trip takes, and how fast a stream is.
+//! Two charts of ratios to the limit: round trips and streams.
 
 use std::path::Path;
 
 use plotters::coord::Shift;
 use plotters::prelude::{
-    BLACK, Color, DrawingArea, IntoDrawingArea, IntoFont, RGBColor, Rectangle, SVGBackend,
-    TextStyle, WHITE,
+    BLACK, Color, DrawingArea, IntoDrawingArea, IntoFont, PathElement, RGBColor, Rectangle,
+    SVGBackend, TextStyle, WHITE,
 };
 use plotters::style::text_anchor::{HPos, Pos, VPos};
 
-use super::tables::{ALL, figures, size};
+use super::text::{figures, size};
 use crate::Result;
-use crate::cell::{Measure, Pin};
-use crate::results::{Median, Record, Results, Row};
-use crate::systems::{Family, System};
+use crate::quartiles::Quartiles;
+use crate::results::{Results, Value, reference};
+use crate::row::{Measure, Pin, Row, SIZES};
+use crate::system::{Family, System};
 
 type Canvas<'a> = DrawingArea<SVGBackend<'a>, Shift>;
 
@@ -35,45 +36,50 @@ pub(crate) fn write(results: &Results, note: &str, out: &Path) -> Result<()> {
     streams(results, note, &out.join("streams.svg"))
 }
 
-/// Both ends awake on two cores, both asleep on one; on a logarithmic scale.
+/// Both ends awake on two cores, both asleep on one.
 fn round_trips(results: &Results, note: &str, path: &Path) -> Result<()> {
     let panel = |(pin, title): (Pin, &str)| {
         let row = Row { measure: Measure::RoundTrip, pin, bytes: 64 };
-        let micros = |record: &Record| record.outcome.p50_ns as f64 / 1e3;
-        let systems = results.systems(ALL).into_iter();
-        let bars = systems.filter_map(|system| {
-            let value = results.median(system.name, row, micros)?.median;
-            Some(Bar { name: system.name.to_owned(), family: system.family, value })
+        let bars = results.systems().into_iter().filter_map(|system| {
+            let ratio = results.ratio(row, system.name, reference(row), None)?;
+            Some(Bar { name: system.name.to_owned(), family: system.family, ratio })
         });
-        let mut bars: Vec<Bar> = bars.collect();
-        bars.sort_by(|a, b| a.value.total_cmp(&b.value));
-        Panel { title: title.to_owned(), bars }
+        panel(format!("{title}; {} = 1", reference(row)), row, bars.collect())
     };
-    let places = [(Pin::Two, "64 B, a core each"), (Pin::One, "64 B, both on one core")];
-    let title = "Round trip, median in µs, logarithmic (less is better)";
+    let places = [(Pin::Two, "awake, a core each"), (Pin::One, "asleep, one core for both")];
+    let title =
+        "Round trips of 64 bytes, time as a multiple of a limit, logarithmic (less is better)";
     draw(title, note, &places.map(panel), Scale::Logarithmic, path)
 }
 
-/// A panel for each size: each crate and each limit by its fastest way.
+/// A panel for each length: each crate and each limit by its fastest way.
 fn streams(results: &Results, note: &str, path: &Path) -> Result<()> {
-    let rows = results.rows(Measure::Stream).into_iter().filter(|row| row.pin == Pin::Two);
-    let panel = |row: Row| {
+    let panels = SIZES.map(|bytes| {
+        let row = Row { measure: Measure::Stream, pin: Pin::Two, bytes };
         let mut bars: Vec<Bar> = Vec::new();
-        for system in results.systems(ALL) {
-            let speed = results.median(system.name, row, Record::gigabytes_per_second);
-            let Some(Median { median: value, .. }) = speed else { continue };
-            let name = group(system);
-            match bars.iter_mut().find(|bar| bar.name == name) {
-                Some(bar) => bar.value = bar.value.max(value),
-                None => bars.push(Bar { name, family: system.family, value }),
+        for system in results.systems() {
+            let ratio = results.ratio(row, system.name, reference(row), None);
+            let Some(ratio) = ratio else { continue };
+            let bar = Bar { name: group(system), family: system.family, ratio };
+            match bars.iter_mut().find(|other| other.name == bar.name) {
+                Some(other) if other.ratio.median < ratio.median => *other = bar,
+                Some(_) => {}
+                None => bars.push(bar),
             }
         }
-        bars.sort_by(|a, b| b.value.total_cmp(&a.value));
-        Panel { title: size(row.bytes), bars }
-    };
-    let panels: Vec<Panel> = rows.map(panel).collect();
-    let title = "Stream on two cores, GB/s, each by its fastest way (more is better)";
+        panel(format!("{}; {} = 1", size(bytes), reference(row)), row, bars)
+    });
+    let title = "Streams between two cores, speed as a multiple of a limit (more is better)";
     draw(title, note, &panels, Scale::Linear, path)
+}
+
+/// The best first.
+fn panel(title: String, row: Row, mut bars: Vec<Bar>) -> Panel {
+    bars.sort_by(|a, b| a.ratio.median.total_cmp(&b.ratio.median));
+    if Value::in_row(row) == Value::Speed {
+        bars.reverse();
+    }
+    Panel { title, bars }
 }
 
 /// Under which name the ways of a crate are shown together.
@@ -82,6 +88,7 @@ fn group(system: &System) -> String {
     match system.family {
         Family::Limit => system.name.to_owned(),
         Family::Wakering if system.name.contains("in place") => "wakering, in place".to_owned(),
+        Family::Wakering if system.name.contains("items") => "wakering, items".to_owned(),
         Family::Wakering => "wakering, Bytes".to_owned(),
         Family::Rival if system.name.starts_with("Unix") => system.name.to_owned(),
         Family::Rival => crate_name().to_owned(),
@@ -92,7 +99,7 @@ fn group(system: &System) -> String {
 struct Bar {
     name: String,
     family: Family,
-    value: f64,
+    ratio: Quartiles,
 }
 
 struct Panel {
@@ -112,6 +119,8 @@ const LINE: i32 = 19;
 const HEAD: i32 = 26;
 const NAMES: i32 = 190;
 const FIGURES: i32 = 50;
+/// Half the height of what shows the quartiles.
+const WHISKER: i32 = 3;
 
 /// Two panels beside each other, as many rows of them as it takes.
 fn draw(title: &str, note: &str, panels: &[Panel], scale: Scale, path: &Path) -> Result<()> {
@@ -144,22 +153,32 @@ fn bars(canvas: &Canvas<'_>, Panel { title, bars }: &Panel, scale: Scale) -> Res
     text(canvas, title, (12, 4), 14, BLACK, HPos::Left)?;
     let (width, _) = canvas.dim_in_pixel();
     let room = f64::from(i32::try_from(width)? - NAMES - FIGURES);
-    let least = bars.iter().map(|bar| bar.value).fold(f64::INFINITY, f64::min);
-    let most = bars.iter().map(|bar| bar.value).fold(0.0, f64::max);
-    let share = |value: f64| match scale {
-        Scale::Linear => value / most,
+    let least = bars.iter().map(|bar| bar.ratio.lower).fold(1.0, f64::min);
+    let most = bars.iter().map(|bar| bar.ratio.upper).fold(1.0, f64::max);
+    #[allow(clippy::cast_possible_truncation, reason = "a length in pixels")]
+    let length = |value: f64| match scale {
+        Scale::Linear => (room * value / most) as i32,
         // Begins at half the shortest bar, so that this one can be seen.
-        Scale::Logarithmic => (value / least * 2.0).ln() / (most / least * 2.0).ln(),
+        Scale::Logarithmic => {
+            (room * (value / least * 2.0).ln() / (most / least * 2.0).ln()) as i32
+        }
     };
-    for (Bar { name, family, value }, line) in bars.iter().zip(0..) {
+    for (Bar { name, family, ratio }, line) in bars.iter().zip(0..) {
         let top = HEAD + line * LINE;
-        #[allow(clippy::cast_possible_truncation, reason = "a length in pixels")]
-        let length = (room * share(*value)) as i32;
+        let middle = top + (LINE - 5) / 2;
         text(canvas, name, (NAMES - 6, top), 12, BLACK, HPos::Right)?;
-        let corners = [(NAMES, top), (NAMES + length, top + LINE - 5)];
+        let corners = [(NAMES, top), (NAMES + length(ratio.median), top + LINE - 5)];
         canvas.draw(&Rectangle::new(corners, color(*family).filled()))?;
-        text(canvas, &figures(*value), (NAMES + length + 4, top), 12, GREY, HPos::Left)?;
+        let (from, to) = (NAMES + length(ratio.lower), NAMES + length(ratio.upper));
+        let whisker =
+            [(from, middle - WHISKER), (from, middle + WHISKER), (from, middle), (to, middle)];
+        let whisker = whisker.into_iter().chain([(to, middle - WHISKER), (to, middle + WHISKER)]);
+        canvas.draw(&PathElement::new(whisker.collect::<Vec<_>>(), BLACK))?;
+        text(canvas, &figures(ratio.median), (to + 5, top), 12, GREY, HPos::Left)?;
     }
+    let limit = NAMES + length(1.0);
+    let bottom = HEAD + i32::try_from(bars.len())? * LINE;
+    canvas.draw(&PathElement::new([(limit, HEAD - 4), (limit, bottom)], GREY))?;
     Ok(())
 }
 

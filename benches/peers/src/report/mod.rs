@@ -1,4 +1,4 @@
-//! What is left of a run: a CSV of all measurements, a page with the tables, two charts.
+//! What is left of a comparison: a CSV of all runs, a page with the goals and tables, two charts.
 
 use crate::Result;
 use crate::arguments::Options;
@@ -6,15 +6,19 @@ use crate::results::Results;
 
 mod charts;
 mod csv;
-mod ratios;
+mod goals;
+mod machine;
 mod tables;
+mod text;
 
-/// Writes them all, and shows the tables.
+/// Writes them all, and shows the page.
 pub(crate) fn write(results: &Results, options: &Options) -> Result<()> {
     std::fs::create_dir_all(&options.out)?;
     std::fs::write(options.out.join("results.csv"), csv::of(results)?)?;
-    let page = tables::of(results, options)?;
+    let machine = machine::paragraph(results, options);
+    let (goals, tables) = (goals::of(results)?, tables::of(results)?);
+    let page = format!("# wakering beside others\n\n{machine}\n\n{goals}{tables}");
     println!("{page}");
     std::fs::write(options.out.join("results.md"), page)?;
-    charts::write(results, &tables::machine(results, options), &options.out)
+    charts::write(results, &machine::line(options), &options.out)
 }

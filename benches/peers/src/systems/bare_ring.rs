@@ -1,52 +1,74 @@
-//! A ring without anything around it: no checks of what the other side wrote, no ends, no bells.
+//! A ring without anything around it: no checks of what the other side wrote, no ends, no bells, no
+//! fence. So this is how fast such a ring can be.
 //!
-//! Records lie as in the library's ring: a header of a word, which publishes the packet behind it,
-//! then the packet, aligned to words and in one piece. The read position goes back to the producer
-//! every eighth of the ring. So this is how fast such a ring can be, by three ways of taking a
-//! packet out of it.
+//! Records lie as in the library's ring: a header of a word, which publishes the packet after it,
+//! then the packet, aligned to words and in one piece. A batch is published by its first header,
+//! which is written last. The read position goes back to the producer every eighth of the ring.
 
+use std::hint::spin_loop;
 use std::ptr;
 use std::slice;
 use std::sync::atomic::{AtomicU64, Ordering};
 
 use bytes::Bytes;
 
-use super::{BOTH, Family, System, Waits, spin_pausing};
 use crate::Result;
-use crate::cell::Side;
+use crate::loops::Loops;
 use crate::outcome::Outcome;
 use crate::packet::{Sink, Source};
-use crate::port::Port;
+use crate::row::Side;
 use crate::shared::{self, Shared};
 use crate::stage::Stage;
+use crate::system::{Family, STREAM, System};
+use crate::trips::{Echo, Trips};
+
+const LIMIT: System = System {
+    family: Family::Limit,
+    limits: &["bare ring, in place", "cache line"],
+    ..System::RIVAL
+};
 
 pub(crate) const SYSTEMS: &[System] = &[
     System {
         name: "bare ring, in place",
-        family: Family::Limit,
-        waits: Waits::Spinning,
         about: "packets are looked at where they lie",
-        measures: BOTH,
-        sizes: &[],
-        perform: |stage| perform(stage, Out::InPlace),
+        limits: &["cache line"],
+        perform: |stage| perform(stage, |ring| InPlace(ring, 1)),
+        ..LIMIT
     },
     System {
-        name: "bare ring, copied",
-        family: Family::Limit,
-        waits: Waits::Spinning,
-        about: "packets are copied into one buffer, again and again",
-        measures: BOTH,
-        sizes: &[],
-        perform: |stage| perform(stage, Out::Copied(Vec::new())),
+        name: "bare ring, in place, batch",
+        about: "the same, 64 packets or 128 KiB a publication",
+        measures: STREAM,
+        perform: |stage| {
+            let batch = batch_of(stage.bytes());
+            perform(stage, |ring| InPlace(ring, batch))
+        },
+        ..LIMIT
     },
     System {
         name: "bare ring, Bytes",
-        family: Family::Limit,
-        waits: Waits::Spinning,
         about: "packets are copied into an allocation each",
-        measures: BOTH,
-        sizes: &[],
-        perform: |stage| perform(stage, Out::Bytes),
+        perform: |stage| perform(stage, |ring| Copied(ring, 1)),
+        ..LIMIT
+    },
+    System {
+        name: "bare ring, Bytes, batch",
+        about: "the same, 64 packets or 128 KiB a publication",
+        measures: STREAM,
+        perform: |stage| {
+            let batch = batch_of(stage.bytes());
+            perform(stage, |ring| Copied(ring, batch))
+        },
+        ..LIMIT
+    },
+    System {
+        name: "bare ring, items",
+        about: "packets of 4 KiB hold the items, and are copied as a whole into one buffer",
+        measures: STREAM,
+        sizes: &[64, 1024],
+        perform: |stage| perform(stage, Items),
+        ..LIMIT
     },
 ];
 
@@ -62,33 +84,34 @@ const NONE: u64 = 0;
 const WRAP: u64 = u64::MAX;
 const HEADER: usize = 8;
 
-/// Pauses between two looks at an empty ring in a stream. On the producer's heels each look tears
-/// the line away from it; the best of what was tried.
+/// Pauses between two looks at an empty ring in a stream. Directly after the producer, each look
+/// takes the line away from it; the best of what was tried.
 const PAUSES: u32 = 300;
 
-/// How a packet leaves the ring.
-enum Out {
-    InPlace,
-    Copied(Vec<u8>),
-    Bytes,
+/// Packets of a batch.
+fn batch_of(bytes: usize) -> usize {
+    ((128 << 10) / bytes).min(64)
 }
 
-fn perform(stage: &mut Stage, mut out: Out) -> Result<Outcome> {
-    if let Out::Copied(buffer) = &mut out {
-        buffer.resize(stage.bytes(), 0);
-    }
+/// Opens the ring and runs the loops that `make` makes of it.
+fn perform<L>(stage: &mut Stage, make: impl FnOnce(Both<'static>) -> L) -> Result<Outcome>
+where
+    L: crate::loops::AllLoops,
+{
+    // Until the process ends, so that the loops can be of a type that nothing borrows.
     let memory = Shared::map(stage.share(|| shared::create(REGION))?, REGION)?;
-    let rings = [0, HEAD + RING].map(|at| Ring::new(&memory, at));
+    let memory: &Shared = Box::leak(Box::new(memory));
+    let rings = [0, HEAD + RING].map(|at| Ring::new(memory, at));
     let [there, back] = rings;
-    let (producer, consumer) = match stage.side() {
+    let (out, from) = match stage.side() {
         Side::A => (there, back),
         Side::B => (back, there),
     };
-    stage.run(BareRing {
-        producer: Producer { ring: producer, tail: 0, head: 0 },
-        consumer: Consumer { ring: consumer, head: 0, told: 0 },
-        out,
-    })
+    let both = Both {
+        producer: Producer { ring: out, tail: 0, head: 0, withheld: None },
+        consumer: Consumer { ring: from, head: 0, told: 0 },
+    };
+    pollster::block_on(stage.run(make(both)))
 }
 
 /// One direction.
@@ -106,7 +129,7 @@ impl<'a> Ring<'a> {
         Self { head: memory.word(at), records }
     }
 
-    #[inline]
+    #[inline(always)]
     fn place(&self, position: u64) -> *mut u8 {
         #[allow(clippy::cast_possible_truncation, reason = "the mask leaves 22 bits")]
         let offset = (position & MASK) as usize;
@@ -114,7 +137,7 @@ impl<'a> Ring<'a> {
         unsafe { self.records.add(offset) }
     }
 
-    #[inline]
+    #[inline(always)]
     fn header(&self, position: u64) -> &'a AtomicU64 {
         // SAFETY: positions are multiples of 8, so a whole aligned word of the ring is there, which
         // lives as long as the mapping; both sides use headers through atomics alone.
@@ -127,12 +150,15 @@ struct Producer<'a> {
     tail: u64,
     /// The consumer's position, as last seen.
     head: u64,
+    /// The first header of what is not published yet, and where it goes.
+    withheld: Option<(u64, u64)>,
 }
 
 impl Producer<'_> {
-    #[inline]
-    fn try_write(&mut self, packet: &[u8]) -> bool {
-        let record = record_bytes(packet.len());
+    /// Has `fill` write a packet of at most `most` bytes, and tell its length, if there is room.
+    #[inline(always)]
+    fn stage(&mut self, most: usize, fill: impl FnOnce(*mut u8) -> usize) -> bool {
+        let record = record_bytes(most);
         let until_end = RING as u64 - (self.tail & MASK);
         let pad = if until_end < record { until_end } else { 0 };
         // The word after the record is cleared, and must not be one that is still unread.
@@ -144,20 +170,46 @@ impl Producer<'_> {
             }
         }
         let at = self.tail + pad;
-        self.ring.header(at + record).store(NONE, Ordering::Relaxed);
-        let place = self.ring.place(at).wrapping_add(HEADER);
-        // SAFETY: the record does not cross the ring's end, by the padding, and nobody reads it
-        // before its header is there, because the consumer has gone past all that lay here.
-        unsafe { ptr::copy_nonoverlapping(packet.as_ptr(), place, packet.len()) };
-        let header = packet.len() as u64 + 1;
+        let len = fill(self.ring.place(at).wrapping_add(HEADER));
+        let end = at + record_bytes(len);
+        self.ring.header(end).store(NONE, Ordering::Relaxed);
         if pad > 0 {
-            self.ring.header(at).store(header, Ordering::Release);
-            self.ring.header(self.tail).store(WRAP, Ordering::Release);
-        } else {
+            self.put_header(self.tail, WRAP);
+        }
+        self.put_header(at, len as u64 + 1);
+        self.tail = end;
+        true
+    }
+
+    #[inline(always)]
+    fn put_header(&mut self, at: u64, header: u64) {
+        match self.withheld {
+            None => self.withheld = Some((at, header)),
+            // The consumer cannot get here before the one that is withheld is there.
+            Some(_) => self.ring.header(at).store(header, Ordering::Relaxed),
+        }
+    }
+
+    #[inline(always)]
+    fn publish(&mut self) {
+        if let Some((at, header)) = self.withheld.take() {
             self.ring.header(at).store(header, Ordering::Release);
         }
-        self.tail = at + record;
-        true
+    }
+
+    /// Stages a packet, waiting for room.
+    #[inline(always)]
+    fn put(&mut self, packet: &[u8]) {
+        let fill = |place: *mut u8| {
+            // SAFETY: the record does not cross the ring's end, by the padding, and nobody reads it
+            // before its header is there, because the consumer has gone past all that lay here.
+            unsafe { ptr::copy_nonoverlapping(packet.as_ptr(), place, packet.len()) };
+            packet.len()
+        };
+        while !self.stage(packet.len(), fill) {
+            self.publish();
+            spin_loop();
+        }
     }
 }
 
@@ -170,11 +222,11 @@ struct Consumer<'a> {
 
 impl Consumer<'_> {
     /// Shows the next packet, if there is one.
-    #[inline]
-    fn try_read(&mut self, look: impl FnOnce(&[u8])) -> bool {
+    #[inline(always)]
+    fn try_take<T>(&mut self, look: impl FnOnce(&[u8]) -> T) -> Option<T> {
         let mut header = self.ring.header(self.head).load(Ordering::Acquire);
         if header == NONE {
-            return false;
+            return None;
         }
         if header == WRAP {
             self.head += RING as u64 - (self.head & MASK);
@@ -184,68 +236,173 @@ impl Consumer<'_> {
         let place = self.ring.place(self.head).wrapping_add(HEADER);
         // SAFETY: the producer, who is this same program, has written a whole record before its
         // header, and does not touch it again until the head has gone past it.
-        look(unsafe { slice::from_raw_parts(place, len) });
+        let looked = look(unsafe { slice::from_raw_parts(place, len) });
         self.head += record_bytes(len);
         if self.head - self.told >= RING as u64 / 8 {
-            self.tell();
+            self.ring.head.store(self.head, Ordering::Release);
+            self.told = self.head;
         }
-        true
+        Some(looked)
     }
 
-    fn tell(&mut self) {
-        self.ring.head.store(self.head, Ordering::Release);
-        self.told = self.head;
+    /// Shows the next packet, waiting for it with so many pauses between two looks.
+    #[inline(always)]
+    fn take<T>(&mut self, pauses: u32, mut look: impl FnMut(&[u8]) -> T) -> T {
+        loop {
+            if let Some(looked) = self.try_take(&mut look) {
+                return looked;
+            }
+            for _ in 0..pauses {
+                spin_loop();
+            }
+        }
     }
 }
 
-#[inline]
+#[inline(always)]
 fn record_bytes(len: usize) -> u64 {
     (HEADER + len.next_multiple_of(8)) as u64
 }
 
-struct BareRing<'a> {
+struct Both<'a> {
     producer: Producer<'a>,
     consumer: Consumer<'a>,
-    out: Out,
 }
 
-impl BareRing<'_> {
-    #[inline]
-    fn take(&mut self, pauses: u32, sink: &mut Sink) -> Result<()> {
-        let Self { consumer, out, .. } = self;
-        match out {
-            Out::InPlace => wait(pauses, consumer, |packet| sink.take(packet)),
-            Out::Copied(buffer) => wait(pauses, consumer, |packet| {
-                let copy = &mut buffer[..packet.len()];
-                copy.copy_from_slice(packet);
-                sink.take(copy);
-            }),
-            Out::Bytes => wait(pauses, consumer, |packet| {
-                sink.take(&Bytes::copy_from_slice(packet));
-            }),
+impl Both<'_> {
+    /// Sends a stream, so many packets a publication.
+    #[inline(always)]
+    fn send<const N: usize>(&mut self, source: &mut Source<N>, batch: usize) {
+        let mut staged = 0;
+        while let Some(packet) = source.next() {
+            self.producer.put(packet);
+            staged += 1;
+            if staged == batch {
+                self.producer.publish();
+                staged = 0;
+            }
         }
+        self.producer.publish();
+    }
+
+    #[inline(always)]
+    fn put(&mut self, packet: &[u8]) {
+        self.producer.put(packet);
+        self.producer.publish();
     }
 }
 
-#[inline]
-fn wait(pauses: u32, consumer: &mut Consumer<'_>, mut look: impl FnMut(&[u8])) -> Result<()> {
-    spin_pausing(pauses, || Ok(consumer.try_read(&mut look).then_some(())))
+/// Packets that are looked at where they lie, so many a publication.
+struct InPlace(Both<'static>, usize);
+
+impl<const N: usize> Loops<N> for InPlace {
+    async fn send(&mut self, source: &mut Source<N>) -> Result<()> {
+        self.0.send(source, self.1);
+        Ok(())
+    }
+
+    async fn receive(&mut self, sink: &mut Sink<N>) -> Result<()> {
+        while self.0.consumer.take(PAUSES, |packet| sink.take(packet)) {}
+        Ok(())
+    }
+
+    async fn ask(&mut self, trips: &mut Trips<N>) -> Result<()> {
+        while let Some(packet) = trips.next() {
+            self.0.put(packet);
+            self.0.consumer.take(1, |answer| trips.take(answer));
+        }
+        self.0.put(trips.last());
+        Ok(())
+    }
+
+    async fn answer(&mut self, echo: &mut Echo<N>) -> Result<()> {
+        while self.0.consumer.take(1, |packet| echo.take(packet)) {
+            self.0.put(echo.answer());
+        }
+        Ok(())
+    }
 }
 
-impl Port for BareRing<'_> {
-    #[inline]
-    fn send(&mut self, source: &mut Source) -> Result<()> {
-        let packet = source.packet();
-        spin_pausing(1, || Ok(self.producer.try_write(packet).then_some(())))
+/// Packets that are copied into an allocation each, so many a publication.
+struct Copied(Both<'static>, usize);
+
+impl<const N: usize> Loops<N> for Copied {
+    async fn send(&mut self, source: &mut Source<N>) -> Result<()> {
+        self.0.send(source, self.1);
+        Ok(())
     }
 
-    #[inline]
-    fn recv(&mut self, sink: &mut Sink) -> Result<()> {
-        self.take(1, sink)
+    async fn receive(&mut self, sink: &mut Sink<N>) -> Result<()> {
+        while sink.take(&self.0.consumer.take(PAUSES, Bytes::copy_from_slice)) {}
+        Ok(())
     }
 
-    #[inline]
-    fn recv_some(&mut self, sink: &mut Sink) -> Result<()> {
-        self.take(PAUSES, sink)
+    async fn ask(&mut self, trips: &mut Trips<N>) -> Result<()> {
+        while let Some(packet) = trips.next() {
+            self.0.put(packet);
+            trips.take(&self.0.consumer.take(1, Bytes::copy_from_slice));
+        }
+        self.0.put(trips.last());
+        Ok(())
+    }
+
+    async fn answer(&mut self, echo: &mut Echo<N>) -> Result<()> {
+        while echo.take(&self.0.consumer.take(1, Bytes::copy_from_slice)) {
+            self.0.put(echo.answer());
+        }
+        Ok(())
+    }
+}
+
+/// Bytes of a packet of items.
+const PACKET: usize = 4096;
+
+/// Where a packet of items is copied to.
+#[repr(align(64))]
+struct Aligned([u8; PACKET]);
+
+/// Packets that hold items.
+struct Items(Both<'static>);
+
+impl<const N: usize> Loops<N> for Items {
+    async fn send(&mut self, source: &mut Source<N>) -> Result<()> {
+        let mut is_over = false;
+        while !is_over {
+            let fill = |place: *mut u8| {
+                let mut len = 0;
+                while len + N <= PACKET {
+                    let Some(item) = source.next() else {
+                        is_over = true;
+                        break;
+                    };
+                    let place = place.wrapping_add(len);
+                    // SAFETY: as in `Producer::put`; the record has room for `PACKET` bytes.
+                    unsafe { ptr::copy_nonoverlapping(item.as_ptr(), place, N) };
+                    len += N;
+                }
+                len
+            };
+            if self.0.producer.stage(PACKET, fill) {
+                self.0.producer.publish();
+            } else {
+                spin_loop();
+            }
+        }
+        Ok(())
+    }
+
+    async fn receive(&mut self, sink: &mut Sink<N>) -> Result<()> {
+        let mut buffer = Aligned([0; PACKET]);
+        loop {
+            let items = self.0.consumer.take(PAUSES, |packet| {
+                buffer.0[..packet.len()].copy_from_slice(packet);
+                packet.len()
+            });
+            for item in buffer.0[..items].chunks_exact(N) {
+                if !sink.take(item) {
+                    return Ok(());
+                }
+            }
+        }
     }
 }

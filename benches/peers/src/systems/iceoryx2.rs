@@ -1,5 +1,6 @@
 //! iceoryx2: slices published to one subscriber, polled for or announced by an event.
 
+use std::hint::spin_loop;
 use std::os::unix::process::parent_id;
 
 use iceoryx2::port::listener::Listener;
@@ -11,32 +12,28 @@ use iceoryx2::prelude::{
     SemanticString, ServiceName, ipc, set_log_level,
 };
 
-use super::{BOTH, Family, System, Waits, spin};
 use crate::Result;
-use crate::cell::Side;
+use crate::loops::Loops;
 use crate::outcome::Outcome;
 use crate::packet::{Sink, Source};
-use crate::port::Port;
+use crate::row::Side;
 use crate::stage::{self, Stage};
+use crate::system::{System, Waits};
+use crate::trips::{Echo, Trips};
 
 pub(crate) const SYSTEMS: &[System] = &[
     System {
         name: "iceoryx2, polling",
-        family: Family::Rival,
-        waits: Waits::Spinning,
         about: "loan_slice_uninit, send; receive, again and again",
-        measures: BOTH,
-        sizes: &[],
         perform: polling,
+        ..System::RIVAL
     },
     System {
         name: "iceoryx2, event",
-        family: Family::Rival,
         waits: Waits::Sleeping,
         about: "the same, notify after each packet, blocking_wait before the next",
-        measures: BOTH,
-        sizes: &[],
         perform: event,
+        ..System::RIVAL
     },
 ];
 
@@ -93,36 +90,57 @@ struct Packets {
 }
 
 impl Packets {
-    #[inline]
-    fn publish(&mut self, source: &mut Source) -> Result<()> {
-        let packet = source.packet();
+    #[inline(always)]
+    fn publish(&self, packet: &[u8]) -> Result<()> {
         let sample = self.publisher.loan_slice_uninit(packet.len())?;
         sample.write_from_slice(packet).send()?;
         Ok(())
     }
 
-    #[inline]
-    fn try_take(&mut self, sink: &mut Sink) -> Result<Option<()>> {
-        let sample = self.subscriber.receive()?;
-        Ok(sample.map(|sample| sink.take(sample.payload())))
+    /// Waits for a packet by looking again and again.
+    #[inline(always)]
+    fn take<T>(&self, look: impl FnOnce(&[u8]) -> T) -> Result<T> {
+        loop {
+            match self.subscriber.receive()? {
+                Some(sample) => return Ok(look(sample.payload())),
+                None => spin_loop(),
+            }
+        }
     }
 }
 
 fn polling(stage: &mut Stage) -> Result<Outcome> {
     let node = node(stage)?;
     let packets = open(stage, &node)?;
-    stage.run(packets)
+    pollster::block_on(stage.run(packets))
 }
 
-impl Port for Packets {
-    #[inline]
-    fn send(&mut self, source: &mut Source) -> Result<()> {
-        self.publish(source)
+impl<const N: usize> Loops<N> for Packets {
+    async fn send(&mut self, source: &mut Source<N>) -> Result<()> {
+        while let Some(packet) = source.next() {
+            self.publish(packet)?;
+        }
+        Ok(())
     }
 
-    #[inline]
-    fn recv(&mut self, sink: &mut Sink) -> Result<()> {
-        spin(|| self.try_take(sink))
+    async fn receive(&mut self, sink: &mut Sink<N>) -> Result<()> {
+        while self.take(|packet| sink.take(packet))? {}
+        Ok(())
+    }
+
+    async fn ask(&mut self, trips: &mut Trips<N>) -> Result<()> {
+        while let Some(packet) = trips.next() {
+            self.publish(packet)?;
+            self.take(|answer| trips.take(answer))?;
+        }
+        self.publish(trips.last())
+    }
+
+    async fn answer(&mut self, echo: &mut Echo<N>) -> Result<()> {
+        while self.take(|packet| echo.take(packet))? {
+            self.publish(echo.answer())?;
+        }
+        Ok(())
     }
 }
 
@@ -135,7 +153,7 @@ fn event(stage: &mut Stage) -> Result<Outcome> {
         node.service_builder(&from).event().open_or_create()?.listener_builder().create()?;
     stage.link.meet()?;
     let packets = open(stage, &node)?;
-    stage.run(Events { packets, notifier, listener })
+    pollster::block_on(stage.run(Events { packets, notifier, listener }))
 }
 
 struct Events {
@@ -144,16 +162,47 @@ struct Events {
     listener: Listener<Service>,
 }
 
-impl Port for Events {
-    fn send(&mut self, source: &mut Source) -> Result<()> {
-        self.packets.publish(source)?;
+impl Events {
+    fn publish(&self, packet: &[u8]) -> Result<()> {
+        self.packets.publish(packet)?;
         self.notifier.notify()?;
         Ok(())
     }
 
-    fn recv(&mut self, sink: &mut Sink) -> Result<()> {
-        while self.packets.try_take(sink)?.is_none() {
-            self.listener.blocking_wait(|_| {})?;
+    fn take<T>(&self, look: impl FnOnce(&[u8]) -> T) -> Result<T> {
+        loop {
+            match self.packets.subscriber.receive()? {
+                Some(sample) => return Ok(look(sample.payload())),
+                None => self.listener.blocking_wait(|_| {})?,
+            };
+        }
+    }
+}
+
+impl<const N: usize> Loops<N> for Events {
+    async fn send(&mut self, source: &mut Source<N>) -> Result<()> {
+        while let Some(packet) = source.next() {
+            self.publish(packet)?;
+        }
+        Ok(())
+    }
+
+    async fn receive(&mut self, sink: &mut Sink<N>) -> Result<()> {
+        while self.take(|packet| sink.take(packet))? {}
+        Ok(())
+    }
+
+    async fn ask(&mut self, trips: &mut Trips<N>) -> Result<()> {
+        while let Some(packet) = trips.next() {
+            self.publish(packet)?;
+            self.take(|answer| trips.take(answer))?;
+        }
+        self.publish(trips.last())
+    }
+
+    async fn answer(&mut self, echo: &mut Echo<N>) -> Result<()> {
+        while self.take(|packet| echo.take(packet))? {
+            self.publish(echo.answer())?;
         }
         Ok(())
     }

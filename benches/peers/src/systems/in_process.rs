@@ -1,48 +1,51 @@
 //! What does not leave its process: how fast a channel between two threads is.
 
+use std::hint::spin_loop;
+
 use async_channel::{Receiver, Sender};
 use bytes::Bytes;
-use rtrb::chunks::ChunkError;
-use rtrb::{Consumer, Producer, RingBuffer};
+use rtrb::{Consumer, Producer, PushError, RingBuffer};
 
-use super::{BOTH, Family, STREAM, System, Waits, spin, with_size};
 use crate::Result;
+use crate::loops::Loops;
 use crate::outcome::Outcome;
 use crate::packet::{Sink, Source};
-use crate::port::{AsyncPort, Port};
+use crate::row::with_size;
 use crate::stage::Stage;
+use crate::system::{Family, STREAM, System, Waits};
+use crate::trips::{Echo, Trips};
+
+const YARDSTICK: System = System { family: Family::Yardstick, ..System::RIVAL };
 
 pub(crate) const SYSTEMS: &[System] = &[
     System {
         name: "rtrb (threads)",
-        family: Family::Yardstick,
-        waits: Waits::Spinning,
         about: "push and pop of arrays, again and again",
-        measures: BOTH,
-        sizes: &[],
         perform: |stage| with_size!(stage.bytes(), ring, stage),
+        ..YARDSTICK
     },
     System {
         name: "rtrb, chunks (threads)",
-        family: Family::Yardstick,
-        waits: Waits::Spinning,
         about: "chunks of up to an eighth of the ring, looked at where they lie",
         measures: STREAM,
-        sizes: &[],
         perform: |stage| with_size!(stage.bytes(), chunks, stage),
+        ..YARDSTICK
     },
     System {
         name: "async-channel (threads)",
-        family: Family::Yardstick,
         waits: Waits::Sleeping,
         about: "send and recv of Bytes, bounded; pollster on both threads",
-        measures: BOTH,
-        sizes: &[],
-        perform: channel,
+        perform: |stage| with_size!(stage.bytes(), channel, stage),
+        ..YARDSTICK
     },
 ];
 
 const RING: usize = 4 << 20;
+
+/// Items of a chunk, at most: an eighth of the ring.
+const fn chunk(bytes: usize) -> usize {
+    RING / 8 / bytes
+}
 
 fn ring<const N: usize>(stage: &mut Stage) -> Result<Outcome> {
     let (to_b, from_a) = RingBuffer::<[u8; N]>::new(RING / N);
@@ -55,95 +58,148 @@ struct Ring<const N: usize> {
     rx: Consumer<[u8; N]>,
 }
 
-impl<const N: usize> Port for Ring<N> {
-    #[inline]
-    fn send(&mut self, source: &mut Source) -> Result<()> {
-        let packet = source.packet().first_chunk().ok_or("a packet of another size")?;
-        spin(|| Ok(self.tx.push(*packet).ok()))
+impl<const N: usize> Ring<N> {
+    #[inline(always)]
+    fn push(&mut self, packet: &[u8; N]) {
+        while let Err(PushError::Full(_)) = self.tx.push(*packet) {
+            spin_loop();
+        }
     }
 
-    #[inline]
-    fn recv(&mut self, sink: &mut Sink) -> Result<()> {
-        spin(|| match self.rx.read_chunk(1) {
-            Ok(chunk) => {
-                sink.take(&chunk.as_slices().0[0]);
-                chunk.commit_all();
-                Ok(Some(()))
+    #[inline(always)]
+    fn pop(&mut self) -> [u8; N] {
+        loop {
+            match self.rx.pop() {
+                Ok(packet) => return packet,
+                Err(_empty) => spin_loop(),
             }
-            Err(ChunkError::TooFewSlots(_)) => Ok(None),
-        })
+        }
+    }
+}
+
+impl<const N: usize> Loops<N> for Ring<N> {
+    async fn send(&mut self, source: &mut Source<N>) -> Result<()> {
+        while let Some(packet) = source.next() {
+            self.push(packet);
+        }
+        Ok(())
+    }
+
+    async fn receive(&mut self, sink: &mut Sink<N>) -> Result<()> {
+        while sink.take(&self.pop()) {}
+        Ok(())
+    }
+
+    async fn ask(&mut self, trips: &mut Trips<N>) -> Result<()> {
+        while let Some(packet) = trips.next() {
+            self.push(packet);
+            trips.take(&self.pop());
+        }
+        self.push(trips.last());
+        Ok(())
+    }
+
+    async fn answer(&mut self, echo: &mut Echo<N>) -> Result<()> {
+        while echo.take(&self.pop()) {
+            self.push(echo.answer());
+        }
+        Ok(())
     }
 }
 
 fn chunks<const N: usize>(stage: &mut Stage) -> Result<Outcome> {
     let (to_b, from_a) = RingBuffer::<[u8; N]>::new(RING / N);
     let (to_a, from_b) = RingBuffer::new(RING / N);
-    let port = |tx, rx| Chunks(Ring { tx, rx });
-    stage.run_threads([port(to_b, from_b), port(to_a, from_a)])
+    stage.run_threads([Chunks { tx: to_b, rx: from_b }, Chunks { tx: to_a, rx: from_a }])
 }
 
-struct Chunks<const N: usize>(Ring<N>);
+struct Chunks<const N: usize> {
+    tx: Producer<[u8; N]>,
+    rx: Consumer<[u8; N]>,
+}
 
-impl<const N: usize> Port for Chunks<N> {
-    fn send(&mut self, source: &mut Source) -> Result<()> {
-        self.0.send(source)
-    }
-
-    fn recv(&mut self, sink: &mut Sink) -> Result<()> {
-        self.0.recv(sink)
-    }
-
-    fn send_some(&mut self, source: &mut Source) -> Result<()> {
-        let tx = &mut self.0.tx;
-        spin(|| {
-            let room = tx.slots().min(RING / 8 / N);
-            let Ok(mut chunk) = tx.write_chunk_uninit(room) else { return Ok(None) };
-            let (first, second) = chunk.as_mut_slices();
-            for place in first.iter_mut().chain(second) {
-                place.write(*source.packet().first_chunk().expect("packets are of this size"));
+impl<const N: usize> Loops<N> for Chunks<N> {
+    async fn send(&mut self, source: &mut Source<N>) -> Result<()> {
+        let mut is_over = false;
+        while !is_over {
+            let room = self.tx.slots().min(chunk(N));
+            if room == 0 {
+                spin_loop();
+                continue;
             }
-            // SAFETY: all places of the chunk were just written.
-            unsafe { chunk.commit_all() };
-            Ok((room > 0).then_some(()))
-        })
+            let mut chunk = self.tx.write_chunk_uninit(room)?;
+            let (first, second) = chunk.as_mut_slices();
+            let mut written = 0;
+            for place in first.iter_mut().chain(second) {
+                let Some(packet) = source.next() else {
+                    is_over = true;
+                    break;
+                };
+                place.write(*packet);
+                written += 1;
+            }
+            // SAFETY: so many places of the chunk were just written, from its first on.
+            unsafe { chunk.commit(written) };
+        }
+        Ok(())
     }
 
-    fn recv_some(&mut self, sink: &mut Sink) -> Result<()> {
-        let rx = &mut self.0.rx;
-        spin(|| {
-            let there = rx.slots().min(RING / 8 / N);
-            let Ok(chunk) = rx.read_chunk(there) else { return Ok(None) };
+    async fn receive(&mut self, sink: &mut Sink<N>) -> Result<()> {
+        loop {
+            let there = self.rx.slots().min(chunk(N));
+            if there == 0 {
+                spin_loop();
+                continue;
+            }
+            let chunk = self.rx.read_chunk(there)?;
             let (first, second) = chunk.as_slices();
-            first.iter().chain(second).for_each(|packet| sink.take(packet));
+            for packet in first.iter().chain(second) {
+                if !sink.take(packet) {
+                    return Ok(());
+                }
+            }
             chunk.commit_all();
-            Ok((there > 0).then_some(()))
-        })
+        }
     }
 }
 
-fn channel(stage: &mut Stage) -> Result<Outcome> {
-    let packets = RING / stage.bytes();
-    let (to_b, from_a) = async_channel::bounded(packets);
-    let (to_a, from_b) = async_channel::bounded(packets);
-    let port = |tx, rx| Channel { tx, rx, packet: Bytes::new() };
-    stage.run_threads_async([port(to_b, from_b), port(to_a, from_a)])
+fn channel<const N: usize>(stage: &mut Stage) -> Result<Outcome> {
+    let (to_b, from_a) = async_channel::bounded(RING / N);
+    let (to_a, from_b) = async_channel::bounded(RING / N);
+    let sides = [Channel { tx: to_b, rx: from_b }, Channel { tx: to_a, rx: from_a }];
+    stage.run_threads::<N>(sides)
 }
 
 struct Channel {
     tx: Sender<Bytes>,
     rx: Receiver<Bytes>,
-    packet: Bytes,
 }
 
-impl AsyncPort for Channel {
-    async fn send(&mut self, source: &mut Source) -> Result<()> {
-        // The receiver holds what was sent, so each packet is an allocation.
-        source.refill(&mut self.packet);
-        Ok(self.tx.send(std::mem::take(&mut self.packet)).await?)
+impl<const N: usize> Loops<N> for Channel {
+    async fn send(&mut self, source: &mut Source<N>) -> Result<()> {
+        while let Some(packet) = source.next() {
+            self.tx.send(Bytes::copy_from_slice(packet)).await?;
+        }
+        Ok(())
     }
 
-    async fn recv(&mut self, sink: &mut Sink) -> Result<()> {
-        sink.take(&self.rx.recv().await?);
+    async fn receive(&mut self, sink: &mut Sink<N>) -> Result<()> {
+        while sink.take(&self.rx.recv().await?) {}
+        Ok(())
+    }
+
+    async fn ask(&mut self, trips: &mut Trips<N>) -> Result<()> {
+        while let Some(packet) = trips.next() {
+            self.tx.send(Bytes::copy_from_slice(packet)).await?;
+            trips.take(&self.rx.recv().await?);
+        }
+        Ok(self.tx.send(Bytes::copy_from_slice(trips.last())).await?)
+    }
+
+    async fn answer(&mut self, echo: &mut Echo<N>) -> Result<()> {
+        while echo.take(&self.rx.recv().await?) {
+            self.tx.send(Bytes::copy_from_slice(echo.answer())).await?;
+        }
         Ok(())
     }
 }

@@ -2,22 +2,21 @@
 
 use ipc_channel::ipc::{self, IpcBytesReceiver, IpcBytesSender, IpcOneShotServer, IpcSender};
 
-use super::{BOTH, Family, System, Waits};
 use crate::Result;
-use crate::cell::Side;
+use crate::loops::Loops;
 use crate::outcome::Outcome;
 use crate::packet::{Sink, Source};
-use crate::port::Port;
+use crate::row::Side;
 use crate::stage::Stage;
+use crate::system::{System, Waits};
+use crate::trips::{Echo, Trips};
 
 pub(crate) const SYSTEMS: &[System] = &[System {
     name: "ipc-channel",
-    family: Family::Rival,
     waits: Waits::Sleeping,
     about: "bytes_channel, send and recv",
-    measures: BOTH,
-    sizes: &[],
     perform,
+    ..System::RIVAL
 }];
 
 type Ends = (IpcBytesSender, IpcBytesReceiver);
@@ -37,7 +36,7 @@ fn perform(stage: &mut Stage) -> Result<Outcome> {
             (tx, rx)
         }
     };
-    stage.run(Channel { tx, rx })
+    pollster::block_on(stage.run(Channel { tx, rx }))
 }
 
 struct Channel {
@@ -45,13 +44,31 @@ struct Channel {
     rx: IpcBytesReceiver,
 }
 
-impl Port for Channel {
-    fn send(&mut self, source: &mut Source) -> Result<()> {
-        Ok(self.tx.send(source.packet())?)
+impl<const N: usize> Loops<N> for Channel {
+    async fn send(&mut self, source: &mut Source<N>) -> Result<()> {
+        while let Some(packet) = source.next() {
+            self.tx.send(packet)?;
+        }
+        Ok(())
     }
 
-    fn recv(&mut self, sink: &mut Sink) -> Result<()> {
-        sink.take(&self.rx.recv()?);
+    async fn receive(&mut self, sink: &mut Sink<N>) -> Result<()> {
+        while sink.take(&self.rx.recv()?) {}
+        Ok(())
+    }
+
+    async fn ask(&mut self, trips: &mut Trips<N>) -> Result<()> {
+        while let Some(packet) = trips.next() {
+            self.tx.send(packet)?;
+            trips.take(&self.rx.recv()?);
+        }
+        Ok(self.tx.send(trips.last())?)
+    }
+
+    async fn answer(&mut self, echo: &mut Echo<N>) -> Result<()> {
+        while echo.take(&self.rx.recv()?) {
+            self.tx.send(echo.answer())?;
+        }
         Ok(())
     }
 }

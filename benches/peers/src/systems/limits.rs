@@ -1,56 +1,43 @@
-//! What the machine gives at best: a cache line, a futex, a copy.
+//! What the machine gives at best: a cache line that both look at, and a futex that both sleep on.
 
-use std::hint::black_box;
+use std::hint::spin_loop;
 use std::sync::atomic::{AtomicU32, AtomicU64, Ordering};
-use std::time::Instant;
 
 use rustix::io::Errno;
 use rustix::thread::futex;
 
-use super::{Family, ROUND_TRIP, STREAM, System, Waits, spin};
+use super::words::{memory, put, seen, words};
 use crate::Result;
-use crate::cell::Side;
+use crate::loops::Loops;
 use crate::outcome::Outcome;
-use crate::packet::{Sink, Source};
-use crate::port::Port;
-use crate::shared::{self, Shared};
+use crate::row::Side;
 use crate::stage::Stage;
+use crate::system::{Family, ROUND_TRIP, System, Waits};
+use crate::trips::{Echo, Trips};
+
+const LIMIT: System = System {
+    family: Family::Limit,
+    measures: ROUND_TRIP,
+    sizes: &[64],
+    limits: &[],
+    ..System::RIVAL
+};
 
 pub(crate) const SYSTEMS: &[System] = &[
     System {
         name: "cache line",
-        family: Family::Limit,
-        waits: Waits::Spinning,
         about: "a number in a shared cache line each way, spun on",
-        measures: ROUND_TRIP,
-        sizes: &[64],
         perform: cache_line,
+        ..LIMIT
     },
     System {
         name: "futex",
-        family: Family::Limit,
         waits: Waits::Sleeping,
         about: "a number in shared memory, waited for and woken by two system calls each",
-        measures: ROUND_TRIP,
-        sizes: &[64],
         perform: futex_words,
-    },
-    System {
-        name: "memcpy",
-        family: Family::Limit,
-        waits: Waits::Spinning,
-        about: "one thread copies a packet through 4 MiB of memory",
-        measures: STREAM,
-        sizes: &[],
-        perform: memcpy,
+        ..LIMIT
     },
 ];
-
-const PAGE: usize = 4096;
-
-pub(super) fn memory(stage: &mut Stage) -> Result<Shared> {
-    Shared::map(stage.share(|| shared::create(PAGE))?, PAGE)
-}
 
 fn cache_line(stage: &mut Stage) -> Result<Outcome> {
     let memory = memory(stage)?;
@@ -59,7 +46,7 @@ fn cache_line(stage: &mut Stage) -> Result<Outcome> {
         Side::A => words,
         Side::B => [words[1], words[0]],
     };
-    stage.run(Line { to, from, last: 0 })
+    pollster::block_on(stage.run_sized::<64>(Line { to, from, last: 0 }))
 }
 
 /// A line each way; whoever writes stores, whoever reads looks until it changes.
@@ -69,41 +56,53 @@ struct Line<'a> {
     last: u64,
 }
 
-/// A packet's number as it is in a word, where nothing was written yet if it is 0. The number that
-/// ends a run becomes 0 as well by this, so it is shifted out of the way.
-fn encoded(number: u64) -> u64 {
-    number.wrapping_add(2)
+/// Added to a number, so that none is 0, which is in a word from the start.
+const OFFSET: u64 = 2;
+
+impl Line<'_> {
+    #[inline(always)]
+    fn put(&self, number: u64) {
+        self.to.store(number.wrapping_add(OFFSET), Ordering::Release);
+    }
+
+    #[inline(always)]
+    fn take(&mut self) -> u64 {
+        loop {
+            let word = self.from.load(Ordering::Acquire);
+            if word != self.last {
+                self.last = word;
+                return word.wrapping_sub(OFFSET);
+            }
+            spin_loop();
+        }
+    }
 }
 
-impl Port for Line<'_> {
-    #[inline]
-    fn send(&mut self, source: &mut Source) -> Result<()> {
-        self.to.store(encoded(source.number()), Ordering::Release);
+impl Loops<64> for Line<'_> {
+    async fn ask(&mut self, trips: &mut Trips<64>) -> Result<()> {
+        while let Some(number) = trips.next_number() {
+            self.put(number);
+            trips.take_number(self.take());
+        }
+        self.put(trips.last_number());
         Ok(())
     }
 
-    #[inline]
-    fn recv(&mut self, sink: &mut Sink) -> Result<()> {
-        let Self { from, last, .. } = self;
-        *last = spin(|| {
-            let number = from.load(Ordering::Acquire);
-            Ok((number != *last).then_some(number))
-        })?;
-        sink.take_number(last.wrapping_sub(2));
-        Ok(())
+    async fn answer(&mut self, echo: &mut Echo<64>) -> Result<()> {
+        loop {
+            let number = self.take();
+            if !echo.take_number(number) {
+                return Ok(());
+            }
+            self.put(number);
+        }
     }
 }
 
 fn futex_words(stage: &mut Stage) -> Result<Outcome> {
     let memory = memory(stage)?;
     let (to, from) = words(stage, &memory);
-    stage.run(Futex { to, from, last: 0 })
-}
-
-/// The word that this side writes, and the one that it waits for.
-pub(super) fn words<'a>(stage: &Stage, memory: &'a Shared) -> (&'a AtomicU32, &'a AtomicU32) {
-    let (one, other) = (memory.half_word(0), memory.half_word(256));
-    if stage.side() == Side::A { (one, other) } else { (other, one) }
+    pollster::block_on(stage.run_sized::<64>(Futex { to, from, last: 0 }))
 }
 
 /// A word each way; whoever writes wakes, whoever reads waits until it changes.
@@ -113,26 +112,8 @@ struct Futex<'a> {
     last: u32,
 }
 
-/// The lower half of a number; all ones ends a run.
-pub(super) fn send(to: &AtomicU32, source: &mut Source) -> Result<()> {
-    #[allow(clippy::cast_possible_truncation, reason = "the lower half is what is sent")]
-    let number = encoded(source.number()) as u32;
-    to.store(number, Ordering::Release);
-    futex::wake(to, futex::Flags::empty(), 1)?;
-    Ok(())
-}
-
-/// Gives to `sink` what [`send`] wrote.
-pub(super) fn take(word: u32, sink: &mut Sink) {
-    sink.take_number(u64::from(word).wrapping_sub(2));
-}
-
-impl Port for Futex<'_> {
-    fn send(&mut self, source: &mut Source) -> Result<()> {
-        send(self.to, source)
-    }
-
-    fn recv(&mut self, sink: &mut Sink) -> Result<()> {
+impl Futex<'_> {
+    fn take(&mut self) -> Result<u64> {
         while self.from.load(Ordering::Acquire) == self.last {
             match futex::wait(self.from, futex::Flags::empty(), self.last, None) {
                 Ok(()) | Err(Errno::AGAIN | Errno::INTR) => {}
@@ -140,34 +121,26 @@ impl Port for Futex<'_> {
             }
         }
         self.last = self.from.load(Ordering::Acquire);
-        take(self.last, sink);
-        Ok(())
+        Ok(seen(self.last))
     }
 }
 
-fn memcpy(stage: &mut Stage) -> Result<Outcome> {
-    const MEMORY: usize = 4 << 20;
-
-    if stage.side() == Side::B {
-        return Ok(Outcome::default());
-    }
-    let bytes = stage.bytes();
-    let packet = vec![1_u8; bytes];
-    let mut memory = vec![0_u8; MEMORY];
-    let (mut copied, begun) = (0, Instant::now());
-    while begun.elapsed() < stage.time() {
-        for place in memory.chunks_exact_mut(bytes) {
-            place.copy_from_slice(black_box(&packet));
+impl Loops<64> for Futex<'_> {
+    async fn ask(&mut self, trips: &mut Trips<64>) -> Result<()> {
+        while let Some(number) = trips.next_number() {
+            put(self.to, number)?;
+            trips.take_number(self.take()?);
         }
-        black_box(&memory);
-        copied += (MEMORY / bytes) as u64;
+        put(self.to, trips.last_number())
     }
-    let elapsed_ns = u64::try_from(begun.elapsed().as_nanos())?;
-    Ok(Outcome {
-        sent: copied,
-        taken: copied,
-        elapsed_ns,
-        cpu_ns: elapsed_ns,
-        ..Outcome::default()
-    })
+
+    async fn answer(&mut self, echo: &mut Echo<64>) -> Result<()> {
+        loop {
+            let number = self.take()?;
+            if !echo.take_number(number) {
+                return Ok(());
+            }
+            put(self.to, number)?;
+        }
+    }
 }

@@ -12,22 +12,21 @@ use futures::task::AtomicWaker;
 use io_uring::{IoUring, opcode};
 use rustix::thread::futex;
 
-use super::limits::{memory, send, take, words};
-use super::{Family, ROUND_TRIP, System, Waits};
+use super::words::{memory, put, seen, words};
 use crate::Result;
+use crate::loops::Loops;
 use crate::outcome::Outcome;
-use crate::packet::{Sink, Source};
-use crate::port::{AsyncPort, Port};
 use crate::stage::Stage;
+use crate::system::{Family, ROUND_TRIP, System, Waits};
+use crate::trips::{Echo, Trips};
 
 const LIMIT: System = System {
-    name: "",
     family: Family::Limit,
     waits: Waits::Sleeping,
-    about: "",
     measures: ROUND_TRIP,
     sizes: &[64],
-    perform: |_| unreachable!("each has its own"),
+    limits: &["futex"],
+    ..System::RIVAL
 };
 
 pub(crate) const SYSTEMS: &[System] = &[
@@ -37,7 +36,8 @@ pub(crate) const SYSTEMS: &[System] = &[
         perform: |stage| {
             let memory = memory(stage)?;
             let (to, from) = words(stage, &memory);
-            stage.run(Slept { to, wait: Wait::new(from, sleeping_ring()?) })
+            let loops = Slept { to, wait: Wait::new(from, sleeping_ring()?) };
+            pollster::block_on(stage.run_sized::<64>(loops))
         },
         ..LIMIT
     },
@@ -49,7 +49,8 @@ pub(crate) const SYSTEMS: &[System] = &[
             let (to, from) = words(stage, &memory);
             let ring = IoUring::new(8)?;
             let reactor = Async::new(ring.as_fd().try_clone_to_owned()?)?;
-            smol::block_on(stage.run_async(Polled { to, wait: Wait::new(from, ring), reactor }))
+            let loops = Polled { to, wait: Wait::new(from, ring), reactor };
+            smol::block_on(stage.run_sized::<64>(loops))
         },
         ..LIMIT
     },
@@ -79,15 +80,12 @@ impl<'a> Wait<'a> {
         Self { word, last: 0, ring, is_armed: false }
     }
 
-    /// Gives the number to `sink`, if there is one.
-    fn take(&mut self, sink: &mut Sink) -> bool {
-        let number = self.word.load(Ordering::Acquire);
-        let is_new = number != self.last;
-        if is_new {
-            self.last = number;
-            take(number, sink);
-        }
-        is_new
+    /// The next number, if it is there.
+    fn take(&mut self) -> Option<u64> {
+        let word = self.word.load(Ordering::Acquire);
+        let is_new = word != self.last;
+        self.last = word;
+        is_new.then(|| seen(word))
     }
 
     /// Waits for a change of the word, unless that is under way, from the next submission on.
@@ -130,18 +128,36 @@ struct Slept<'a> {
     wait: Wait<'a>,
 }
 
-impl Port for Slept<'_> {
-    fn send(&mut self, source: &mut Source) -> Result<()> {
-        send(self.to, source)
-    }
-
-    fn recv(&mut self, sink: &mut Sink) -> Result<()> {
-        while !self.wait.take(sink) {
+impl Slept<'_> {
+    fn take(&mut self) -> Result<u64> {
+        loop {
+            if let Some(number) = self.wait.take() {
+                return Ok(number);
+            }
             self.wait.arm();
             self.wait.enter(1)?;
             self.wait.reap();
         }
-        Ok(())
+    }
+}
+
+impl Loops<64> for Slept<'_> {
+    async fn ask(&mut self, trips: &mut Trips<64>) -> Result<()> {
+        while let Some(number) = trips.next_number() {
+            put(self.to, number)?;
+            trips.take_number(self.take()?);
+        }
+        put(self.to, trips.last_number())
+    }
+
+    async fn answer(&mut self, echo: &mut Echo<64>) -> Result<()> {
+        loop {
+            let number = self.take()?;
+            if !echo.take_number(number) {
+                return Ok(());
+            }
+            put(self.to, number)?;
+        }
     }
 }
 
@@ -151,13 +167,12 @@ struct Polled<'a> {
     reactor: Async<std::os::fd::OwnedFd>,
 }
 
-impl AsyncPort for Polled<'_> {
-    async fn send(&mut self, source: &mut Source) -> Result<()> {
-        send(self.to, source)
-    }
-
-    async fn recv(&mut self, sink: &mut Sink) -> Result<()> {
-        while !self.wait.take(sink) {
+impl Polled<'_> {
+    async fn take(&mut self) -> Result<u64> {
+        loop {
+            if let Some(number) = self.wait.take() {
+                return Ok(number);
+            }
             self.wait.arm();
             self.wait.enter(0)?;
             if !self.wait.reap() {
@@ -165,7 +180,26 @@ impl AsyncPort for Polled<'_> {
                 self.wait.reap();
             }
         }
-        Ok(())
+    }
+}
+
+impl Loops<64> for Polled<'_> {
+    async fn ask(&mut self, trips: &mut Trips<64>) -> Result<()> {
+        while let Some(number) = trips.next_number() {
+            put(self.to, number)?;
+            trips.take_number(self.take().await?);
+        }
+        put(self.to, trips.last_number())
+    }
+
+    async fn answer(&mut self, echo: &mut Echo<64>) -> Result<()> {
+        loop {
+            let number = self.take().await?;
+            if !echo.take_number(number) {
+                return Ok(());
+            }
+            put(self.to, number)?;
+        }
     }
 }
 
@@ -175,7 +209,8 @@ fn through_a_thread(stage: &mut Stage) -> Result<Outcome> {
     let (waker, is_over) = (AtomicWaker::new(), AtomicBool::new(false));
     std::thread::scope(|scope| {
         let waits = scope.spawn(|| wait_for_another(from, &waker, &is_over));
-        let outcome = smol::block_on(stage.run_async(Behind { to, from, last: 0, waker: &waker }));
+        let loops = Behind { to, from, last: 0, waker: &waker };
+        let outcome = smol::block_on(stage.run_sized::<64>(loops));
         is_over.store(true, Ordering::SeqCst);
         while !waits.is_finished() {
             futex::wake(from, futex::Flags::empty(), 1)?;
@@ -204,22 +239,37 @@ struct Behind<'a> {
     waker: &'a AtomicWaker,
 }
 
-impl AsyncPort for Behind<'_> {
-    async fn send(&mut self, source: &mut Source) -> Result<()> {
-        send(self.to, source)
-    }
-
-    async fn recv(&mut self, sink: &mut Sink) -> Result<()> {
+impl Behind<'_> {
+    async fn take(&mut self) -> u64 {
         let changed = poll_fn(|cx| {
             let look = || Some(self.from.load(Ordering::Acquire)).filter(|now| *now != self.last);
-            if let Some(number) = look() {
-                return Poll::Ready(number);
+            if let Some(word) = look() {
+                return Poll::Ready(word);
             }
             self.waker.register(cx.waker());
             look().map_or(Poll::Pending, Poll::Ready)
         });
         self.last = changed.await;
-        take(self.last, sink);
-        Ok(())
+        seen(self.last)
+    }
+}
+
+impl Loops<64> for Behind<'_> {
+    async fn ask(&mut self, trips: &mut Trips<64>) -> Result<()> {
+        while let Some(number) = trips.next_number() {
+            put(self.to, number)?;
+            trips.take_number(self.take().await);
+        }
+        put(self.to, trips.last_number())
+    }
+
+    async fn answer(&mut self, echo: &mut Echo<64>) -> Result<()> {
+        loop {
+            let number = self.take().await;
+            if !echo.take_number(number) {
+                return Ok(());
+            }
+            put(self.to, number)?;
+        }
     }
 }

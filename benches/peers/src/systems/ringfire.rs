@@ -3,6 +3,7 @@
 //! Its fixed ring has a mode in which the writer waits for its readers; that is the one to compare.
 //! Its arena has none, so the writer looks itself how much room its slowest reader has left.
 
+use std::hint::spin_loop;
 use std::path::PathBuf;
 
 use ringfire::{
@@ -10,50 +11,41 @@ use ringfire::{
     RingProducerBuilder,
 };
 
-use super::{BOTH, Family, STREAM, System, Waits, spin, with_size};
 use crate::Result;
-use crate::cell::Side;
+use crate::loops::Loops;
 use crate::outcome::Outcome;
-use crate::packet::{Sink, Source};
-use crate::port::Port;
+use crate::packet::{Look, Sink, Source};
+use crate::row::{Side, with_size};
 use crate::stage::Stage;
+use crate::system::{STREAM, System, Waits};
+use crate::trips::{Echo, Trips};
 
 pub(crate) const SYSTEMS: &[System] = &[
     System {
         name: "ringfire, fixed",
-        family: Family::Rival,
-        waits: Waits::Spinning,
         about: "push with lossless backpressure, try_recv",
-        measures: BOTH,
-        sizes: &[],
         perform: |stage| with_size!(stage.bytes(), fixed, stage),
+        ..System::RIVAL
     },
     System {
         name: "ringfire, fixed, batch",
-        family: Family::Rival,
-        waits: Waits::Spinning,
         about: "push_batch with lossless backpressure, recv_batch",
         measures: STREAM,
-        sizes: &[],
         perform: |stage| with_size!(stage.bytes(), fixed_batch, stage),
+        ..System::RIVAL
     },
     System {
         name: "ringfire, blob",
-        family: Family::Rival,
-        waits: Waits::Spinning,
         about: "push within the readers' headroom, view",
-        measures: BOTH,
-        sizes: &[],
         perform: blob,
+        ..System::RIVAL
     },
     System {
         name: "ringfire, futex",
-        family: Family::Rival,
         waits: Waits::Sleeping,
         about: "push with lossless backpressure, recv_blocking with its FutexWait",
-        measures: BOTH,
-        sizes: &[],
         perform: |stage| with_size!(stage.bytes(), futex, stage),
+        ..System::RIVAL
     },
 ];
 
@@ -92,7 +84,7 @@ fn open_fixed<const N: usize>(stage: &mut Stage) -> Result<Pair<N>> {
 
 fn fixed<const N: usize>(stage: &mut Stage) -> Result<Outcome> {
     let (producer, consumer) = open_fixed::<N>(stage)?;
-    stage.run(Fixed { producer, consumer })
+    pollster::block_on(stage.run_sized(Fixed { producer, consumer }))
 }
 
 struct Fixed<const N: usize> {
@@ -100,67 +92,98 @@ struct Fixed<const N: usize> {
     consumer: RingConsumer<[u8; N]>,
 }
 
-fn push<const N: usize>(producer: &mut RingProducer<[u8; N]>, source: &mut Source) -> Result<()> {
-    producer.push(source.packet().first_chunk().ok_or("a packet of another size")?);
-    Ok(())
+impl<const N: usize> Fixed<N> {
+    #[inline(always)]
+    fn take(&mut self) -> [u8; N] {
+        loop {
+            match self.consumer.try_recv() {
+                Some(packet) => return packet,
+                None => spin_loop(),
+            }
+        }
+    }
 }
 
-impl<const N: usize> Port for Fixed<N> {
-    #[inline]
-    fn send(&mut self, source: &mut Source) -> Result<()> {
-        push(&mut self.producer, source)
-    }
-
-    #[inline]
-    fn recv(&mut self, sink: &mut Sink) -> Result<()> {
-        let packet = spin(|| Ok(self.consumer.try_recv()))?;
-        sink.take(&packet);
+impl<const N: usize> Loops<N> for Fixed<N> {
+    async fn send(&mut self, source: &mut Source<N>) -> Result<()> {
+        while let Some(packet) = source.next() {
+            self.producer.push(packet);
+        }
         Ok(())
     }
-}
 
-fn fixed_batch<const N: usize>(stage: &mut Stage) -> Result<Outcome> {
-    let (producer, consumer) = open_fixed::<N>(stage)?;
-    let batch = vec![[0; N]; (BATCH_BYTES / N).clamp(1, BATCH)];
-    stage.run(FixedBatch { single: Fixed { producer, consumer }, batch })
+    async fn receive(&mut self, sink: &mut Sink<N>) -> Result<()> {
+        while sink.take(&self.take()) {}
+        Ok(())
+    }
+
+    async fn ask(&mut self, trips: &mut Trips<N>) -> Result<()> {
+        while let Some(packet) = trips.next() {
+            self.producer.push(packet);
+            trips.take(&self.take());
+        }
+        self.producer.push(trips.last());
+        Ok(())
+    }
+
+    async fn answer(&mut self, echo: &mut Echo<N>) -> Result<()> {
+        while echo.take(&self.take()) {
+            self.producer.push(echo.answer());
+        }
+        Ok(())
+    }
 }
 
 /// Packets of a call, at most, and their bytes.
 const BATCH: usize = 256;
 const BATCH_BYTES: usize = 256 << 10;
 
+fn fixed_batch<const N: usize>(stage: &mut Stage) -> Result<Outcome> {
+    let (producer, consumer) = open_fixed::<N>(stage)?;
+    let batch = vec![[0; N]; (BATCH_BYTES / N).clamp(1, BATCH)];
+    pollster::block_on(stage.run_sized(FixedBatch { producer, consumer, batch }))
+}
+
 struct FixedBatch<const N: usize> {
-    single: Fixed<N>,
+    producer: RingProducer<[u8; N]>,
+    consumer: RingConsumer<[u8; N]>,
     batch: Vec<[u8; N]>,
 }
 
-impl<const N: usize> Port for FixedBatch<N> {
-    fn send(&mut self, source: &mut Source) -> Result<()> {
-        self.single.send(source)
+impl<const N: usize> Loops<N> for FixedBatch<N> {
+    async fn send(&mut self, source: &mut Source<N>) -> Result<()> {
+        loop {
+            let mut filled = 0;
+            for place in &mut self.batch {
+                let Some(packet) = source.next() else { break };
+                *place = *packet;
+                filled += 1;
+            }
+            if filled == 0 {
+                return Ok(());
+            }
+            self.producer.push_batch(&self.batch[..filled]);
+        }
     }
 
-    fn recv(&mut self, sink: &mut Sink) -> Result<()> {
-        self.single.recv(sink)
-    }
-
-    fn send_some(&mut self, source: &mut Source) -> Result<()> {
-        self.batch.iter_mut().for_each(|packet| packet.copy_from_slice(source.packet()));
-        self.single.producer.push_batch(&self.batch);
-        Ok(())
-    }
-
-    fn recv_some(&mut self, sink: &mut Sink) -> Result<()> {
-        let Self { single, batch } = self;
-        let count =
-            spin(|| Ok(Some(single.consumer.recv_batch(batch)).filter(|count| *count > 0)))?;
-        batch[..count].iter().for_each(|packet| sink.take(packet));
-        Ok(())
+    async fn receive(&mut self, sink: &mut Sink<N>) -> Result<()> {
+        loop {
+            let count = self.consumer.recv_batch(&mut self.batch);
+            for packet in &self.batch[..count] {
+                if !sink.take(packet) {
+                    return Ok(());
+                }
+            }
+            if count == 0 {
+                spin_loop();
+            }
+        }
     }
 }
 
 fn futex<const N: usize>(stage: &mut Stage) -> Result<Outcome> {
     let (producer, consumer) = open_fixed::<N>(stage)?;
-    stage.run(Sleeping { producer, consumer, wait: FutexWait::default() })
+    pollster::block_on(stage.run_sized(Sleeping { producer, consumer, wait: FutexWait::default() }))
 }
 
 struct Sleeping<const N: usize> {
@@ -169,13 +192,39 @@ struct Sleeping<const N: usize> {
     wait: FutexWait,
 }
 
-impl<const N: usize> Port for Sleeping<N> {
-    fn send(&mut self, source: &mut Source) -> Result<()> {
-        push(&mut self.producer, source)
+impl<const N: usize> Sleeping<N> {
+    #[inline(always)]
+    fn take(&mut self) -> [u8; N] {
+        self.consumer.recv_blocking(&mut self.wait)
+    }
+}
+
+impl<const N: usize> Loops<N> for Sleeping<N> {
+    async fn send(&mut self, source: &mut Source<N>) -> Result<()> {
+        while let Some(packet) = source.next() {
+            self.producer.push(packet);
+        }
+        Ok(())
     }
 
-    fn recv(&mut self, sink: &mut Sink) -> Result<()> {
-        sink.take(&self.consumer.recv_blocking(&mut self.wait));
+    async fn receive(&mut self, sink: &mut Sink<N>) -> Result<()> {
+        while sink.take(&self.take()) {}
+        Ok(())
+    }
+
+    async fn ask(&mut self, trips: &mut Trips<N>) -> Result<()> {
+        while let Some(packet) = trips.next() {
+            self.producer.push(packet);
+            trips.take(&self.take());
+        }
+        self.producer.push(trips.last());
+        Ok(())
+    }
+
+    async fn answer(&mut self, echo: &mut Echo<N>) -> Result<()> {
+        while echo.take(&self.take()) {
+            self.producer.push(echo.answer());
+        }
         Ok(())
     }
 }
@@ -184,7 +233,7 @@ fn blob(stage: &mut Stage) -> Result<Outcome> {
     // Room for the references' padding besides the packets.
     let create = |path, slots| BlobProducer::create(path, slots, 2 * RING);
     let (producer, consumer) = open(stage, create, BlobConsumer::attach)?;
-    stage.run(Blob { producer, consumer, headroom: 0 })
+    pollster::block_on(stage.run(Blob { producer, consumer, headroom: 0 }))
 }
 
 struct Blob {
@@ -194,29 +243,58 @@ struct Blob {
     headroom: u64,
 }
 
-impl Port for Blob {
-    #[inline]
-    fn send(&mut self, source: &mut Source) -> Result<()> {
-        if self.headroom == 0 {
-            self.headroom = spin(|| Ok(Some(self.producer.headroom()).filter(|room| *room > 0)))?;
+impl Blob {
+    #[inline(always)]
+    fn put(&mut self, packet: &[u8]) -> Result<()> {
+        while self.headroom == 0 {
+            self.headroom = self.producer.headroom();
+            spin_loop();
         }
         self.headroom -= 1;
-        self.producer.push_payload(source.packet()).map_err(|error| format!("{error:?}"))?;
+        self.producer.push_payload(packet).map_err(|error| format!("{error:?}"))?;
         Ok(())
     }
 
-    #[inline]
-    fn recv(&mut self, sink: &mut Sink) -> Result<()> {
-        // A look may be repeated if the packet was overwritten meanwhile: what counts is the last.
-        let mut taken = sink.clone();
-        spin(|| {
-            let seen = self.consumer.view(|(), packet| {
-                taken = sink.clone();
-                taken.take(packet);
-            });
-            seen.map_err(|error| format!("{error:?}").into())
-        })?;
-        *sink = taken;
+    #[inline(always)]
+    fn take<T>(&mut self, mut look: impl FnMut(&[u8]) -> T) -> Result<T> {
+        loop {
+            // The look may be repeated if the packet was overwritten meanwhile: the last one counts.
+            let mut looked = None;
+            let seen = self.consumer.view(|(), packet| looked = Some(look(packet)));
+            let seen = seen.map_err(|error| format!("{error:?}"))?;
+            match seen.and(looked) {
+                Some(looked) => return Ok(looked),
+                None => spin_loop(),
+            }
+        }
+    }
+}
+
+impl<const N: usize> Loops<N> for Blob {
+    async fn send(&mut self, source: &mut Source<N>) -> Result<()> {
+        while let Some(packet) = source.next() {
+            self.put(packet)?;
+        }
+        Ok(())
+    }
+
+    async fn receive(&mut self, sink: &mut Sink<N>) -> Result<()> {
+        while sink.note(self.take(Look::at)?) {}
+        Ok(())
+    }
+
+    async fn ask(&mut self, trips: &mut Trips<N>) -> Result<()> {
+        while let Some(packet) = trips.next() {
+            self.put(packet)?;
+            trips.note(self.take(Look::at)?);
+        }
+        self.put(trips.last())
+    }
+
+    async fn answer(&mut self, echo: &mut Echo<N>) -> Result<()> {
+        while echo.note(self.take(Look::at)?) {
+            self.put(echo.answer())?;
+        }
         Ok(())
     }
 }

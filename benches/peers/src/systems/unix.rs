@@ -9,31 +9,28 @@ use rustix::net::{
 };
 use rustix::pipe::{PipeFlags, fcntl_setpipe_size, pipe_with};
 
-use super::{BOTH, Family, System, Waits};
 use crate::Result;
+use crate::loops::Loops;
 use crate::outcome::Outcome;
 use crate::packet::{Sink, Source};
-use crate::port::Port;
 use crate::stage::Stage;
+use crate::system::{System, Waits};
+use crate::trips::{Echo, Trips};
 
 pub(crate) const SYSTEMS: &[System] = &[
     System {
         name: "Unix seqpacket",
-        family: Family::Rival,
         waits: Waits::Sleeping,
         about: "send and recv on a socket pair",
-        measures: BOTH,
-        sizes: &[],
         perform: seqpacket,
+        ..System::RIVAL
     },
     System {
         name: "pipe",
-        family: Family::Rival,
         waits: Waits::Sleeping,
         about: "frames with their length, one write each, buffered reads; 1 MiB pipes",
-        measures: BOTH,
-        sizes: &[],
         perform: pipes,
+        ..System::RIVAL
     },
 ];
 
@@ -44,7 +41,7 @@ fn seqpacket(stage: &mut Stage) -> Result<Outcome> {
         Ok(([mine], [theirs]))
     })?;
     let buffer = vec![0; stage.bytes()];
-    stage.run(Seqpacket { socket, buffer })
+    pollster::block_on(stage.run(Seqpacket { socket, buffer }))
 }
 
 struct Seqpacket {
@@ -52,18 +49,46 @@ struct Seqpacket {
     buffer: Vec<u8>,
 }
 
-impl Port for Seqpacket {
-    fn send(&mut self, source: &mut Source) -> Result<()> {
-        send(&self.socket, source.packet(), SendFlags::NOSIGNAL)?;
+impl Seqpacket {
+    fn put(&self, packet: &[u8]) -> Result<()> {
+        send(&self.socket, packet, SendFlags::NOSIGNAL)?;
         Ok(())
     }
 
-    fn recv(&mut self, sink: &mut Sink) -> Result<()> {
+    fn take(&mut self) -> Result<&[u8]> {
         let (len, _) = recv(&self.socket, &mut self.buffer[..], RecvFlags::empty())?;
         if len == 0 {
             return Err("the other side hung up".into());
         }
-        sink.take(&self.buffer[..len]);
+        Ok(&self.buffer[..len])
+    }
+}
+
+impl<const N: usize> Loops<N> for Seqpacket {
+    async fn send(&mut self, source: &mut Source<N>) -> Result<()> {
+        while let Some(packet) = source.next() {
+            self.put(packet)?;
+        }
+        Ok(())
+    }
+
+    async fn receive(&mut self, sink: &mut Sink<N>) -> Result<()> {
+        while sink.take(self.take()?) {}
+        Ok(())
+    }
+
+    async fn ask(&mut self, trips: &mut Trips<N>) -> Result<()> {
+        while let Some(packet) = trips.next() {
+            self.put(packet)?;
+            trips.take(self.take()?);
+        }
+        self.put(trips.last())
+    }
+
+    async fn answer(&mut self, echo: &mut Echo<N>) -> Result<()> {
+        while echo.take(self.take()?) {
+            self.put(echo.answer())?;
+        }
         Ok(())
     }
 }
@@ -86,12 +111,12 @@ fn pipes(stage: &mut Stage) -> Result<Outcome> {
         Ok(([reader, writer], [their_reader, their_writer]))
     })?;
     let bytes = stage.bytes();
-    stage.run(Pipes {
+    pollster::block_on(stage.run(Pipes {
         reader: BufReader::with_capacity(READ_BYTES, File::from(reader)),
         writer: File::from(writer),
         frame: Vec::with_capacity(PREFIX + bytes),
         buffer: vec![0; bytes],
-    })
+    }))
 }
 
 struct Pipes {
@@ -101,22 +126,49 @@ struct Pipes {
     buffer: Vec<u8>,
 }
 
-impl Port for Pipes {
-    fn send(&mut self, source: &mut Source) -> Result<()> {
-        let packet = source.packet();
+impl Pipes {
+    fn put(&mut self, packet: &[u8]) -> Result<()> {
         self.frame.clear();
         self.frame.extend_from_slice(&Length::try_from(packet.len())?.to_le_bytes());
         self.frame.extend_from_slice(packet);
         Ok(self.writer.write_all(&self.frame)?)
     }
 
-    fn recv(&mut self, sink: &mut Sink) -> Result<()> {
+    fn take(&mut self) -> Result<&[u8]> {
         let mut prefix = [0; PREFIX];
         self.reader.read_exact(&mut prefix)?;
         let len = usize::try_from(Length::from_le_bytes(prefix))?;
         let packet = self.buffer.get_mut(..len).ok_or("a frame that is too long")?;
         self.reader.read_exact(packet)?;
-        sink.take(packet);
+        Ok(packet)
+    }
+}
+
+impl<const N: usize> Loops<N> for Pipes {
+    async fn send(&mut self, source: &mut Source<N>) -> Result<()> {
+        while let Some(packet) = source.next() {
+            self.put(packet)?;
+        }
+        Ok(())
+    }
+
+    async fn receive(&mut self, sink: &mut Sink<N>) -> Result<()> {
+        while sink.take(self.take()?) {}
+        Ok(())
+    }
+
+    async fn ask(&mut self, trips: &mut Trips<N>) -> Result<()> {
+        while let Some(packet) = trips.next() {
+            self.put(packet)?;
+            trips.take(self.take()?);
+        }
+        self.put(trips.last())
+    }
+
+    async fn answer(&mut self, echo: &mut Echo<N>) -> Result<()> {
+        while echo.take(self.take()?) {
+            self.put(echo.answer())?;
+        }
         Ok(())
     }
 }
