@@ -33,10 +33,7 @@ pub(crate) fn send_blocking<const N: usize>(mut tx: Sender, numbers: Numbers) ->
     Ok(())
 }
 
-pub(crate) fn receive_blocking<const N: usize>(
-    rx: &mut Receiver,
-    check: &mut Check,
-) -> Result<()> {
+pub(crate) fn receive_blocking<const N: usize>(rx: &mut Receiver, check: &mut Check) -> Result<()> {
     while let Some(packet) = rx.recv_blocking() {
         check.take::<N>(&packet);
     }

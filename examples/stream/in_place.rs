@@ -14,7 +14,7 @@ const fn batch_of(bytes: usize) -> usize {
 }
 
 #[inline]
-fn bytes<'a>(packet: &'a Packet<'_>) -> &'a [u8] {
+pub(crate) fn bytes<'a>(packet: &'a Packet<'_>) -> &'a [u8] {
     // SAFETY: the peer is this same program, and does not write to what it has sent.
     #[allow(unsafe_code, reason = "a peer that one does not trust has its packets copied")]
     unsafe {
@@ -70,6 +70,24 @@ pub(crate) fn try_receive<const N: usize>(rx: &mut Receiver, check: &mut Check) 
             Err(TryRecvError::Closed(_)) => return Ok(()),
         }
     }
+}
+
+pub(crate) fn send_blocking<const N: usize>(mut tx: Sender, numbers: Numbers) -> Result<()> {
+    let mut packet = [0; N];
+    for number in numbers {
+        stamp(&mut packet, number);
+        let mut grant = tx.reserve_blocking(N)?;
+        grant.put_slice(&packet);
+        grant.commit()?;
+    }
+    Ok(())
+}
+
+pub(crate) fn receive_blocking<const N: usize>(rx: &mut Receiver, check: &mut Check) -> Result<()> {
+    while let Some(packet) = rx.recv_ref_blocking() {
+        check.take::<N>(bytes(&packet));
+    }
+    Ok(())
 }
 
 pub(crate) async fn send<const N: usize>(mut tx: Sender, numbers: Numbers) -> Result<()> {

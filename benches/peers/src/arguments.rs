@@ -33,7 +33,7 @@ pub(crate) struct Options {
     pub(crate) is_quick: bool,
     pub(crate) time: Duration,
     pub(crate) repeat: usize,
-    pub(crate) only: Vec<String>,
+    only: Vec<String>,
     pub(crate) pins: Vec<Pin>,
     sizes: Vec<usize>,
     pub(crate) out: PathBuf,
@@ -47,6 +47,11 @@ pub(crate) enum Mode {
 }
 
 impl Options {
+    /// Whether a system with this name is to be measured.
+    pub(crate) fn wants(&self, name: &str) -> bool {
+        self.only.is_empty() || self.only.iter().any(|part| name.contains(part.as_str()))
+    }
+
     /// Which packets there are in these rows.
     pub(crate) fn sizes(&self, pin: Pin, measure: Measure) -> &[usize] {
         match measure {

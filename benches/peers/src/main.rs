@@ -1,7 +1,7 @@
 //! Measures wakering beside other ways to carry packets between two processes, and beside what the
 //! machine gives at best: all in one run, on one machine.
 //!
-//! From below: [`packet`] and [`trips`] say what is carried and check it, [`loops`] what a system has
+//! From below: [`packet`], [`items`] and [`trips`] say what is carried and check it, [`loops`] what a system has
 //! to offer, and [`systems`] has them all. A [`stage`] is a process in which one side of a system
 //! performs; a [`runner`] starts two of them and keeps a [`record`]. A [`plan`] says what runs after
 //! what, [`comparison`] does it all, and [`results`] are ratios of neighbours, which [`report`] writes
@@ -11,6 +11,7 @@ use std::process::ExitCode;
 
 mod row;
 mod packet;
+mod items;
 mod trips;
 mod outcome;
 mod meters;

@@ -4,9 +4,9 @@
 //! their limits. The next time, the heat has another order. Who was best then meets in a final.
 
 use crate::arguments::Options;
-use crate::results::{Results, is_rival, is_wakering, reference};
+use crate::results::{Results, is_rival, reference};
 use crate::row::{Measure, Pin, Row};
-use crate::system::{Family, System};
+use crate::system::{Family, System, Way};
 use crate::systems;
 
 #[derive(Debug, Clone)]
@@ -33,60 +33,41 @@ pub(crate) fn rows(options: &Options, cores: usize) -> Vec<Row> {
 /// The heats of a row. Each system that is wanted runs once; limits run with all that are compared
 /// with them.
 pub(crate) fn heats(options: &Options, row: Row) -> Vec<Heat> {
-    let is_wanted = |system: &System| {
-        options.only.is_empty()
-            || options.only.iter().any(|part| system.name.contains(part.as_str()))
-    };
-    let limits = |system: &System| -> Vec<&'static System> {
-        let limits = system.limits.iter().filter_map(|name| systems::find(name));
-        limits.filter(|limit| limit.is_in(row)).collect()
-    };
     let wanted: Vec<&'static System> =
-        systems::all().filter(|system| system.is_in(row) && is_wanted(system)).collect();
-    let mut heats: Vec<Heat> = Vec::new();
-    let mut last = Vec::new();
-    for system in &wanted {
-        let limits = limits(system);
+        systems::all().filter(|system| system.is_in(row) && options.wants(system.name)).collect();
+    // Limits run with the others, if there are any.
+    let is_limit_of_others = |system: &System| {
+        system.family == Family::Limit
+            && wanted.iter().any(|other| other.limits.contains(&system.name))
+    };
+    let mut heats: Vec<(Vec<&str>, Heat)> = Vec::new();
+    for system in wanted.iter().filter(|system| !is_limit_of_others(system)) {
+        let limits = system.limits.iter().filter_map(|name| systems::find(name));
+        let limits: Vec<&System> = limits.filter(|limit| limit.is_in(row)).collect();
         let names: Vec<&str> = limits.iter().map(|limit| limit.name).collect();
-        // Limits run with the others, if there are any.
-        let is_limit_of_others = wanted.iter().any(|other| is_compared_with(other, system.name));
-        if names.is_empty() && system.family == Family::Limit && is_limit_of_others {
-            continue;
-        }
-        match heats.last_mut() {
-            Some(heat) if names == last && heat.systems.len() < MAX => heat.systems.push(system),
-            _ => {
-                heats.push(Heat { row, systems: limits.into_iter().chain([*system]).collect() });
-                last = names;
+        let has_room =
+            |(others, heat): &&mut (_, Heat)| *others == names && heat.systems.len() < MAX;
+        match heats.iter_mut().find(has_room) {
+            Some((_, heat)) => heat.systems.push(system),
+            None => {
+                let systems = limits.into_iter().chain([*system]).collect();
+                heats.push((names, Heat { row, systems }));
             }
         }
     }
-    heats
-}
-
-fn is_compared_with(system: &System, limit: &str) -> bool {
-    system.limits.contains(&limit)
+    heats.into_iter().map(|(_, heat)| heat).collect()
 }
 
 /// The best rival of a row, the best of each of wakering's ways, and the limit.
 pub(crate) fn finals(results: &Results, row: Row) -> Option<Heat> {
     let limit = reference(row);
     let rival = results.best(row, limit, is_rival)?;
-    let ways = ["in place", "items", ""].iter().filter_map(|way| {
-        results.best(row, limit, |system| is_wakering(system) && is_way(system, way))
-    });
-    let ways: Vec<&System> = ways.collect();
-    let best = ways.first().is_some();
-    best.then(|| {
+    let best = |way| results.best(row, limit, |system| system.way == Some(way));
+    let ways: Vec<&System> = Way::ALL.into_iter().filter_map(best).collect();
+    (!ways.is_empty()).then(|| {
         let limit = systems::find(limit).filter(|limit| limit.is_in(row));
         Heat { row, systems: limit.into_iter().chain(ways).chain([rival]).collect() }
     })
-}
-
-/// Whether a system of wakering's goes this way; the empty one is that of `Bytes`.
-fn is_way(system: &System, way: &str) -> bool {
-    let of = ["in place", "items"].into_iter().find(|way| system.name.contains(way));
-    of.unwrap_or_default() == way
 }
 
 impl Heat {

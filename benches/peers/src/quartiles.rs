@@ -6,6 +6,8 @@ pub(crate) struct Quartiles {
     pub(crate) lower: f64,
     pub(crate) median: f64,
     pub(crate) upper: f64,
+    /// The largest number.
+    pub(crate) most: f64,
     /// How many numbers there were.
     pub(crate) count: usize,
 }
@@ -23,7 +25,7 @@ impl Quartiles {
             let (below, above) = (values[place.floor() as usize], values[place.ceil() as usize]);
             below + (above - below) * place.fract()
         };
-        Some(Self { lower: at(0.25), median: at(0.5), upper: at(0.75), count })
+        Some(Self { lower: at(0.25), median: at(0.5), upper: at(0.75), most: values[last], count })
     }
 }
 

@@ -1,6 +1,7 @@
 //! One run of one system, as it is kept.
 
 use std::fmt;
+use std::time::Instant;
 
 use crate::outcome::Outcome;
 use crate::row::Row;
@@ -38,6 +39,7 @@ pub(crate) struct Record {
     pub(crate) row: Row,
     /// Runs with the same number were made right after each other.
     pub(crate) heat: usize,
+    pub(crate) begun: Instant,
     /// System calls were counted; its times mean nothing.
     pub(crate) counts_calls: bool,
     pub(crate) status: Status,

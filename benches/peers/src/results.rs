@@ -1,5 +1,8 @@
 //! All that was measured, and the ratios of runs that were neighbours.
 
+use std::collections::HashMap;
+use std::time::Instant;
+
 use crate::quartiles::Quartiles;
 use crate::record::{Record, Status};
 use crate::regimes::{Regime, Regimes};
@@ -124,6 +127,17 @@ impl Results {
             }
         }
         best.map(|(system, _)| system)
+    }
+
+    /// Seconds between the beginnings of the first run and the last of a heat: no pair of runs that
+    /// is compared lies further apart.
+    pub(crate) fn distance(&self) -> Option<Quartiles> {
+        let mut heats: HashMap<usize, (Instant, Instant)> = HashMap::new();
+        for Record { heat, begun, .. } in self.records.iter().filter(|run| !run.counts_calls) {
+            let (first, last) = heats.entry(*heat).or_insert((*begun, *begun));
+            (*first, *last) = ((*first).min(*begun), (*last).max(*begun));
+        }
+        Quartiles::of(heats.values().map(|(first, last)| (*last - *first).as_secs_f64()))
     }
 
     /// How many cores other programs kept busy, in the mean over all runs.

@@ -99,6 +99,7 @@ impl Runner {
             is_in_one_process: system.is_in_one_process(),
             scratch: self.scratch.to_string_lossy().into_owned(),
         };
+        let begun = Instant::now();
         let hop = self.hop(row)?;
         let before = Work::so_far()?;
         let (status, outcome) = match self.watch(&order)? {
@@ -111,7 +112,7 @@ impl Runner {
             Err(status) => (status, Outcome::default()),
         };
         let others = Work::so_far()?.of_others(&before);
-        Ok(Record { system, row, heat, counts_calls, status, outcome, hop, others })
+        Ok(Record { system, row, heat, begun, counts_calls, status, outcome, hop, others })
     }
 
     /// Starts the processes of a run and waits for their answers, but not for ever.

@@ -26,10 +26,27 @@ pub(crate) enum Waits {
     Sleeping,
 }
 
+/// What a way of wakering's does with its packets.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub(crate) enum Way {
+    /// Copies them from `Bytes` and to `Bytes`.
+    Bytes,
+    /// Writes them where they will lie, and reads them there.
+    InPlace,
+    /// Fills each with many items.
+    Items,
+}
+
+impl Way {
+    pub(crate) const ALL: [Self; 3] = [Self::Bytes, Self::InPlace, Self::Items];
+}
+
 #[derive(Debug)]
 pub(crate) struct System {
     pub(crate) name: &'static str,
     pub(crate) family: Family,
+    /// `None` if it is not wakering.
+    pub(crate) way: Option<Way>,
     pub(crate) waits: Waits,
     /// In a few words: which calls are made, and what comes out.
     pub(crate) about: &'static str,
@@ -51,6 +68,7 @@ impl System {
     pub(crate) const RIVAL: Self = Self {
         name: "",
         family: Family::Rival,
+        way: None,
         waits: Waits::Spinning,
         about: "",
         measures: BOTH,

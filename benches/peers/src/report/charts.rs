@@ -14,7 +14,7 @@ use crate::Result;
 use crate::quartiles::Quartiles;
 use crate::results::{Results, Value, reference};
 use crate::row::{Measure, Pin, Row, SIZES};
-use crate::system::{Family, System};
+use crate::system::{Family, System, Way};
 
 type Canvas<'a> = DrawingArea<SVGBackend<'a>, Shift>;
 
@@ -87,9 +87,11 @@ fn group(system: &System) -> String {
     let crate_name = || system.name.split(',').next().unwrap_or(system.name);
     match system.family {
         Family::Limit => system.name.to_owned(),
-        Family::Wakering if system.name.contains("in place") => "wakering, in place".to_owned(),
-        Family::Wakering if system.name.contains("items") => "wakering, items".to_owned(),
-        Family::Wakering => "wakering, Bytes".to_owned(),
+        Family::Wakering => match system.way {
+            Some(Way::InPlace) => "wakering, in place".to_owned(),
+            Some(Way::Items) => "wakering, items in packets".to_owned(),
+            _ => "wakering, Bytes".to_owned(),
+        },
         Family::Rival if system.name.starts_with("Unix") => system.name.to_owned(),
         Family::Rival => crate_name().to_owned(),
         Family::Yardstick => format!("{} (threads)", crate_name().trim_end_matches(" (threads)")),

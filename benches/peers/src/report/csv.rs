@@ -13,7 +13,7 @@ resident_bytes,hop_ns,cores_of_others\n";
 pub(super) fn of(results: &Results) -> Result<String> {
     let mut csv = HEADER.to_owned();
     for record in &results.records {
-        let Record { system, row, heat, counts_calls, status, outcome, hop, others } = record;
+        let Record { system, row, heat, counts_calls, status, outcome, hop, others, .. } = record;
         let status = status.to_string().replace('"', "'");
         write!(csv, "{heat},\"{}\",{},{},{},", system.name, row.measure, row.pin, row.bytes)?;
         write!(csv, "{counts_calls},\"{status}\",{},", record.packets())?;

@@ -9,7 +9,7 @@ use crate::quartiles::Quartiles;
 use crate::regimes::Regime;
 use crate::results::{Results, Value, is_rival, is_wakering, reference};
 use crate::row::{Measure, Pin, Row, SIZES};
-use crate::system::System;
+use crate::system::{System, Way};
 
 /// The systems that may stand for wakering: the best of them does.
 type Choice = fn(&System) -> bool;
@@ -37,7 +37,8 @@ const BYTES_BATCH: Choice = |system| is_bytes(system) && is_batch(system);
 const BYTES_SINGLE: Choice = |system| is_bytes(system) && !is_batch(system);
 const IN_PLACE: Choice = |system| is_in_place(system) && !is_batch(system);
 const IN_PLACE_BATCH: Choice = |system| is_in_place(system) && is_batch(system);
-const ITEMS: Choice = |system| is_wakering(system) && has(system, "items");
+const ITEMS: Choice = |system| system.way == Some(Way::Items) && !has(system, "in place");
+const ITEMS_IN_PLACE: Choice = |system| system.way == Some(Way::Items) && has(system, "in place");
 const PARKED_IN: Choice = |system| system.name == "wakering, parked in";
 const POLLED: Choice = |system| system.name == "wakering, polled, smol";
 const BACKGROUND: Choice = |system| system.name == "wakering, background, smol";
@@ -48,11 +49,11 @@ fn has(system: &System, part: &str) -> bool {
 }
 
 fn is_in_place(system: &System) -> bool {
-    is_wakering(system) && has(system, "in place")
+    system.way == Some(Way::InPlace)
 }
 
 fn is_bytes(system: &System) -> bool {
-    is_wakering(system) && !has(system, "in place") && !has(system, "items")
+    system.way == Some(Way::Bytes)
 }
 
 fn is_batch(system: &System) -> bool {
@@ -92,6 +93,13 @@ fn goals() -> Vec<Goal> {
         goals.push(stream(bytes, "`Bytes`, batch", BYTES_BATCH, limit, batch));
     }
     goals.push(stream(64, "items in packets", ITEMS, "bare ring, items", 0.95));
+    goals.push(stream(
+        64,
+        "items in packets, in place",
+        ITEMS_IN_PLACE,
+        "bare ring, items in place",
+        0.95,
+    ));
     for bytes in SIZES {
         let with = With::BestRival;
         let row = Row { measure: Measure::Stream, pin: Pin::Two, bytes };

@@ -25,12 +25,20 @@ pub(super) fn line(options: &Options) -> String {
     )
 }
 
+/// So many cores others may keep busy.
+const BUSY: f64 = 0.3;
+
 /// In a paragraph: also what else happened on the machine.
 pub(super) fn paragraph(results: &Results, options: &Options) -> String {
+    let others = results.others();
+    let warning = if others >= BUSY { ", **so the figures mean little**" } else { "" };
+    let distance = results.distance().map_or(String::new(), |distance| {
+        let [median, most] = [distance.median, distance.most].map(figures);
+        format!(" The runs of a pair began within {median} s in the median, {most} s at most.")
+    });
+    let line = line(options);
     format!(
-        "{}. Other programs kept {:.1} cores busy. {}",
-        line(options),
-        results.others(),
+        "{line}. Other programs kept {others:.1} cores busy{warning}.{distance} {}",
         hops(results)
     )
 }

@@ -15,7 +15,7 @@ pub(super) fn figures(number: f64) -> String {
 }
 
 /// A median, and in brackets the quartiles.
-pub(super) fn spread(Quartiles { lower, median, upper, count }: Quartiles) -> String {
+pub(super) fn spread(Quartiles { lower, median, upper, count, .. }: Quartiles) -> String {
     if count == 1 {
         return figures(median);
     }

@@ -13,7 +13,8 @@ use std::sync::atomic::{AtomicU64, Ordering};
 use bytes::Bytes;
 
 use crate::Result;
-use crate::loops::Loops;
+use crate::items::{Chunk, packet_bytes};
+use crate::loops::{AllLoops, Loops};
 use crate::outcome::Outcome;
 use crate::packet::{Sink, Source};
 use crate::row::Side;
@@ -64,10 +65,18 @@ pub(crate) const SYSTEMS: &[System] = &[
     },
     System {
         name: "bare ring, items",
-        about: "packets of 4 KiB hold the items, and are copied as a whole into one buffer",
+        about: "packets of 4 KiB, or 32 KiB for items of 1 KiB, whose items are copied out by chunks",
         measures: STREAM,
         sizes: &[64, 1024],
-        perform: |stage| perform(stage, Items),
+        perform: |stage| perform(stage, |both| Items { both, is_in_place: false }),
+        ..LIMIT
+    },
+    System {
+        name: "bare ring, items in place",
+        about: "the same, but the items are looked at where they lie",
+        measures: STREAM,
+        sizes: &[64, 1024],
+        perform: |stage| perform(stage, |both| Items { both, is_in_place: true }),
         ..LIMIT
     },
 ];
@@ -96,7 +105,7 @@ fn batch_of(bytes: usize) -> usize {
 /// Opens the ring and runs the loops that `make` makes of it.
 fn perform<L>(stage: &mut Stage, make: impl FnOnce(Both<'static>) -> L) -> Result<Outcome>
 where
-    L: crate::loops::AllLoops,
+    L: AllLoops,
 {
     // Until the process ends, so that the loops can be of a type that nothing borrows.
     let memory = Shared::map(stage.share(|| shared::create(REGION))?, REGION)?;
@@ -354,36 +363,31 @@ impl<const N: usize> Loops<N> for Copied {
     }
 }
 
-/// Bytes of a packet of items.
-const PACKET: usize = 4096;
-
-/// Where a packet of items is copied to.
-#[repr(align(64))]
-struct Aligned([u8; PACKET]);
-
-/// Packets that hold items.
-struct Items(Both<'static>);
+/// Packets that hold items, which are looked at where they lie or in a chunk.
+struct Items {
+    both: Both<'static>,
+    is_in_place: bool,
+}
 
 impl<const N: usize> Loops<N> for Items {
     async fn send(&mut self, source: &mut Source<N>) -> Result<()> {
-        let mut is_over = false;
+        let (mut chunk, mut is_over) = (Chunk::new(), false);
         while !is_over {
             let fill = |place: *mut u8| {
                 let mut len = 0;
-                while len + N <= PACKET {
-                    let Some(item) = source.next() else {
-                        is_over = true;
-                        break;
-                    };
+                while !is_over && len < packet_bytes::<N>() {
+                    let items = chunk.collect(source);
                     let place = place.wrapping_add(len);
-                    // SAFETY: as in `Producer::put`; the record has room for `PACKET` bytes.
-                    unsafe { ptr::copy_nonoverlapping(item.as_ptr(), place, N) };
-                    len += N;
+                    // SAFETY: as in `Producer::put`; the record has room for a whole packet, and
+                    // chunks fill one exactly.
+                    unsafe { ptr::copy_nonoverlapping(items.as_ptr(), place, items.len()) };
+                    len += items.len();
+                    is_over = items.len() < Chunk::BYTES;
                 }
                 len
             };
-            if self.0.producer.stage(PACKET, fill) {
-                self.0.producer.publish();
+            if self.both.producer.stage(packet_bytes::<N>(), fill) {
+                self.both.producer.publish();
             } else {
                 spin_loop();
             }
@@ -392,17 +396,20 @@ impl<const N: usize> Loops<N> for Items {
     }
 
     async fn receive(&mut self, sink: &mut Sink<N>) -> Result<()> {
-        let mut buffer = Aligned([0; PACKET]);
-        loop {
-            let items = self.0.consumer.take(PAUSES, |packet| {
-                buffer.0[..packet.len()].copy_from_slice(packet);
-                packet.len()
-            });
-            for item in buffer.0[..items].chunks_exact(N) {
-                if !sink.take(item) {
-                    return Ok(());
+        let mut chunk = (!self.is_in_place).then(Chunk::new);
+        let mut goes_on = true;
+        while goes_on {
+            self.both.consumer.take(PAUSES, |packet| match &mut chunk {
+                None => packet.chunks_exact(N).for_each(|item| goes_on = sink.take(item)),
+                Some(chunk) => {
+                    for part in packet.chunks(Chunk::BYTES) {
+                        let items = chunk.up_to(part.len());
+                        items.copy_from_slice(part);
+                        items.chunks_exact(N).for_each(|item| goes_on = sink.take(item));
+                    }
                 }
-            }
+            });
         }
+        Ok(())
     }
 }

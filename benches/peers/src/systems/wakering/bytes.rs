@@ -12,15 +12,17 @@ use crate::loops::{AllLoops, Loops};
 use crate::outcome::Outcome;
 use crate::packet::{Sink, Source};
 use crate::stage::Stage;
-use crate::system::{ROUND_TRIP, STREAM, System, Waits};
+use crate::system::{ROUND_TRIP, STREAM, System, Waits, Way};
 use crate::trips::{Echo, Trips};
 
 /// What those have in common that send a packet a call, and those that send many.
 const SINGLE: System = System {
+    way: Some(Way::Bytes),
     limits: &["bare ring, Bytes", "bare ring, in place", "cache line", "futex"],
     ..SLEEPING
 };
 const BATCH: System = System {
+    way: Some(Way::Bytes),
     measures: STREAM,
     limits: &["bare ring, Bytes, batch", "bare ring, in place"],
     ..SLEEPING

@@ -9,12 +9,16 @@ use super::open::{Runner, SLEEPING, batch_of, open, over};
 use crate::Result;
 use crate::loops::Loops;
 use crate::packet::{Sink, Source};
-use crate::system::{STREAM, System, Waits};
+use crate::system::{STREAM, System, Waits, Way};
 use crate::trips::{Echo, Trips};
 
-const SINGLE: System =
-    System { limits: &["bare ring, in place", "cache line", "futex"], ..SLEEPING };
+const SINGLE: System = System {
+    way: Some(Way::InPlace),
+    limits: &["bare ring, in place", "cache line", "futex"],
+    ..SLEEPING
+};
 const BATCH: System = System {
+    way: Some(Way::InPlace),
     measures: STREAM,
     limits: &["bare ring, in place, batch", "bare ring, in place"],
     ..SLEEPING
@@ -82,7 +86,7 @@ pub(crate) const SYSTEMS: &[System] = &[
 
 /// The bytes of a packet where they lie.
 #[inline(always)]
-fn bytes<'a>(packet: &'a Packet<'_>) -> &'a [u8] {
+pub(super) fn bytes<'a>(packet: &'a Packet<'_>) -> &'a [u8] {
     // SAFETY: the peer is this same program, and does not write to what it has sent.
     unsafe { packet.as_slice() }
 }

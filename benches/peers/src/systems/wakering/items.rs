@@ -1,72 +1,104 @@
 //! wakering with packets that hold many items of one length: the like of a slice of items.
-//!
-//! The items are appended to a packet where it lies in the ring. The receiver copies the packet, as
-//! a whole, to an aligned buffer of its own and looks at the items there; no `unsafe` is needed.
 
 use std::hint::spin_loop;
 
 use bytes::BufMut;
-use wakering::{Receiver, Sender, TryRecvError, TryReserveError};
+use wakering::{Packet, Receiver, Sender, TryRecvError, TryReserveError};
 
+use super::in_place::bytes;
 use super::open::{Runner, SLEEPING, open, over};
 use crate::Result;
+use crate::items::{Chunk, packet_bytes};
 use crate::loops::Loops;
 use crate::packet::{Sink, Source};
-use crate::system::{STREAM, System, Waits};
+use crate::system::{STREAM, System, Waits, Way};
 
 const ITEMS: System = System {
+    way: Some(Way::Items),
     measures: STREAM,
     sizes: &[64, 1024],
     limits: &["bare ring, items", "bare ring, in place"],
     ..SLEEPING
 };
+const IN_PLACE: System =
+    System { limits: &["bare ring, items in place", "bare ring, in place"], ..ITEMS };
 
 pub(crate) const SYSTEMS: &[System] = &[
     System {
         name: "wakering, items, background",
-        about: "packets of 4 KiB that hold the items: reserve, put_slice for each item; recv_ref, \
-                copied as a whole; background driver, pollster",
+        about: "packets of 4 KiB, or 32 KiB for items of 1 KiB: reserve and put_slice of a chunk of \
+                items; recv_ref and copy_to_slice_at of a chunk; background driver, pollster",
         perform: |stage| {
             let (tx, rx) = open(stage, Runner::Background)?;
-            pollster::block_on(stage.run(Items { tx, rx }))
+            pollster::block_on(stage.run(Async { tx, rx, is_in_place: false }))
         },
         ..ITEMS
     },
     System {
+        name: "wakering, items in place, background",
+        about: "the same, but received items are looked at where they lie",
+        perform: |stage| {
+            let (tx, rx) = open(stage, Runner::Background)?;
+            pollster::block_on(stage.run(Async { tx, rx, is_in_place: true }))
+        },
+        ..IN_PLACE
+    },
+    System {
         name: "wakering, items, try",
-        about: "the same by try_reserve and try_recv_ref, again and again",
+        about: "the same by try_reserve and try_recv_ref, again and again; copied out",
         waits: Waits::Spinning,
         perform: |stage| {
             let (tx, rx) = open(stage, Runner::Background)?;
-            pollster::block_on(stage.run(TryingItems { tx, rx }))
+            pollster::block_on(stage.run(Trying { tx, rx, is_in_place: false }))
         },
         ..ITEMS
     },
+    System {
+        name: "wakering, items in place, try",
+        about: "the same, but received items are looked at where they lie",
+        waits: Waits::Spinning,
+        perform: |stage| {
+            let (tx, rx) = open(stage, Runner::Background)?;
+            pollster::block_on(stage.run(Trying { tx, rx, is_in_place: true }))
+        },
+        ..IN_PLACE
+    },
 ];
 
-/// Bytes of a packet of items.
-const PACKET: usize = 4096;
-
-/// Where a received packet is copied to.
-#[repr(align(64))]
-struct Aligned([u8; PACKET]);
-
-struct Items {
-    tx: Sender,
-    rx: Receiver,
+/// Looks at all items of a packet, where it lies or in a chunk. Returns whether more are to come.
+#[inline(always)]
+fn look<const N: usize>(packet: Packet<'_>, chunk: Option<&mut Chunk>, sink: &mut Sink<N>) -> bool {
+    let mut goes_on = true;
+    match chunk {
+        None => {
+            bytes(&packet).chunks_exact(N).for_each(|item| goes_on = sink.take(item));
+        }
+        Some(chunk) => {
+            for offset in (0..packet.len()).step_by(Chunk::BYTES) {
+                let items = chunk.up_to(packet.len() - offset);
+                packet.copy_to_slice_at(offset, items);
+                items.chunks_exact(N).for_each(|item| goes_on = sink.take(item));
+            }
+        }
+    }
+    goes_on
 }
 
-impl<const N: usize> Loops<N> for Items {
+struct Async {
+    tx: Sender,
+    rx: Receiver,
+    is_in_place: bool,
+}
+
+impl<const N: usize> Loops<N> for Async {
     async fn send(&mut self, source: &mut Source<N>) -> Result<()> {
-        let mut is_over = false;
+        let (mut chunk, mut is_over) = (Chunk::new(), false);
         while !is_over {
-            let mut grant = self.tx.reserve(PACKET).await?;
-            while grant.remaining_mut() >= N {
-                let Some(item) = source.next() else {
-                    is_over = true;
-                    break;
-                };
-                grant.put_slice(item);
+            let mut grant = self.tx.reserve(packet_bytes::<N>()).await?;
+            while !is_over && grant.has_remaining_mut() {
+                let items = chunk.collect(source);
+                grant.put_slice(items);
+                is_over = items.len() < Chunk::BYTES;
             }
             grant.commit()?;
         }
@@ -74,43 +106,37 @@ impl<const N: usize> Loops<N> for Items {
     }
 
     async fn receive(&mut self, sink: &mut Sink<N>) -> Result<()> {
-        let mut buffer = Aligned([0; PACKET]);
+        let mut chunk = (!self.is_in_place).then(Chunk::new);
         while let Some(packet) = self.rx.recv_ref().await {
-            let items = &mut buffer.0[..packet.len()];
-            packet.copy_to_slice(items);
-            drop(packet);
-            for item in items.chunks_exact(N) {
-                if !sink.take(item) {
-                    return Ok(());
-                }
+            if !look(packet, chunk.as_mut(), sink) {
+                return Ok(());
             }
         }
         Err(over())
     }
 }
 
-struct TryingItems {
+struct Trying {
     tx: Sender,
     rx: Receiver,
+    is_in_place: bool,
 }
 
-impl<const N: usize> Loops<N> for TryingItems {
+impl<const N: usize> Loops<N> for Trying {
     async fn send(&mut self, source: &mut Source<N>) -> Result<()> {
-        let mut is_over = false;
+        let (mut chunk, mut is_over) = (Chunk::new(), false);
         while !is_over {
             let mut grant = loop {
-                match self.tx.try_reserve(PACKET) {
+                match self.tx.try_reserve(packet_bytes::<N>()) {
                     Ok(grant) => break grant,
                     Err(TryReserveError::Full) => spin_loop(),
                     Err(error) => return Err(error.into()),
                 }
             };
-            while grant.remaining_mut() >= N {
-                let Some(item) = source.next() else {
-                    is_over = true;
-                    break;
-                };
-                grant.put_slice(item);
+            while !is_over && grant.has_remaining_mut() {
+                let items = chunk.collect(source);
+                grant.put_slice(items);
+                is_over = items.len() < Chunk::BYTES;
             }
             grant.commit()?;
         }
@@ -118,23 +144,16 @@ impl<const N: usize> Loops<N> for TryingItems {
     }
 
     async fn receive(&mut self, sink: &mut Sink<N>) -> Result<()> {
-        let mut buffer = Aligned([0; PACKET]);
+        let mut chunk = (!self.is_in_place).then(Chunk::new);
         loop {
-            let packet = match self.rx.try_recv_ref() {
-                Ok(packet) => packet,
-                Err(TryRecvError::Empty) => {
-                    spin_loop();
-                    continue;
+            match self.rx.try_recv_ref() {
+                Ok(packet) => {
+                    if !look(packet, chunk.as_mut(), sink) {
+                        return Ok(());
+                    }
                 }
+                Err(TryRecvError::Empty) => spin_loop(),
                 Err(error) => return Err(error.into()),
-            };
-            let items = &mut buffer.0[..packet.len()];
-            packet.copy_to_slice(items);
-            drop(packet);
-            for item in items.chunks_exact(N) {
-                if !sink.take(item) {
-                    return Ok(());
-                }
             }
         }
     }
