@@ -32,6 +32,7 @@ fn collect<'a, const N: usize>(chunk: &'a mut Chunk, numbers: &mut Numbers) -> &
     let mut len = 0;
     for item in chunk.0.chunks_exact_mut(N) {
         let Some(number) = numbers.next() else { break };
+        item.fill(0);
         stamp(item, number);
         len += N;
     }

@@ -28,9 +28,14 @@ impl Chunk {
     #[inline(always)]
     pub(crate) fn collect<const N: usize>(&mut self, source: &mut Source<N>) -> &[u8] {
         let mut len = 0;
-        for place in self.0.chunks_exact_mut(N) {
-            let Some(item) = source.next() else { break };
-            place.copy_from_slice(item);
+        for item in self.0.as_chunks_mut().0 {
+            let fill = |filling| {
+                *item = filling;
+                item
+            };
+            if !source.write(fill) {
+                break;
+            }
             len += N;
         }
         &self.0[..len]

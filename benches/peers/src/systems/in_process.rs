@@ -131,11 +131,10 @@ impl<const N: usize> Loops<N> for Chunks<N> {
             let (first, second) = chunk.as_mut_slices();
             let mut written = 0;
             for place in first.iter_mut().chain(second) {
-                let Some(packet) = source.next() else {
+                if !source.write(|filling| place.write(filling)) {
                     is_over = true;
                     break;
-                };
-                place.write(*packet);
+                }
                 written += 1;
             }
             // SAFETY: so many places of the chunk were just written, from its first on.

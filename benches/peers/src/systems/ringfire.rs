@@ -155,8 +155,13 @@ impl<const N: usize> Loops<N> for FixedBatch<N> {
         loop {
             let mut filled = 0;
             for place in &mut self.batch {
-                let Some(packet) = source.next() else { break };
-                *place = *packet;
+                let fill = |filling| {
+                    *place = filling;
+                    place
+                };
+                if !source.write(fill) {
+                    break;
+                }
                 filled += 1;
             }
             if filled == 0 {

@@ -186,15 +186,9 @@ impl<const N: usize> Loops<N> for Ring<N> {
     async fn send(&mut self, source: &mut Source<N>) -> Result<()> {
         let mut is_over = false;
         while !is_over {
-            let fill = |place: &mut MaybeUninit<[u8; N]>| match source.next() {
-                Some(packet) => {
-                    place.write(*packet);
-                    true
-                }
-                None => {
-                    is_over = true;
-                    false
-                }
+            let fill = |place: &mut MaybeUninit<[u8; N]>| {
+                is_over = !source.write(|filling| place.write(filling));
+                !is_over
             };
             if self.put(fill)? == 0 {
                 spin_loop();
