@@ -38,7 +38,7 @@ impl fmt::Display for Way {
 pub(crate) enum Runner {
     Background(Driver),
     ParkedIn(Driver),
-    Polled(Async<PolledDriver>),
+    Polled(Box<Async<PolledDriver>>),
 }
 
 impl Runner {
@@ -49,7 +49,7 @@ impl Runner {
             Way::ParkedIn => Self::ParkedIn(builder.build()?),
             Way::Polled => {
                 let driver = builder.polled()?;
-                Self::Polled(Async::new(driver).expect("a reactor takes it"))
+                Self::Polled(Box::new(Async::new(driver).expect("a reactor takes it")))
             }
         })
     }

@@ -13,7 +13,7 @@ pub(crate) enum Runner {
     /// This thread, which parks in the driver.
     ParkedIn(Driver),
     /// This thread, in whose reactor the driver lies.
-    Polled(Async<PolledDriver>),
+    Polled(Box<Async<PolledDriver>>),
 }
 
 impl Runner {
@@ -22,7 +22,7 @@ impl Runner {
             "background" => Self::Background,
             "smol" => Self::Smol,
             "parked-in" => Self::ParkedIn(Driver::new()?),
-            "polled" => Self::Polled(Async::new(Driver::builder().polled()?)?),
+            "polled" => Self::Polled(Box::new(Async::new(Driver::builder().polled()?)?)),
             _ => Err(HELP)?,
         })
     }
