@@ -54,6 +54,8 @@ struct Round {
     /// Nanoseconds of the engine's processor time for a packet.
     work: f64,
     wakes: f64,
+    /// Nanoseconds that packets of the quiet channel took to arrive.
+    quiet: Vec<u64>,
 }
 
 /// Channels on one driver, each with a task that receives.
@@ -86,7 +88,6 @@ impl Crowd {
         let mut crowd = Self { runner, tasks, halves, tally, applications, sent: 0 };
         // The application touches its rings for the first time.
         crowd.flood();
-        crowd.tally.quiet.take();
         crowd
     }
 
@@ -105,9 +106,9 @@ impl Crowd {
         let order = format!("flood {}", FLOOD.as_millis());
         let begin = Instant::now();
         self.applications.iter_mut().for_each(|application| application.tell(&order));
-        let [first, last] = MEASURED.map(|from| {
+        let [(first, _), (last, quiet)] = MEASURED.map(|from| {
             self.run_until(|_| begin.elapsed() >= from);
-            self.moment(begin)
+            (self.moment(begin), self.tally.quiet.take())
         });
         self.sent += self.applications.iter_mut().map(Application::hear).sum::<u64>();
         let sent = self.sent;
@@ -118,6 +119,7 @@ impl Crowd {
             packets_per_second: packets / (last.elapsed - first.elapsed).as_secs_f64(),
             work: (last.work - first.work) as f64 / packets,
             wakes: (last.wakes - first.wakes) as f64 / packets,
+            quiet,
         }
     }
 
@@ -175,7 +177,7 @@ pub(crate) fn measure(way: Way, backend: Backend, most: usize, place: &Place) {
         "  channels        M     {:>3} channels        ns a packet    a packet  p50, us  p99, us",
         sizes[0]
     );
-    for (nth, (size, crowd)) in sizes.iter().zip(&crowds).enumerate() {
+    for (nth, size) in sizes.iter().enumerate() {
         let of = |value: &dyn Fn(&Round) -> f64| {
             quartiles(rounds.iter().map(|crowds| value(&crowds[nth])).collect())
         };
@@ -184,7 +186,8 @@ pub(crate) fn measure(way: Way, backend: Backend, most: usize, place: &Place) {
         let ratio =
             |crowds: &Vec<Round>| crowds[nth].packets_per_second / crowds[0].packets_per_second;
         let [low, ratio, high] = quartiles(rounds.iter().map(ratio).collect());
-        let mut quiet = crowd.tally.quiet.take();
+        let quiet = rounds.iter().flat_map(|crowds| &crowds[nth].quiet);
+        let mut quiet: Vec<u64> = quiet.copied().collect();
         quiet.sort_unstable();
         let [p50, p99] = [2, 100].map(|part| quiet[quiet.len() - 1 - quiet.len() / part] / 1000);
         println!(
