@@ -573,13 +573,13 @@
 //! ## Many small items
 //!
 //! A stream of items of one length is fastest with many of them in a packet: each packet costs a
-//! header and a publication, and an item costs no more than its bytes. The sender collects items in a
-//! chunk of memory and puts the whole chunk into a packet. The receiver copies the packet to a chunk
-//! of its own and looks at the items there. Then a hostile peer cannot change what was copied, and no
-//! `unsafe` is needed. A chunk of 4 KiB stays in the first cache of a processor, so a copy to or from
-//! it costs little. It is aligned, so crates like `bytemuck` and `zerocopy` can read its items as
-//! structs. If you trust the peer, [`Packet::as_slice`] saves the receiver's copy. For items of 1 KiB
-//! and more, that is worth it, with eight chunks in a packet.
+//! header and a publication, and an item costs no more than its bytes. The sender collects items
+//! in a chunk of memory and puts the whole chunk into a packet. The receiver copies the packet to
+//! a chunk of its own and looks at the items there. Then a hostile peer cannot change what was
+//! copied, and no `unsafe` is needed. A chunk of 4 KiB stays in the first cache of a processor, so
+//! a copy to or from it costs little. It is aligned, so crates like `bytemuck` and `zerocopy` can
+//! read its items as structs. If you trust the peer, [`Packet::as_slice`] saves the receiver's
+//! copy. For items of 1 KiB and more, that is worth it, with eight chunks in a packet.
 //!
 //! ```
 //! # use wakering::{SpscFace, SpscHandle};

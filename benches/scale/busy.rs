@@ -26,8 +26,8 @@ const ROUNDS: usize = 9;
 /// How long the applications send, and the part of it that is measured.
 const FLOOD: Duration = Duration::from_millis(300);
 const MEASURED: [Duration; 2] = [Duration::from_millis(60), Duration::from_millis(260)];
-/// Small rings, as an engine has that serves thousands. Their memory is there from the start: to use
-/// it for the first time costs both sides more than all else.
+/// Small rings, as an engine has that serves thousands. Their memory is there from the start: to
+/// use it for the first time costs both sides more than all else.
 const RING_BYTES: usize = 64 << 10;
 
 /// What the tasks of a crowd have received.

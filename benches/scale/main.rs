@@ -18,9 +18,9 @@
 //! Between two cores, most of a wake is the time that the kernel takes to wake the other core. On
 //! one core, the library's part and a switch of processes are left.
 //!
-//! The benchmark fails if a wake or a packet is lost, if the latency of a wake grows with the number
-//! of parked channels, if an idle side holds more memory than it may, or if the idle engine uses the
-//! processor at all.
+//! The benchmark fails if a wake or a packet is lost, if the latency of a wake grows with the
+//! number of parked channels, if an idle side holds more memory than it may, or if the idle engine
+//! uses the processor at all.
 #![allow(clippy::print_stdout, reason = "this is a report")]
 
 use rustix::thread::{CpuSet, sched_getaffinity};

@@ -1,9 +1,9 @@
 //! Streams of items of one length, many in a packet: the like of a slice of items.
 //!
-//! The sender collects items in a chunk that stays in its first cache, and copies the whole chunk to
-//! where the packet will lie. That is twice as fast as to put small items there one by one. The
-//! receiver copies a packet out by chunks and looks at the items there, without `unsafe`; or, if it
-//! trusts its peer, it looks at them where they lie.
+//! The sender collects items in a chunk that stays in its first cache, and copies the whole chunk
+//! to where the packet will lie. That is twice as fast as to put small items there one by one. The
+//! receiver copies a packet out by chunks and looks at the items there, without `unsafe`; or, if
+//! it trusts its peer, it looks at them where they lie.
 
 use std::hint::spin_loop;
 

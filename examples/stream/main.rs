@@ -5,10 +5,10 @@
 //! in-place-batch, 64 B: 71,021,913 packets/s, 4.55 GB/s
 //! ```
 //!
-//! [`bytes`] has the loops that carry `Bytes`, [`in_place`] those that write and read packets where
-//! they lie, and [`items`] those whose packets hold many items. [`runner`] has the ways to run their
-//! driver. This file starts the second process and keeps each of the two on a core of its own, if
-//! there are two.
+//! [`bytes`] has the loops that carry `Bytes`, [`in_place`] those that write and read packets
+//! where they lie, and [`items`] those whose packets hold many items. [`runner`] has the ways to
+//! run their driver. This file starts the second process and keeps each of the two on a core of
+//! its own, if there are two.
 
 #![allow(clippy::print_stdout, reason = "an example says what it did")]
 

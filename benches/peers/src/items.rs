@@ -1,7 +1,7 @@
 //! Items of one length, many of them in a packet: the like of a slice of items.
 //!
-//! The sender collects items in a chunk that stays in its first cache, and copies the whole chunk to
-//! where the packet will lie. That is twice as fast as to copy small items one by one.
+//! The sender collects items in a chunk that stays in its first cache, and copies the whole chunk
+//! to where the packet will lie. That is twice as fast as to copy small items one by one.
 
 use crate::packet::Source;
 

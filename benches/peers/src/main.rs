@@ -1,11 +1,11 @@
 //! Measures wakering beside other ways to carry packets between two processes, and beside what the
 //! machine gives at best: all in one run, on one machine.
 //!
-//! From below: [`packet`], [`items`] and [`trips`] say what is carried and check it, [`loops`] what a system has
-//! to offer, and [`systems`] has them all. A [`stage`] is a process in which one side of a system
-//! performs; a [`runner`] starts two of them and keeps a [`record`]. A [`plan`] says what runs after
-//! what, [`comparison`] does it all, and [`results`] are ratios of neighbours, which [`report`] writes
-//! down. [`check`] compares with plain loops.
+//! From below: [`packet`], [`items`] and [`trips`] say what is carried and check it, [`loops`]
+//! what a system has to offer, and [`systems`] has them all. A [`stage`] is a process in which one
+//! side of a system performs; a [`runner`] starts two of them and keeps a [`record`]. A [`plan`]
+//! says what runs after what, [`comparison`] does it all, and [`results`] are ratios of
+//! neighbours, which [`report`] writes down. [`check`] compares with plain loops.
 
 use std::process::ExitCode;
 

@@ -1,10 +1,11 @@
 //! What the packets hold, and how their receiver checks them: the same work for every system.
 //!
-//! A packet's first word is its number, its last word the complement. The sender writes both into a
-//! buffer that it uses again, and the receiver compares the length and both words. Nothing touches
-//! what lies between them. (An item of many is written as a whole, directly to where it is collected.) So a packet that is lost, doubled, out of order, cut off or torn is seen,
-//! and the check costs each system the same two or three nanoseconds. The last packet of a run says
-//! that it is the last, and how many there were.
+//! A packet's first word is its number, its last word the complement. The sender writes both into
+//! a buffer that it uses again, and the receiver compares the length and both words. Nothing
+//! touches what lies between them. (An item of many is written as a whole, directly to where it is
+//! collected.) So a packet that is lost, doubled, out of order, cut off or torn is seen, and the
+//! check costs each system the same two or three nanoseconds. The last packet of a run says that
+//! it is the last, and how many there were.
 //!
 //! The packet's length is a constant of the compiler, for each system, as it is in a program that
 //! sends one type of message.

@@ -263,7 +263,8 @@ impl Blob {
     #[inline(always)]
     fn take<T>(&mut self, mut look: impl FnMut(&[u8]) -> T) -> Result<T> {
         loop {
-            // The look may be repeated if the packet was overwritten meanwhile: the last one counts.
+            // The look may be repeated if the packet was overwritten meanwhile: the last one
+            // counts.
             let mut looked = None;
             let seen = self.consumer.view(|(), packet| looked = Some(look(packet)));
             let seen = seen.map_err(|error| format!("{error:?}"))?;

@@ -130,8 +130,8 @@ impl<const N: usize> Ring<N> {
         Ok(written)
     }
 
-    /// Shows up to a batch of items to `look`, once there are some, until it says that it is enough;
-    /// returns how many.
+    /// Shows up to a batch of items to `look`, once there are some, until it says that it is
+    /// enough; returns how many.
     #[inline(always)]
     fn take(&mut self, mut look: impl FnMut(&[u8; N]) -> bool) -> Result<usize> {
         let Self { rx, blocks, batch, .. } = self;
