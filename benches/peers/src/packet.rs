@@ -56,7 +56,7 @@ impl<const N: usize> Source<N> {
     #[inline(always)]
     pub(crate) fn write<'a>(&mut self, fill: impl FnOnce([u8; N]) -> &'a mut [u8; N]) -> bool {
         if self.next == self.look_at && !self.is_in_time() {
-            return self.last().map(|last| *last).map(fill).is_some();
+            return self.last().copied().map(fill).is_some();
         }
         let number = self.next;
         self.next += 1;
