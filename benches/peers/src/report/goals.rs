@@ -40,6 +40,7 @@ const IN_PLACE_BATCH: Choice = |system| is_in_place(system) && is_batch(system);
 const ITEMS: Choice = |system| system.way == Some(Way::Items) && !has(system, "in place");
 const ITEMS_IN_PLACE: Choice = |system| system.way == Some(Way::Items) && has(system, "in place");
 const PARKED_IN: Choice = |system| system.name == "wakering, parked in";
+const EMBEDDED: Choice = |system| system.name == "wakering, embedded";
 const POLLED: Choice = |system| system.name == "wakering, polled, smol";
 const BACKGROUND: Choice = |system| system.name == "wakering, background, smol";
 const BLOCKING: Choice = |system| system.name == "wakering, blocking";
@@ -111,6 +112,7 @@ fn goals() -> Vec<Goal> {
         trip(Pin::Two, "in place", IN_PLACE, limit("bare ring, in place"), 1.0),
         trip(Pin::Two, "any way", is_wakering, With::BestRival, 1.0),
         trip(Pin::One, "parked in", PARKED_IN, limit("futex, in a ring"), 1.1),
+        trip(Pin::One, "in an executor's ring", EMBEDDED, limit("futex, in a ring"), 1.1),
         trip(Pin::One, "polled in smol", POLLED, limit("futex, in a ring in smol"), 1.05),
         trip(
             Pin::One,

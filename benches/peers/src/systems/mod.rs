@@ -22,6 +22,7 @@ pub(crate) fn all() -> impl Iterator<Item = &'static System> {
         limits_asleep::SYSTEMS,
         bare_ring::SYSTEMS,
         wakering::bytes::SYSTEMS,
+        wakering::embedded::SYSTEMS,
         wakering::in_place::SYSTEMS,
         wakering::items::SYSTEMS,
         wakering::idle::SYSTEMS,

@@ -181,13 +181,13 @@ fn by_a_task(stage: &mut Stage, driver: PolledDriver, loops: impl AllLoops) -> R
 }
 
 /// A packet a call.
-struct Single {
+pub(super) struct Single {
     tx: Sender,
     rx: Receiver,
 }
 
 impl Single {
-    fn new((tx, rx): Halves) -> Self {
+    pub(super) fn new((tx, rx): Halves) -> Self {
         Self { tx, rx }
     }
 }

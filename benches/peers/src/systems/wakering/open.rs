@@ -1,11 +1,13 @@
 //! How a channel is made, and who runs its driver.
 
+use std::cell::RefCell;
 use std::sync::atomic::{AtomicU32, Ordering};
 use std::thread;
 use std::time::Duration;
 
 use wakering::{Driver, PolledDriver, Receiver, Sender, SpscFace, SpscHandle};
 
+use super::embedded::Executor;
 use crate::Result;
 use crate::row::Side;
 use crate::stage::Stage;
@@ -26,14 +28,17 @@ pub(super) enum Runner<'a> {
     Parked(&'a Driver),
     /// This thread, in turns.
     Polled(&'a PolledDriver),
+    /// This thread, which sleeps in a ring of its own.
+    Embedded(&'a RefCell<Executor>),
 }
 
 impl Runner<'_> {
-    fn driver(&self) -> Option<&Driver> {
+    fn driver(&self) -> Option<Driver> {
         match self {
             Self::Background => None,
-            Self::Parked(driver) => Some(driver),
-            Self::Polled(driver) => Some(driver),
+            Self::Parked(driver) => Some(Driver::clone(driver)),
+            Self::Polled(driver) => Some(Driver::clone(driver)),
+            Self::Embedded(executor) => Some(Driver::clone(&executor.borrow().driver)),
         }
     }
 
@@ -47,6 +52,7 @@ impl Runner<'_> {
                 driver.turn()?;
                 thread::sleep(MOMENT);
             }
+            Self::Embedded(executor) => executor.borrow_mut().run_for(MOMENT)?,
         }
         Ok(())
     }
@@ -61,7 +67,7 @@ pub(super) fn open(stage: &mut Stage, runner: Runner<'_>) -> Result<Halves> {
             let number = CHANNELS.fetch_add(1, Ordering::Relaxed);
             let name = format!("peers-{}-{number}", std::process::id());
             let face = SpscFace::builder();
-            let face = driver.into_iter().fold(face, |face, driver| face.driver(driver));
+            let face = driver.iter().fold(face, |face, driver| face.driver(driver));
             let face = face.create(&name)?;
             stage.link.tell(&name)?;
             while !face.is_connected() {
@@ -71,7 +77,7 @@ pub(super) fn open(stage: &mut Stage, runner: Runner<'_>) -> Result<Halves> {
         }
         Side::B => {
             let handle = SpscHandle::builder();
-            let handle = driver.into_iter().fold(handle, |handle, driver| handle.driver(driver));
+            let handle = driver.iter().fold(handle, |handle, driver| handle.driver(driver));
             handle.connect(&stage.link.hear()?)?.into_split()
         }
     })
