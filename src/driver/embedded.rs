@@ -14,7 +14,6 @@ use std::fmt;
 use std::io;
 use std::ops::Deref;
 use std::os::fd::AsRawFd;
-use std::ptr;
 // Not `crate::sync`'s: one thread at a time touches what it guards, so the models need not explore
 // it.
 use std::sync::{Mutex, MutexGuard, PoisonError};
@@ -26,7 +25,7 @@ use rustix::io::Errno;
 use super::clock::{AWAKE, NEVER};
 use super::epoll;
 use super::parker::Parker;
-use super::poller::{Failure, Found, Outcome, Poller, Wake, outcome};
+use super::poller::{Failure, Found, Outcome, PAUSE, Poller, Wake, outcome};
 use super::registration::Binding;
 use super::shared::Shared;
 use super::submission::{Kind, Submission, Submitter};
@@ -34,9 +33,6 @@ use super::table::Id;
 use super::{Backend, Driver, Run};
 use crate::error::ShmError;
 use crate::sync::{Arc, AtomicU32, Ordering};
-
-/// How long a turn waits if the kernel had no memory for a wait.
-const PAUSE: Duration = Duration::from_millis(1);
 
 /// A [`Driver`] for an executor that owns an io_uring; made by
 /// [`DriverBuilder::embedded`](super::DriverBuilder::embedded).
@@ -353,8 +349,7 @@ impl EmbeddedPoller {
     }
 
     fn wait_for(&self, id: Id, kind: Kind, word: &AtomicU32, seen: u32) {
-        let address = ptr::from_ref(word).expose_provenance();
-        self.submit(self.submitter.wait(id, kind, address, seen));
+        self.submit(self.submitter.wait(id, kind, word, seen));
     }
 
     /// The driver checks the inbox after this and before it rests.

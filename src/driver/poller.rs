@@ -93,6 +93,10 @@ pub(super) fn outcome(error: Option<Errno>) -> Outcome {
     }
 }
 
+/// How long a driver waits before it tries again when the kernel has no memory for it.
+#[allow(dead_code, reason = "for io_uring alone")]
+pub(super) const PAUSE: Duration = Duration::from_millis(1);
+
 /// How many times in a row the kernel may fail before the driver is given up.
 pub(super) const ATTEMPTS: u32 = 8;
 

@@ -1,10 +1,12 @@
 //! What an embedded driver asks of its executor's io_uring.
 
 use std::os::fd::RawFd;
+use std::ptr;
 // Not `crate::sync`'s: a number orders nothing, so the models need not explore it.
 use std::sync::atomic::{AtomicU64, Ordering};
 
 use super::table::Id;
+use crate::sync::AtomicU32;
 
 /// A submission that an [`EmbeddedDriver`](super::EmbeddedDriver) asks its executor to make.
 ///
@@ -55,8 +57,13 @@ impl Operation {
     pub const FUTEX_FLAGS: u32 = 2;
     /// `FUTEX_BITSET_MATCH_ANY`: every wake matches.
     pub const FUTEX_MASK: u64 = u32::MAX as u64;
-    /// `POLLIN`.
+    /// `POLLIN`. (Written out: rustix's flags are as wide as its backend's.)
     pub const POLL_EVENTS: u32 = 1;
+
+    /// Waits on `word`, as long as it holds `value`.
+    pub(super) fn wait(word: &AtomicU32, value: u32) -> Self {
+        Self::FutexWait { address: ptr::from_ref(word).expose_provenance(), value }
+    }
 }
 
 impl Submission {
@@ -122,8 +129,8 @@ impl Submitter {
         Self { number: NEXT.fetch_add(1, Ordering::Relaxed) & NUMBER_MASK }
     }
 
-    pub(super) fn wait(self, id: Id, kind: Kind, address: usize, value: u32) -> Submission {
-        self.submission(id, kind, Operation::FutexWait { address, value })
+    pub(super) fn wait(self, id: Id, kind: Kind, word: &AtomicU32, value: u32) -> Submission {
+        self.submission(id, kind, Operation::wait(word, value))
     }
 
     pub(super) fn poll(self, descriptor: RawFd) -> Submission {
@@ -154,38 +161,6 @@ impl Submitter {
         }
         let (id, _) = Id::unpack(user_data >> KIND_BITS << TOKEN_BITS);
         Some((id, KINDS[(user_data & KIND_MASK) as usize]))
-    }
-}
-
-#[cfg(all(
-    not(all(test, loom)),
-    feature = "io-uring",
-    any(
-        target_arch = "x86_64",
-        target_arch = "aarch64",
-        target_arch = "riscv64",
-        target_arch = "loongarch64",
-        target_arch = "powerpc64"
-    )
-))]
-impl From<Submission> for io_uring::squeue::Entry {
-    fn from(submission: Submission) -> Self {
-        use io_uring::{opcode, types::Fd};
-
-        let entry = match submission.operation {
-            Operation::FutexWait { address, value } => opcode::FutexWait::new(
-                std::ptr::with_exposed_provenance(address),
-                u64::from(value),
-                Operation::FUTEX_MASK,
-                Operation::FUTEX_FLAGS,
-            )
-            .build(),
-            Operation::PollAdd { descriptor } => {
-                opcode::PollAdd::new(Fd(descriptor), Operation::POLL_EVENTS).build()
-            }
-            Operation::Cancel { user_data } => opcode::AsyncCancel::new(user_data).build(),
-        };
-        entry.user_data(submission.user_data)
     }
 }
 

@@ -24,6 +24,7 @@
 use std::collections::VecDeque;
 use std::io;
 use std::os::fd::{AsFd, AsRawFd, OwnedFd};
+use std::ptr;
 use std::thread::{self, ThreadId};
 use std::time::Duration;
 
@@ -33,8 +34,9 @@ use rustix::io::Errno;
 
 use super::Backend;
 use super::epoll;
-use super::poller::{Failure, Found, Outcome, Poller, Wake, outcome};
+use super::poller::{Failure, Found, Outcome, PAUSE, Poller, Wake, outcome};
 use super::shared::Shared;
+use super::submission::{Operation, Submission};
 use super::table::Id;
 use crate::error::ShmError;
 use crate::sync::{Arc, AtomicU32, Ordering};
@@ -43,20 +45,8 @@ use crate::sys::trace;
 const SUBMISSIONS: u32 = 256;
 const COMPLETIONS: u32 = 4096;
 
-/// A 32-bit word, shared between processes: `FUTEX2_SIZE_U32` without `FUTEX2_PRIVATE`.
-const FUTEX_FLAGS: u32 = 2;
-
-/// Matches every wake: `FUTEX_BITSET_MATCH_ANY`.
-const FUTEX_MASK: u64 = u32::MAX as u64;
-
 /// The longest sleep; the kernel refuses seconds that look negative to it.
 const LONGEST: Duration = Duration::from_secs(u32::MAX as u64);
-
-/// How long a driver waits before it tries again when the kernel has no memory for it.
-const PAUSE: Duration = Duration::from_millis(1);
-
-/// "There is something to read". (Written out: rustix's flags are as wide as its backend's.)
-const POLL_IN: u32 = 1;
 
 /// The wait on the bell of a registration.
 const BELL: u16 = 0;
@@ -157,7 +147,7 @@ fn open(kind: Kind) -> io::Result<IoUring> {
     }
     // A sandbox may allow making a ring but forbid entering it.
     let word = AtomicU32::new(1);
-    push(&mut ring, &futex_wait(Id::OWN.pack(CONTROL), &word, 0));
+    push(&mut ring, &entry(Operation::wait(&word, 0), Id::OWN.pack(CONTROL)));
     enter(&mut ring, Some(Duration::from_secs(1)))?;
     let answer = ring.completion().next().map(|completion| completion.result());
     match answer {
@@ -184,26 +174,24 @@ impl Queue {
     }
 
     fn wait_for(&mut self, user_data: u64, word: &AtomicU32, seen: u32) {
-        self.submit(futex_wait(user_data, word, seen));
+        self.submit(Operation::wait(word, seen), user_data);
     }
 
     /// Waits until there is something in the driver's epoll set.
     fn poll(&mut self, shared: &Shared) {
-        let set = Fd(shared.epoll_set.descriptor().as_raw_fd());
-        let entry = opcode::PollAdd::new(set, POLL_IN).build();
-        self.submit(entry.user_data(Id::OWN.pack(POLL)));
+        let descriptor = shared.epoll_set.descriptor().as_raw_fd();
+        self.submit(Operation::PollAdd { descriptor }, Id::OWN.pack(POLL));
     }
 
     fn cancel(&mut self, user_data: u64) {
-        let entry = opcode::AsyncCancel::new(user_data).build();
-        self.submit(entry.user_data(Id::OWN.pack(CANCEL)));
+        self.submit(Operation::Cancel { user_data }, Id::OWN.pack(CANCEL));
     }
 
     /// Queues a submission. It reaches the kernel with the next enter, or now if the queue must be
     /// emptied to make room.
-    fn submit(&mut self, entry: squeue::Entry) {
+    fn submit(&mut self, operation: Operation, user_data: u64) {
         self.in_flight += 1;
-        self.backlog.push_back(entry);
+        self.backlog.push_back(entry(operation, user_data));
         if !self.refill() {
             // Any error occurs again at the next wait, which handles it.
             let _ = self.ring.submit();
@@ -423,11 +411,27 @@ impl Poller for PolledRing {
     fn close(&mut self) {}
 }
 
-fn futex_wait(user_data: u64, word: &AtomicU32, seen: u32) -> squeue::Entry {
-    let word = word.as_ptr().cast_const();
-    opcode::FutexWait::new(word, u64::from(seen), FUTEX_MASK, FUTEX_FLAGS)
-        .build()
-        .user_data(user_data)
+fn entry(operation: Operation, user_data: u64) -> squeue::Entry {
+    let entry = match operation {
+        Operation::FutexWait { address, value } => opcode::FutexWait::new(
+            ptr::with_exposed_provenance(address),
+            u64::from(value),
+            Operation::FUTEX_MASK,
+            Operation::FUTEX_FLAGS,
+        )
+        .build(),
+        Operation::PollAdd { descriptor } => {
+            opcode::PollAdd::new(Fd(descriptor), Operation::POLL_EVENTS).build()
+        }
+        Operation::Cancel { user_data } => opcode::AsyncCancel::new(user_data).build(),
+    };
+    entry.user_data(user_data)
+}
+
+impl From<Submission> for squeue::Entry {
+    fn from(submission: Submission) -> Self {
+        entry(submission.operation(), submission.user_data())
+    }
 }
 
 /// Puts a submission into the queue, if there is room.
