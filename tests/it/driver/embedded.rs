@@ -62,18 +62,25 @@ pub(super) fn settle(executor: &mut Executor) {
     }
 }
 
+/// Makes round trips between two new ends in the ring.
+pub(super) fn round_trips(executor: &mut Executor, trips: u64) {
+    let driver = Driver::clone(&executor.driver);
+    talk(executor, ends(&driver, &driver), trips);
+}
+
+/// Makes round trips between two ends in the ring, and drops both.
+pub(super) fn talk(executor: &mut Executor, (face, handle): (SpscFace, SpscHandle), trips: u64) {
+    let asking = async {
+        ask(&face, trips).await;
+        assert_eq!(face.close_reason(), None);
+        drop(face);
+    };
+    let ((), answers) = executor.block_on(join(asking, echo(handle)));
+    assert_eq!(answers, trips);
+}
+
 fn both_ends_work_in_the_ring_of_an_executor(like: &Driver) {
-    let (mut executor, driver) = executor(like);
-    let (face, handle) = ends(&driver, &driver);
-    let answers = executor.block_on(async {
-        let asking = async {
-            let answers = ask(&face, 1_000).await;
-            drop(face);
-            answers
-        };
-        join(asking, echo(handle)).await
-    });
-    assert_eq!(answers.1, 1_000);
+    round_trips(&mut executor(like).0, 1_000);
 }
 
 /// Sleeps in the ring until `what` holds.
@@ -256,14 +263,7 @@ fn made_up_completions_do_no_harm(like: &Driver) {
     }
     // What is left over of all that is over soon, and the driver is as good as new.
     settle(&mut executor);
-    let (face, handle) = ends(&driver, &driver);
-    executor.block_on(async {
-        let asking = async {
-            ask(&face, 100).await;
-            drop(face);
-        };
-        join(asking, echo(handle)).await
-    });
+    round_trips(&mut executor, 100);
 }
 
 /// What happens between the turn and the submission is found by the submission.

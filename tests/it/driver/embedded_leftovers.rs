@@ -7,11 +7,10 @@ use std::sync::atomic::{AtomicBool, AtomicU32, Ordering};
 use std::thread;
 use std::time::{Duration, Instant};
 
-use futures::future::join;
 use wakering::{Backend, CloseReason, Driver, Endpoint, Operation, SpscFace, Submission};
 
-use super::embedded::{embedded, executor, own, settle};
-use super::{ask, echo, ends};
+use super::embedded::{embedded, executor, own, round_trips, settle};
+use super::ends;
 use crate::common::own_ring::{Executor, Ring};
 use crate::common::woken::Woken;
 use crate::common::{PATIENCE, on_both_backends, packet, poll_with};
@@ -83,18 +82,7 @@ fn dropping_leaves_the_ring_usable(like: &Driver) {
     assert_eq!(face.close_reason(), Some(CloseReason::DriverGone));
     drop((face, handle));
     // What the first driver left in the ring does not disturb the second.
-    let driver = Driver::clone(&executor.driver);
-    let (face, handle) = ends(&driver, &driver);
-    executor.block_on(async {
-        join(
-            async {
-                ask(&face, 100).await;
-                drop(face)
-            },
-            echo(handle),
-        )
-        .await
-    });
+    round_trips(&mut executor, 100);
 }
 
 fn what_dropped_drivers_left_does_not_reach_the_next(like: &Driver) {
@@ -163,14 +151,7 @@ fn what_a_dropped_driver_submits_late_does_not_end_the_next(like: &Driver) {
     let mut executor = executor.replace(embedded(like));
     drop((old, driver));
     late.into_iter().for_each(|submission| executor.ring.submit(submission));
-    let driver = Driver::clone(&executor.driver);
-    let (face, handle) = ends(&driver, &driver);
-    let asking = async {
-        ask(&face, 100).await;
-        assert_eq!(face.close_reason(), None);
-        drop(face);
-    };
-    executor.block_on(async { join(asking, echo(handle)).await });
+    round_trips(&mut executor, 100);
 }
 
 fn late_completions_are_known_as_a_drivers(like: &Driver) {

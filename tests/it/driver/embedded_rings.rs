@@ -9,7 +9,7 @@ use std::time::{Duration, Instant};
 use futures::future::join;
 use wakering::{Backend, CloseReason, Driver, ShmError, SpscFace, Violation};
 
-use super::embedded::{embedded, executor, own, settle};
+use super::embedded::{embedded, executor, own, round_trips, settle, talk};
 use super::{ask, echo, ends};
 use crate::common::own_ring::{Executor, Setup, has_rings};
 use crate::common::raw_peer::{BELL, Raw};
@@ -31,16 +31,6 @@ on_both_backends!(
 
 /// `IORING_OP_POLL_ADD` and `IORING_OP_FUTEX_WAIT`.
 const WAITS: [u8; 2] = [6, 51];
-
-fn round_trips(executor: &mut Executor, trips: u64) {
-    let driver = Driver::clone(&executor.driver);
-    let (face, handle) = ends(&driver, &driver);
-    let asking = async {
-        ask(&face, trips).await;
-        drop(face);
-    };
-    executor.block_on(async { join(asking, echo(handle)).await });
-}
 
 fn it_works_in_a_ring_with_default_flags(like: &Driver) {
     round_trips(&mut Executor::with(embedded(like), Setup::Default), 1_000);
@@ -105,7 +95,7 @@ fn a_storm_of_requests_does_not_hold_a_turn(like: &Driver) {
             }
         })
     };
-    let (face, handle) = ends(&driver, &driver);
+    let pair = ends(&driver, &driver);
     let mut longest = Duration::ZERO;
     let begun = Instant::now();
     while begun.elapsed() < Duration::from_millis(500) {
@@ -114,16 +104,7 @@ fn a_storm_of_requests_does_not_hold_a_turn(like: &Driver) {
         longest = longest.max(at.elapsed());
         executor.enter(executor.timeout().or(Some(PATIENCE)));
     }
-    executor.block_on(async {
-        join(
-            async {
-                ask(&face, 50).await;
-                drop(face)
-            },
-            echo(handle),
-        )
-        .await
-    });
+    talk(&mut executor, pair, 50);
     stop.store(true, Ordering::Relaxed);
     while !storm.is_finished() {
         executor.driver.turn().unwrap();
@@ -138,7 +119,7 @@ fn a_storm_of_requests_does_not_hold_a_turn(like: &Driver) {
 fn a_lack_of_memory_passes(like: &Driver) {
     const ENOMEM: i32 = -12;
     let (mut executor, driver) = executor(like);
-    let (face, handle) = ends(&driver, &driver);
+    let pair = ends(&driver, &driver);
     for _ in 0..100 {
         executor.driver.turn().unwrap();
         let all: Vec<_> = std::iter::from_fn(|| executor.driver.next_submission()).collect();
@@ -148,16 +129,7 @@ fn a_lack_of_memory_passes(like: &Driver) {
         }
         assert!(executor.driver.deadline().unwrap() <= Instant::now());
     }
-    executor.block_on(async {
-        join(
-            async {
-                ask(&face, 50).await;
-                drop(face)
-            },
-            echo(handle),
-        )
-        .await
-    });
+    talk(&mut executor, pair, 50);
     settle(&mut executor);
     assert_eq!(executor.ring.in_flight, own(&driver));
 }
