@@ -40,7 +40,8 @@ use bytes::Bytes;
 
 use crate::api::endpoint::Endpoint;
 use crate::channel::Options;
-use crate::driver::model::Driver;
+use crate::driver::model::{Driver, Task};
+use crate::error::CloseReason;
 use crate::shm::layout::Side;
 use crate::shm::region::Region;
 use crate::sync::{Arc, Mutex, lock};
@@ -76,12 +77,12 @@ fn packet(n: u8) -> Bytes {
 const FULL: u8 = 3;
 
 /// Returns both shipped ends of a channel, each with a driver of its own. Sends have no deadline.
-fn channel(ring_bytes: usize) -> [(Endpoint, Driver); 2] {
+fn channel(ring_bytes: usize) -> Ends {
     channel_on(ring_bytes, Driver::new)
 }
 
 /// As [`channel`], with drivers that `driver` makes.
-fn channel_on(ring_bytes: usize, driver: impl FnMut() -> Driver) -> [(Endpoint, Driver); 2] {
+fn channel_on(ring_bytes: usize, driver: impl FnMut() -> Driver) -> Ends {
     unkept(ring_bytes, driver).map(|(end, driver)| {
         // A model that does not run the driver need not keep it.
         end.channel().keep(Box::new(driver.clone()));
@@ -90,7 +91,7 @@ fn channel_on(ring_bytes: usize, driver: impl FnMut() -> Driver) -> [(Endpoint, 
 }
 
 /// As [`channel_on`], but an end whose driver is dropped ends.
-fn unkept(ring_bytes: usize, mut driver: impl FnMut() -> Driver) -> [(Endpoint, Driver); 2] {
+fn unkept(ring_bytes: usize, mut driver: impl FnMut() -> Driver) -> Ends {
     let region = Region::model(ring_bytes, 8);
     let options = Options { send_timeout: None, ..Options::default() };
     [Side::Face, Side::Handle].map(|side| {
@@ -120,8 +121,54 @@ fn fill_elsewhere(end: Endpoint, count: u8) -> loom::thread::JoinHandle<Endpoint
     })
 }
 
+/// Both ends of a channel, each with its driver.
+type Ends = [(Endpoint, Driver); 2];
+
+/// A task receives two packets, which another thread sends.
+fn misses_no_packet([(face, _), (handle, driver)]: Ends) {
+    let sender = fill_elsewhere(face, 2);
+    driver.block_on(receive(&handle, 0..2));
+    sender.join().unwrap();
+}
+
+/// A task waits for a packet, and another thread cancels or closes.
+fn learns_of_the_end([(face, _), (handle, driver)]: Ends, cancel: bool) {
+    let closer = loom::thread::spawn(move || {
+        if cancel {
+            face.cancel()
+        } else {
+            face.close()
+        };
+        face
+    });
+    assert_eq!(driver.block_on(handle.recv()), None);
+    let reason = if cancel { CloseReason::Cancelled } else { CloseReason::Peer };
+    assert_eq!(handle.close_reason(), Some(reason));
+    closer.join().unwrap();
+}
+
+/// A task on the thread that runs the driver, and one on another thread, receive on one end.
+fn both_threads_receive([(face, _), (handle, driver)]: Ends) {
+    let handle = Arc::new(handle);
+    let sender = fill_elsewhere(face, 2);
+    let (done, is_done) = futures::channel::oneshot::channel();
+    let elsewhere = {
+        let handle = handle.clone();
+        loom::thread::spawn(move || {
+            assert!(Driver::new().block_on(handle.recv()).is_some());
+            done.send(()).unwrap();
+        })
+    };
+    driver.run([
+        Box::pin(async { assert!(handle.recv().await.is_some()) }) as Task<'_>,
+        Box::pin(async { is_done.await.unwrap() }),
+    ]);
+    elsewhere.join().unwrap();
+    sender.join().unwrap();
+}
+
 /// Two requests and their answers. Each end has a thread that runs its driver.
-fn ping_pong([(face, driver), (handle, other)]: [(Endpoint, Driver); 2]) {
+fn ping_pong([(face, driver), (handle, other)]: Ends) {
     let peer = loom::thread::spawn(move || {
         other.block_on(async {
             for n in 0..2 {

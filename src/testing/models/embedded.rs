@@ -4,47 +4,26 @@
 
 use loom::thread;
 
+use super::{Ends, both_threads_receive, learns_of_the_end, misses_no_packet};
 use super::{Event, channel_on, explore, fill_elsewhere, ping_pong, receive};
-use crate::api::endpoint::Endpoint;
-use crate::driver::model::{Driver, Task};
-use crate::error::CloseReason;
-use crate::sync::Arc;
+use crate::driver::model::Driver;
 
 /// Returns both ends of a channel, each with an embedded driver.
-fn channel() -> [(Endpoint, Driver); 2] {
+fn channel() -> Ends {
     channel_on(64, Driver::embedded)
 }
 
 /// Packets come between any two steps of the executor. At most 3 preemptions.
 #[test]
 fn an_executor_with_a_ring_misses_no_packet() {
-    explore(Some(3), || {
-        let [(face, _), (handle, driver)] = channel();
-        let sender = fill_elsewhere(face, 2);
-        driver.block_on(receive(&handle, 0..2));
-        sender.join().unwrap();
-    });
+    explore(Some(3), || misses_no_packet(channel()));
 }
 
 /// As above, with an end or a cancel. At most 3 preemptions.
 #[test]
 fn an_executor_with_a_ring_learns_of_the_end() {
     for cancel in [false, true] {
-        explore(Some(3), move || {
-            let [(face, _), (handle, driver)] = channel();
-            let closer = thread::spawn(move || {
-                if cancel {
-                    face.cancel()
-                } else {
-                    face.close()
-                };
-                face
-            });
-            assert_eq!(driver.block_on(handle.recv()), None);
-            let reason = if cancel { CloseReason::Cancelled } else { CloseReason::Peer };
-            assert_eq!(handle.close_reason(), Some(reason));
-            closer.join().unwrap();
-        });
+        explore(Some(3), move || learns_of_the_end(channel(), cancel));
     }
 }
 
@@ -58,25 +37,7 @@ fn executors_with_rings_never_both_sleep() {
 /// what it needs at any moment. At most 2 preemptions.
 #[test]
 fn a_receiver_on_another_thread_than_the_executor_is_woken() {
-    explore(Some(2), || {
-        let [(face, _), (handle, driver)] = channel();
-        let handle = Arc::new(handle);
-        let sender = fill_elsewhere(face, 2);
-        let (done, is_done) = futures::channel::oneshot::channel();
-        let elsewhere = {
-            let handle = handle.clone();
-            thread::spawn(move || {
-                assert!(Driver::new().block_on(handle.recv()).is_some());
-                done.send(()).unwrap();
-            })
-        };
-        driver.run([
-            Box::pin(async { assert!(handle.recv().await.is_some()) }) as Task<'_>,
-            Box::pin(async { is_done.await.unwrap() }),
-        ]);
-        elsewhere.join().unwrap();
-        sender.join().unwrap();
-    });
+    explore(Some(2), || both_threads_receive(channel()));
 }
 
 /// Another thread wakes a task, or registers an end with the driver, between any two steps of the

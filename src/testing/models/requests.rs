@@ -6,14 +6,15 @@ use std::task::{Context, Waker};
 
 use loom::thread;
 
+use super::{Ends, both_threads_receive, learns_of_the_end, misses_no_packet};
 use super::{FULL, channel_on, explore, fill, fill_elsewhere, packet, ping_pong, receive};
 use crate::api::endpoint::Endpoint;
-use crate::driver::model::{Driver, Task};
+use crate::driver::model::Driver;
 use crate::error::CloseReason;
 use crate::sync::Arc;
 
 /// Returns both ends of a channel, each with a driver that spins.
-fn channel() -> [(Endpoint, Driver); 2] {
+fn channel() -> Ends {
     channel_on(64, Driver::that_spins)
 }
 
@@ -21,33 +22,14 @@ fn channel() -> [(Endpoint, Driver); 2] {
 /// preemptions.
 #[test]
 fn a_receiver_whose_driver_spins_misses_no_packet() {
-    explore(Some(3), || {
-        let [(face, _), (handle, driver)] = channel();
-        let sender = fill_elsewhere(face, 2);
-        driver.block_on(receive(&handle, 0..2));
-        sender.join().unwrap();
-    });
+    explore(Some(3), || misses_no_packet(channel()));
 }
 
 /// As above, with an end or a cancel. At most 3 preemptions.
 #[test]
 fn a_receiver_whose_driver_spins_learns_of_the_end() {
     for cancel in [false, true] {
-        explore(Some(3), move || {
-            let [(face, _), (handle, driver)] = channel();
-            let closer = thread::spawn(move || {
-                if cancel {
-                    face.cancel()
-                } else {
-                    face.close()
-                };
-                face
-            });
-            assert_eq!(driver.block_on(handle.recv()), None);
-            let reason = if cancel { CloseReason::Cancelled } else { CloseReason::Peer };
-            assert_eq!(handle.close_reason(), Some(reason));
-            closer.join().unwrap();
-        });
+        explore(Some(3), move || learns_of_the_end(channel(), cancel));
     }
 }
 
@@ -77,25 +59,7 @@ fn ends_whose_drivers_spin_never_both_sleep() {
 /// preemptions.
 #[test]
 fn a_receiver_on_another_thread_than_its_driver_is_woken() {
-    explore(Some(2), || {
-        let [(face, _), (handle, driver)] = channel();
-        let handle = Arc::new(handle);
-        let sender = fill_elsewhere(face, 2);
-        let (done, is_done) = futures::channel::oneshot::channel();
-        let elsewhere = {
-            let handle = handle.clone();
-            thread::spawn(move || {
-                assert!(Driver::new().block_on(handle.recv()).is_some());
-                done.send(()).unwrap();
-            })
-        };
-        driver.run([
-            Box::pin(async { assert!(handle.recv().await.is_some()) }) as Task<'_>,
-            Box::pin(async { is_done.await.unwrap() }),
-        ]);
-        elsewhere.join().unwrap();
-        sender.join().unwrap();
-    });
+    explore(Some(2), || both_threads_receive(channel()));
 }
 
 /// A task, whose driver spins, and a thread both wait for packets on one end, and each gets one:
