@@ -114,6 +114,9 @@
 //! the `Stream`. The `try_` and the blocking calls use up the budget too, but are not limited by
 //! it.
 //!
+//! A receiver that finds the ring empty may do the same before it sleeps, to check again after the
+//! other tasks; see [`spin`](FaceBuilder::spin).
+//!
 //! **`Pending` does not mean empty, or full.** A program that polls by hand, as `select!` and
 //! `now_or_never` do, may see `Pending` while packets are there; it is woken at once. To check what
 //! is there now, use [`try_recv`](Endpoint::try_recv), [`try_send`](Endpoint::try_send) or

@@ -45,6 +45,11 @@ macro_rules! common_options {
         /// microsecond) waits 4 us, or the cap if that is less, before it checks again. So it stays
         /// some distance behind, and both sides are about twice as fast. `try_recv` and
         /// `try_recv_ref` do this too, but never spin otherwise.
+        ///
+        /// A task that has received packets and finds no more may also wake itself and return
+        /// `Pending`, up to eight times, and check again after the other tasks of its thread. So a
+        /// thread that serves a thousand busy channels need not be woken for each. An end does this
+        /// only if it has paid off lately, and not in its first 64 waits. 0 turns this off as well.
         pub fn spin(mut self, cap: std::time::Duration) -> Self {
             self.common.end.spin = cap;
             self

@@ -61,6 +61,10 @@ where
 
     #[inline(never)]
     fn spin<W: Wait>(&mut self) -> Taken<T> {
+        if W::LIMIT == Limit::Budget && self.rx.with(|rx| rx.is_looking_again()) {
+            // Other tasks run between two looks.
+            return Ok(None);
+        }
         let most = if self.spins_on::<W>() { IN_POLL } else { Duration::MAX };
         let Self { channel, rx, take, .. } = self;
         if let Some(pause) = rx.with(Rx::pace) {
@@ -137,6 +141,11 @@ where
                 }
                 Poll::Ready(mut taken) => {
                     if let Ok(None) = taken {
+                        if W::LIMIT == Limit::Budget && self.rx.with(Rx::looks_once_more) {
+                            self.charge_spin();
+                            // Its place in the queue, if it has one, stays as it is.
+                            ready!(wait.yield_now());
+                        }
                         wait.register(self.channel, &self.channel.data, place);
                         taken = self.look_at_last::<W>();
                     }

@@ -14,6 +14,7 @@ use crate::shm::layout::{RECV, RX_CLOSED, SEND, record_bytes};
 use crate::shm::region::RingMemory;
 use crate::sync::{Arc, Ordering, fence};
 use crate::wake::pace::Pace;
+use crate::wake::yields::Yields;
 
 /// A packet, nothing at present, or the end.
 pub(crate) type Taken<T> = Result<Option<T>, CloseReason>;
@@ -27,6 +28,7 @@ pub(crate) struct Rx {
     channel: Arc<Channel>,
     consumer: Consumer,
     pace: Pace,
+    yields: Yields,
     budget: Budget,
 }
 
@@ -36,6 +38,7 @@ impl Rx {
             channel: channel.clone(),
             consumer: Consumer::new(channel.region(), channel.side()),
             pace: Pace::new(),
+            yields: Yields::new(channel.first_backoff),
             budget: Budget::new(),
         }
     }
@@ -181,6 +184,24 @@ impl Rx {
     #[inline]
     pub(super) fn must_yield(&mut self) -> bool {
         self.budget.must_yield(&self.channel.counters.received)
+    }
+
+    /// Whether a future that found nothing wakes itself and looks again after other tasks have run,
+    /// before it parks.
+    pub(super) fn looks_once_more(&mut self) -> bool {
+        let taken = self.channel.counters.received.packets();
+        let looks = self.channel.data_spin.is_on() && self.yields.once_more(taken);
+        if looks {
+            // Meanwhile a parked sender may find room here.
+            self.consumer.release();
+            self.budget.renew(&self.channel.counters.received);
+        }
+        looks
+    }
+
+    /// Whether this is a look of that kind.
+    pub(super) fn is_looking_again(&self) -> bool {
+        self.yields.is_trying(self.channel.counters.received.packets())
     }
 
     /// Counts the `time` that a call has spun.

@@ -25,6 +25,7 @@ use crate::sys::fork::{Origin, ProcessLock};
 use crate::wake::bell::Bell;
 use crate::wake::spin::{DEFAULT_SPIN, Spin, Spinning};
 use crate::wake::waiters::Waiters;
+use crate::wake::yields::FIRST_BACKOFF;
 
 /// How long a blocked thread sleeps before it checks the peer itself, while there is no descriptor
 /// or no thread for the background driver's watch.
@@ -37,11 +38,17 @@ pub(crate) struct Options {
     pub(crate) send_timeout: Option<Duration>,
     /// For how long a look that finds nothing may be repeated before the task parks.
     pub(crate) spin: Duration,
+    /// In how many dry spells a new receiver parks before other tasks have run.
+    pub(crate) first_backoff: u32,
 }
 
 impl Default for Options {
     fn default() -> Self {
-        Self { send_timeout: Some(Duration::from_secs(5)), spin: DEFAULT_SPIN }
+        Self {
+            send_timeout: Some(Duration::from_secs(5)),
+            spin: DEFAULT_SPIN,
+            first_backoff: FIRST_BACKOFF,
+        }
     }
 }
 
@@ -71,6 +78,7 @@ pub(crate) struct Channel {
     pub(super) news: Waiters,
     pub(super) counters: Counters,
     pub(super) send_timeout: Option<Duration>,
+    pub(super) first_backoff: u32,
     pub(super) data_spin: Spin,
     pub(super) room_spin: Spin,
     /// For the driver's spins for our packets.
@@ -122,6 +130,7 @@ impl Channel {
             news: Waiters::default(),
             counters: Counters::default(),
             send_timeout: options.send_timeout,
+            first_backoff: options.first_backoff,
             data_spin: Spin::new(options.spin),
             room_spin: Spin::new(options.spin),
             park_spin: Spin::new(options.spin),

@@ -11,8 +11,9 @@
 //! From the bottom up: [`ring`] and [`bell`] cover what is shared with the peer, [`ends`] how the
 //! peer announces its end, [`waiters`] the queue of local tasks, [`notify_flag`] the waker of a
 //! future that is driven. They use [`halves`] of their own, which do the bare protocol.
-//! [`block_on`], [`blocking`], [`embedded`], [`endpoint`], [`requests`], [`sink`] and [`tasks`]
-//! cover the shipped ends, on a driver that the model's own threads run. [`in_place`] does both.
+//! [`block_on`], [`blocking`], [`embedded`], [`endpoint`], [`requests`], [`sink`], [`tasks`] and
+//! [`yields`] cover the shipped ends, on a driver that the model's own threads run. [`in_place`]
+//! does both.
 //!
 //! A lost wake is a deadlock, which loom reports. Loom cannot see stores that overtake earlier
 //! loads: the Release of `head` and `taken`, and the order of clear and count in the bell, must be
@@ -32,6 +33,7 @@ mod notify_flag;
 mod sink;
 mod tasks;
 mod waiters;
+mod yields;
 
 use std::pin::Pin;
 use std::task::{Context, Poll, Waker};
@@ -83,17 +85,23 @@ fn channel(ring_bytes: usize) -> Ends {
 
 /// As [`channel`], with drivers that `driver` makes.
 fn channel_on(ring_bytes: usize, driver: impl FnMut() -> Driver) -> Ends {
-    unkept(ring_bytes, driver).map(|(end, driver)| {
-        // A model that does not run the driver need not keep it.
-        end.channel().keep(Box::new(driver.clone()));
-        (end, driver)
-    })
+    unkept(ring_bytes, driver).map(kept)
+}
+
+/// A model that does not run the driver need not keep it.
+fn kept((end, driver): (Endpoint, Driver)) -> (Endpoint, Driver) {
+    end.channel().keep(Box::new(driver.clone()));
+    (end, driver)
 }
 
 /// As [`channel_on`], but an end whose driver is dropped ends.
-fn unkept(ring_bytes: usize, mut driver: impl FnMut() -> Driver) -> Ends {
+fn unkept(ring_bytes: usize, driver: impl FnMut() -> Driver) -> Ends {
+    unkept_with(Options::default(), ring_bytes, driver)
+}
+
+fn unkept_with(options: Options, ring_bytes: usize, mut driver: impl FnMut() -> Driver) -> Ends {
     let region = Region::model(ring_bytes, 8);
-    let options = Options { send_timeout: None, ..Options::default() };
+    let options = Options { send_timeout: None, ..options };
     [Side::Face, Side::Handle].map(|side| {
         let driver = driver();
         let end = Endpoint::open(region.clone(), side, options, driver.binding()).unwrap();

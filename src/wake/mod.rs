@@ -5,3 +5,4 @@ pub(crate) mod pace;
 pub(crate) mod spin;
 pub(crate) mod waiters;
 pub(crate) mod waker_slot;
+pub(crate) mod yields;

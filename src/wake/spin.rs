@@ -95,6 +95,12 @@ impl Spin {
         Duration::from_nanos(self.cap.load(Ordering::Relaxed).into())
     }
 
+    /// Whether a look may be repeated at all: the builder has not turned it off, and something can
+    /// come meanwhile.
+    pub(crate) fn is_on(&self) -> bool {
+        cfg!(all(test, loom)) || self.cap.load(Ordering::Relaxed) != 0
+    }
+
     /// Returns for how long it is worth spinning now, if it is.
     pub(crate) fn next_spin(&self) -> Option<Duration> {
         let cap = self.cap.load(Ordering::Relaxed);

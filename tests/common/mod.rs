@@ -261,6 +261,18 @@ pub fn poll_once<F: Future + ?Sized>(future: Pin<&mut F>) -> Poll<F::Output> {
     poll_with(future, Waker::noop())
 }
 
+/// Polls until the future no longer wakes itself: then it sleeps.
+pub fn poll_to_sleep<F: Future + ?Sized>(mut future: Pin<&mut F>) {
+    let (woken, waker) = woken::Woken::counting();
+    for polls in 0.. {
+        assert!(poll_with(future.as_mut(), &waker).is_pending());
+        if woken.calls() == polls {
+            return;
+        }
+        assert!(woken.calls() == polls + 1 && polls < 100, "it wakes itself for ever");
+    }
+}
+
 /// Waits until `holds` returns true; fails if it never does.
 pub fn eventually(what: &str, mut holds: impl FnMut() -> bool) {
     let begin = Instant::now();

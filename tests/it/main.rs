@@ -11,6 +11,7 @@ mod blocked_senders;
 mod byte_streams;
 mod cancel;
 mod driver;
+mod dry_spells;
 mod duplex;
 mod ends;
 mod fill_levels;

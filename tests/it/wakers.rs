@@ -16,7 +16,7 @@ use wakering::{CloseReason, Driver, Endpoint, ShmError, SpscFace, SpscHandle, Sp
 use crate::common::running::Way;
 use crate::common::woken::Woken;
 use crate::common::{
-    Dir, SMALL, both_roles, eventually, fill, number, packet, pair, poll_once, wait,
+    Dir, SMALL, both_roles, eventually, fill, number, packet, pair, poll_once, poll_to_sleep, wait,
 };
 
 /// Makes a test of each function for each backend and each way to run a driver.
@@ -89,6 +89,7 @@ fn only_the_last_waker_counts(driver: &Driver) {
     both_roles(driver, SMALL, None, |here, there| {
         for n in 0..100 {
             let mut recv = Box::pin(there.recv());
+            poll_to_sleep(recv.as_mut());
             let wakers: [_; 4] = std::array::from_fn(|_| Does::new(|| {}));
             for waker in &wakers {
                 assert!(poll_with(recv.as_mut(), waker).is_pending());

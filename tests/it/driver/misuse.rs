@@ -16,8 +16,8 @@ use wakering::{CloseReason, Driver, Endpoint, ShmError, SpscFace, SpscHandle, Sp
 use crate::common::running::{WAYS, running};
 use crate::common::woken::Woken;
 use crate::common::{
-    Dir, PATIENCE, SMALL, eventually, fill, join, on_both_backends, packet, poll_once, poll_with,
-    unnamed_pair, wait,
+    Dir, PATIENCE, SMALL, eventually, fill, join, on_both_backends, packet, poll_once,
+    poll_to_sleep, poll_with, unnamed_pair, wait,
 };
 
 on_both_backends!(
@@ -120,6 +120,7 @@ fn an_end_may_be_dropped_elsewhere_while_its_driver_sleeps(like: &Driver) {
             let (woken, waker) = Woken::counting();
             let (good_woken, good_waker) = Woken::counting();
             let (mut recv, mut other) = (Box::pin(there.recv()), Box::pin(good.recv()));
+            poll_to_sleep(other.as_mut());
             assert!(poll_with(recv.as_mut(), &waker).is_pending());
             assert!(poll_with(other.as_mut(), &good_waker).is_pending());
             if n % 2 == 0 {
