@@ -23,6 +23,9 @@ pub(crate) const CROWDS: [usize; 3] = [10, 100, 1_000];
 const GOAL: f64 = 0.8;
 /// How often each crowd is measured, in turns, because the machine sometimes does other work.
 const ROUNDS: usize = 9;
+/// How often each crowd is run before that: the rings are touched for the first time, and the
+/// channels learn whether it pays to look again before they park.
+const WARM_UPS: usize = 5;
 /// How long the applications send, and the part of it that is measured.
 const FLOOD: Duration = Duration::from_millis(300);
 const MEASURED: [Duration; 2] = [Duration::from_millis(60), Duration::from_millis(260)];
@@ -86,8 +89,9 @@ impl Crowd {
             tasks.push(Box::pin(receive(rx, tally.clone())) as LocalBoxFuture<'_, ()>);
         }
         let mut crowd = Self { runner, tasks, halves, tally, applications, sent: 0 };
-        // The application touches its rings for the first time.
-        crowd.flood();
+        for _ in 0..WARM_UPS {
+            crowd.flood();
+        }
         crowd
     }
 
