@@ -333,6 +333,14 @@ impl Channel {
         }
     }
 
+    /// Leaves this end as threads do that have slept on the bell and were woken: the driver may let
+    /// the bell go at its next turn.
+    #[cfg(all(test, loom))]
+    pub(crate) fn leave_as_threads_do(&self) {
+        self.bell_wait.thread_sleeps();
+        self.bell.wake();
+    }
+
     pub(super) fn note_spin(&self, spin: &Spin, found: bool) {
         spin.note(found);
         let counters = &self.counters;

@@ -205,7 +205,8 @@ impl Driver {
         self.driver.shared().let_time_pass();
     }
 
-    fn park(&self) {
+    /// Serves the ends once; sleeps if there is nothing to do.
+    pub(crate) fn park(&self) {
         match &self.executor {
             // The caller looks for tasks that are ready after the turn.
             Some(executor) => {

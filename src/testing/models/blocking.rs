@@ -1,11 +1,12 @@
 //! Threads that block on an end and tasks that wait on it, in turn: the driver lets go of the bell
 //! for the threads, and waits on it again for the tasks.
 
-use std::time::Duration;
+use std::pin::Pin;
+use std::task::{Context, Waker};
 
 use loom::thread;
 
-use super::{FULL, channel, explore, packet};
+use super::{ALL, FULL, Flag, channel, explore, packet};
 use crate::api::endpoint::Endpoint;
 use crate::driver::model::Driver;
 use crate::error::CloseReason;
@@ -68,14 +69,9 @@ fn threads_and_tasks_that_receive_by_turns_miss_no_packet() {
 fn a_task_that_waits_after_a_thread_learns_of_the_end() {
     explore(Some(2), || {
         let [(face, _), (handle, driver)] = channel(64);
-        let closer = thread::spawn(move || {
-            face.try_send(packet(0)).unwrap();
-            face.close();
-        });
-        run_beside(driver, || {
-            assert_eq!(handle.recv_blocking(), Some(packet(0)));
-            assert_eq!(task(handle.closed()), CloseReason::Peer);
-        });
+        handle.channel().leave_as_threads_do();
+        let closer = thread::spawn(move || face.close());
+        run_beside(driver, || assert_eq!(task(handle.closed()), CloseReason::Peer));
         closer.join().unwrap();
     });
 }
@@ -104,23 +100,56 @@ fn receive(end: &Endpoint) -> bytes::Bytes {
 }
 
 /// Two tasks of one end find that the bell was let go; one of them has the driver wait on it again,
-/// for both. At most 1 preemption.
+/// for both. Every interleaving.
 #[test]
 fn two_tasks_that_come_after_a_thread_are_both_woken() {
-    explore(Some(1), || {
+    explore(ALL, || {
+        let [(face, _), (handle, driver)] = channel(64);
+        handle.channel().leave_as_threads_do();
+        // Lets the bell go.
+        driver.park();
+        let handle = Arc::new(handle);
+        let begin = |mut task: Pin<Box<dyn Future<Output = ()> + Send>>| {
+            thread::spawn(move || {
+                let woken = Flag::new();
+                let waker = Waker::from(woken.clone());
+                assert!(task.as_mut().poll(&mut Context::from_waker(&waker)).is_pending());
+                (task, woken)
+            })
+        };
+        let (one, other) = (handle.clone(), handle.clone());
+        let receives = begin(Box::pin(async move { assert_eq!(one.recv().await, None) }));
+        let waits = begin(Box::pin(async move {
+            other.closed().await;
+        }));
+        let (_receive, received) = receives.join().unwrap();
+        let (_wait, told) = waits.join().unwrap();
+        face.close();
+        while !received.is_set() || !told.is_set() {
+            driver.park();
+        }
+    });
+}
+
+/// A task waits, then a thread comes and goes: the driver keeps the bell for the task. At most 2
+/// preemptions.
+#[test]
+fn a_task_that_waits_while_a_thread_comes_and_goes_learns_of_the_end() {
+    explore(Some(2), || {
         let [(face, _), (handle, driver)] = channel(64);
         let handle = Arc::new(handle);
-        face.try_send(packet(0)).unwrap();
-        let closer = thread::spawn(move || face.close());
-        run_beside(driver, || {
-            assert_eq!(handle.recv_timeout(Duration::MAX), Ok(packet(0)));
-            let elsewhere = {
-                let handle = handle.clone();
-                thread::spawn(move || assert_eq!(task(handle.recv()), None))
-            };
-            assert_eq!(task(handle.closed()), CloseReason::Peer);
-            elsewhere.join().unwrap();
-        });
-        closer.join().unwrap();
+        let waits = {
+            let (handle, driver) = (handle.clone(), driver.clone());
+            thread::spawn(move || {
+                assert_eq!(task(handle.closed()), CloseReason::Peer);
+                driver.stop();
+            })
+        };
+        handle.channel().leave_as_threads_do();
+        // Lets the bell go, or not.
+        driver.park();
+        face.close();
+        driver.serve();
+        waits.join().unwrap();
     });
 }

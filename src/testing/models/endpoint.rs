@@ -36,9 +36,10 @@ fn ends_that_answer_each_other_never_both_sleep() {
 fn a_stream_longer_than_the_ring_gets_through() {
     explore(Some(2), || {
         let [(face, driver), (handle, other)] = channel(64);
+        fill(&face, FULL - 1);
         let sender = thread::spawn(move || {
             driver.block_on(async {
-                for n in 0..FULL + 1 {
+                for n in FULL - 1..=FULL {
                     face.send(packet(n)).await.unwrap();
                 }
             });
