@@ -67,7 +67,9 @@ where
         }
         let most = if self.spins_on::<W>() { IN_POLL } else { Duration::MAX };
         let Self { channel, rx, take, .. } = self;
-        if let Some(pause) = rx.with(Rx::pace) {
+        if channel.data_spin.cap() != Duration::ZERO
+            && let Some(pause) = rx.with(Rx::pace)
+        {
             pause_for(pause);
         }
         let look = || rx.with(|rx| take(rx)).transpose();
@@ -150,10 +152,10 @@ where
                         taken = self.look_at_last::<W>();
                     }
                     if let Some(taken) = taken.transpose() {
-                        if place.take().is_some() && self.channel.forked().is_none() {
+                        if let Some(place) = place.take() {
                             // We may be the only one of several receivers that was woken, for more
                             // than one packet.
-                            self.channel.data.notify_one();
+                            place.pass_on();
                         }
                         return Poll::Ready(Some(taken));
                     }

@@ -46,9 +46,14 @@ impl Waiters {
     /// Takes a place. The caller must look for what it waits for after this; in a forked child, for
     /// the fork.
     pub(crate) fn join(&self) -> Waiting {
+        self.join_with(&mut None)
+    }
+
+    /// Takes a place. Takes the waker too if that place needs no poll.
+    fn join_with(&self, waker: &mut Option<Waker>) -> Waiting {
         let place = if self.0.origin.has_left() {
             Place::Nowhere
-        } else if self.0.first.take() {
+        } else if self.0.first.take(waker) {
             Place::First
         } else {
             Place::Queued(self.0.queue.join())
@@ -58,7 +63,17 @@ impl Waiters {
 
     /// Puts the task into the queue, or back into it if its place was used up.
     pub(crate) fn register(&self, place: &mut Option<Waiting>, cx: &mut Context<'_>) {
-        while place.get_or_insert_with(|| self.join()).poll(cx).is_ready() {
+        loop {
+            if place.is_none() {
+                let mut waker = Some(cx.waker().clone());
+                *place = Some(self.join_with(&mut waker));
+                if waker.is_none() {
+                    return;
+                }
+            }
+            if place.as_mut().is_some_and(|waiting| waiting.poll(cx).is_pending()) {
+                return;
+            }
             *place = None;
         }
     }
@@ -130,6 +145,30 @@ impl Waiting {
         }
     }
 
+    /// Leaves, and wakes the next waiter even if this one was not woken.
+    pub(crate) fn pass_on(mut self) {
+        self.leave(true);
+    }
+
+    /// Leaves. Wakes the next waiter if this one was woken, or if it `passes_on` a wake in any case.
+    fn leave(&mut self, passes_on: bool) {
+        let places = &self.places;
+        match std::mem::replace(&mut self.place, Place::Left) {
+            // Leaving the queue would take its lock.
+            place if places.origin.has_left() => std::mem::forget(place),
+            Place::First if places.first.leave(passes_on) => places.queue.notify(1),
+            Place::Left if passes_on => places.notify(1),
+            Place::First | Place::Left | Place::Nowhere => {}
+            Place::Queued(queued) => {
+                places.queue.leave(queued);
+                places.first.forget_queued();
+                if passes_on {
+                    places.notify(1);
+                }
+            }
+        }
+    }
+
     /// Blocks the thread until this place is woken or the deadline passes. Returns `true` if it was
     /// woken.
     pub(crate) fn wait_until(&mut self, deadline: Option<Instant>) -> bool {
@@ -151,18 +190,7 @@ impl Waiting {
 
 impl Drop for Waiting {
     fn drop(&mut self) {
-        let places = &self.places;
-        let place = std::mem::replace(&mut self.place, Place::Left);
-        match place {
-            // Leaving the queue would take its lock.
-            place if places.origin.has_left() => std::mem::forget(place),
-            Place::First if places.first.leave() => places.notify(1),
-            Place::First | Place::Left | Place::Nowhere => {}
-            Place::Queued(queued) => {
-                places.queue.leave(queued);
-                places.first.forget_queued();
-            }
-        }
+        self.leave(false);
     }
 }
 

@@ -28,24 +28,27 @@ enum Place {
 }
 
 impl First {
-    /// Takes the place. Otherwise the caller counts as queued from now on.
-    pub(super) fn take(&self) -> bool {
+    /// Takes the place, with the `waker` of the task if that is known. Otherwise leaves the waker,
+    /// and the caller counts as queued from now on.
+    pub(super) fn take(&self, waker: &mut Option<Waker>) -> bool {
         let mut state = lock(&self.0);
         let is_free = matches!(state.place, Place::Free) && state.queued == 0;
         if is_free {
-            state.place = Place::Taken(None);
+            state.place = Place::Taken(waker.take());
         } else {
             state.queued += 1;
         }
         is_free
     }
 
-    /// Gives the place back. Returns whether its wake has to be passed on.
-    pub(super) fn leave(&self) -> bool {
+    /// Gives the place back. Returns whether the queue has to be notified: if the holder was woken,
+    /// or if it `passes_on` a wake in any case. A waiter that comes after this looks for itself.
+    pub(super) fn leave(&self, passes_on: bool) -> bool {
         let mut state = lock(&self.0);
         let place = std::mem::take(&mut state.place);
+        let has_queue = state.queued > 0;
         drop(state);
-        matches!(place, Place::Woken)
+        has_queue && (passes_on || matches!(place, Place::Woken))
     }
 
     /// Notes that a waiter has left the queue.
@@ -119,7 +122,7 @@ mod tests {
     fn a_child_leaks_a_waker_that_a_thread_exchanged_at_the_fork() {
         let idle = Arc::new(Idle);
         let first = First::default();
-        assert!(first.take());
+        assert!(first.take(&mut None));
         assert!(first.poll(&Waker::from(idle.clone())).is_pending());
         std::mem::forget(lock(&first.0));
         in_child(move || {
