@@ -1,6 +1,7 @@
 //! How a channel ends, seen from one side: what the peer announces, what this side has settled, and
 //! who must be woken.
 
+use super::counters::count;
 use super::ends::Directions;
 use super::shared::Channel;
 use crate::error::{CloseReason, Violation};
@@ -62,7 +63,8 @@ impl Channel {
     pub(super) fn announce_end(&self, bits: u32) {
         if self.announce(bits) {
             self.peer_bell.wake();
-            self.woke_peer();
+            count(&self.counters.wakes_sent);
+            self.wake_by_byte();
         }
     }
 

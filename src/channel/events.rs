@@ -103,7 +103,11 @@ impl Channel {
     pub(super) fn has_news(&self) -> bool {
         let now = self.now();
         // ORDERING: Relaxed, here and below; only the driver's thread calls these.
-        self.known_ends.swap(now, Ordering::Relaxed) != now
+        let is_news = self.known_ends.load(Ordering::Relaxed) != now;
+        if is_news {
+            self.known_ends.store(now, Ordering::Relaxed);
+        }
+        is_news
     }
 
     /// Like [`has_news`](Self::has_news), but notes nothing.
@@ -132,8 +136,9 @@ impl Channel {
     /// Checks for a flood of wakes: a conforming peer wakes us as often as we parked, plus a few
     /// times for ends.
     pub(super) fn check_flood(&self) {
-        let counters = self.counters.read();
-        if counters.wakes_received > 2 * counters.parks + SPARE_WAKES {
+        // ORDERING: Relaxed; counts, which publish nothing.
+        let wakes = self.counters.wakes_received.load(Ordering::Relaxed);
+        if wakes > 2 * self.counters.parks.load(Ordering::Relaxed) + SPARE_WAKES {
             // Changes nothing if both directions have ended; leaving then only spares the driver.
             self.violated(Violation::WakeFlood);
             self.leave_driver();

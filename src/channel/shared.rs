@@ -279,10 +279,14 @@ impl Channel {
         }
     }
 
+    /// Does the rest of a wake, after the bell was woken for a bit of the peer's.
     #[cold]
-    pub(super) fn woke_peer(&self) {
+    fn woke_peer(&self) {
         count(&self.counters.wakes_sent);
-        self.wake_by_byte();
+        // Without a fence: we saw the bit, and with it what the peer announced before.
+        if self.wants_bytes() {
+            self.wake_by_byte();
+        }
     }
 
     /// Sends the part of a wake that reaches a driver without io_uring.
@@ -356,7 +360,9 @@ impl Channel {
     ) {
         let is_watched = self.prepare_to_block();
         self.bell_wait.thread_sleeps();
-        spurious.note_sleep(self.bell.count(), self.counters.read().parks);
+        // ORDERING: Relaxed; a count, which publishes nothing.
+        let parks = self.counters.parks.load(Ordering::Relaxed);
+        spurious.note_sleep(self.bell.count(), parks);
         if is_watched {
             return self.blocked.sleep(&self.bell, seen, timeout);
         }
