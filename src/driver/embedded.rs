@@ -14,9 +14,6 @@ use std::fmt;
 use std::io;
 use std::ops::Deref;
 use std::os::fd::AsRawFd;
-// Not `crate::sync`'s: one thread at a time touches what it guards, so the models need not explore
-// it.
-use std::sync::{Mutex, MutexGuard, PoisonError};
 use std::thread;
 use std::time::{Duration, Instant};
 
@@ -167,9 +164,8 @@ use crate::sync::{Arc, AtomicU32, Ordering};
 /// The example `own_ring` is an executor with many channels and a socket.
 pub struct EmbeddedDriver {
     driver: Driver,
-    parker: Parker,
+    parker: Parker<EmbeddedPoller>,
     submitter: Submitter,
-    exchange: Arc<Exchange>,
     /// What the turns so far want submitted.
     wanted: VecDeque<Submission>,
     /// Completions for the next turn.
@@ -186,12 +182,11 @@ impl EmbeddedDriver {
     /// Makes the driver of this binding.
     pub(super) fn of(binding: Binding) -> Self {
         let shared = binding.shared();
-        let (submitter, exchange) = (Submitter::new(), Arc::new(Exchange::default()));
-        let poller = EmbeddedPoller::new(shared.clone(), submitter, exchange.clone());
-        let parker = Parker::with(shared.clone(), Box::new(poller));
+        let submitter = Submitter::new();
+        let parker = Parker::with(shared.clone(), EmbeddedPoller::new(shared.clone(), submitter));
         let driver = Driver { binding, run: Run::ByTurns };
         let (wanted, completed) = (VecDeque::new(), Vec::new());
-        Self { driver, parker, submitter, exchange, wanted, completed, due: AWAKE }
+        Self { driver, parker, submitter, wanted, completed, due: AWAKE }
     }
 
     /// Does everything that is due, without blocking, and returns the number of calls that it made
@@ -209,12 +204,18 @@ impl EmbeddedDriver {
     ///   [`deadline`](Self::deadline) says that it is due. If the kernel or the ring does not do
     ///   futex waits, this is returned once, and then [`Closed`](ShmError::Closed).
     pub fn turn(&mut self) -> Result<usize, ShmError> {
-        lock(&self.exchange.completed).append(&mut self.completed);
-        let turned = self.parker.turn();
-        self.wanted.append(&mut lock(&self.exchange.wanted));
+        let Self { completed, wanted, .. } = self;
+        // The poller has handed over all that it wants, and used up all completions.
+        let turned = self.parker.turn_with(|event_loop| {
+            std::mem::swap(&mut event_loop.poller().completed, completed);
+            let turned = event_loop.sweep();
+            wanted.append(&mut event_loop.poller().wanted);
+            turned
+        });
         self.due = match &turned {
             Ok(turned) => turned.until,
             Err(ShmError::Closed { .. }) => {
+                self.completed.clear();
                 self.wanted.clear();
                 NEVER
             }
@@ -303,17 +304,6 @@ impl fmt::Debug for EmbeddedDriver {
     }
 }
 
-/// What the poller and the [`EmbeddedDriver`] pass to each other at each turn.
-#[derive(Default)]
-struct Exchange {
-    wanted: Mutex<VecDeque<Submission>>,
-    completed: Mutex<Vec<Completion>>,
-}
-
-fn lock<T>(queue: &Mutex<T>) -> MutexGuard<'_, T> {
-    queue.lock().unwrap_or_else(PoisonError::into_inner)
-}
-
 /// The completion of one of the driver's submissions.
 struct Completion {
     id: Id,
@@ -325,7 +315,10 @@ struct Completion {
 struct EmbeddedPoller {
     shared: Arc<Shared>,
     submitter: Submitter,
-    exchange: Arc<Exchange>,
+    /// Submissions of this turn, which takes them along at its end.
+    wanted: VecDeque<Submission>,
+    /// Completions since the turn before.
+    completed: Vec<Completion>,
     /// The poll of the epoll set has completed.
     is_set_due: bool,
     /// A wait that the driver cannot do without has failed for good.
@@ -333,8 +326,10 @@ struct EmbeddedPoller {
 }
 
 impl EmbeddedPoller {
-    fn new(shared: Arc<Shared>, submitter: Submitter, exchange: Arc<Exchange>) -> Self {
-        let poller = Self { shared, submitter, exchange, is_set_due: false, failure: None };
+    fn new(shared: Arc<Shared>, submitter: Submitter) -> Self {
+        let (wanted, completed) = (VecDeque::new(), Vec::new());
+        let mut poller =
+            Self { shared, submitter, wanted, completed, is_set_due: false, failure: None };
         poller.wait_for_control();
         poller.poll_set();
         poller
@@ -344,29 +339,22 @@ impl EmbeddedPoller {
         self.shared.backend() == Backend::IoUring
     }
 
-    fn submit(&self, submission: Submission) {
-        lock(&self.exchange.wanted).push_back(submission);
-    }
-
-    fn wait_for(&self, id: Id, kind: Kind, word: &AtomicU32, seen: u32) {
-        self.submit(self.submitter.wait(id, kind, word, seen));
-    }
-
     /// The driver checks the inbox after this and before it rests.
-    fn wait_for_control(&self) {
+    fn wait_for_control(&mut self) {
         if self.has_futexes() {
             let control = self.shared.control();
             // ORDERING: Acquire pairs with the Release in `Shared::interrupt`.
             let seen = control.load(Ordering::Acquire);
-            self.wait_for(Id::OWN, Kind::Control, control, seen);
+            self.wanted.push_back(self.submitter.wait(Id::OWN, Kind::Control, control, seen));
         }
     }
 
-    fn poll_set(&self) {
+    fn poll_set(&mut self) {
         if cfg!(all(test, loom)) {
             return;
         }
-        self.submit(self.submitter.poll(self.shared.epoll_set.descriptor().as_raw_fd()));
+        let descriptor = self.shared.epoll_set.descriptor().as_raw_fd();
+        self.wanted.push_back(self.submitter.poll(descriptor));
     }
 
     /// Takes the completion of one of the driver's own submissions.
@@ -389,13 +377,13 @@ impl EmbeddedPoller {
 impl Poller for EmbeddedPoller {
     fn arm(&mut self, id: Id, bell: &AtomicU32, seen: u32) -> bool {
         if self.has_futexes() {
-            self.wait_for(id, Kind::Bell, bell, seen);
+            self.wanted.push_back(self.submitter.wait(id, Kind::Bell, bell, seen));
         }
         self.has_futexes()
     }
 
     fn disarm(&mut self, id: Id) {
-        self.submit(self.submitter.cancel(id, Kind::Bell));
+        self.wanted.push_back(self.submitter.cancel(id, Kind::Bell));
     }
 
     /// Never sleeps: the executor does that.
@@ -414,17 +402,21 @@ impl Poller for EmbeddedPoller {
     }
 
     fn reap_ready(&mut self, found: &mut Found) {
-        let completed = std::mem::take(&mut *lock(&self.exchange.completed));
+        if self.completed.is_empty() {
+            return;
+        }
+        let mut completed = std::mem::take(&mut self.completed);
         if completed.iter().any(|completion| completion.error == Some(Errno::NOMEM)) {
             thread::sleep(PAUSE);
         }
-        for Completion { id, kind, error } in completed {
+        for Completion { id, kind, error } in completed.drain(..) {
             if id == Id::OWN {
                 self.complete_own(kind, error);
             } else {
                 found.wakes.push(Wake { id, outcome: outcome(error) });
             }
         }
+        self.completed = completed;
     }
 
     fn close(&mut self) {}

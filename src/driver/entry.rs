@@ -40,7 +40,7 @@ impl Entry {
     }
 
     /// Waits on the bell since it held `seen`, unless a wait is armed or the source is cancelled.
-    pub(super) fn arm(&mut self, poller: &mut dyn Poller, seen: u32) {
+    pub(super) fn arm(&mut self, poller: &mut impl Poller, seen: u32) {
         let Some(bell) = self.source.bell() else { return };
         if self.wait == Wait::Idle
             && !self.slot.is_cancelled()

@@ -41,9 +41,9 @@ pub(super) struct Turned {
 }
 
 /// The part of a driver that belongs to the thread that runs it.
-pub(super) struct EventLoop {
+pub(super) struct EventLoop<P = Box<dyn Poller>> {
     shared: Arc<Shared>,
-    poller: Box<dyn Poller>,
+    poller: P,
     table: Table<Entry>,
     timers: Timers,
     found: Found,
@@ -56,8 +56,8 @@ pub(super) struct EventLoop {
     stopping: bool,
 }
 
-impl EventLoop {
-    pub(super) fn new(shared: Arc<Shared>, poller: Box<dyn Poller>) -> Self {
+impl<P: Poller> EventLoop<P> {
+    pub(super) fn new(shared: Arc<Shared>, poller: P) -> Self {
         Self {
             shared,
             poller,
@@ -69,6 +69,10 @@ impl EventLoop {
             calls: 0,
             stopping: false,
         }
+    }
+
+    pub(super) fn poller(&mut self) -> &mut P {
+        &mut self.poller
     }
 
     /// Whether all handles and all sources are gone, so that nothing will ever happen again.
@@ -87,7 +91,7 @@ impl EventLoop {
     /// No wake is lost. If the former poller has taken a wake and not reported it, the bell was
     /// counted up, so the compare of the new wait fails. A wake that comes while both wait wakes
     /// both.
-    pub(super) fn move_to(&mut self, poller: Box<dyn Poller>) {
+    pub(super) fn move_to(&mut self, poller: P) {
         // The kernel ends the waits of a dropped ring a moment later. Nothing reports that, and
         // nothing depends on it: the kernel finds sleepers by the address of their word, and does
         // not read it.
@@ -133,7 +137,8 @@ impl EventLoop {
         timeout: Option<Duration>,
         is_wanted: &dyn Fn() -> bool,
     ) -> Option<Duration> {
-        if self.look() || timeout == Some(Duration::ZERO) {
+        if timeout == Some(Duration::ZERO) {
+            self.look();
             // Not marked asleep, so that nobody interrupts it needlessly.
             return Some(Duration::ZERO);
         }
@@ -148,16 +153,17 @@ impl EventLoop {
                 SleepAttempt::Busy => self.run_batch(),
                 SleepAttempt::Unparked => break,
                 SleepAttempt::Requested => match self.spin(until, is_wanted) {
-                    (SpinEnd::Wanted, _) => break,
+                    (SpinEnd::Wanted, _) => return Some(Duration::ZERO),
                     (SpinEnd::InboxChanged, _) => {}
                     (SpinEnd::TimedOut, spun) => {
                         // They arm their bells before the caller comes back to sleep.
                         self.have_tasks_look(spun);
-                        break;
+                        return Some(Duration::ZERO);
                     }
                 },
             }
         }
+        self.look();
         Some(Duration::ZERO)
     }
 
@@ -169,7 +175,8 @@ impl EventLoop {
         self.look_at_hints()
     }
 
-    /// Spins on the hints. Returns how that ended, and whether there was time for a whole spin.
+    /// Looks, and then spins on the hints. Returns how that ended, and whether there was time for a
+    /// whole spin.
     fn spin(&mut self, until: u64, is_wanted: &dyn Fn() -> bool) -> (SpinEnd, bool) {
         if self.look() {
             return (SpinEnd::Wanted, false);
@@ -240,9 +247,8 @@ impl EventLoop {
     /// sleeps between its turns: its descriptor is readable if something is left to do.
     pub(super) fn sweep(&mut self) -> Result<Turned, Failure> {
         let before = self.calls;
-        self.shared.wake_up(false);
+        self.shared.wake_up_and_take(&mut self.batch);
         for _ in 0..ROUNDS {
-            self.shared.take(&mut self.batch);
             self.run_batch();
             // First deliver what is ready. Then one wait submits the resulting requests, and finds
             // nothing.
@@ -257,14 +263,18 @@ impl EventLoop {
             }
             // This turn is what the unparks were for.
             self.shared.end_unpark();
+            if !nothing {
+                self.shared.take(&mut self.batch);
+                continue;
+            }
             let until = self.timers.next().unwrap_or(NEVER);
-            let rest = |batch| self.shared.fall_asleep(until, batch, &|| false);
-            if nothing && rest(&mut self.batch) == SleepAttempt::Asleep {
+            let attempt = self.shared.fall_asleep(until, &mut self.batch, &|| false);
+            if attempt == SleepAttempt::Asleep {
                 self.shared.epoll_set.set_timer(until, &self.shared.clock);
                 return Ok(Turned { calls: self.calls.wrapping_sub(before), until });
             }
-            self.run_batch();
         }
+        self.run_batch();
         self.shared.interrupt();
         Ok(Turned { calls: self.calls.wrapping_sub(before), until: AWAKE })
     }
@@ -282,6 +292,9 @@ impl EventLoop {
     }
 
     fn run_batch(&mut self) {
+        if self.batch.is_empty() {
+            return;
+        }
         let mut batch = std::mem::take(&mut self.batch);
         for command in batch.drain(..) {
             self.run(command);
@@ -294,7 +307,7 @@ impl EventLoop {
             Command::Admit { slot, source, seen } => self.admit(slot, source, seen),
             Command::Arm(id, seen) => {
                 if let Some(entry) = self.table.get_mut(id) {
-                    entry.arm(&mut *self.poller, seen);
+                    entry.arm(&mut self.poller, seen);
                 }
             }
             Command::Notify(id) => {
@@ -370,7 +383,7 @@ impl EventLoop {
             self.calls += entry.call(|source| source.on_wake());
         }
         if !is_let_go {
-            entry.arm(&mut *self.poller, seen);
+            entry.arm(&mut self.poller, seen);
         }
     }
 

@@ -15,14 +15,14 @@ use crate::sync::{Arc, AtomicU32, Mutex, thread_local};
 use crate::sys::fork::LeakyLock;
 
 /// Runs the driver for one thread at a time. After its drop nobody can run the driver.
-pub(super) struct Parker {
+pub(super) struct Parker<P: Poller = Box<dyn Poller>> {
     shared: Arc<Shared>,
-    parked: LeakyLock<Mutex<Parked>>,
+    parked: LeakyLock<Mutex<Parked<P>>>,
 }
 
-struct Parked {
+struct Parked<P: Poller> {
     /// `None` once the driver is given up.
-    event_loop: Option<EventLoop>,
+    event_loop: Option<EventLoop<P>>,
     /// How many runs have failed in a row.
     failures: u32,
 }
@@ -60,13 +60,6 @@ impl Parker {
         Self::with(shared, Box::new(NoPoller))
     }
 
-    /// Makes a parker with an existing poller.
-    pub(super) fn with(shared: Arc<Shared>, poller: Box<dyn Poller>) -> Self {
-        let event_loop = Some(EventLoop::new(shared.clone(), poller));
-        let parked = Mutex::new(Parked { event_loop, failures: 0 });
-        Self { shared, parked: LeakyLock::new(parked) }
-    }
-
     /// See [`Driver::park`](super::Driver::park). Does not sleep once `is_wanted`, which becomes
     /// true before an unpark.
     pub(super) fn park(
@@ -82,10 +75,27 @@ impl Parker {
             event_loop.turn(timeout, is_wanted)
         })
     }
+}
+
+impl<P: Poller> Parker<P> {
+    /// Makes a parker with an existing poller.
+    pub(super) fn with(shared: Arc<Shared>, poller: P) -> Self {
+        let event_loop = Some(EventLoop::new(shared.clone(), poller));
+        let parked = Mutex::new(Parked { event_loop, failures: 0 });
+        Self { shared, parked: LeakyLock::new(parked) }
+    }
 
     /// See [`PolledDriver::turn`](super::PolledDriver::turn).
     pub(super) fn turn(&self) -> Result<Turned, ShmError> {
-        self.run("turning the driver", EventLoop::sweep)
+        self.turn_with(EventLoop::sweep)
+    }
+
+    /// As [`turn`](Self::turn), with what the caller does before and after it.
+    pub(super) fn turn_with(
+        &self,
+        turn: impl FnOnce(&mut EventLoop<P>) -> Result<Turned, Failure>,
+    ) -> Result<Turned, ShmError> {
+        self.run("turning the driver", turn)
     }
 
     /// Returns the registrations that have a wait in the kernel. None if the driver cannot be run.
@@ -97,7 +107,7 @@ impl Parker {
     fn run<T>(
         &self,
         step: &'static str,
-        turn: impl FnOnce(&mut EventLoop) -> Result<T, Failure>,
+        turn: impl FnOnce(&mut EventLoop<P>) -> Result<T, Failure>,
     ) -> Result<T, ShmError> {
         self.shared.check_fork()?;
         let _inside = Inside::now();
@@ -114,8 +124,8 @@ impl Parker {
             }
         };
         let _running = self.shared.last_run.begin();
-        let gone = ShmError::Closed { reason: CloseReason::DriverGone, sent: 0 };
-        let event_loop = parked.event_loop.as_mut().ok_or(gone)?;
+        let gone = || ShmError::Closed { reason: CloseReason::DriverGone, sent: 0 };
+        let event_loop = parked.event_loop.as_mut().ok_or_else(gone)?;
         match turn(event_loop) {
             Ok(done) => {
                 parked.failures = 0;
@@ -134,7 +144,7 @@ impl Parker {
     }
 }
 
-impl Parked {
+impl<P: Poller> Parked<P> {
     fn give_up(&mut self) {
         if let Some(event_loop) = self.event_loop.take() {
             event_loop.abandon();
@@ -142,7 +152,7 @@ impl Parked {
     }
 }
 
-impl Drop for Parker {
+impl<P: Poller> Drop for Parker<P> {
     fn drop(&mut self) {
         let _inside = Inside::now();
         if self.parked.is_held_by_parent() {

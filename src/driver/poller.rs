@@ -41,6 +41,36 @@ pub(super) trait Poller: Send {
     }
 }
 
+impl<P: Poller + ?Sized> Poller for Box<P> {
+    fn arm(&mut self, id: Id, bell: &AtomicU32, seen: u32) -> bool {
+        (**self).arm(id, bell, seen)
+    }
+
+    fn disarm(&mut self, id: Id) {
+        (**self).disarm(id);
+    }
+
+    fn wait(&mut self, timeout: Option<Duration>, found: &mut Found) -> Result<(), Failure> {
+        (**self).wait(timeout, found)
+    }
+
+    fn reap_ready(&mut self, found: &mut Found) {
+        (**self).reap_ready(found);
+    }
+
+    fn is_due(&mut self) -> bool {
+        (**self).is_due()
+    }
+
+    fn close(&mut self) {
+        (**self).close();
+    }
+
+    fn is_ours(&self) -> bool {
+        (**self).is_ours()
+    }
+}
+
 /// What happened during one wait.
 #[derive(Default)]
 pub(super) struct Found {

@@ -278,6 +278,13 @@ impl Shared {
         self.hand_over(&mut lock(&self.inbox), batch);
     }
 
+    /// As [`take`](Self::take), after a sleep: marks the driver awake.
+    pub(super) fn wake_up_and_take(&self, batch: &mut Vec<Command>) {
+        let mut inbox = lock(&self.inbox);
+        inbox.wake_up();
+        self.hand_over(&mut inbox, batch);
+    }
+
     /// Tries to sleep until `until`. If there are commands, swaps them into `batch`, which is
     /// empty, instead.
     ///

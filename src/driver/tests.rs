@@ -593,7 +593,7 @@ impl Poller for Broken {
 #[test]
 fn a_driver_that_cannot_go_on_abandons_all_sources() {
     let shared = Shared::new(Backend::IoUring).unwrap();
-    let event_loop = EventLoop::new(shared.clone(), Box::new(Broken));
+    let event_loop: EventLoop = EventLoop::new(shared.clone(), Box::new(Broken));
     let driver = Driver { binding: Binding::new(shared, true), run: Run::Background };
     let (probe, calls) = Probe::reporting();
     let registration = driver.register(probe.clone()).unwrap();
