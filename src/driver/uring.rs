@@ -25,7 +25,7 @@ use std::collections::VecDeque;
 use std::io;
 use std::os::fd::{AsFd, AsRawFd, OwnedFd};
 use std::ptr;
-use std::thread::{self, ThreadId};
+use std::thread;
 use std::time::Duration;
 
 use io_uring::types::{Fd, SubmitArgs, Timespec};
@@ -39,6 +39,7 @@ use super::shared::Shared;
 use super::submission::{Operation, Submission};
 use super::table::Id;
 use crate::error::ShmError;
+use crate::sync::thread::number;
 use crate::sync::{Arc, AtomicU32, Ordering};
 use crate::sys::trace;
 
@@ -191,7 +192,11 @@ impl Queue {
     /// emptied to make room.
     fn submit(&mut self, operation: Operation, user_data: u64) {
         self.in_flight += 1;
-        self.backlog.push_back(entry(operation, user_data));
+        let entry = entry(operation, user_data);
+        if self.backlog.is_empty() && push(&mut self.ring, &entry) {
+            return;
+        }
+        self.backlog.push_back(entry);
         if !self.refill() {
             // Any error occurs again at the next wait, which handles it.
             let _ = self.ring.submit();
@@ -267,7 +272,8 @@ impl Queue {
 pub(super) struct RingPoller {
     queue: Queue,
     shared: Arc<Shared>,
-    owner: ThreadId,
+    /// The number of the thread that made it.
+    owner: u64,
     /// The driver's own waits must not be renewed.
     closing: bool,
 }
@@ -276,7 +282,7 @@ impl RingPoller {
     /// Makes a ring for the calling thread.
     pub(super) fn open(shared: &Arc<Shared>) -> io::Result<Self> {
         let (queue, shared) = (Queue::open(Kind::Slept)?, shared.clone());
-        let mut poller = Self { queue, shared, owner: thread::current().id(), closing: false };
+        let mut poller = Self { queue, shared, owner: number(), closing: false };
         poller.arm_control();
         poller.queue.poll(&poller.shared);
         Ok(poller)
@@ -346,7 +352,7 @@ impl Poller for RingPoller {
     }
 
     fn is_ours(&self) -> bool {
-        thread::current().id() == self.owner
+        number() == self.owner
     }
 }
 
