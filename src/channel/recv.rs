@@ -54,11 +54,14 @@ where
             false => Poll::Ready((self.take)(rx)),
         });
         match taken {
-            Poll::Ready(Ok(None)) => Poll::Ready(self.spin::<W>()),
+            Poll::Ready(Ok(None)) if self.channel.data_spin.is_on() => {
+                Poll::Ready(self.spin::<W>())
+            }
             taken => taken,
         }
     }
 
+    /// Looks again for a while, if that is worth it.
     #[inline(never)]
     fn spin<W: Wait>(&mut self) -> Taken<T> {
         if W::LIMIT == Limit::Budget && self.rx.with(|rx| rx.is_looking_again()) {
@@ -67,9 +70,7 @@ where
         }
         let most = if self.spins_on::<W>() { IN_POLL } else { Duration::MAX };
         let Self { channel, rx, take, .. } = self;
-        if channel.data_spin.cap() != Duration::ZERO
-            && let Some(pause) = rx.with(Rx::pace)
-        {
+        if let Some(pause) = rx.with(Rx::pace) {
             pause_for(pause);
         }
         let look = || rx.with(|rx| take(rx)).transpose();
@@ -143,7 +144,10 @@ where
                 }
                 Poll::Ready(mut taken) => {
                     if let Ok(None) = taken {
-                        if W::LIMIT == Limit::Budget && self.rx.with(Rx::looks_once_more) {
+                        if W::LIMIT == Limit::Budget
+                            && self.channel.data_spin.is_on()
+                            && self.rx.with(Rx::looks_once_more)
+                        {
                             self.charge_spin();
                             // Its place in the queue, if it has one, stays as it is.
                             ready!(wait.yield_now());

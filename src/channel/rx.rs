@@ -190,7 +190,7 @@ impl Rx {
     /// before it parks.
     pub(super) fn looks_once_more(&mut self) -> bool {
         let taken = self.channel.counters.received.packets();
-        let looks = self.channel.data_spin.is_on() && self.yields.once_more(taken);
+        let looks = self.yields.once_more(taken);
         if looks {
             // Meanwhile a parked sender may find room here.
             self.consumer.release();
