@@ -159,9 +159,9 @@ impl Rx {
             // The ring belongs to the parent, as does what is held there.
             return;
         }
-        self.consumer.give_back();
+        let is_share = self.consumer.give_back();
         self.check_parked_sender();
-        if self.consumer.is_released() {
+        if is_share {
             self.note();
         }
     }

@@ -3,7 +3,7 @@
 use bytes::Bytes;
 
 use super::loans::{Heads, Loan, Loans};
-use super::{Mark, Position, Shape};
+use super::{KIND_PACKET, Mark, Position, Shape};
 use crate::error::Violation;
 use crate::ring::pool::{Pool, SHORTEST};
 use crate::shm::layout::{RECORD_ALIGN, RECORD_HEADER, Side, record_bytes};
@@ -22,14 +22,12 @@ pub(crate) struct Consumer {
     pool: Pool,
     /// Where the next record's header is.
     position: Position,
-    /// `position` when room was last given back.
+    /// `position` when room was last given back. What is held lies past it.
     returned: Position,
     /// Everything before this was given back. What is held or lent lies past it.
     given: Position,
     /// The last value stored to `head`.
     released: Position,
-    /// The last packet was handed out in place, and not given back.
-    holds: bool,
     /// Packets are lent: `loans` owns `taken` and `head`, and the current `given` and `released`.
     lends: bool,
     /// Created with the first loan.
@@ -37,6 +35,8 @@ pub(crate) struct Consumer {
     /// Bytes of records and markers that may still come. `NO_BOUND` as long as the producer may
     /// publish.
     left: u64,
+    /// The headers of packets shorter than this are the usual ones: see `usual`.
+    usual_below: u64,
 }
 
 /// The producer may publish: any number of bytes may come.
@@ -85,17 +85,17 @@ impl Consumer {
             returned: start,
             given: start,
             released: start,
-            holds: false,
             lends: false,
             loans: None,
             left: NO_BOUND,
+            usual_below: (shape.max_packet as u64).wrapping_add(1),
         }
     }
 
     /// Sets the distance between turning points to `bytes`.
     #[cfg(any(test, fuzzing))]
     pub(crate) fn turning_every(mut self, bytes: usize) -> Self {
-        self.shape.window = bytes;
+        self.shape = self.shape.with_window(bytes);
         self
     }
 
@@ -107,6 +107,8 @@ impl Consumer {
     #[cold]
     pub(crate) fn expect_no_more(&mut self) {
         self.left = self.left.min(self.shape.bytes as u64);
+        // From now on every header is looked at in full.
+        self.usual_below = 0;
     }
 
     /// Returns the length of the ring in bytes.
@@ -124,7 +126,45 @@ impl Consumer {
     /// Returns the length of the next packet, if one was published. Takes nothing.
     #[inline(always)]
     pub(crate) fn peek(&mut self) -> Result<Option<usize>, Violation> {
-        match self.mark(self.position)? {
+        let word = self.load(self.position);
+        match self.usual(word) {
+            None => self.judge_word(word),
+            usual => Ok(usual),
+        }
+    }
+
+    /// Loads the word at `position`, where a header is or will be.
+    #[inline(always)]
+    fn load(&self, position: Position) -> u64 {
+        // ORDERING: Acquire pairs with the Release in `Producer::publish`; the packet after the
+        // header is then complete.
+        // PEER: loaded once, judged by the caller.
+        self.memory.header(position.get()).load(Ordering::Acquire)
+    }
+
+    /// Returns the length of the packet whose header is `word`, in the usual case: it is the header
+    /// of a packet, of an allowed length, which ends before the ring does, and any number of bytes
+    /// may come.
+    ///
+    /// PEER: `word` is theirs; the result is not. Of all words, only those of packets exceed
+    /// `KIND_PACKET` by less than the longest length.
+    #[inline(always)]
+    fn usual(&self, word: u64) -> Option<usize> {
+        let len = word.wrapping_sub(KIND_PACKET);
+        if len >= self.usual_below {
+            return None;
+        }
+        #[allow(clippy::cast_possible_truncation, reason = "less than the longest packet")]
+        let len = len as usize;
+        let end = self.shape.offset(self.position).wrapping_add(record_bytes(len));
+        (end <= self.shape.bytes).then_some(len)
+    }
+
+    /// Returns the length of the packet that `word` announces at the next header's place, in all
+    /// cases.
+    #[cold]
+    fn judge_word(&mut self, word: u64) -> Result<Option<usize>, Violation> {
+        match Mark::decode(word)? {
             None => {
                 // A packet that comes now will reach into the next line. This fetches that line in
                 // parallel with this one, not after it, which saves a fifth of a round trip on two
@@ -137,35 +177,40 @@ impl Consumer {
         }
     }
 
-    /// Returns the mark at `position`, where a header is or will be.
-    #[inline]
-    fn mark(&self, position: Position) -> Result<Option<Mark>, Violation> {
-        // ORDERING: Acquire pairs with the Release in `Producer::publish`; the packet after the
-        // header is then complete.
-        // PEER: loaded once, judged by the caller.
-        Mark::decode(self.memory.header(position.get()).load(Ordering::Acquire))
-    }
-
     /// Moves past the next packet, if one was published, and leaves it in the ring until
     /// [`give_back`](Self::give_back). A packet that is held already stays as long as this one.
     #[inline(always)]
     pub(crate) fn hold(&mut self) -> Result<Option<Held>, Violation> {
-        let Some(len) = self.peek()? else { return Ok(None) };
-        let offset = self.shape.offset(self.position).wrapping_add(RECORD_HEADER);
-        self.position = self.position.plus(record_bytes(len));
+        let word = self.load(self.position);
+        match self.usual(word) {
+            None => self.hold_unusual(word),
+            Some(len) => Ok(Some(self.move_past(len))),
+        }
+    }
+
+    #[cold]
+    fn hold_unusual(&mut self, word: u64) -> Result<Option<Held>, Violation> {
+        let Some(len) = self.judge_word(word)? else { return Ok(None) };
         if self.left != NO_BOUND {
             self.left = self.left.saturating_sub(record_bytes(len) as u64);
         }
-        self.holds = true;
+        Ok(Some(self.move_past(len)))
+    }
+
+    /// Moves past the next packet, whose length was judged.
+    #[inline(always)]
+    fn move_past(&mut self, len: usize) -> Held {
+        let offset = self.shape.offset(self.position).wrapping_add(RECORD_HEADER);
+        self.position = self.position.plus(record_bytes(len));
         #[allow(clippy::cast_possible_truncation, reason = "a ring is of at most 1 GiB")]
         let held = Held { offset: offset as u32, len: len as u32 };
-        Ok(Some(held))
+        held
     }
 
     /// Whether a packet is held.
     #[inline]
     pub(crate) fn holds(&self) -> bool {
-        self.holds
+        self.position != self.returned
     }
 
     /// Copies out the packet that is held.
@@ -211,31 +256,34 @@ impl Consumer {
     /// Whether enough was taken that it should be given back before more is taken.
     #[inline]
     pub(crate) fn has_share_to_return(&self) -> bool {
-        self.position.since(self.returned) >= self.shape.share()
+        self.position.since(self.returned) >= self.shape.share
     }
 
-    /// Gives back the room of everything that was taken.
-    #[inline]
-    pub(crate) fn give_back(&mut self) {
-        self.holds = false;
+    /// Gives back the room of everything that was taken. Returns `true` if a share of the ring was
+    /// given back since this last returned `true`.
+    #[inline(always)]
+    pub(crate) fn give_back(&mut self) -> bool {
         self.returned = self.position;
         if self.lends {
-            return self.with_loans(|loans, position| loans.reach(position));
+            self.with_loans(|loans, position| loans.reach(position));
+            return self.released == self.given;
         }
         self.given = self.position;
         // ORDERING: Release orders the reads of the packet before it; pairs with the Acquire in
         // `Producer::look_at_taken`.
         self.own.taken.0.store(self.given.get(), Ordering::Release);
         step(Step::Return);
-        if self.given.since(self.released) >= self.shape.share() {
+        let is_share = self.given.since(self.released) >= self.shape.share;
+        if is_share {
             self.release();
         }
+        is_share
     }
 
     /// Lends the packet that is held; the returned loan brings it back. Packets held before it are
     /// given back.
     pub(crate) fn lend(&mut self, held: Held) -> Loan {
-        self.holds = false;
+        self.returned = self.position;
         let heads = Heads { given: self.given, released: self.released };
         let heads = (!self.lends).then_some(heads);
         let begin = self.position.minus(record_bytes(held.len()));
@@ -270,7 +318,7 @@ impl Consumer {
     }
 
     /// Stores `head`, so that the producer sees everything that was given back.
-    #[inline]
+    #[cold]
     pub(crate) fn release(&mut self) {
         if self.lends {
             return self.with_loans(|loans, _| loans.release());
@@ -281,12 +329,6 @@ impl Consumer {
             // in `Producer::look_at_head`. Loom does not see this one: review by hand.
             self.own.head.0.store(self.given.get(), Ordering::Release);
         }
-    }
-
-    /// Whether `head` covers everything that was given back.
-    #[inline]
-    pub(crate) fn is_released(&self) -> bool {
-        self.released == self.given
     }
 
     /// Whether enough was given back for the producer's parked sender. Call this only after its bit
@@ -333,7 +375,7 @@ impl Consumer {
             return Err(Violation::JumpAstray(to));
         }
         let position = self.shape.ahead(self.position, offset);
-        let Some(Mark::Packet(len)) = self.mark(position)? else {
+        let Some(Mark::Packet(len)) = Mark::decode(self.load(position))? else {
             return Err(Violation::JumpToNoPacket(to));
         };
         if self.left != NO_BOUND {
@@ -341,9 +383,13 @@ impl Consumer {
             self.left = self.left.checked_sub(marker).ok_or_else(|| self.endless())?;
         }
         let len = self.judge(position, len)?;
+        let holds = self.holds();
         self.position = position;
-        if !self.holds && !self.lends {
-            self.given = self.position;
+        if !holds {
+            self.returned = position;
+            if !self.lends {
+                self.given = position;
+            }
         }
         Ok(len)
     }

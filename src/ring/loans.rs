@@ -105,7 +105,7 @@ impl Loans {
         // ORDERING: Release orders the reads of the packets before it (those of other threads
         // through the lock); pairs with the Acquire in `Producer::look_at_taken`.
         self.own.taken.0.store(given.get(), Ordering::Release);
-        if given.since(state.heads.released) >= self.shape.share() {
+        if given.since(state.heads.released) >= self.shape.share {
             self.release_in(state);
         }
     }

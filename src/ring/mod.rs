@@ -159,21 +159,31 @@ const WINDOW: usize = if cfg!(fuzzing) { 1 << 10 } else { 1 << 20 };
 #[derive(Debug, Clone, Copy)]
 struct Shape {
     bytes: usize,
+    /// The bits of a position that are its offset: one less than `bytes`.
+    mask: u64,
     max_packet: usize,
     /// A power of two, and at most `bytes`.
     window: usize,
+    /// How much is taken before `head` is stored again: an eighth of the window.
+    share: u64,
 }
 
 impl Shape {
     fn of(region: &Region) -> Self {
         let (bytes, max_packet) = (region.geometry().ring_bytes(), region.geometry().max_packet());
-        Self { bytes, max_packet, window: bytes.min(WINDOW) }
+        let mask = (bytes as u64).wrapping_sub(1);
+        Self { bytes, mask, max_packet, window: 0, share: 0 }.with_window(bytes.min(WINDOW))
+    }
+
+    /// Returns the shape with another window.
+    fn with_window(self, window: usize) -> Self {
+        Self { window, share: window as u64 / 8, ..self }
     }
 
     /// Returns the offset of `position` in the ring.
     #[inline]
     fn offset(self, position: Position) -> usize {
-        let offset = position.0 & (self.bytes as u64).wrapping_sub(1);
+        let offset = position.0 & self.mask;
         #[allow(clippy::cast_possible_truncation, reason = "masked to less than the ring's length")]
         let offset = offset as usize;
         offset
@@ -190,13 +200,6 @@ impl Shape {
     fn ahead(self, position: Position, offset: usize) -> Position {
         let distance = offset.wrapping_sub(self.offset(position)) & self.bytes.wrapping_sub(1);
         position.plus(distance)
-    }
-
-    /// Returns how much is taken before `head` is stored again: an eighth of what a stream goes
-    /// round in.
-    #[inline]
-    fn share(self) -> u64 {
-        self.window as u64 / 8
     }
 }
 

@@ -46,8 +46,10 @@ pub(crate) struct Producer {
     shape: Shape,
     /// Where the next record begins.
     tail: Position,
-    /// The first header of what is written and not yet published.
-    staged: Option<Staged>,
+    /// Where what is written and not yet published begins; the tail if there is nothing.
+    published: Position,
+    /// The header that belongs there, which publishes it.
+    withheld: u64,
     /// A record that ends before this, with the header after it, needs no further check.
     edge: Position,
     space: Space,
@@ -57,13 +59,6 @@ pub(crate) struct Producer {
     seen_taken: Position,
     prefault: Prefault,
     announced: Announced,
-}
-
-/// A withheld header.
-#[derive(Debug, Clone, Copy)]
-struct Staged {
-    begin: Position,
-    word: u64,
 }
 
 /// What the last parked sender asked for.
@@ -128,7 +123,8 @@ impl Producer {
             consumer: region.words(side.peer()),
             shape,
             tail: start,
-            staged: None,
+            published: start,
+            withheld: 0,
             edge: start,
             space: Space::new(shape, start),
             seen_head: start,
@@ -141,7 +137,7 @@ impl Producer {
     /// Sets the distance between turning points to `bytes`, a power of two.
     #[cfg(any(test, fuzzing))]
     pub(crate) fn turning_every(mut self, bytes: usize) -> Self {
-        self.shape.window = bytes;
+        self.shape = self.shape.with_window(bytes);
         self.space.turn_every(bytes);
         self
     }
@@ -161,7 +157,7 @@ impl Producer {
     /// Whether the tail has entered another share of the ring since it was at `before`.
     #[inline]
     pub(crate) fn passed_a_share_since(&self, before: Position) -> bool {
-        (before.get() ^ self.tail.get()) >= self.shape.share()
+        (before.get() ^ self.tail.get()) >= self.shape.share
     }
 
     /// Writes a record that [`publish`](Self::publish) will publish together with all others staged
@@ -225,26 +221,29 @@ impl Producer {
     /// Whether anything is written that is not published.
     #[inline]
     pub(crate) fn has_staged(&self) -> bool {
-        self.staged.is_some()
+        self.published != self.tail
     }
 
     /// Whether enough is staged that it should be published before more is written.
     #[inline]
     pub(crate) fn staged_enough(&self) -> bool {
-        self.staged.is_some_and(|staged| self.tail.since(staged.begin) >= self.shape.share())
+        self.tail.since(self.published) >= self.shape.share
     }
 
     /// Publishes everything staged to the consumer at once, and fences, so that the caller can
     /// check the bell with
     /// [`wake_if_waiting_fenced`](crate::wake::bell::Bell::wake_if_waiting_fenced). Returns `false`
     /// if there was nothing.
-    #[inline]
+    #[inline(always)]
     pub(crate) fn publish(&mut self) -> bool {
-        let Some(staged) = self.staged.take() else { return false };
+        if !self.has_staged() {
+            return false;
+        }
+        let begin = std::mem::replace(&mut self.published, self.tail);
         // ORDERING: Release publishes the packets staged so far, their other headers and the
         // cleared header after the last; pairs with the Acquire in `Consumer::peek`. The fence is
         // the publisher's, before the caller looks at the bell; partner of the one in `Bell::arm`.
-        store_and_fence(self.header(staged.begin), staged.word);
+        store_and_fence(self.header(begin), self.withheld);
         step(Step::Publication);
         true
     }
@@ -338,9 +337,10 @@ impl Producer {
             self.header(at).store(mark, Ordering::Relaxed);
             self.jump(at, next).encode()
         };
-        match self.staged {
-            None => self.staged = Some(Staged { begin, word }),
-            Some(_) => self.header(begin).store(word, Ordering::Relaxed),
+        if begin == self.published {
+            self.withheld = word;
+        } else {
+            self.header(begin).store(word, Ordering::Relaxed);
         }
         self.tail = next;
         self.fetch_ahead(begin);
@@ -389,14 +389,13 @@ impl Producer {
     /// published. (That it is one of our boundaries is not checked: a lie about that frees bytes
     /// the peer has not read, which harms the peer alone.)
     fn judge(&self, claim: Position, seen: Position) -> Result<(), Violation> {
-        let published = self.staged.map_or(self.tail, |staged| staged.begin);
         if !claim.0.is_multiple_of(8) {
             return Err(Violation::UnalignedHead(claim.0));
         }
         if !claim.has_reached(seen) {
             return Err(Violation::HeadMovedBack(claim.0));
         }
-        if !published.has_reached(claim) {
+        if !self.published.has_reached(claim) {
             return Err(Violation::HeadOvertook(claim.0));
         }
         Ok(())

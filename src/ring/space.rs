@@ -71,7 +71,7 @@ impl Space {
     /// Sets the distance between turning points to `bytes`, a power of two.
     #[cfg(any(test, fuzzing))]
     pub(super) fn turn_every(&mut self, bytes: usize) {
-        self.shape.window = bytes;
+        self.shape = self.shape.with_window(bytes);
     }
 
     /// Notes that the consumer has come to `head`, or further.

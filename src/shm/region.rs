@@ -133,7 +133,9 @@ impl Region {
         // by the definition of both in `Geometry`.
         let base = unsafe { self.map.as_mut_ptr().add(offset) };
         let base = NonNull::new(base).expect("a mapping is never at address zero");
-        RingMemory { base, len: self.geometry.ring_bytes(), region: self.clone() }
+        let len = self.geometry.ring_bytes();
+        let word_mask = (len as u64 - 1) & !(RECORD_ALIGN as u64 - 1);
+        RingMemory { base, len, word_mask, region: self.clone() }
     }
 
     #[inline]
@@ -248,6 +250,8 @@ impl Deref for Words {
 pub(crate) struct RingMemory {
     base: NonNull<u8>,
     len: usize,
+    /// The bits of a position that are the offset of its word in the ring.
+    word_mask: u64,
     /// Keeps the mapping.
     region: Arc<Region>,
 }
@@ -272,32 +276,32 @@ impl RingMemory {
     #[inline]
     pub(crate) fn header(&self, position: u64) -> &AtomicU64 {
         debug_assert!(position.is_multiple_of(RECORD_ALIGN as u64), "between two headers");
-        let word = self.place(position & !(RECORD_ALIGN as u64 - 1));
-        // SAFETY: `place` lies in the ring, here at a multiple of 8. The ring begins at a page and
-        // its length is a power of two of at least a page, so the whole word lies in the ring. The
+        let word = self.word_at(position);
+        // SAFETY: `word_at` lies in the ring, at a multiple of 8. The ring begins at a page and its
+        // length is a power of two of at least a page, so the whole word lies in the ring. The
         // mapping lives as long as `self`, and an atomic may change under a shared reference.
         unsafe { word.cast::<AtomicU64>().as_ref() }
     }
 
-    /// Returns the address of `position`.
+    /// Returns the address of the word that `position` is in.
     #[inline(always)]
-    fn place(&self, position: u64) -> NonNull<u8> {
+    fn word_at(&self, position: u64) -> NonNull<u8> {
         #[allow(clippy::cast_possible_truncation, reason = "masked to less than the ring's length")]
-        let offset = (position & (self.len as u64 - 1)) as usize;
-        // SAFETY: the length is a power of two, so the offset is less than it, within the ring.
+        let offset = (position & self.word_mask) as usize;
+        // SAFETY: the mask is less than the ring's length, and so is the offset.
         unsafe { self.base.add(offset) }
     }
 
     /// Makes this core fetch the cache line at `position`, to write to it soon.
     #[inline(always)]
     pub(crate) fn fetch_to_write(&self, position: u64) {
-        cpu::fetch_to_write(self.place(position).as_ptr());
+        cpu::fetch_to_write(self.word_at(position).as_ptr());
     }
 
     /// Makes this core fetch the cache line at `position`, to read it soon.
     #[inline(always)]
     pub(crate) fn fetch_to_read(&self, position: u64) {
-        cpu::fetch_to_read(self.place(position).as_ptr());
+        cpu::fetch_to_read(self.word_at(position).as_ptr());
     }
 
     /// Has the kernel allocate the pages of the `len` bytes at `offset`, and map them here for
