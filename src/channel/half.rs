@@ -169,7 +169,16 @@ impl SendHalf {
         SendFuture::new(self.after_held(), packets)
     }
 
+    #[inline]
     pub(crate) fn try_send(&mut self, packet: Bytes) -> Result<(), TrySendError> {
+        if !self.holds() && self.tx.send_now(&packet, Limit::None) {
+            return Ok(());
+        }
+        self.try_send_at_last(packet)
+    }
+
+    #[cold]
+    fn try_send_at_last(&mut self, packet: Bytes) -> Result<(), TrySendError> {
         match self.try_send_held() {
             Ok(()) => self.tx.try_send(packet),
             Err(TrySendError::Closed(_, reason)) => Err(TrySendError::Closed(packet, reason)),

@@ -13,6 +13,7 @@ use crate::ring::{Consumer, Held};
 use crate::shm::layout::{RECV, RX_CLOSED, SEND, record_bytes};
 use crate::shm::region::RingMemory;
 use crate::sync::{Arc, Ordering, fence};
+use crate::sys::fork::Origin;
 use crate::wake::pace::Pace;
 use crate::wake::yields::Yields;
 
@@ -26,6 +27,8 @@ const LOOK_AT_ENDS: usize = 128;
 #[derive(Debug)]
 pub(crate) struct Rx {
     channel: Arc<Channel>,
+    /// That of the channel, close at hand.
+    origin: Origin,
     consumer: Consumer,
     pace: Pace,
     yields: Yields,
@@ -36,6 +39,7 @@ impl Rx {
     pub(crate) fn new(channel: &Arc<Channel>) -> Self {
         Self {
             channel: channel.clone(),
+            origin: channel.origin,
             consumer: Consumer::new(channel.region(), channel.side()),
             pace: Pace::new(),
             yields: Yields::new(channel.first_backoff),
@@ -155,15 +159,14 @@ impl Rx {
     /// Gives back the room of the packet that is held.
     #[inline(always)]
     pub(crate) fn give_back(&mut self) {
-        if self.channel.forked().is_some() {
+        if self.is_forked() {
             // The ring belongs to the parent, as does what is held there.
             return;
         }
-        let is_share = self.consumer.give_back();
-        self.check_parked_sender();
-        if is_share {
+        if self.consumer.give_back() {
             self.note();
         }
+        self.check_parked_sender();
     }
 
     /// Returns for how long not to look again, after a look that found nothing. `None` if the end
@@ -252,8 +255,9 @@ impl Rx {
     }
 
     /// Whether this process is a forked child of the one that receives.
+    #[inline(always)]
     pub(crate) fn is_forked(&self) -> bool {
-        self.channel.forked().is_some()
+        self.origin.has_left()
     }
 
     /// Lends the packet that is held, until the returned value is dropped.
@@ -355,6 +359,7 @@ impl Rx {
     }
 
     /// Writes the statistics to the snapshot that tools read.
+    #[cold]
     fn note(&self) {
         if cfg!(all(test, loom)) {
             return;

@@ -13,11 +13,14 @@ use crate::ring::{Claim, LOOK_AGAIN_AFTER, Position, Producer};
 use crate::shm::layout::{RECV, SEND, TX_CLOSED};
 use crate::shm::region::RingMemory;
 use crate::sync::{Arc, Ordering};
+use crate::sys::fork::Origin;
 
 /// The sending half of an end. When dropped, it tells the peer that nothing more will come.
 #[derive(Debug)]
 pub(crate) struct Tx {
     channel: Arc<Channel>,
+    /// That of the channel, close at hand.
+    origin: Origin,
     producer: Producer,
     /// When the parked sender looks by itself, whether or not it was woken. A wake before that
     /// which finds no room leaves this unchanged.
@@ -44,6 +47,7 @@ impl Tx {
         let producer = Producer::new(channel.region(), channel.side());
         Self {
             channel: channel.clone(),
+            origin: channel.origin,
             producer,
             look_at: None,
             budget: Budget::new(),
@@ -136,9 +140,9 @@ impl Tx {
     }
 
     /// Whether this process is a forked child of the one that sends.
-    #[inline]
+    #[inline(always)]
     pub(crate) fn is_forked(&self) -> bool {
-        self.channel.forked().is_some()
+        self.origin.has_left()
     }
 
     /// Returns private memory in place of the ring's, for a forked child.
@@ -176,9 +180,14 @@ impl Tx {
     #[inline(always)]
     fn send_written(&mut self, claim: Claim, len: usize, withheld: bool) {
         let before = self.producer.tail();
-        self.producer.stage_written(claim, len);
-        if !withheld || self.producer.staged_enough() {
-            self.publish();
+        if withheld {
+            self.producer.stage_written(claim, len);
+            if self.producer.staged_enough() {
+                self.publish();
+            }
+        } else {
+            self.producer.publish_written(claim, len);
+            self.channel.wake_if_waiting_fenced(RECV);
         }
         self.count_sent(before, 1, len as u64);
     }
@@ -433,6 +442,7 @@ impl Tx {
     }
 
     /// Writes the statistics to the snapshot that tools read.
+    #[cold]
     fn note(&self) {
         if cfg!(all(test, loom)) {
             return;

@@ -126,8 +126,8 @@ impl Consumer {
     /// Returns the length of the next packet, if one was published. Takes nothing.
     #[inline(always)]
     pub(crate) fn peek(&mut self) -> Result<Option<usize>, Violation> {
-        let word = self.load(self.position);
-        match self.usual(word) {
+        let (at, word) = (self.position, self.load(self.position));
+        match self.usual(at, word) {
             None => self.judge_word(word),
             usual => Ok(usual),
         }
@@ -142,21 +142,21 @@ impl Consumer {
         self.memory.header(position.get()).load(Ordering::Acquire)
     }
 
-    /// Returns the length of the packet whose header is `word`, in the usual case: it is the header
-    /// of a packet, of an allowed length, which ends before the ring does, and any number of bytes
-    /// may come.
+    /// Returns the length of the packet whose header is `word`, and lies at `at`, in the usual case:
+    /// it is the header of a packet, of an allowed length, which ends before the ring does, and any
+    /// number of bytes may come.
     ///
     /// PEER: `word` is theirs; the result is not. Of all words, only those of packets exceed
     /// `KIND_PACKET` by less than the longest length.
     #[inline(always)]
-    fn usual(&self, word: u64) -> Option<usize> {
+    fn usual(&self, at: Position, word: u64) -> Option<usize> {
         let len = word.wrapping_sub(KIND_PACKET);
         if len >= self.usual_below {
             return None;
         }
         #[allow(clippy::cast_possible_truncation, reason = "less than the longest packet")]
         let len = len as usize;
-        let end = self.shape.offset(self.position).wrapping_add(record_bytes(len));
+        let end = self.shape.offset(at).wrapping_add(record_bytes(len));
         (end <= self.shape.bytes).then_some(len)
     }
 
@@ -181,10 +181,11 @@ impl Consumer {
     /// [`give_back`](Self::give_back). A packet that is held already stays as long as this one.
     #[inline(always)]
     pub(crate) fn hold(&mut self) -> Result<Option<Held>, Violation> {
-        let word = self.load(self.position);
-        match self.usual(word) {
+        let at = self.position;
+        let word = self.load(at);
+        match self.usual(at, word) {
             None => self.hold_unusual(word),
-            Some(len) => Ok(Some(self.move_past(len))),
+            Some(len) => Ok(Some(self.move_past(at, len))),
         }
     }
 
@@ -194,14 +195,14 @@ impl Consumer {
         if self.left != NO_BOUND {
             self.left = self.left.saturating_sub(record_bytes(len) as u64);
         }
-        Ok(Some(self.move_past(len)))
+        Ok(Some(self.move_past(self.position, len)))
     }
 
-    /// Moves past the next packet, whose length was judged.
+    /// Moves past the next packet, which is at `at`, and whose length was judged.
     #[inline(always)]
-    fn move_past(&mut self, len: usize) -> Held {
-        let offset = self.shape.offset(self.position).wrapping_add(RECORD_HEADER);
-        self.position = self.position.plus(record_bytes(len));
+    fn move_past(&mut self, at: Position, len: usize) -> Held {
+        let offset = self.shape.offset(at).wrapping_add(RECORD_HEADER);
+        self.position = at.plus(record_bytes(len));
         #[allow(clippy::cast_possible_truncation, reason = "a ring is of at most 1 GiB")]
         let held = Held { offset: offset as u32, len: len as u32 };
         held

@@ -27,11 +27,14 @@ pub(crate) const LOOK_AGAIN_AFTER: Duration = Duration::from_millis(1);
 /// KiB.)
 const FETCH_AHEAD: usize = 512;
 
+/// How many bytes are fetched at once, so that most packets of a stream of small ones fetch nothing.
+const FETCH_BLOCK: usize = 256;
+
 /// How much has to be free for that.
 const FETCH_ROOM: u64 = 2 * FETCH_AHEAD as u64;
 
-/// The most lines that are fetched for a longer packet: its own copy fetches the rest.
-const MAX_FETCHED: usize = 32;
+/// The most bytes that are fetched for a longer packet: its own copy fetches the rest.
+const MAX_FETCHED: u64 = 2048;
 
 /// How often a sender that wants more than its need looks again: the last time 16 ms after the one
 /// before.
@@ -240,12 +243,18 @@ impl Producer {
             return false;
         }
         let begin = std::mem::replace(&mut self.published, self.tail);
-        // ORDERING: Release publishes the packets staged so far, their other headers and the
-        // cleared header after the last; pairs with the Acquire in `Consumer::peek`. The fence is
-        // the publisher's, before the caller looks at the bell; partner of the one in `Bell::arm`.
-        store_and_fence(self.header(begin), self.withheld);
-        step(Step::Publication);
+        self.store_publication(begin, self.withheld);
         true
+    }
+
+    /// Stores the header at `begin` that publishes everything staged.
+    #[inline(always)]
+    fn store_publication(&self, begin: Position, word: u64) {
+        // ORDERING: Release publishes the packets staged so far, their other headers and the
+        // cleared header after the last; pairs with the Acquire in `Consumer::load`. The fence is
+        // the publisher's, before the caller looks at the bell; partner of the one in `Bell::arm`.
+        store_and_fence(self.header(begin), word);
+        step(Step::Publication);
     }
 
     /// Reads the consumer's exact position, which `stage` alone does not.
@@ -323,6 +332,32 @@ impl Producer {
     /// If `len` is more than was claimed: the caller checks.
     #[inline(always)]
     pub(crate) fn stage_written(&mut self, claim: Claim, len: usize) {
+        let (begin, word) = self.append(claim, len);
+        if begin == self.published {
+            self.withheld = word;
+        } else {
+            self.header(begin).store(word, Ordering::Relaxed);
+        }
+    }
+
+    /// Like [`stage_written`](Self::stage_written), and [publishes](Self::publish) the packet with
+    /// everything staged before it.
+    #[inline(always)]
+    pub(crate) fn publish_written(&mut self, claim: Claim, len: usize) {
+        if self.has_staged() {
+            self.stage_written(claim, len);
+            self.publish();
+        } else {
+            let (begin, word) = self.append(claim, len);
+            self.published = self.tail;
+            self.store_publication(begin, word);
+        }
+    }
+
+    /// Appends the claimed record, of which the first `len` bytes were written, except for the
+    /// header at the tail. Returns where that header belongs, and the header.
+    #[inline(always)]
+    fn append(&mut self, claim: Claim, len: usize) -> (Position, u64) {
         assert!(len <= claim.len, "the caller checks the length");
         let begin = self.tail;
         let at = claim.begin;
@@ -337,13 +372,9 @@ impl Producer {
             self.header(at).store(mark, Ordering::Relaxed);
             self.jump(at, next).encode()
         };
-        if begin == self.published {
-            self.withheld = word;
-        } else {
-            self.header(begin).store(word, Ordering::Relaxed);
-        }
         self.tail = next;
         self.fetch_ahead(begin);
+        (begin, word)
     }
 
     /// Returns the mark at the tail that leads to a record at `begin`, after which comes `next`.
@@ -356,21 +387,24 @@ impl Producer {
     }
 
     /// Fetches as many lines some way past the tail as it has passed since it was at `before`, so
-    /// that a stream fetches each line once. Does nothing if the consumer may still have to read
-    /// there.
+    /// that a stream fetches each line once. They are fetched in blocks. Does nothing if the
+    /// consumer may still have to read there.
     #[inline(always)]
     fn fetch_ahead(&self, before: Position) {
-        if !self.has_room(FETCH_ROOM) {
-            return;
+        let (before, now) = (before.aligned(FETCH_BLOCK), self.tail.aligned(FETCH_BLOCK));
+        if now != before && self.has_room(FETCH_ROOM) {
+            self.fetch(before.plus(FETCH_AHEAD), now.since(before));
         }
-        let end = self.tail.plus(FETCH_AHEAD);
-        let mut line = before.plus(FETCH_AHEAD).aligned(CACHE_LINE);
-        for _ in 0..MAX_FETCHED {
-            line = line.plus(CACHE_LINE);
-            if !end.has_reached(line) {
-                break;
-            }
+    }
+
+    /// Fetches the lines of the `bytes` bytes at `from`, at most `MAX_FETCHED`.
+    #[inline]
+    fn fetch(&self, from: Position, bytes: u64) {
+        let end = from.0.wrapping_add(bytes.min(MAX_FETCHED));
+        let mut line = from;
+        while line.0 != end {
             self.memory.fetch_to_write(line.get());
+            line = line.plus(CACHE_LINE);
         }
     }
 
