@@ -74,8 +74,8 @@ impl Channel {
         // The channel is nearly always open, and a packet written in place asks twice.
         // ORDERING: Acquire as in `peer_ends`.
         let ends = self.peer_words().ends.0.load(Ordering::Acquire);
-        let is_open = ends & !(TX_CLOSED | RING_BY_BYTE) == 0 && self.ends.tx().is_none();
-        if is_open && !self.origin.has_left() { None } else { self.why_tx_ended() }
+        let is_open = ends & !(TX_CLOSED | RING_BY_BYTE) == 0 && self.ends.is_tx_open();
+        if is_open { None } else { self.why_tx_ended() }
     }
 
     #[cold]
@@ -104,8 +104,7 @@ impl Channel {
     pub(super) fn is_rx_open(&self) -> bool {
         // ORDERING: Acquire as in `peer_ends`.
         let ends = self.peer_words().ends.0.load(Ordering::Acquire);
-        let is_open = ends & !(RX_CLOSED | RING_BY_BYTE) == 0 && self.ends.is_rx_open();
-        is_open && !self.origin.has_left()
+        ends & !(RX_CLOSED | RING_BY_BYTE) == 0 && self.ends.is_rx_open()
     }
 
     /// Returns why receiving is cut off as an error, otherwise whether it is over once the ring is

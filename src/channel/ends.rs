@@ -4,6 +4,7 @@ use std::sync::OnceLock;
 
 use crate::error::{CloseReason, Violation};
 use crate::sync::{AtomicU32, Ordering};
+use crate::sys::fork::Gate;
 use crate::sys::trace::Told;
 
 /// A set of directions, as bits.
@@ -35,6 +36,10 @@ impl Directions {
 pub(crate) struct Ends {
     /// Four bits for each reason, which are 0 while there is none, and the flags.
     state: AtomicU32,
+    /// Shut before an end of the direction is recorded in `state`, so that a packet needs to look
+    /// at nothing else. Who finds one shut asks `state`.
+    tx_gate: Gate,
+    rx_gate: Gate,
     violation: OnceLock<Violation>,
     /// What `tracing` was told.
     told: Told,
@@ -62,7 +67,13 @@ const VIOLATION: u32 = 7;
 
 impl Ends {
     pub(crate) fn new() -> Self {
-        Self { state: AtomicU32::new(0), violation: OnceLock::new(), told: Told::default() }
+        Self {
+            state: AtomicU32::new(0),
+            tx_gate: Gate::new(),
+            rx_gate: Gate::new(),
+            violation: OnceLock::new(),
+            told: Told::default(),
+        }
     }
 
     /// Returns the whole state, to find out whether something changed.
@@ -90,10 +101,17 @@ impl Ends {
         self.decode(receiving(self.state()))
     }
 
-    /// Whether receiving has not ended, and more may come.
-    #[inline]
+    /// Whether sending has certainly not ended, and this is the process that made the end.
+    #[inline(always)]
+    pub(crate) fn is_tx_open(&self) -> bool {
+        self.tx_gate.is_open()
+    }
+
+    /// Whether receiving has certainly not ended, more may come, and this is the process that made
+    /// the end.
+    #[inline(always)]
     pub(crate) fn is_rx_open(&self) -> bool {
-        self.state() & (0xf << RX | 0xf << RX_OVER) == 0
+        self.rx_gate.is_open()
     }
 
     /// Whether [`end_rx_when_empty`](Self::end_rx_when_empty) was called, so that nothing more can
@@ -153,6 +171,12 @@ impl Ends {
     /// Ends those of `directions` that have not ended yet, for `reason`.
     pub(crate) fn end(&self, directions: Directions, reason: CloseReason) {
         let code = self.encode(reason);
+        if directions.has(Directions::TX) {
+            self.tx_gate.shut();
+        }
+        if directions.has(Directions::RX) {
+            self.rx_gate.shut();
+        }
         self.update(|state| {
             let tx = if directions.has(Directions::TX) { fill(state, TX, code) } else { 0 };
             let rx = if directions.has(Directions::RX) { fill(state, RX, code) } else { 0 };
@@ -163,6 +187,7 @@ impl Ends {
     /// Notes that nothing more can come, for `reason`. Receiving ends when the ring is empty.
     pub(crate) fn end_rx_when_empty(&self, reason: CloseReason) {
         let code = self.encode(reason);
+        self.rx_gate.shut();
         self.update(|state| fill(state, RX_OVER, code));
     }
 

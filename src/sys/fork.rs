@@ -78,6 +78,43 @@ impl Origin {
     }
 }
 
+/// Open in the process that made it, until it is shut: both are asked with one comparison.
+#[derive(Debug)]
+pub(crate) struct Gate {
+    /// The word of the [`Origin`]; `SHUT` once the gate is shut.
+    word: AtomicPtr<AtomicU32>,
+    generation: u32,
+}
+
+/// Never a generation.
+static SHUT: AtomicU32 = AtomicU32::new(0);
+
+impl Gate {
+    /// Returns a gate that is open in this process.
+    pub(crate) fn new() -> Self {
+        let Origin { word, generation } = Origin::here();
+        Self { word: AtomicPtr::new(ptr::from_ref(word).cast_mut()), generation }
+    }
+
+    /// Whether this is the process that made the gate, and nobody has shut it.
+    #[inline(always)]
+    pub(crate) fn is_open(&self) -> bool {
+        // ORDERING: Relaxed; both words that it may point to are older than the gate.
+        let word = self.word.load(Ordering::Relaxed);
+        // SAFETY: the address of one of two words that are never unmapped, each of them only ever
+        // accessed as an atomic.
+        let word = unsafe { &*word };
+        // ORDERING: Relaxed; the number publishes nothing.
+        word.load(Ordering::Relaxed) == self.generation
+    }
+
+    /// Shuts the gate for good.
+    pub(crate) fn shut(&self) {
+        // ORDERING: Relaxed; what the caller records next says why, and orders this store.
+        self.word.store(ptr::from_ref(&SHUT).cast_mut(), Ordering::Relaxed);
+    }
+}
+
 /// A lock of std's, or of loom's.
 pub(crate) trait Lock {
     /// Whether some thread holds it.
@@ -363,6 +400,16 @@ mod tests {
         assert_eq!(here.generation, generation());
         assert!(!here.has_left());
         assert!(Origin { generation: here.generation + 1, ..here }.has_left());
+    }
+
+    #[test]
+    fn a_gate_is_shut_for_good_and_in_every_child() {
+        let gate = Gate::new();
+        assert!(gate.is_open());
+        in_child(|| assert!(!gate.is_open()));
+        assert!(gate.is_open());
+        gate.shut();
+        assert!(!gate.is_open());
     }
 
     /// Makes `lock` look as it does in a child.
