@@ -116,7 +116,8 @@ impl Allowance {
     /// Counts a packet of `len` bytes that has passed.
     #[inline]
     pub(crate) fn spend(&mut self, len: usize) {
-        self.0 = self.0.saturating_sub(PACKET.saturating_add(len as u64));
+        // A packet is shorter than 1 GiB.
+        self.0 = self.0.saturating_sub(PACKET + len as u64);
     }
 }
 

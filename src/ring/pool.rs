@@ -54,8 +54,8 @@ pub(crate) struct Pool {
     free: Arc<ProcessLock<FreeBuffers>>,
     /// Packets of a batch that are still to be handed over, one after the other.
     gathered: Vec<u8>,
-    /// Where each of them ends.
-    ends: Vec<usize>,
+    /// The length of each of them.
+    lens: Vec<usize>,
 }
 
 #[derive(Debug)]
@@ -73,35 +73,42 @@ impl Pool {
     /// Returns a pool that keeps at most `limit` unused bytes.
     pub(crate) fn new(limit: usize) -> Self {
         let free = FreeBuffers { buffers: Vec::new(), bytes: 0, limit };
-        Self { free: Arc::new(ProcessLock::new(free)), gathered: Vec::new(), ends: Vec::new() }
+        Self { free: Arc::new(ProcessLock::new(free)), gathered: Vec::new(), lens: Vec::new() }
     }
 
     /// Gathers a packet of `len` bytes, as one of a batch. `fill` appends them to the buffer that
     /// it is given. The next [`hand_over`](Self::hand_over) appends the packet to `packets`, or an
     /// earlier call does.
-    #[inline]
+    #[inline(always)]
     pub(crate) fn gather(
         &mut self,
         len: usize,
         fill: impl FnOnce(&mut Vec<u8>),
         packets: &mut Vec<Bytes>,
     ) {
-        if self.gathered.len() + len > GATHERED || len >= SHORTEST {
-            self.hand_over(packets);
-        }
         if len >= SHORTEST {
+            self.hand_over(packets);
             return packets.push(self.packet(len, fill));
         }
+        if self.gathered.len() + len > self.gathered.capacity().min(GATHERED) {
+            self.make_way(packets);
+        }
+        fill(&mut self.gathered);
+        self.lens.push(len);
+    }
+
+    /// Begins a new buffer for packets that are gathered.
+    #[cold]
+    fn make_way(&mut self, packets: &mut Vec<Bytes>) {
+        self.hand_over(packets);
         if self.gathered.capacity() < GATHERED {
             self.gathered = self.take(GATHERED);
         }
-        fill(&mut self.gathered);
-        self.ends.push(self.gathered.len());
     }
 
     /// Appends the gathered packets to `packets`.
     pub(crate) fn hand_over(&mut self, packets: &mut Vec<Bytes>) {
-        if self.ends.is_empty() {
+        if self.lens.is_empty() {
             return;
         }
         let all = if self.gathered.len() <= COPIED_AGAIN {
@@ -113,9 +120,9 @@ impl Pool {
             self.lend(gathered)
         };
         let mut begin = 0;
-        packets.extend(self.ends.drain(..).map(|end| {
-            let packet = all.slice(begin..end);
-            begin = end;
+        packets.extend(self.lens.drain(..).map(|len| {
+            let packet = all.slice(begin..begin + len);
+            begin += len;
             packet
         }));
     }
