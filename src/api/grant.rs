@@ -68,16 +68,19 @@ impl<'a> Grant<'a> {
     /// Reserves room for a packet of up to `len` bytes, and waits for room if there is none. If
     /// `withheld`, the packet is published with those of a batch.
     #[inline]
-    pub(crate) async fn reserve(
+    pub(crate) fn reserve(
         half: &'a mut SendHalf,
         len: usize,
         withheld: bool,
-    ) -> Result<Self, ShmError> {
-        let claim = match half.claim_now(len, Limit::Budget) {
-            Some(claim) => claim,
-            None => half.room(len).await?,
-        };
-        Ok(Self { tx: half.tx(), claim, written: 0, withheld })
+    ) -> impl Future<Output = Result<Self, ShmError>> + Send {
+        // Not an `async fn`, which would move its arguments once more.
+        async move {
+            let claim = match half.claim_now(len, Limit::Budget) {
+                Some(claim) => claim,
+                None => half.room(len).await?,
+            };
+            Ok(Self { tx: half.tx(), claim, written: 0, withheld })
+        }
     }
 
     /// Like [`reserve`](Self::reserve), but at once or not at all.

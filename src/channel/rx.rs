@@ -60,15 +60,15 @@ impl Rx {
     /// Takes the next packet and copies it out, in the usual case: it is there, nothing has ended,
     /// and the budget is not used up, if the call is under one. Otherwise takes nothing, and
     /// [`take`](Self::take) tells the rest.
-    #[inline]
+    #[inline(always)]
     pub(crate) fn take_now(&mut self, limit: Limit) -> Option<Bytes> {
         let held = self.hold_now(limit)?;
         let Some(copy) = self.consumer.copy_small(held) else {
             let packet = self.consumer.copy_large(held);
-            self.give_back();
+            self.give_back_own();
             return Some(packet);
         };
-        self.give_back();
+        self.give_back_own();
         // The last thing of all, so that it is made where the caller has room for it.
         Some(Bytes::from(copy))
     }
@@ -159,10 +159,15 @@ impl Rx {
     /// Gives back the room of the packet that is held.
     #[inline(always)]
     pub(crate) fn give_back(&mut self) {
-        if self.is_forked() {
-            // The ring belongs to the parent, as does what is held there.
-            return;
+        // In a forked child the ring belongs to the parent, as does what is held there.
+        if !self.is_forked() {
+            self.give_back_own();
         }
+    }
+
+    /// Like [`give_back`](Self::give_back), in the process that owns the ring.
+    #[inline(always)]
+    fn give_back_own(&mut self) {
         if self.consumer.give_back() {
             self.note();
         }

@@ -91,11 +91,11 @@ impl Tx {
 
     /// Sends a packet in the usual case: the room is known, nothing has ended, and the budget is
     /// not used up, if the call is under one. Otherwise returns `false`.
-    #[inline]
+    #[inline(always)]
     pub(crate) fn send_now(&mut self, packet: &[u8], limit: Limit) -> bool {
         let Some(claim) = self.claim_now(packet.len(), limit) else { return false };
         self.producer.memory().copy_in(claim.offset(), packet);
-        self.send_written(claim, packet.len(), false);
+        self.send_written(claim, packet.len());
         true
     }
 
@@ -171,25 +171,33 @@ impl Tx {
         withheld: bool,
     ) -> Result<(), CloseReason> {
         self.check_open()?;
-        self.send_written(claim, len, withheld);
+        if withheld {
+            self.withhold_written(claim, len);
+        } else {
+            self.send_written(claim, len);
+        }
         Ok(())
     }
 
-    /// Makes a packet of the first `len` bytes of `claim`, as [`commit`](Self::commit) does, where
-    /// sending has not ended.
+    /// Sends the first `len` bytes of `claim` as a packet. Sending has not ended.
     #[inline(always)]
-    fn send_written(&mut self, claim: Claim, len: usize, withheld: bool) {
+    fn send_written(&mut self, claim: Claim, len: usize) {
         let before = self.producer.tail();
-        if withheld {
-            self.producer.stage_written(claim, len);
-            if self.producer.staged_enough() {
-                self.publish();
-            }
-        } else {
-            self.producer.publish_written(claim, len);
-            self.channel.wake_if_waiting_fenced(RECV);
-        }
+        self.producer.publish_written(claim, len);
+        self.channel.wake_if_waiting_fenced(RECV);
         self.count_sent(before, 1, len as u64);
+    }
+
+    /// Like [`send_written`](Self::send_written), but withholds the packet, unless a share of the
+    /// ring is withheld by then.
+    #[inline(always)]
+    fn withhold_written(&mut self, claim: Claim, len: usize) {
+        self.producer.stage_written(claim, len);
+        self.channel.counters.sent.add(1, len as u64);
+        if self.producer.staged_enough() {
+            self.publish();
+            self.note();
+        }
     }
 
     /// Checks that sending has not ended.

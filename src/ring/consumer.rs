@@ -28,6 +28,9 @@ pub(crate) struct Consumer {
     given: Position,
     /// The last value stored to `head`.
     released: Position,
+    /// As long as less than this was taken since `released`, giving back is a store of `taken`: a
+    /// share of the ring, or 0 while `lends`.
+    plain_below: u64,
     /// Packets are lent: `loans` owns `taken` and `head`, and the current `given` and `released`.
     lends: bool,
     /// Created with the first loan.
@@ -85,6 +88,7 @@ impl Consumer {
             returned: start,
             given: start,
             released: start,
+            plain_below: shape.share,
             lends: false,
             loans: None,
             left: NO_BOUND,
@@ -96,6 +100,7 @@ impl Consumer {
     #[cfg(any(test, fuzzing))]
     pub(crate) fn turning_every(mut self, bytes: usize) -> Self {
         self.shape = self.shape.with_window(bytes);
+        self.plain_below = self.shape.share;
         self
     }
 
@@ -237,7 +242,7 @@ impl Consumer {
 
     /// Copies out the packet that is held, as one of a batch. The next
     /// [`hand_over`](Self::hand_over) appends it to `packets`, or an earlier call does.
-    #[inline]
+    #[inline(always)]
     pub(crate) fn gather(&mut self, held: Held, packets: &mut Vec<Bytes>) {
         let (memory, offset, len) = (&self.memory, held.offset(), held.len());
         self.pool.gather(len, |copy| memory.copy_out(offset, len, copy), packets);
@@ -260,25 +265,36 @@ impl Consumer {
         self.position.since(self.returned) >= self.shape.share
     }
 
-    /// Gives back the room of everything that was taken. Returns `true` if a share of the ring was
-    /// given back since this last returned `true`.
+    /// Gives back the room of everything that was taken. Returns `true` if that was the end of a
+    /// share, so that `head` has moved.
     #[inline(always)]
     pub(crate) fn give_back(&mut self) -> bool {
         self.returned = self.position;
-        if self.lends {
-            self.with_loans(|loans, position| loans.reach(position));
-            return self.released == self.given;
+        if self.position.since(self.released) >= self.plain_below {
+            return self.give_back_share();
         }
+        self.give_all();
+        false
+    }
+
+    #[inline(always)]
+    fn give_all(&mut self) {
         self.given = self.position;
         // ORDERING: Release orders the reads of the packet before it; pairs with the Acquire in
         // `Producer::look_at_taken`.
         self.own.taken.0.store(self.given.get(), Ordering::Release);
         step(Step::Return);
-        let is_share = self.given.since(self.released) >= self.shape.share;
-        if is_share {
-            self.release();
+    }
+
+    #[cold]
+    fn give_back_share(&mut self) -> bool {
+        if self.lends {
+            self.with_loans(|loans, position| loans.reach(position));
+            return self.released == self.given;
         }
-        is_share
+        self.give_all();
+        self.release();
+        true
     }
 
     /// Lends the packet that is held; the returned loan brings it back. Packets held before it are
@@ -288,9 +304,9 @@ impl Consumer {
         let heads = Heads { given: self.given, released: self.released };
         let heads = (!self.lends).then_some(heads);
         let begin = self.position.minus(record_bytes(held.len()));
+        self.set_lends(true);
         let (own, producer, shape) = (&self.own, &self.producer, self.shape);
         let new = || Arc::new(Loans::new(own.clone(), producer.clone(), shape));
-        self.lends = true;
         self.loans.get_or_insert_with(new).lend(begin, self.position, heads)
     }
 
@@ -305,8 +321,14 @@ impl Consumer {
     fn with_loans(&mut self, work: impl FnOnce(&Loans, Position) -> (Heads, bool)) {
         if let Some(loans) = &self.loans {
             let (heads, lends) = work(loans, self.position);
-            (self.given, self.released, self.lends) = (heads.given, heads.released, lends);
+            (self.given, self.released) = (heads.given, heads.released);
+            self.set_lends(lends);
         }
+    }
+
+    fn set_lends(&mut self, lends: bool) {
+        self.lends = lends;
+        self.plain_below = if lends { 0 } else { self.shape.share };
     }
 
     /// Copies the next packet out and gives its room back, if one was published.

@@ -9,7 +9,7 @@ use crate::error::Violation;
 use crate::shm::layout::{RECORD_HEADER, Side, record_bytes};
 use crate::shm::region::{Region, RingMemory, Words};
 use crate::sync::{Arc, AtomicU64, Ordering};
-use crate::sys::cpu::{CACHE_LINE, store_and_fence};
+use crate::sys::cpu::store_and_fence;
 use crate::sys::op_counts::{Step, step};
 
 /// How long after an announcement in `wants` or `waiting` the sender looks once more.
@@ -391,20 +391,19 @@ impl Producer {
     /// consumer may still have to read there.
     #[inline(always)]
     fn fetch_ahead(&self, before: Position) {
-        let (before, now) = (before.aligned(FETCH_BLOCK), self.tail.aligned(FETCH_BLOCK));
-        if now != before && self.has_room(FETCH_ROOM) {
-            self.fetch(before.plus(FETCH_AHEAD), now.since(before));
+        if (before.get() ^ self.tail.get()) >= FETCH_BLOCK as u64 && self.has_room(FETCH_ROOM) {
+            self.fetch_blocks(before);
         }
     }
 
-    /// Fetches the lines of the `bytes` bytes at `from`, at most `MAX_FETCHED`.
     #[inline]
-    fn fetch(&self, from: Position, bytes: u64) {
-        let end = from.0.wrapping_add(bytes.min(MAX_FETCHED));
-        let mut line = from;
-        while line.0 != end {
-            self.memory.fetch_to_write(line.get());
-            line = line.plus(CACHE_LINE);
+    fn fetch_blocks(&self, before: Position) {
+        let mut block = before.aligned(FETCH_BLOCK);
+        let passed = self.tail.aligned(FETCH_BLOCK).since(block);
+        let end = block.0.wrapping_add(passed.min(MAX_FETCHED));
+        while block.0 != end {
+            self.memory.fetch_to_write::<FETCH_BLOCK>(block.plus(FETCH_AHEAD).get());
+            block = block.plus(FETCH_BLOCK);
         }
     }
 
