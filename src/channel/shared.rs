@@ -283,7 +283,7 @@ impl Channel {
     #[cold]
     fn woke_peer(&self) {
         count(&self.counters.wakes_sent);
-        // Without a fence: we saw the bit, and with it what the peer announced before.
+        // Without a fence: the bit was taken with Acquire, and came after the announcement.
         if self.wants_bytes() {
             self.wake_by_byte();
         }
@@ -303,8 +303,8 @@ impl Channel {
     }
 
     pub(super) fn wants_bytes(&self) -> bool {
-        // ORDERING: Relaxed; the peer announced that it wants bytes before it first parked, and the
-        // fence after its bit carries the announcement to any thread that saw the bit.
+        // ORDERING: Relaxed; the peer announced that it wants bytes before it first armed its bell,
+        // and the Release of that bit carries the announcement to any thread that took the bit.
         self.peer_words().ends.0.load(Ordering::Relaxed) & RING_BY_BYTE != 0
     }
 
