@@ -3,6 +3,7 @@
 use std::sync::Arc;
 use std::sync::atomic::{AtomicUsize, Ordering};
 use std::task::{Wake, Waker};
+use std::thread;
 
 type Action = Box<dyn Fn() + Send + Sync>;
 
@@ -21,6 +22,19 @@ impl Woken {
     pub fn with(action: impl Fn() + Send + Sync + 'static) -> (Arc<Self>, Waker) {
         let woken = Arc::new(Self { calls: AtomicUsize::new(0), action: Box::new(action) });
         (woken.clone(), Waker::from(woken))
+    }
+
+    /// Returns a waker that counts the calls on this thread alone: those of a task that wakes
+    /// itself. A driver's come from another thread.
+    pub fn counting_here() -> (Arc<AtomicUsize>, Waker) {
+        let (here, calls) = (thread::current().id(), Arc::new(AtomicUsize::new(0)));
+        let counted = calls.clone();
+        let (_, waker) = Self::with(move || {
+            if thread::current().id() == here {
+                counted.fetch_add(1, Ordering::SeqCst);
+            }
+        });
+        (calls, waker)
     }
 
     /// Returns how often it was called.
