@@ -154,6 +154,10 @@ impl Pool {
 impl FreeBuffers {
     fn take(&mut self, len: usize) -> Vec<u8> {
         let fits = |buffer: &Vec<u8>| buffer.capacity() >= len && buffer.capacity() / 2 <= len;
+        if let Some(last) = self.buffers.pop_if(|buffer| fits(buffer)) {
+            self.bytes -= last.capacity();
+            return last;
+        }
         let first = self.buffers.len().saturating_sub(LOOK_AT);
         match self.buffers[first..].iter().rposition(fits).map(|place| first + place) {
             Some(place) => {
@@ -173,6 +177,12 @@ impl FreeBuffers {
         buffer.clear();
         self.bytes += buffer.capacity();
         self.buffers.push(buffer);
+        if self.bytes <= self.limit { Vec::new() } else { self.surplus() }
+    }
+
+    /// Removes the oldest buffers, until the others are within the limit.
+    #[cold]
+    fn surplus(&mut self) -> Vec<Vec<u8>> {
         let mut surplus = 0;
         while self.bytes > self.limit {
             self.bytes -= self.buffers[surplus].capacity();
