@@ -192,12 +192,12 @@ impl Tx {
     /// ring is withheld by then.
     #[inline(always)]
     fn withhold_written(&mut self, claim: Claim, len: usize) {
+        let before = self.producer.tail();
         self.producer.stage_written(claim, len);
-        self.channel.counters.sent.add(1, len as u64);
         if self.producer.staged_enough() {
             self.publish();
-            self.note();
         }
+        self.count_sent(before, 1, len as u64);
     }
 
     /// Checks that sending has not ended.

@@ -1,9 +1,11 @@
 //! What a batch costs besides its copies, counted and not timed.
 
-use bytes::Bytes;
+use bytes::{BufMut, Bytes};
 use futures::{FutureExt, SinkExt, StreamExt};
 
 use super::{drivers, pair};
+use crate::shm::layout::Side;
+use crate::sync::Ordering;
 use crate::sys::op_counts::counts;
 
 const COUNT: usize = 64;
@@ -99,5 +101,36 @@ fn each_start_send_publishes_and_a_flush_has_nothing_left_to_do() {
         assert_eq!(received.into_iter().map(Result::unwrap).collect::<Vec<_>>(), packets);
         tx.try_send(packets[0].clone()).unwrap();
         assert_eq!(tx.stats().wakes_sent, 1);
+    }
+}
+
+/// Tools read the counts of a busy end from the region, whatever kind of call keeps it busy.
+#[test]
+fn the_snapshot_is_at_most_a_share_behind_batches_in_place() {
+    for driver in drivers() {
+        let (face, handle) = pair(&driver, RING);
+        let region = face.channel().region().clone();
+        let ((mut tx, _receiver), (_sender, mut rx)) = (face.into_split(), handle.into_split());
+        let mut sent = 0;
+        for _ in 0..2 * RING / (COUNT * 72) {
+            let mut batch = tx.batch();
+            for packet in packets() {
+                let mut grant = batch.try_reserve(packet.len()).unwrap();
+                grant.put_slice(&packet);
+                grant.commit().unwrap();
+                sent += 1;
+            }
+            batch.publish().unwrap();
+            drop(batch);
+            let written = region.side(Side::Face).snapshot.0.packets_sent.load(Ordering::Relaxed);
+            let share = u64::try_from(RING / 8 / 72).unwrap();
+            assert!(written + share + 1 >= sent, "{written} of {sent} packets");
+            for _ in 0..COUNT {
+                drop(rx.try_recv_ref().unwrap());
+            }
+            let read =
+                region.side(Side::Handle).snapshot.0.packets_received.load(Ordering::Relaxed);
+            assert!(read + share + 1 >= sent, "{read} of {sent} packets");
+        }
     }
 }
