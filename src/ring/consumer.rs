@@ -147,8 +147,8 @@ impl Consumer {
         self.memory.header(position.get()).load(Ordering::Acquire)
     }
 
-    /// Returns the length of the packet whose header is `word`, and lies at `at`, in the usual case:
-    /// it is the header of a packet, of an allowed length, which ends before the ring does, and any
+    /// Returns the length of the packet whose header is `word`, at `at`, in the usual case: it is
+    /// the header of a packet, of an allowed length, which ends before the ring does, and any
     /// number of bytes may come.
     ///
     /// PEER: `word` is theirs; the result is not. Of all words, only those of packets exceed

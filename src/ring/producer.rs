@@ -27,7 +27,7 @@ pub(crate) const LOOK_AGAIN_AFTER: Duration = Duration::from_millis(1);
 /// KiB.)
 const FETCH_AHEAD: usize = 512;
 
-/// How many bytes are fetched at once, so that most packets of a stream of small ones fetch nothing.
+/// How many bytes are fetched at once, so that most of the small packets of a stream fetch nothing.
 const FETCH_BLOCK: usize = 256;
 
 /// How much has to be free for that.

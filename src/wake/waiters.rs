@@ -150,7 +150,7 @@ impl Waiting {
         self.leave(true);
     }
 
-    /// Leaves. Wakes the next waiter if this one was woken, or if it `passes_on` a wake in any case.
+    /// Leaves. Wakes the next waiter if this one was woken, or in any case if it is to pass one on.
     fn leave(&mut self, passes_on: bool) {
         let places = &self.places;
         match std::mem::replace(&mut self.place, Place::Left) {
