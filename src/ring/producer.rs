@@ -28,6 +28,7 @@ pub(crate) const LOOK_AGAIN_AFTER: Duration = Duration::from_millis(1);
 const FETCH_AHEAD: usize = 512;
 
 /// How many bytes are fetched at once, so that most of the small packets of a stream fetch nothing.
+/// What is fetched ends 256 to 512 bytes past the tail.
 const FETCH_BLOCK: usize = 256;
 
 /// How much has to be free for that.
