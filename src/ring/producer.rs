@@ -9,7 +9,7 @@ use crate::error::Violation;
 use crate::shm::layout::{RECORD_HEADER, Side, record_bytes};
 use crate::shm::region::{Region, RingMemory, Words};
 use crate::sync::{Arc, AtomicU64, Ordering};
-use crate::sys::cpu::store_and_fence;
+use crate::sys::cpu::{CACHE_LINE, store_and_fence};
 use crate::sys::op_counts::{Step, step};
 
 /// How long after an announcement in `wants` or `waiting` the sender looks once more.
@@ -26,10 +26,6 @@ pub(crate) const LOOK_AGAIN_AFTER: Duration = Duration::from_millis(1);
 /// of packets a second: 6 without it, 12 to 17 with 256 and 512 bytes, 9 to 13 with 1 KiB and 2
 /// KiB.)
 const FETCH_AHEAD: usize = 512;
-
-/// How many bytes are fetched at once, so that most of the small packets of a stream fetch nothing.
-/// What is fetched ends 256 to 512 bytes past the tail.
-const FETCH_BLOCK: usize = 256;
 
 /// How much has to be free for that.
 const FETCH_ROOM: u64 = 2 * FETCH_AHEAD as u64;
@@ -388,23 +384,23 @@ impl Producer {
     }
 
     /// Fetches as many lines some way past the tail as it has passed since it was at `before`, so
-    /// that a stream fetches each line once. They are fetched in blocks. Does nothing if the
-    /// consumer may still have to read there.
+    /// that a stream fetches each line once. Does nothing if the consumer may still have to read
+    /// there.
     #[inline(always)]
     fn fetch_ahead(&self, before: Position) {
-        if (before.get() ^ self.tail.get()) >= FETCH_BLOCK as u64 && self.has_room(FETCH_ROOM) {
-            self.fetch_blocks(before);
+        if (before.get() ^ self.tail.get()) >= CACHE_LINE as u64 && self.has_room(FETCH_ROOM) {
+            self.fetch_lines(before);
         }
     }
 
     #[inline]
-    fn fetch_blocks(&self, before: Position) {
-        let mut block = before.aligned(FETCH_BLOCK);
-        let passed = self.tail.aligned(FETCH_BLOCK).since(block);
-        let end = block.0.wrapping_add(passed.min(MAX_FETCHED));
-        while block.0 != end {
-            self.memory.fetch_to_write::<FETCH_BLOCK>(block.plus(FETCH_AHEAD).get());
-            block = block.plus(FETCH_BLOCK);
+    fn fetch_lines(&self, before: Position) {
+        let mut line = before.aligned(CACHE_LINE);
+        let passed = self.tail.aligned(CACHE_LINE).since(line);
+        let end = line.0.wrapping_add(passed.min(MAX_FETCHED));
+        while line.0 != end {
+            self.memory.fetch_to_write(line.plus(FETCH_AHEAD).get());
+            line = line.plus(CACHE_LINE);
         }
     }
 

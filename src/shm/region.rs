@@ -292,14 +292,10 @@ impl RingMemory {
         unsafe { self.base.add(offset) }
     }
 
-    /// Makes this core fetch the `BYTES` bytes at `position`, to write to them soon. Those past the
-    /// ring's end are fetched as well.
+    /// Makes this core fetch the cache line at `position`, to write to it soon.
     #[inline(always)]
-    pub(crate) fn fetch_to_write<const BYTES: usize>(&self, position: u64) {
-        let first = self.word_at(position).as_ptr();
-        for line in 0..BYTES / cpu::CACHE_LINE {
-            cpu::fetch_to_write(first.wrapping_add(line * cpu::CACHE_LINE));
-        }
+    pub(crate) fn fetch_to_write(&self, position: u64) {
+        cpu::fetch_to_write(self.word_at(position).as_ptr());
     }
 
     /// Makes this core fetch the cache line at `position`, to read it soon.

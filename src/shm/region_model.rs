@@ -121,7 +121,7 @@ impl RingMemory {
     }
 
     /// Does nothing: loom has no caches.
-    pub(crate) fn fetch_to_write<const BYTES: usize>(&self, _position: u64) {}
+    pub(crate) fn fetch_to_write(&self, _position: u64) {}
 
     /// Like [`fetch_to_write`](Self::fetch_to_write).
     pub(crate) fn fetch_to_read(&self, _position: u64) {}
