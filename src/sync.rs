@@ -11,29 +11,7 @@ mod imp {
     pub(crate) use std::thread_local;
 
     pub(crate) mod thread {
-        use std::cell::Cell;
-
         pub(crate) use std::thread::{Thread, current, park, park_timeout};
-
-        thread_local! {
-            /// 0 until it is asked for.
-            static NUMBER: Cell<u64> = const { Cell::new(0) };
-        }
-
-        /// Returns the number of the calling thread, which no other thread ever has. (The id of
-        /// std costs two atomic operations each time.)
-        #[inline]
-        pub(crate) fn number() -> u64 {
-            let number = NUMBER.get();
-            if number == 0 { first_number() } else { number }
-        }
-
-        #[cold]
-        fn first_number() -> u64 {
-            let number = super::super::next_number();
-            NUMBER.set(number);
-            number
-        }
     }
 }
 
@@ -50,11 +28,6 @@ mod imp {
 
         loom::thread_local! {
             static CURRENT: Thread = Thread(Arc::default());
-            static NUMBER: u64 = super::super::next_number();
-        }
-
-        pub(crate) fn number() -> u64 {
-            NUMBER.with(|number| *number)
         }
 
         /// Replaces loom's own `Thread`, whose `unpark` also ends waits other than `park`.
@@ -89,16 +62,7 @@ mod imp {
 
 pub(crate) use imp::*;
 pub(crate) use std::sync::Arc;
-// A number orders nothing, so the models need not explore it.
-use std::sync::atomic::AtomicU64 as StdAtomicU64;
 pub(crate) use std::sync::atomic::Ordering;
-
-/// Returns a number that was not returned before, for a thread.
-fn next_number() -> u64 {
-    static NEXT: StdAtomicU64 = StdAtomicU64::new(1);
-    // ORDERING: Relaxed; a number, which publishes nothing.
-    NEXT.fetch_add(1, Ordering::Relaxed)
-}
 
 /// Locks `mutex`, whether or not a thread panicked while it held it.
 ///

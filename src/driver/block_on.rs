@@ -26,7 +26,6 @@ pub(super) fn block_on<F: Future>(driver: &Driver, future: F) -> F::Output {
         woken: AtomicU32::new(0),
         unparker: (!driver.is_background()).then(|| driver.unparker()),
         thread: thread::current(),
-        number: thread::number(),
     });
     if cfg!(all(test, loom)) {
         // Loom does not see that the reference count orders the last wake before the drop.
@@ -86,8 +85,6 @@ struct FutureWaker {
     unparker: Option<Unparker>,
     /// To unpark where this thread does not sleep in the driver.
     thread: Thread,
-    /// The number of that thread.
-    number: u64,
 }
 
 impl FutureWaker {
@@ -106,10 +103,8 @@ impl Wake for FutureWaker {
         // ORDERING: Release pairs with the Acquire in `block_on`. A read-modify-write, because
         // loom may order a store before a swap that has read the older value.
         self.woken.swap(1, Ordering::Release);
-        if thread::number() == self.number {
-            // It is awake, and checks the flag before it sleeps.
-            return;
-        }
+        // Also on that thread itself: the future may sleep in the driver, or park, before it
+        // returns.
         if let Some(unparker) = &self.unparker {
             unparker.unpark();
         }

@@ -25,7 +25,7 @@ use std::collections::VecDeque;
 use std::io;
 use std::os::fd::{AsFd, AsRawFd, OwnedFd};
 use std::ptr;
-use std::thread;
+use std::thread::{self, ThreadId};
 use std::time::Duration;
 
 use io_uring::types::{Fd, SubmitArgs, Timespec};
@@ -39,7 +39,6 @@ use super::shared::Shared;
 use super::submission::{Operation, Submission};
 use super::table::Id;
 use crate::error::ShmError;
-use crate::sync::thread::number;
 use crate::sync::{Arc, AtomicU32, Ordering};
 use crate::sys::trace;
 
@@ -272,8 +271,7 @@ impl Queue {
 pub(super) struct RingPoller {
     queue: Queue,
     shared: Arc<Shared>,
-    /// The number of the thread that made it.
-    owner: u64,
+    owner: ThreadId,
     /// The driver's own waits must not be renewed.
     closing: bool,
 }
@@ -282,7 +280,7 @@ impl RingPoller {
     /// Makes a ring for the calling thread.
     pub(super) fn open(shared: &Arc<Shared>) -> io::Result<Self> {
         let (queue, shared) = (Queue::open(Kind::Slept)?, shared.clone());
-        let mut poller = Self { queue, shared, owner: number(), closing: false };
+        let mut poller = Self { queue, shared, owner: thread::current().id(), closing: false };
         poller.arm_control();
         poller.queue.poll(&poller.shared);
         Ok(poller)
@@ -352,7 +350,7 @@ impl Poller for RingPoller {
     }
 
     fn is_ours(&self) -> bool {
-        number() == self.owner
+        thread::current().id() == self.owner
     }
 }
 

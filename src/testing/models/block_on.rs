@@ -65,6 +65,24 @@ fn a_future_that_parks_in_its_own_driver_is_polled_again() {
     });
 }
 
+/// The future wakes itself and then sleeps in its own driver: that wake ends the sleep.
+#[test]
+fn a_future_that_wakes_itself_and_parks_is_polled_again() {
+    explore(ALL, || {
+        let driver = Driver::that_spins();
+        let mut polls = 0;
+        driver.as_shipped().block_on(std::future::poll_fn(|cx| {
+            polls += 1;
+            if polls == 2 {
+                return Poll::Ready(());
+            }
+            cx.waker().wake_by_ref();
+            driver.as_shipped().park(None).unwrap();
+            Poll::Pending
+        }));
+    });
+}
+
 /// A future that has woken itself lets the driver check once, and is polled again.
 #[test]
 fn a_future_that_wakes_itself_lets_packets_in() {

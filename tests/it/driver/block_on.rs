@@ -109,22 +109,24 @@ fn block_on_allows_a_future_that_uses_up_an_unpark(like: &Driver) {
 }
 
 fn block_on_polls_again_a_future_that_parks_in_its_driver(like: &Driver) {
-    let driver = parked(like);
-    let (done, is_done) = channel();
-    thread::spawn(move || {
-        let mut polls = 0;
-        driver.block_on(poll_fn(|cx| {
-            polls += 1;
-            if polls == 2 {
-                return Poll::Ready(());
-            }
-            cx.waker().wake_by_ref();
-            driver.park(Some(Duration::ZERO)).unwrap();
-            Poll::Pending
-        }));
-        done.send(()).unwrap();
-    });
-    assert!(is_done.recv_timeout(PATIENCE).is_ok(), "it was woken, and sleeps");
+    for timeout in [Some(Duration::ZERO), None] {
+        let driver = parked(like);
+        let (done, is_done) = channel();
+        thread::spawn(move || {
+            let mut polls = 0;
+            driver.block_on(poll_fn(|cx| {
+                polls += 1;
+                if polls == 2 {
+                    return Poll::Ready(());
+                }
+                cx.waker().wake_by_ref();
+                driver.park(timeout).unwrap();
+                Poll::Pending
+            }));
+            done.send(()).unwrap();
+        });
+        assert!(is_done.recv_timeout(PATIENCE).is_ok(), "it was woken, and sleeps");
+    }
 }
 
 /// Receives on an end of `driver` next to a task of the same executor that always yields.
