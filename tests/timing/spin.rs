@@ -76,7 +76,8 @@ fn is_busy() -> bool {
 }
 
 /// Makes round trips with a peer that is awake, until there were some in a row without a park on
-/// our side and without a wake on either side.
+/// our side and without a wake on either side: the answer was found by a spin, or by a look after
+/// other tasks.
 fn an_answer_that_comes_soon_costs_no_system_call(driver: &Driver) {
     const ROW: u64 = 50;
     if !has_two_cores() {
@@ -106,7 +107,6 @@ fn an_answer_that_comes_soon_costs_no_system_call(driver: &Driver) {
                 best = best.max(row);
             }
         });
-        assert!(ours.stats().spins_paid > 0);
         drop(ours);
         join("the peer ends", peer);
     }
