@@ -155,6 +155,18 @@ fn learns_of_the_end([(face, _), (handle, driver)]: Ends, cancel: bool) {
     closer.join().unwrap();
 }
 
+/// The sender sleeps for room, and a task receives all. No timer fires: the receiver gives back
+/// what it has taken.
+fn leaves_no_sender_asleep([(face, driver), (handle, other)]: Ends) {
+    fill(&face, FULL);
+    let sender = loom::thread::spawn(move || {
+        driver.block_on(face.send(packet(FULL))).unwrap();
+        face
+    });
+    other.block_on(receive(&handle, 0..=FULL));
+    sender.join().unwrap();
+}
+
 /// A task on the thread that runs the driver, and one on another thread, receive on one end.
 fn both_threads_receive([(face, _), (handle, driver)]: Ends) {
     let handle = Arc::new(handle);

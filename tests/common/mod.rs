@@ -263,14 +263,22 @@ pub fn poll_once<F: Future + ?Sized>(future: Pin<&mut F>) -> Poll<F::Output> {
 
 /// Polls until the future no longer wakes itself: then it sleeps.
 pub fn poll_to_sleep<F: Future + ?Sized>(mut future: Pin<&mut F>) {
+    wakes_before_sleep(|waker| poll_with(future.as_mut(), waker).is_pending());
+}
+
+/// Calls `poll` until it no longer wakes its own task, and returns how often it did. `poll` returns
+/// whether it was pending, which it has to be.
+pub fn wakes_before_sleep(mut poll: impl FnMut(&Waker) -> bool) -> usize {
     let (calls, waker) = woken::Woken::counting_here();
     for polls in 0..100 {
-        assert!(poll_with(future.as_mut(), &waker).is_pending());
-        if calls.load(Ordering::SeqCst) == polls {
-            return;
+        assert!(poll(&waker));
+        let wakes = calls.load(Ordering::SeqCst);
+        if wakes == polls {
+            return wakes;
         }
+        assert_eq!(wakes, polls + 1, "one poll wakes its task once");
     }
-    panic!("it wakes itself for ever");
+    panic!("it wakes itself for ever")
 }
 
 /// Waits until `holds` returns true; fails if it never does.

@@ -1,7 +1,6 @@
 //! Receivers that have run dry look again, after other tasks, before they park.
 
 use std::pin::pin;
-use std::sync::atomic::Ordering;
 use std::task::Poll;
 use std::thread::available_parallelism;
 use std::time::Duration;
@@ -12,6 +11,7 @@ use wakering::{Driver, Endpoint, SpscFace, SpscHandle};
 use crate::common::woken::Woken;
 use crate::common::{
     SMALL, eventually, number, on_both_backends, packet, pair, poll_with, unnamed_pair, wait,
+    wakes_before_sleep,
 };
 
 on_both_backends!(
@@ -51,16 +51,7 @@ fn tasks_of_one_thread_exchange_packets_without_parking(driver: &Driver) {
 /// Polls a new receive each time, until it no longer wakes its task by itself. Returns how often it
 /// did.
 fn dry_spell(end: &Endpoint) -> usize {
-    let (calls, waker) = Woken::counting_here();
-    for polls in 0..100 {
-        assert!(poll_with(pin!(end.recv()), &waker).is_pending());
-        let looks = calls.load(Ordering::SeqCst);
-        if looks == polls {
-            return looks;
-        }
-        assert_eq!(looks, polls + 1, "one poll wakes its task once");
-    }
-    panic!("it wakes itself for ever")
+    wakes_before_sleep(|waker| poll_with(pin!(end.recv()), waker).is_pending())
 }
 
 fn a_receive_made_anew_for_each_poll_parks_in_the_end(driver: &Driver) {

@@ -6,7 +6,9 @@ use std::task::{Context, Waker};
 
 use loom::thread;
 
-use super::{Ends, both_threads_receive, learns_of_the_end, misses_no_packet};
+use super::{
+    Ends, both_threads_receive, learns_of_the_end, leaves_no_sender_asleep, misses_no_packet,
+};
 use super::{FULL, channel_on, explore, fill, fill_elsewhere, packet, ping_pong, receive};
 use crate::api::endpoint::Endpoint;
 use crate::driver::model::Driver;
@@ -37,16 +39,7 @@ fn a_receiver_whose_driver_spins_learns_of_the_end() {
 /// preemptions.
 #[test]
 fn a_receiver_whose_driver_spins_leaves_no_sender_asleep() {
-    explore(Some(2), || {
-        let [(face, other), (handle, driver)] = channel();
-        fill(&face, FULL);
-        let sender = thread::spawn(move || {
-            other.block_on(face.send(packet(FULL))).unwrap();
-            face
-        });
-        driver.block_on(receive(&handle, 0..=FULL));
-        sender.join().unwrap();
-    });
+    explore(Some(2), || leaves_no_sender_asleep(channel()));
 }
 
 /// Each end answers the other, and both drivers spin. At most 2 preemptions.

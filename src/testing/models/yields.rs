@@ -1,10 +1,8 @@
 //! Receivers that look again after other tasks have run, before they park.
 
-use loom::thread;
-
 use super::{
-    Ends, FULL, both_threads_receive, explore, fill, kept, misses_no_packet, packet, ping_pong,
-    receive, unkept_with,
+    Ends, both_threads_receive, explore, kept, learns_of_the_end, leaves_no_sender_asleep,
+    misses_no_packet, packet, ping_pong, unkept_with,
 };
 use crate::channel::Options;
 use crate::driver::model::Driver;
@@ -27,19 +25,10 @@ fn a_receiver_that_looks_again_misses_no_packet() {
 fn a_receiver_that_looks_again_misses_no_end() {
     for cancel in [true, false] {
         explore(Some(3), move || {
-            let [(face, _), (handle, driver)] = channel(64);
-            face.try_send(packet(0)).unwrap();
-            assert_eq!(handle.try_recv(), Ok(packet(0)));
-            let closer = thread::spawn(move || {
-                if cancel {
-                    face.cancel()
-                } else {
-                    face.close()
-                };
-                face
-            });
-            assert_eq!(driver.block_on(handle.recv()), None);
-            closer.join().unwrap();
+            let ends = channel(64);
+            ends[0].0.try_send(packet(0)).unwrap();
+            assert_eq!(ends[1].0.try_recv(), Ok(packet(0)));
+            learns_of_the_end(ends, cancel);
         });
     }
 }
@@ -56,18 +45,8 @@ fn ends_that_look_again_never_both_sleep() {
     explore(Some(1), || ping_pong(channel(64)));
 }
 
-/// The sender sleeps for room. No timer fires: the receiver gives it what it has taken. At most 2
-/// preemptions.
+/// At most 2 preemptions.
 #[test]
-fn a_sender_that_sleeps_meanwhile_misses_no_room() {
-    explore(Some(2), || {
-        let [(face, driver), (handle, other)] = channel(64);
-        fill(&face, FULL);
-        let sender = thread::spawn(move || {
-            driver.block_on(face.send(packet(FULL))).unwrap();
-            face
-        });
-        other.block_on(receive(&handle, 0..=FULL));
-        sender.join().unwrap();
-    });
+fn a_receiver_that_looks_again_leaves_no_sender_asleep() {
+    explore(Some(2), || leaves_no_sender_asleep(channel(64)));
 }
