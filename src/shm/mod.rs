@@ -1,5 +1,8 @@
 //! The shared memory of a channel: its words and bytes, and the mapping.
 
+#[cfg(not(all(test, loom)))]
+#[allow(unsafe_code, reason = "bytes of the mapping are copied through raw pointers alone")]
+mod copy;
 pub(crate) mod layout;
 #[cfg(not(all(test, loom)))]
 #[allow(unsafe_code, reason = "raw pointers into the mapping live here and nowhere else")]

@@ -26,6 +26,7 @@ use rustix::mm::Advice;
 use rustix::process::{Resource, getrlimit};
 
 use crate::error::ShmError;
+use crate::shm::copy;
 use crate::shm::layout::{
     Geometry, HEADER_BYTES, Header, MAGIC, RECORD_ALIGN, Side, SideWords, VERSION,
 };
@@ -327,7 +328,7 @@ impl RingMemory {
         // SAFETY: `span` checked that the bytes lie in the ring. `packet` is private memory, or
         // memory that is read in place and so is not in the room that we write to: the two do not
         // overlap. The peer may write here meanwhile: only bytes are moved.
-        unsafe { to.copy_from_nonoverlapping(NonNull::from(packet).cast(), packet.len()) };
+        unsafe { copy::in_pieces(NonNull::from(packet).cast(), to, packet.len()) };
     }
 
     /// Appends the `len` bytes at `offset` to `copy`.
@@ -342,7 +343,7 @@ impl RingMemory {
         // SAFETY: `span` checked that the bytes lie in the ring, `spare` has room for at least
         // `len`, and private memory does not overlap the mapping. The peer may write here
         // meanwhile: we copy bytes out and never form a `&[u8]` to them.
-        unsafe { from.copy_to_nonoverlapping(NonNull::from(spare).cast(), len) };
+        unsafe { copy::in_pieces(from, NonNull::from(spare).cast(), len) };
         // The caller must use the very bytes that it checked. Without this, the optimizer may read
         // the ring again instead of the copy.
         std::sync::atomic::compiler_fence(Ordering::SeqCst);
@@ -377,7 +378,7 @@ impl RingMemory {
         let from = self.span(offset, copy.len());
         // SAFETY: as in `copy_out`; `copy` is private memory, because nobody has a `&mut [u8]` to
         // the mapping.
-        unsafe { from.copy_to_nonoverlapping(NonNull::from(&mut *copy).cast(), copy.len()) };
+        unsafe { copy::in_pieces(from, NonNull::from(&mut *copy).cast(), copy.len()) };
         // As in `copy_out`.
         std::sync::atomic::compiler_fence(Ordering::SeqCst);
     }
@@ -390,10 +391,14 @@ impl RingMemory {
     pub(crate) fn copy_across(&self, offset: usize, from: &Self, from_offset: usize, len: usize) {
         let to = self.span(offset, len);
         let from = from.span(from_offset, len);
-        // SAFETY: `span` checked both. They may overlap if one process maps both ends of a channel
-        // and breaks the protocol against itself; `copy_from` allows that. The peers may write here
-        // and there meanwhile: only bytes are moved.
-        unsafe { to.copy_from(from, len) };
+        if to.addr().get().abs_diff(from.addr().get()) < len {
+            // SAFETY: `span` checked both. They overlap if one process maps both ends of a channel
+            // and breaks the protocol against itself; `copy_from` allows that. The peers may write
+            // here and there meanwhile: only bytes are moved.
+            return unsafe { to.copy_from(from, len) };
+        }
+        // SAFETY: as above; they do not overlap.
+        unsafe { copy::in_pieces(from, to, len) };
     }
 
     /// Sets `len` bytes at `offset` to `byte`.
