@@ -14,7 +14,7 @@ use crate::shm::layout::{RECV, RX_CLOSED, SEND, record_bytes};
 use crate::shm::region::RingMemory;
 use crate::sync::{Arc, Ordering, fence};
 use crate::sys::fork::Origin;
-use crate::wake::pace::Pace;
+use crate::wake::pace::{Load, Pace};
 use crate::wake::yields::Yields;
 
 /// A packet, nothing at present, or the end.
@@ -182,7 +182,9 @@ impl Rx {
         if cap.is_zero() {
             return None;
         }
-        let taken = self.channel.counters.received.packets();
+        let received = &self.channel.counters.received;
+        #[allow(clippy::cast_possible_truncation, reason = "only differences count")]
+        let taken = Load { packets: received.packets() as u32, bytes: received.bytes() };
         let pause = self.pace.at_empty(taken, Instant::now)?.min(cap);
         self.spend(pause);
         Some(pause)

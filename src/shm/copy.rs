@@ -1,16 +1,16 @@
 //! Copies of packets, in pieces that every C library copies by plain loads and stores.
 //!
 //! The C library copies long blocks by `rep movsb` where the processor calls that fast (glibc: from
-//! 2 KiB on, by `glibc.cpu.x86_rep_movsb_threshold`). On AMD's Zen 3 and 4 it is not always: lines
-//! that another core has just written come slowly, and where the target lies up to 63 bytes past
-//! the source, modulo 4096, it moves 2 GB/s in place of 45 (glibc's bug 30994, since whose
-//! correction it does not use the instruction there). Records move through the ring by odd
-//! multiples of 8 bytes, so all distances occur.
+//! 2 KiB on, by `glibc.cpu.x86_rep_movsb_threshold`). On AMD's Zen 3 and 4 it is not always: where
+//! the target lies up to 63 bytes past the source, modulo 4096, it was seen to move 2 GB/s in place
+//! of 45, and lines that another core has just written come slowly. (glibc's bug 30994; since its
+//! correction, glibc does not use the instruction there.) Records of a stream begin at all
+//! multiples of 8, so every distance occurs.
 //!
 //! On a Zen 3 with glibc 2.36, two cores, packets a second with pieces over without (medians of 11
 //! to 15 pairs): 8 KiB by `send` and `recv` 1.1 to 1.6, by batches 1.8, 64 KiB 1.9, in place 1.0 to
 //! 1.2. While that machine moves each line four times as slowly, as between distant cores, the
-//! instruction has more lines under way at once: 0.5 to 1.0. The correction of glibc chose the same.
+//! instruction has more lines under way at once: 0.5 to 1.0.
 
 use std::ptr::NonNull;
 use std::sync::atomic::{Ordering, compiler_fence};
