@@ -35,9 +35,9 @@ const LONG_BYTES_A_NANO: u64 = 4;
 const LONG: u64 = 2048;
 const LONGEST: u64 = 6144;
 
-/// How many packets show that there is a stream.
-const STREAM_PACKETS: u32 = 32;
-const MAX_STREAM_PACKETS: u32 = 4096;
+/// How many packets show that there is a stream. Each KiB of a long one counts as one.
+const STREAM_PACKETS: u64 = 32;
+const MAX_STREAM_PACKETS: u64 = 4096;
 
 /// Packets that were taken, and their bytes.
 #[derive(Debug, Clone, Copy)]
@@ -52,6 +52,11 @@ impl Load {
             packets: self.packets.wrapping_sub(before.packets),
             bytes: self.bytes.wrapping_sub(before.bytes),
         }
+    }
+
+    /// Returns for how many packets this counts.
+    fn count(self) -> u64 {
+        u64::from(self.packets).max(self.bytes / 1024)
     }
 
     /// Returns how long this takes at most in a stream.
@@ -69,7 +74,7 @@ pub(crate) struct Pace {
     /// The empty look from which the packets are counted, and what had been taken then.
     since: Option<(Instant, Load)>,
     /// How many packets are needed.
-    needed: u32,
+    needed: u64,
     /// A pause followed the last empty look that read the clock.
     waited: bool,
 }
@@ -91,7 +96,7 @@ impl Pace {
     ) -> Option<Duration> {
         let needed = if self.waited { STREAM_PACKETS } else { self.needed };
         match self.since {
-            Some((_, before)) if taken.since(before).packets < needed => None,
+            Some((_, before)) if taken.since(before).count() < needed => None,
             since => self.judge(since, taken, now()),
         }
     }
@@ -187,9 +192,9 @@ mod tests {
 
     #[test]
     fn long_packets_have_more_time() {
-        // A packet is lost to each pause, which is not in time if it was the only one.
         let waits = |bytes, apart: u64| {
-            pauses_at(&mut Pace::new(), 1_000, 2, bytes, Duration::from_nanos(2 * apart)) > 900
+            // A few packets come between two pauses.
+            pauses_at(&mut Pace::new(), 1_000, 1, bytes, Duration::from_nanos(apart)) > 150
         };
         assert!(!waits(64, 500) && !waits(1024, 500));
         assert!(waits(4096, 500) && waits(8192, 1_000));
