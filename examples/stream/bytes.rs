@@ -6,12 +6,12 @@ use bytes::{BufMut, Bytes, BytesMut};
 use wakering::{Receiver, Sender, TryRecvError, TrySendError};
 
 use crate::Result;
-use crate::packet::{Check, Numbers, stamp};
+use crate::packet::{Check, Numbers, in_memory, stamp};
 
 pub(crate) async fn send<const N: usize>(mut tx: Sender, numbers: Numbers) -> Result<()> {
     let mut packet = [0; N];
     for number in numbers {
-        stamp(&mut packet, number);
+        stamp(in_memory(&mut packet), number);
         tx.send(Bytes::copy_from_slice(&packet)).await?;
     }
     Ok(())
@@ -27,7 +27,7 @@ pub(crate) async fn receive<const N: usize>(rx: &mut Receiver, check: &mut Check
 pub(crate) fn send_blocking<const N: usize>(mut tx: Sender, numbers: Numbers) -> Result<()> {
     let mut packet = [0; N];
     for number in numbers {
-        stamp(&mut packet, number);
+        stamp(in_memory(&mut packet), number);
         tx.send_blocking(Bytes::copy_from_slice(&packet))?;
     }
     Ok(())
@@ -43,7 +43,7 @@ pub(crate) fn receive_blocking<const N: usize>(rx: &mut Receiver, check: &mut Ch
 pub(crate) fn try_send<const N: usize>(mut tx: Sender, numbers: Numbers) -> Result<()> {
     let mut packet = [0; N];
     for number in numbers {
-        stamp(&mut packet, number);
+        stamp(in_memory(&mut packet), number);
         let mut next = Bytes::copy_from_slice(&packet);
         while let Err(error) = tx.try_send(next) {
             match error {
@@ -78,7 +78,7 @@ fn fill<const N: usize>(batch: &mut Vec<Bytes>, memory: &mut BytesMut, numbers: 
     batch.clear();
     memory.reserve(batch_of(N) * N);
     for number in numbers.take(batch_of(N)) {
-        stamp(&mut packet, number);
+        stamp(in_memory(&mut packet), number);
         memory.put_slice(&packet);
         batch.push(memory.split().freeze());
     }

@@ -6,7 +6,7 @@ use bytes::BufMut;
 use wakering::{Packet, Receiver, Sender, TryRecvError, TryReserveError};
 
 use crate::Result;
-use crate::packet::{Check, Numbers, stamp};
+use crate::packet::{Check, Numbers, in_memory, stamp};
 
 /// Packets of a batch.
 const fn batch_of(bytes: usize) -> usize {
@@ -25,7 +25,7 @@ pub(crate) fn bytes<'a>(packet: &'a Packet<'_>) -> &'a [u8] {
 pub(crate) fn try_send<const N: usize>(mut tx: Sender, numbers: Numbers) -> Result<()> {
     let mut packet = [0; N];
     for number in numbers {
-        stamp(&mut packet, number);
+        stamp(in_memory(&mut packet), number);
         let mut grant = loop {
             match tx.try_reserve(N) {
                 Ok(grant) => break grant,
@@ -45,7 +45,7 @@ pub(crate) fn try_send_batch<const N: usize>(mut tx: Sender, mut numbers: Number
     while next.is_some() {
         let mut batch = tx.batch();
         for number in next.into_iter().chain(numbers.by_ref()).take(batch_of(N)) {
-            stamp(&mut packet, number);
+            stamp(in_memory(&mut packet), number);
             let mut grant = loop {
                 match batch.try_reserve(N) {
                     Ok(grant) => break grant,
@@ -75,7 +75,7 @@ pub(crate) fn try_receive<const N: usize>(rx: &mut Receiver, check: &mut Check) 
 pub(crate) fn send_blocking<const N: usize>(mut tx: Sender, numbers: Numbers) -> Result<()> {
     let mut packet = [0; N];
     for number in numbers {
-        stamp(&mut packet, number);
+        stamp(in_memory(&mut packet), number);
         let mut grant = tx.reserve_blocking(N)?;
         grant.put_slice(&packet);
         grant.commit()?;
@@ -93,7 +93,7 @@ pub(crate) fn receive_blocking<const N: usize>(rx: &mut Receiver, check: &mut Ch
 pub(crate) async fn send<const N: usize>(mut tx: Sender, numbers: Numbers) -> Result<()> {
     let mut packet = [0; N];
     for number in numbers {
-        stamp(&mut packet, number);
+        stamp(in_memory(&mut packet), number);
         let mut grant = tx.reserve(N).await?;
         grant.put_slice(&packet);
         grant.commit()?;
@@ -107,7 +107,7 @@ pub(crate) async fn send_batch<const N: usize>(mut tx: Sender, mut numbers: Numb
     while next.is_some() {
         let mut batch = tx.batch();
         for number in next.into_iter().chain(numbers.by_ref()).take(batch_of(N)) {
-            stamp(&mut packet, number);
+            stamp(in_memory(&mut packet), number);
             let mut grant = batch.reserve(N).await?;
             grant.put_slice(&packet);
             grant.commit()?;

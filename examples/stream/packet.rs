@@ -1,5 +1,6 @@
 //! What the packets hold: the packet's number in the first word, and its complement in the last.
 
+use std::hint::black_box;
 use std::time::{Duration, Instant};
 
 /// Numbers from 0 on, until a moment. Looks at the clock once in many numbers.
@@ -25,6 +26,15 @@ impl Iterator for Numbers {
         self.next += 1;
         Some(self.next - 1)
     }
+}
+
+/// Returns the packet, which the optimizer now has to keep in memory.
+///
+/// There, as in most programs, a copy waits for the words that were written right before it. Made
+/// of the number in registers, packets of 64 bytes go up to 1.2 times as fast.
+#[inline]
+pub(crate) fn in_memory<const N: usize>(packet: &mut [u8; N]) -> &mut [u8; N] {
+    black_box(packet)
 }
 
 /// Makes a packet the one with this number.
