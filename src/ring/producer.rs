@@ -30,8 +30,10 @@ const FETCH_AHEAD: usize = 512;
 /// How much has to be free for that.
 const FETCH_ROOM: u64 = 2 * FETCH_AHEAD as u64;
 
-/// The most bytes that are fetched for a longer packet: its own copy fetches the rest.
-const MAX_FETCHED: u64 = 2048;
+/// The most bytes that are fetched for a longer packet: its own copy fetches the rest. (Two cores
+/// of an AMD EPYC, packets a second with 256 bytes over 2 KiB: 1 KiB in place 1.04, in a batch
+/// 1.06, `Bytes` 1.05, 8 KiB in place in a batch 1.11; while a line takes 220 ns, 0.9 to 1.0.)
+const MAX_FETCHED: u64 = 256;
 
 /// How often a sender that wants more than its need looks again: the last time 16 ms after the one
 /// before.
