@@ -28,10 +28,10 @@ impl Iterator for Numbers {
     }
 }
 
-/// Returns the packet, which the optimizer now has to keep in memory.
+/// Returns the packet, and has the optimizer keep it in memory, where a program's packets are.
 ///
-/// There, as in most programs, a copy waits for the words that were written right before it. Made
-/// of the number in registers, packets of 64 bytes go up to 1.2 times as fast.
+/// Otherwise it may make packets of 64 bytes of a number in a register, which is up to 1.2 times as
+/// fast: a copy waits for words that were written right before it.
 #[inline]
 pub(crate) fn in_memory<const N: usize>(packet: &mut [u8; N]) -> &mut [u8; N] {
     black_box(packet)

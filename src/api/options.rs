@@ -42,9 +42,10 @@ macro_rules! common_options {
         /// nothing else to run.
         ///
         /// A receiver that has caught up with a sender in full flight (more than three short
-        /// packets a microsecond, or one of 4 KiB) waits 4 us, or the cap if that is less, before
-        /// it checks again. So it stays some distance behind, and both sides are about twice as
-        /// fast. `try_recv` and `try_recv_ref` do this too, but never spin otherwise.
+        /// packets a microsecond, or more than 1.2 of 4 KiB) waits 4 us, or the cap if that is
+        /// less, before it checks again. So it stays some distance behind, which makes streams of
+        /// short packets about twice as fast. `try_recv` and `try_recv_ref` do this too, but never
+        /// spin otherwise.
         ///
         /// A task that has received packets and finds no more may also wake itself and return
         /// `Pending`, up to eight times, and check again after the other tasks of its thread. So a

@@ -1,24 +1,25 @@
-//! Copies of packets, in pieces that every C library copies by plain loads and stores.
+//! Copies of packets, in pieces that glibc copies by plain loads and stores.
 //!
-//! The C library copies long blocks by `rep movsb` where the processor calls that fast (glibc: from
-//! 2 KiB on, by `glibc.cpu.x86_rep_movsb_threshold`). On AMD's Zen 3 and 4 it is not always: where
-//! the target lies up to 63 bytes past the source, modulo 4096, it was seen to move 2 GB/s in place
-//! of 45, and lines that another core has just written come slowly. (glibc's bug 30994; since its
+//! glibc copies long blocks by `rep movsb` where the processor calls that fast (from 2 KiB on, by
+//! `glibc.cpu.x86_rep_movsb_threshold`). On AMD's Zen 3 and 4 it is not always: where the target
+//! lies up to 63 bytes past the source, modulo 4096, it was seen to move 1.7 GB/s in place of 45,
+//! and lines that another core has just written come slowly. (glibc's bug 30994; since its
 //! correction, glibc does not use the instruction there.) Records of a stream begin at all
-//! multiples of 8, so every distance occurs.
+//! multiples of 8, so they meet every such place.
 //!
-//! On a Zen 3 with glibc 2.36, two cores, packets a second with pieces over without (medians of 11
-//! to 15 pairs): 8 KiB by `send` and `recv` 1.1 to 1.6, by batches 1.8, 64 KiB 1.9, in place 1.0 to
-//! 1.2. While that machine moves each line four times as slowly, as between distant cores, the
-//! instruction has more lines under way at once: 0.5 to 1.0.
+//! On a Zen 3 with glibc 2.36, two cores, packets a second with pieces over without (medians of 6
+//! to 15 pairs): 8 KiB by `send` and `recv` 1.1 to 1.6, by batches 1.8, 64 KiB 1.9, in place 1.0.
+//! While that machine moves each line four times as slowly, as between distant cores, the
+//! instruction has more lines under way at once: 0.85 to 1.0, and 0.5 for 32 KiB that are copied
+//! out by 4 KiB.
 
 use std::ptr::NonNull;
 use std::sync::atomic::{Ordering, compiler_fence};
 
-/// The length of a piece: few calls, and below the threshold of any C library.
+/// The length of a piece: few calls, and below glibc's threshold.
 const PIECE: usize = 1024;
 
-/// Blocks shorter than this are a piece.
+/// Shorter blocks are copied by one call.
 const LONG: usize = 2 * PIECE;
 
 /// Copies `len` bytes.
@@ -27,7 +28,7 @@ const LONG: usize = 2 * PIECE;
 /// - As for [`NonNull::copy_to_nonoverlapping`].
 #[inline]
 pub(super) unsafe fn in_pieces(from: NonNull<u8>, to: NonNull<u8>, len: usize) {
-    if cfg!(target_arch = "x86_64") && len >= LONG {
+    if cfg!(all(target_arch = "x86_64", target_env = "gnu")) && len >= LONG {
         // SAFETY: the caller's duty.
         unsafe { copy_long(from, to, len) }
     } else {

@@ -5,7 +5,7 @@
 mod copy;
 pub(crate) mod layout;
 #[cfg(not(all(test, loom)))]
-#[allow(unsafe_code, reason = "raw pointers into the mapping live here and nowhere else")]
+#[allow(unsafe_code, reason = "raw pointers into the mapping are made here and nowhere else")]
 pub(crate) mod region;
 #[cfg(all(test, loom))]
 #[allow(unsafe_code, reason = "what it cannot do is as unsafe to call as with the other")]

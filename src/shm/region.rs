@@ -1,7 +1,7 @@
 //! The shared memory: a sealed memfd, its mapping, and checked copies in and out of the rings.
 //!
-//! Only this module touches the mapping through raw pointers. Three things make that sound whatever
-//! the peer does:
+//! Only this module and `copy` touch the mapping through raw pointers. Three things make that sound
+//! whatever the peer does:
 //!
 //! - The memory stays. The file is sealed against shrinking before anybody else sees it, and the
 //!   joining side refuses a file that is not.
@@ -391,13 +391,13 @@ impl RingMemory {
     pub(crate) fn copy_across(&self, offset: usize, from: &Self, from_offset: usize, len: usize) {
         let to = self.span(offset, len);
         let from = from.span(from_offset, len);
+        // Ranges of one mapping may overlap. Another mapping of the same pages, if one process has
+        // both ends, counts as a peer that writes meanwhile: only bytes are moved.
         if to.addr().get().abs_diff(from.addr().get()) < len {
-            // SAFETY: `span` checked both. They overlap if one process maps both ends of a channel
-            // and breaks the protocol against itself; `copy_from` allows that. The peers may write
-            // here and there meanwhile: only bytes are moved.
+            // SAFETY: `span` checked both, and `copy_from` allows that they overlap.
             return unsafe { to.copy_from(from, len) };
         }
-        // SAFETY: as above; they do not overlap.
+        // SAFETY: as above; their addresses do not overlap.
         unsafe { copy::in_pieces(from, to, len) };
     }
 

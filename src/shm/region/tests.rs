@@ -284,6 +284,13 @@ fn bytes_are_moved_in_every_way_there_is() {
     assert_eq!(copied(&one, 18, 17), b"from ring to ring");
     one.fill(20, b'-', 3);
     assert_eq!(copied(&one, 18, 8), b"fr---rin"[..]);
+    // Long ones, too.
+    let long: Vec<u8> = (0..=250).cycle().take(2048).collect();
+    one.copy_in(0, &long);
+    other.copy_across(1024, &one, 0, 2048);
+    assert_eq!(copied(&other, 1024, 2048), long);
+    one.copy_across(1024, &one, 0, 2048);
+    assert_eq!(copied(&one, 1024, 2048), long);
     // SAFETY: nobody else knows of this region.
     let spare = unsafe { one.spare(RING - 3, 3) };
     spare.copy_from_slice(b"end");
