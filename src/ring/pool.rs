@@ -36,8 +36,7 @@ use bytes::Bytes;
 
 use crate::sys::fork::ProcessLock;
 
-/// Packets shorter than this have allocations of their own, and are copied by one call, which is
-/// why it is no more than what `shm::copy` copies so.
+/// Packets shorter than this have allocations of their own.
 pub(super) const SHORTEST: usize = 2048;
 
 /// How many bytes of small packets of a batch lie side by side at most. If they are at most

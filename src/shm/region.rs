@@ -362,7 +362,7 @@ impl RingMemory {
         // SAFETY: `span` checked that the bytes lie in the ring, `copy` holds `len` bytes, and
         // private memory does not overlap the mapping. The peer may write here meanwhile: we copy
         // bytes out and never form a `&[u8]` to them.
-        unsafe { from.copy_to_nonoverlapping(NonNull::from(&mut *copy).cast(), len) };
+        unsafe { copy::in_pieces(from, NonNull::from(&mut *copy).cast(), len) };
         // As in `copy_out`.
         std::sync::atomic::compiler_fence(Ordering::SeqCst);
         // SAFETY: all of its bytes were just written.
