@@ -36,6 +36,25 @@ fn full_fence() {
     crate::sync::fence(Ordering::SeqCst);
 }
 
+/// Whether this is a processor by AMD.
+#[inline]
+pub(crate) fn is_amd() -> bool {
+    #[cfg(target_arch = "x86_64")]
+    {
+        // Kept, because a hypervisor answers the instruction, which takes microseconds.
+        static IS_AMD: std::sync::LazyLock<bool> = std::sync::LazyLock::new(|| {
+            #[allow(unused_unsafe, reason = "newer compilers take it for a safe function")]
+            // SAFETY: every processor of this architecture has the instruction and its leaf 0.
+            let vendor = unsafe { std::arch::x86_64::__cpuid(0) };
+            [vendor.ebx, vendor.edx, vendor.ecx].map(u32::to_le_bytes).as_flattened()
+                == b"AuthenticAMD"
+        });
+        *IS_AMD
+    }
+    #[cfg(not(target_arch = "x86_64"))]
+    false
+}
+
 /// Whether this process runs under valgrind, as far as this processor can tell.
 ///
 /// Valgrind recognises a sequence of instructions that has no effect otherwise, and answers it as a
