@@ -16,6 +16,9 @@ use crate::runner::Runner;
 /// first way round, or to a driver's start, do not pass for some of each packet's.
 const COUNTING: Duration = Duration::from_millis(200);
 
+/// So many times as often as the heats, there are finals: they judge the goals.
+const FINALS: usize = 2;
+
 pub(crate) fn run(options: &Options) -> Result<()> {
     let begun = Instant::now();
     let runner = Runner::new()?;
@@ -26,12 +29,16 @@ pub(crate) fn run(options: &Options) -> Result<()> {
         Err("nothing to measure: see --list")?;
     }
     let mut all = Comparison { runner, options, records: Vec::new(), heats: 0 };
-    all.repeat("heats", &heats)?;
+    all.repeat("heats", &heats, options.repeat)?;
     let results = Results::new(std::mem::take(&mut all.records), uncounted);
-    let finals: Vec<Heat> = rows.iter().filter_map(|row| plan::finals(&results, *row)).collect();
+    let finals = plan::finals(&results);
     let Results { records, uncounted, .. } = results;
     all.records = records;
-    all.repeat("finals", &finals)?;
+    let heats_so_far = all.heats;
+    all.repeat("finals", &finals, FINALS * options.repeat)?;
+    for record in all.records.iter_mut().filter(|record| record.heat > heats_so_far) {
+        record.is_final = true;
+    }
     if uncounted.is_none() && !options.is_quick {
         all.count(&heats)?;
     }
@@ -56,8 +63,7 @@ struct Comparison<'a> {
 
 impl Comparison<'_> {
     /// Runs all heats, again and again.
-    fn repeat(&mut self, what: &str, heats: &[Heat]) -> Result<()> {
-        let times = self.options.repeat;
+    fn repeat(&mut self, what: &str, heats: &[Heat], times: usize) -> Result<()> {
         for time in 0..times {
             for (nth, heat) in heats.iter().enumerate() {
                 let Row { pin, measure, bytes } = heat.row;

@@ -31,6 +31,7 @@ mod quartiles;
 mod regimes;
 mod results;
 mod arguments;
+mod goals;
 mod plan;
 mod report;
 mod comparison;

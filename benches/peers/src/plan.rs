@@ -1,12 +1,14 @@
 //! What is run after what.
 //!
 //! Systems that are compared run in one *heat*, right after each other: a few systems of a row with
-//! their limits. The next time, the heat has another order. Who was best then meets in a final.
+//! their limits. The next time, the heat has another order. Who was best then meets its limit, or
+//! the best rival, in a final.
 
 use crate::arguments::Options;
-use crate::results::{Results, is_rival, reference};
+use crate::goals;
+use crate::results::Results;
 use crate::row::{Measure, Pin, Row};
-use crate::system::{Family, System, Way};
+use crate::system::{Family, System};
 use crate::systems;
 
 #[derive(Debug, Clone)]
@@ -58,16 +60,24 @@ pub(crate) fn heats(options: &Options, row: Row) -> Vec<Heat> {
     heats.into_iter().map(|(_, heat)| heat).collect()
 }
 
-/// The best rival of a row, the best of each of wakering's ways, and the limit.
-pub(crate) fn finals(results: &Results, row: Row) -> Option<Heat> {
-    let limit = reference(row);
-    let rival = results.best(row, limit, is_rival)?;
-    let best = |way| results.best(row, limit, |system| system.way == Some(way));
-    let ways: Vec<&System> = Way::ALL.into_iter().filter_map(best).collect();
-    (!ways.is_empty()).then(|| {
-        let limit = systems::find(limit).filter(|limit| limit.is_in(row));
-        Heat { row, systems: limit.into_iter().chain(ways).chain([rival]).collect() }
-    })
+/// The finals: who stands for the two sides of each goal meets once more.
+pub(crate) fn finals(results: &Results) -> Vec<Heat> {
+    let mut finals: Vec<Heat> = Vec::new();
+    for goal in goals::all() {
+        let Some(sides) = goal.sides(results) else { continue };
+        let heat = Heat { row: goal.row, systems: sides.into() };
+        if !finals.contains(&heat) {
+            finals.push(heat);
+        }
+    }
+    finals
+}
+
+impl PartialEq for Heat {
+    fn eq(&self, other: &Self) -> bool {
+        let names = |heat: &Self| heat.systems.iter().map(|system| system.name).collect::<Vec<_>>();
+        self.row == other.row && names(self) == names(other)
+    }
 }
 
 impl Heat {

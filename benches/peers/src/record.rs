@@ -39,6 +39,8 @@ pub(crate) struct Record {
     pub(crate) row: Row,
     /// Runs with the same number were made right after each other.
     pub(crate) heat: usize,
+    /// Its heat was a final, of two that a goal compares.
+    pub(crate) is_final: bool,
     pub(crate) begun: Instant,
     /// System calls were counted; its times mean nothing.
     pub(crate) counts_calls: bool,

@@ -81,25 +81,27 @@ impl Results {
         Quartiles::of(counted.map(Record::calls_per_packet))
     }
 
-    /// How `ours` compares with `theirs`: the ratio of each pair of runs of one heat, or of those
-    /// during which the machine was in one regime.
+    /// Whether the machine was in this regime right before a run.
+    pub(crate) fn was_in(&self, record: &Record, regime: Regime) -> bool {
+        let which = || Some(self.regimes?.which(record.hop?));
+        which() == Some(regime)
+    }
+
+    /// How `ours` compares with `theirs`: the ratio of each pair of runs of one heat, if both runs
+    /// are such that count.
     pub(crate) fn ratio(
         &self,
         row: Row,
         ours: &str,
         theirs: &str,
-        regime: Option<Regime>,
+        counts: impl Fn(&Record) -> bool,
     ) -> Option<Quartiles> {
         let value = Value::in_row(row);
-        let was_in = |record: &Record| {
-            let which = || Some(self.regimes?.which(record.hop?));
-            regime.is_none() || regime == which()
-        };
         let ratios = self.of(ours, row, false).filter_map(|record| {
             let other = self.of(theirs, row, false).find(|other| other.heat == record.heat)?;
             let is_whole = record.packets() > 0 && other.packets() > 0;
-            let counts = is_whole && was_in(record) && was_in(other);
-            counts.then(|| value.of(record) / value.of(other))
+            let is_counted = is_whole && counts(record) && counts(other);
+            is_counted.then(|| value.of(record) / value.of(other))
         });
         Quartiles::of(ratios)
     }
@@ -111,7 +113,7 @@ impl Results {
         in_row.map(|record| &record.status).filter(|status| **status != Status::Done).last()
     }
 
-    /// The best of those that may be chosen, by how they compare with `limit`.
+    /// The best of those that may be chosen, by how they compare with `limit` in the heats.
     pub(crate) fn best(
         &self,
         row: Row,
@@ -121,7 +123,8 @@ impl Results {
         let value = Value::in_row(row);
         let mut best: Option<(&System, f64)> = None;
         for system in self.systems().into_iter().filter(|system| choice(system)) {
-            let Some(ratio) = self.ratio(row, system.name, limit, None) else { continue };
+            let ratio = self.ratio(row, system.name, limit, |record| !record.is_final);
+            let Some(ratio) = ratio else { continue };
             if best.is_none_or(|(_, so_far)| value.is_better(ratio.median, so_far)) {
                 best = Some((system, ratio.median));
             }

@@ -46,6 +46,11 @@ pub(crate) struct Row {
 /// All lengths of packets.
 pub(crate) const SIZES: [usize; 4] = [64, 1 << 10, 8 << 10, 64 << 10];
 
+/// A length of packets, as it is written.
+pub(crate) fn size(bytes: usize) -> String {
+    if bytes < 1024 { format!("{bytes} B") } else { format!("{} KiB", bytes / 1024) }
+}
+
 /// Calls a function that has the packet's length as a constant parameter.
 macro_rules! with_size {
     ($bytes:expr, $function:ident, $stage:expr) => {

@@ -112,7 +112,19 @@ impl Runner {
             Err(status) => (status, Outcome::default()),
         };
         let others = Work::so_far()?.of_others(&before);
-        Ok(Record { system, row, heat, begun, counts_calls, status, outcome, hop, others })
+        let is_final = false;
+        Ok(Record {
+            system,
+            row,
+            heat,
+            is_final,
+            begun,
+            counts_calls,
+            status,
+            outcome,
+            hop,
+            others,
+        })
     }
 
     /// Starts the processes of a run and waits for their answers, but not for ever.

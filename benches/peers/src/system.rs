@@ -37,10 +37,6 @@ pub(crate) enum Way {
     Items,
 }
 
-impl Way {
-    pub(crate) const ALL: [Self; 3] = [Self::Bytes, Self::InPlace, Self::Items];
-}
-
 #[derive(Debug)]
 pub(crate) struct System {
     pub(crate) name: &'static str,

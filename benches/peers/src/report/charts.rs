@@ -9,11 +9,11 @@ use plotters::prelude::{
 };
 use plotters::style::text_anchor::{HPos, Pos, VPos};
 
-use super::text::{figures, size};
+use super::text::figures;
 use crate::Result;
 use crate::quartiles::Quartiles;
 use crate::results::{Results, Value, reference};
-use crate::row::{Measure, Pin, Row, SIZES};
+use crate::row::{Measure, Pin, Row, SIZES, size};
 use crate::system::{Family, System, Way};
 
 type Canvas<'a> = DrawingArea<SVGBackend<'a>, Shift>;
@@ -41,7 +41,7 @@ fn round_trips(results: &Results, note: &str, path: &Path) -> Result<()> {
     let panel = |(pin, title): (Pin, &str)| {
         let row = Row { measure: Measure::RoundTrip, pin, bytes: 64 };
         let bars = results.systems().into_iter().filter_map(|system| {
-            let ratio = results.ratio(row, system.name, reference(row), None)?;
+            let ratio = results.ratio(row, system.name, reference(row), |_| true)?;
             Some(Bar { name: system.name.to_owned(), family: system.family, ratio })
         });
         panel(format!("{title}; {} = 1", reference(row)), row, bars.collect())
@@ -58,7 +58,7 @@ fn streams(results: &Results, note: &str, path: &Path) -> Result<()> {
         let row = Row { measure: Measure::Stream, pin: Pin::Two, bytes };
         let mut bars: Vec<Bar> = Vec::new();
         for system in results.systems() {
-            let ratio = results.ratio(row, system.name, reference(row), None);
+            let ratio = results.ratio(row, system.name, reference(row), |_| true);
             let Some(ratio) = ratio else { continue };
             let bar = Bar { name: group(system), family: system.family, ratio };
             match bars.iter_mut().find(|other| other.name == bar.name) {

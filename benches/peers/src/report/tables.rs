@@ -2,12 +2,12 @@
 
 use std::fmt::Write;
 
-use super::text::{figures, size, spread};
+use super::text::{figures, spread};
 use crate::Result;
 use crate::quartiles::Quartiles;
 use crate::record::{Record, Status};
 use crate::results::{Results, reference};
-use crate::row::{Measure, Pin, Row};
+use crate::row::{Measure, Pin, Row, size};
 use crate::system::{Family, System};
 
 pub(super) fn of(results: &Results) -> Result<String> {
@@ -87,9 +87,9 @@ fn table(
         if results.of(system.name, row, false).next().is_none() {
             continue;
         }
-        let to_reference = results.ratio(row, system.name, reference(row), None);
+        let to_reference = results.ratio(row, system.name, reference(row), |_| true);
         let own = own_limit(results, system, row);
-        let to_own = own.and_then(|limit| results.ratio(row, system.name, limit, None));
+        let to_own = own.and_then(|limit| results.ratio(row, system.name, limit, |_| true));
         let ratio = |ratio: Option<Quartiles>| ratio.map_or("–".into(), spread);
         let entries = entries(system).join(" | ");
         let (one, other) = (ratio(to_reference), ratio(to_own));

@@ -21,7 +21,3 @@ pub(super) fn spread(Quartiles { lower, median, upper, count, .. }: Quartiles) -
     }
     format!("{} ({}–{})", figures(median), figures(lower), figures(upper))
 }
-
-pub(super) fn size(bytes: usize) -> String {
-    if bytes < 1024 { format!("{bytes} B") } else { format!("{} KiB", bytes / 1024) }
-}

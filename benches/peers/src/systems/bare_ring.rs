@@ -107,6 +107,12 @@ fn perform<L>(stage: &mut Stage, make: impl FnOnce(Both<'static>) -> L) -> Resul
 where
     L: AllLoops,
 {
+    let both = open(stage)?;
+    pollster::block_on(stage.run(make(both)))
+}
+
+/// Opens the ring.
+pub(super) fn open(stage: &mut Stage) -> Result<Both<'static>> {
     // Until the process ends, so that the loops can be of a type that nothing borrows.
     let memory = Shared::map(stage.share(|| shared::create(REGION))?, REGION)?;
     let memory: &Shared = Box::leak(Box::new(memory));
@@ -116,11 +122,10 @@ where
         Side::A => (there, back),
         Side::B => (back, there),
     };
-    let both = Both {
+    Ok(Both {
         producer: Producer { ring: out, tail: 0, head: 0, withheld: None },
         consumer: Consumer { ring: from, head: 0, told: 0 },
-    };
-    pollster::block_on(stage.run(make(both)))
+    })
 }
 
 /// One direction.
@@ -222,7 +227,7 @@ impl Producer<'_> {
     }
 }
 
-struct Consumer<'a> {
+pub(super) struct Consumer<'a> {
     ring: Ring<'a>,
     head: u64,
     /// What the producer knows.
@@ -232,7 +237,7 @@ struct Consumer<'a> {
 impl Consumer<'_> {
     /// Shows the next packet, if there is one.
     #[inline(always)]
-    fn try_take<T>(&mut self, look: impl FnOnce(&[u8]) -> T) -> Option<T> {
+    pub(super) fn try_take<T>(&mut self, look: impl FnOnce(&[u8]) -> T) -> Option<T> {
         let mut header = self.ring.header(self.head).load(Ordering::Acquire);
         if header == NONE {
             return None;
@@ -273,9 +278,9 @@ fn record_bytes(len: usize) -> u64 {
     (HEADER + len.next_multiple_of(8)) as u64
 }
 
-struct Both<'a> {
+pub(super) struct Both<'a> {
     producer: Producer<'a>,
-    consumer: Consumer<'a>,
+    pub(super) consumer: Consumer<'a>,
 }
 
 impl Both<'_> {
@@ -295,7 +300,7 @@ impl Both<'_> {
     }
 
     #[inline(always)]
-    fn put(&mut self, packet: &[u8]) {
+    pub(super) fn put(&mut self, packet: &[u8]) {
         self.producer.put(packet);
         self.producer.publish();
     }

@@ -8,10 +8,12 @@ use std::sync::atomic::{AtomicBool, AtomicU32, Ordering};
 use std::task::Poll;
 
 use async_io::Async;
+use bytes::Bytes;
 use futures::task::AtomicWaker;
 use io_uring::{IoUring, opcode};
 use rustix::thread::futex;
 
+use super::bare_ring::{self, Both};
 use super::words::{memory, put, seen, words};
 use crate::Result;
 use crate::loops::Loops;
@@ -38,6 +40,18 @@ pub(crate) const SYSTEMS: &[System] = &[
             let (to, from) = words(stage, &memory);
             let loops = Slept { to, wait: Wait::new(from, sleeping_ring()?) };
             pollster::block_on(stage.run_sized::<64>(loops))
+        },
+        ..LIMIT
+    },
+    System {
+        name: "bare ring, Bytes, asleep",
+        about: "`Bytes` in a bare ring; each packet wakes by such a futex, waited for in an io_uring",
+        perform: |stage| {
+            let memory = memory(stage)?;
+            let (to, from) = words(stage, &memory);
+            let both = bare_ring::open(stage)?;
+            let wait = Wait::new(from, sleeping_ring()?);
+            pollster::block_on(stage.run_sized::<64>(Carried { both, to, wait }))
         },
         ..LIMIT
     },
@@ -158,6 +172,55 @@ impl Loops<64> for Slept<'_> {
             }
             put(self.to, number)?;
         }
+    }
+}
+
+/// A bare ring of packets, whose receiver sleeps: the least that a channel does.
+struct Carried<'a> {
+    both: Both<'static>,
+    to: &'a AtomicU32,
+    wait: Wait<'a>,
+}
+
+impl Carried<'_> {
+    fn put(&mut self, packet: &[u8], number: u64) -> Result<()> {
+        self.both.put(packet);
+        put(self.to, number)
+    }
+
+    fn take(&mut self) -> Result<Bytes> {
+        loop {
+            // The word first: what is published after the look changes it.
+            self.wait.take();
+            if let Some(packet) = self.both.consumer.try_take(Bytes::copy_from_slice) {
+                return Ok(packet);
+            }
+            self.wait.arm();
+            self.wait.enter(1)?;
+            self.wait.reap();
+        }
+    }
+}
+
+impl Loops<64> for Carried<'_> {
+    async fn ask(&mut self, trips: &mut Trips<64>) -> Result<()> {
+        let mut number = 0;
+        while let Some(packet) = trips.next() {
+            self.put(&Bytes::copy_from_slice(packet), number)?;
+            number += 1;
+            trips.take(&self.take()?);
+        }
+        let last = Bytes::copy_from_slice(trips.last());
+        self.put(&last, number)
+    }
+
+    async fn answer(&mut self, echo: &mut Echo<64>) -> Result<()> {
+        let mut number = 0;
+        while echo.take(&self.take()?) {
+            self.put(&Bytes::copy_from_slice(echo.answer()), number)?;
+            number += 1;
+        }
+        Ok(())
     }
 }
 

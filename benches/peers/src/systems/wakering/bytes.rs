@@ -108,6 +108,7 @@ pub(crate) const SYSTEMS: &[System] = &[
         limits: &[
             "bare ring, Bytes",
             "futex, in a ring",
+            "bare ring, Bytes, asleep",
             "bare ring, in place",
             "cache line",
             "futex",

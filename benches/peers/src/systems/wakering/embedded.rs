@@ -23,7 +23,7 @@ pub(crate) const SYSTEMS: &[System] = &[System {
     way: Some(Way::Bytes),
     measures: ROUND_TRIP,
     sizes: &[64],
-    limits: &["bare ring, Bytes", "futex, in a ring", "futex"],
+    limits: &["bare ring, Bytes", "futex, in a ring", "bare ring, Bytes, asleep", "futex"],
     perform: |stage| {
         let driver = Driver::builder().backend(Backend::IoUring).embedded()?;
         let executor = RefCell::new(Executor::new(driver)?);
