@@ -103,7 +103,8 @@ impl Endpoint {
     ///
     /// # Cancel safety
     /// If the future is dropped before it is ready, it has sent nothing, and gives up its place in
-    /// the queue.
+    /// the queue. One that has waited for room and is no longer polled, but not dropped either, keeps
+    /// its place, and holds up the other senders of this end.
     pub fn send(&self, packet: Bytes) -> impl Future<Output = Result<(), ShmError>> + Send + '_ {
         channel::send(self.whole(), packet, Deadline::Unset)
     }
@@ -178,7 +179,8 @@ impl Endpoint {
         if let Some(reason) = self.channel.forked_end(Directions::TX) {
             return Err(TrySendError::Closed(packet, reason));
         }
-        lock(&self.tx).try_send(packet)
+        let sent = lock(&self.tx).try_send(&packet);
+        sent.map_err(|error| error.with(packet))
     }
 
     /// Like [`send`](Self::send), but blocks the thread. The thread sleeps on the bell itself, so

@@ -112,7 +112,7 @@ impl Host for FaceHost {
         }
     }
 
-    fn undelivered(&self, file: OwnedFd) {
+    fn undelivered(&self, file: OwnedFd, _failure: Option<ShmError>) {
         if let Some(mut kept) = self.file.lock() {
             *kept = Some(file);
         }

@@ -126,8 +126,9 @@ impl HandleBuilder {
     /// Decides which engine to trust, in place of the default rule that it must run as our own user
     /// or as root.
     ///
-    /// The predicate is called with the process that bound the socket, on the calling thread. If it
-    /// panics, the engine is refused.
+    /// The predicate is called with the process that bound the socket. [`connect`](Self::connect)
+    /// calls it on the calling thread; [`connect_async`](Self::connect_async) also on the driver's,
+    /// where it must not block. If it panics, the engine is refused.
     pub fn allow(
         mut self,
         predicate: impl Fn(&PeerCredentials) -> bool + Send + Sync + 'static,

@@ -275,7 +275,10 @@ impl Host for ListenerHost {
         self.give(attached.map(|()| SpscFace(endpoint)));
     }
 
-    fn undelivered(&self, _file: OwnedFd) {
+    fn undelivered(&self, _file: OwnedFd, failure: Option<ShmError>) {
         drop(self.take_admitted());
+        if let Some(failure) = failure {
+            self.give(Err(failure));
+        }
     }
 }

@@ -28,7 +28,8 @@ const MAX_THREADS: u32 = MAX_WAITERS - 64;
 /// All threads of this process that sleep on one bell.
 #[derive(Debug, Default)]
 pub(super) struct Blocked {
-    /// Incremented by each end of ours. The peer does not map this memory.
+    /// Incremented by each end of ours, and by other news that must reach all. The peer does not map
+    /// this memory.
     ends: AtomicU32,
     /// How many threads want to sleep on the bell.
     threads: AtomicU32,
@@ -44,7 +45,7 @@ pub(super) struct Seen {
 impl Blocked {
     /// Reads the counts, for a thread that will sleep if its next looks find nothing.
     pub(super) fn before_looking(&self, bell: &Bell) -> Seen {
-        // ORDERING: Acquire pairs with the Release in `end`: if we see the count, we see the end.
+        // ORDERING: Acquire pairs with the Release in `wake`: if we see the count, we see the end.
         Seen { bell: bell.count(), ends: self.ends.load(Ordering::Acquire) }
     }
 
@@ -73,8 +74,9 @@ impl Blocked {
         }
     }
 
-    /// Wakes all threads after an end of ours, which is already visible.
-    pub(super) fn end(&self, bell: &Bell) {
+    /// Wakes all threads, also those that the peer has moved: after an end of ours, or other news,
+    /// which is already visible.
+    pub(super) fn wake(&self, bell: &Bell) {
         // ORDERING: Release pairs with the Acquire in `before_looking`.
         self.ends.fetch_add(1, Ordering::Release);
         futex::wake(&self.ends);

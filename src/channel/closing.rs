@@ -246,7 +246,7 @@ impl Channel {
         }
         self.ends.end(Directions::BOTH, CloseReason::Violation(violation));
         self.announce_end(CANCELLED);
-        self.blocked.end(&self.bell);
+        self.blocked.wake(&self.bell);
         if let Some(driver) = self.driver.get() {
             driver.notify();
         }
@@ -272,7 +272,7 @@ impl Channel {
         if self.forked().is_some() {
             return;
         }
-        self.blocked.end(&self.bell);
+        self.blocked.wake(&self.bell);
         self.wake_tasks();
     }
 

@@ -184,7 +184,7 @@ impl HangupTarget for Channel {
     }
 
     fn wake_threads(&self) {
-        self.bell.wake();
+        self.blocked.wake(&self.bell);
     }
 
     fn hung_up(&self) {

@@ -162,6 +162,8 @@ impl Source for Hangup {
 mod tests {
     use std::time::{Duration, Instant};
 
+    use rustix::thread::futex::{Flags, requeue};
+
     use super::*;
     use crate::api::face::SpscFace;
     use crate::api::handle::SpscHandle;
@@ -183,6 +185,35 @@ mod tests {
             std::thread::yield_now();
         }
         // The background driver is gone, and reports nothing any more.
+        hangup.leave(channel.lifeline());
+        hangup.on_abandoned();
+        handle.channel().lifeline().unwrap().hang_up();
+        let received = receiver.join().unwrap();
+        assert_eq!(received, Err(RecvTimeoutError::Closed(CloseReason::PeerDied)));
+    }
+
+    /// A peer may move our sleepers to another word of the region.
+    #[test]
+    fn threads_that_were_moved_look_for_themselves_too() {
+        let idle = Driver::builder().build().unwrap();
+        let (face, descriptor) = SpscFace::builder().driver(&idle).pair().unwrap();
+        let handle = SpscHandle::builder().driver(&idle).from_fd(descriptor).unwrap();
+        let channel = face.channel().clone();
+        let receiver = std::thread::spawn(move || face.recv_timeout(DEADLINE));
+        let hangup = channel.hangup.get().unwrap();
+        let begun = Instant::now();
+        while !hangup.is_watched.load(Ordering::Relaxed) {
+            assert!(begun.elapsed() < DEADLINE);
+            std::thread::yield_now();
+        }
+        // Until long after the thread has begun to sleep on two words.
+        let begun = Instant::now();
+        while begun.elapsed() < Duration::from_millis(400) {
+            let theirs = handle.channel();
+            let (from, to) = (theirs.peer_bell.word(), theirs.bell.word());
+            requeue(from, Flags::empty(), 0, 100, to).unwrap();
+            std::thread::sleep(Duration::from_millis(1));
+        }
         hangup.leave(channel.lifeline());
         hangup.on_abandoned();
         handle.channel().lifeline().unwrap().hang_up();

@@ -9,7 +9,7 @@ use super::deadline::Deadline;
 use super::shared::Channel;
 use super::tx::Tx;
 use super::wait::Wait;
-use crate::error::{ShmError, TrySendError};
+use crate::error::{ShmError, TryReserveError};
 use crate::sync::{Mutex, lock};
 
 /// What a send goes through: a whole end or a half.
@@ -71,9 +71,10 @@ impl SharedTx {
         Self { tx, places: Places::default() }
     }
 
-    /// Sends at once or not at all, and not before senders that wait for room.
+    /// Sends at once or not at all, and not before senders that wait for room. The caller drops the
+    /// packet after the lock: its owner is foreign code, and may call this end.
     #[inline]
-    pub(crate) fn try_send(&mut self, packet: Bytes) -> Result<(), TrySendError> {
+    pub(crate) fn try_send(&mut self, packet: &Bytes) -> Result<(), TryReserveError> {
         self.tx.try_send_unless(!self.places.is_free(), packet)
     }
 

@@ -58,34 +58,33 @@ impl Tx {
     /// Sends at once or not at all.
     #[inline]
     pub(crate) fn try_send(&mut self, packet: Bytes) -> Result<(), TrySendError> {
-        self.try_send_unless(false, packet)
+        self.try_send_unless(false, &packet).map_err(|error| error.with(packet))
     }
 
-    /// Like [`try_send`](Self::try_send). If the room `is_taken`, other senders wait for it.
+    /// Like [`try_send`](Self::try_send). If the room `is_taken`, other senders wait for it. Drops
+    /// nothing of the caller's, who may hold a lock.
     #[inline]
     pub(super) fn try_send_unless(
         &mut self,
         is_taken: bool,
-        packet: Bytes,
-    ) -> Result<(), TrySendError> {
-        if !is_taken && self.send_now(&packet, Limit::None) {
+        packet: &Bytes,
+    ) -> Result<(), TryReserveError> {
+        if !is_taken && self.send_now(packet, Limit::None) {
             return Ok(());
         }
         let max = self.producer.max_packet();
         if packet.len() > max {
-            return Err(TrySendError::TooLarge(packet, max));
+            return Err(TryReserveError::TooLarge(packet.len(), max));
         }
-        if let Err(reason) = self.check_open() {
-            return Err(TrySendError::Closed(packet, reason));
-        }
+        self.check_open().map_err(TryReserveError::Closed)?;
         if is_taken {
-            return Err(TrySendError::Full(packet));
+            return Err(TryReserveError::Full);
         }
-        let payload = Payload::Packets(std::slice::from_ref(&packet));
+        let payload = Payload::Packets(std::slice::from_ref(packet));
         match self.offer_at_last(payload, 0, Limit::None) {
-            Ok(0) => Err(TrySendError::Full(packet)),
+            Ok(0) => Err(TryReserveError::Full),
             Ok(_) => Ok(()),
-            Err(reason) => Err(TrySendError::Closed(packet, reason)),
+            Err(reason) => Err(TryReserveError::Closed(reason)),
         }
     }
 

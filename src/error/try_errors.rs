@@ -68,6 +68,17 @@ pub enum TryReserveError {
     TooLarge(usize, usize),
 }
 
+impl TryReserveError {
+    /// Returns the error of a `try_send`, with the packet for which there was no room.
+    pub(crate) fn with(self, packet: Bytes) -> TrySendError {
+        match self {
+            Self::Full => TrySendError::Full(packet),
+            Self::Closed(reason) => TrySendError::Closed(packet, reason),
+            Self::TooLarge(_, max) => TrySendError::TooLarge(packet, max),
+        }
+    }
+}
+
 /// Why `try_recv` returned no packet.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, thiserror::Error)]
 pub enum TryRecvError {

@@ -8,6 +8,8 @@ use std::os::fd::{AsFd, BorrowedFd, OwnedFd};
 use std::path::Path;
 use std::time::{Duration, Instant};
 
+use rustix::io::Errno;
+
 use super::listener_socket::ListenerSocket;
 use super::message::{self, Status, Versioned};
 use super::socket::{self, Received};
@@ -76,8 +78,9 @@ pub(crate) trait Host {
     /// watched.
     fn connected(&self, lifeline: Lifeline);
     /// Takes back the region's file, because the answer could not be delivered: the client that
-    /// [`Host::admit`] let in is gone.
-    fn undelivered(&self, file: OwnedFd);
+    /// [`Host::admit`] let in is gone, or the kernel passes no more descriptors for this user,
+    /// which is the `failure`.
+    fn undelivered(&self, file: OwnedFd, failure: Option<ShmError>);
 }
 
 /// How many clients did not connect, and why.
@@ -305,9 +308,17 @@ impl Acceptor {
         let welcome = message::answer(Status::Ok);
         match socket::send(socket.as_fd(), &welcome, Some(file.as_fd())) {
             Ok(()) => host.connected(Lifeline::new(socket, peer, process).at(&self.path)),
+            // Too many descriptors of this user are on their way, or there is no memory.
+            Err(errno @ (Errno::TOOMANYREFS | Errno::NOBUFS | Errno::NOMEM)) => {
+                // Without a descriptor, an answer may still pass.
+                let _ = socket::send(socket.as_fd(), &message::answer(Status::Busy), None);
+                count(&self.refused);
+                let failure = ShmError::io("passing the region's descriptor")(errno);
+                host.undelivered(file, Some(failure));
+            }
             Err(_) => {
                 self.note_half_done();
-                host.undelivered(file);
+                host.undelivered(file, None);
             }
         }
     }

@@ -30,6 +30,7 @@
 //! of a batch do, in small arenas: they came together and mostly go together, and with an
 //! allocation each, 256 packets of 1 KiB are again more than the allocator keeps.
 
+use std::collections::VecDeque;
 use std::sync::{Arc, Weak};
 
 use bytes::Bytes;
@@ -44,6 +45,10 @@ pub(super) const SHORTEST: usize = 2048;
 /// needs.
 const GATHERED: usize = 16 << 10;
 const COPIED_AGAIN: usize = 4 << 10;
+
+/// How many of them lie side by side at most: short packets, or empty ones, would otherwise never
+/// fill a buffer.
+const MOST_GATHERED: usize = 1024;
 
 /// How many buffers are checked for one that fits.
 const LOOK_AT: usize = 32;
@@ -62,7 +67,7 @@ pub(crate) struct Pool {
 struct FreeBuffers {
     /// Empty, of any capacity. The last one that came back is reused first, as it is still in the
     /// cache.
-    buffers: Vec<Vec<u8>>,
+    buffers: VecDeque<Vec<u8>>,
     /// The sum of their capacities.
     bytes: usize,
     /// The largest allowed value of `bytes`.
@@ -72,7 +77,7 @@ struct FreeBuffers {
 impl Pool {
     /// Returns a pool that keeps at most `limit` unused bytes.
     pub(crate) fn new(limit: usize) -> Self {
-        let free = FreeBuffers { buffers: Vec::new(), bytes: 0, limit };
+        let free = FreeBuffers { buffers: VecDeque::new(), bytes: 0, limit };
         Self { free: Arc::new(ProcessLock::new(free)), gathered: Vec::new(), lens: Vec::new() }
     }
 
@@ -90,7 +95,8 @@ impl Pool {
             self.hand_over(packets);
             return packets.push(self.packet(len, fill));
         }
-        if self.gathered.len() + len > self.gathered.capacity().min(GATHERED) {
+        let is_full = self.gathered.len() + len > self.gathered.capacity().min(GATHERED);
+        if is_full || self.lens.len() == MOST_GATHERED {
             self.make_way(packets);
         }
         fill(&mut self.gathered);
@@ -154,14 +160,10 @@ impl Pool {
 impl FreeBuffers {
     fn take(&mut self, len: usize) -> Vec<u8> {
         let fits = |buffer: &Vec<u8>| buffer.capacity() >= len && buffer.capacity() / 2 <= len;
-        if let Some(last) = self.buffers.pop_if(|buffer| fits(buffer)) {
-            self.bytes -= last.capacity();
-            return last;
-        }
         let first = self.buffers.len().saturating_sub(LOOK_AT);
-        match self.buffers[first..].iter().rposition(fits).map(|place| first + place) {
-            Some(place) => {
-                let buffer = self.buffers.swap_remove(place);
+        let place = self.buffers.range(first..).rposition(fits).map(|place| first + place);
+        match place.and_then(|place| self.buffers.swap_remove_back(place)) {
+            Some(buffer) => {
                 self.bytes -= buffer.capacity();
                 buffer
             }
@@ -176,7 +178,7 @@ impl FreeBuffers {
         }
         buffer.clear();
         self.bytes += buffer.capacity();
-        self.buffers.push(buffer);
+        self.buffers.push_back(buffer);
         if self.bytes <= self.limit { Vec::new() } else { self.surplus() }
     }
 
@@ -275,6 +277,20 @@ mod tests {
         drop(packets);
         // One for each 16 packets of 1,000 bytes, and the large one's own.
         assert!((13 * GATHERED..16 * GATHERED).contains(&kept(&pool)), "{}", kept(&pool));
+    }
+
+    #[test]
+    fn empty_packets_take_no_more_memory_than_others() {
+        let mut pool = Pool::new(1 << 20);
+        let mut packets = Vec::new();
+        for _ in 0..10 * MOST_GATHERED {
+            pool.gather(0, |_| {}, &mut packets);
+            assert!(pool.lens.len() <= MOST_GATHERED);
+        }
+        pool.hand_over(&mut packets);
+        assert_eq!(packets.len(), 10 * MOST_GATHERED);
+        assert!(packets.iter().all(Bytes::is_empty));
+        assert!(pool.lens.capacity() <= 2 * MOST_GATHERED && kept(&pool) == 0);
     }
 
     #[test]

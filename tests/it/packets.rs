@@ -27,6 +27,7 @@ on_both_backends!(
     recv_batch_takes_what_is_there_up_to_its_maximum,
     recv_batch_appends_and_waits_for_the_first,
     try_calls_return_at_once,
+    the_owner_of_a_packet_may_call_its_end,
     the_blocking_calls_work_like_the_others,
     recv_timeout_gives_up_in_time,
     packets_sent_before_the_connect_arrive,
@@ -258,6 +259,43 @@ fn try_calls_return_at_once(driver: &Driver) {
         }
         assert_eq!(here.try_recv(), Err(TryRecvError::Closed(CloseReason::Peer)));
     });
+}
+
+/// The owner of a packet's memory, which looks at the end when the memory is free again, as one does
+/// that hands out credit.
+struct Owner(Arc<Endpoint>);
+
+impl AsRef<[u8]> for Owner {
+    fn as_ref(&self) -> &[u8] {
+        &[7; 100]
+    }
+}
+
+impl Drop for Owner {
+    fn drop(&mut self) {
+        assert!(self.0.free_bytes() <= self.0.ring_bytes());
+    }
+}
+
+fn the_owner_of_a_packet_may_call_its_end(driver: &Driver) {
+    let (face, handle) = pair(driver, SMALL);
+    let (here, there) = (Arc::new(Endpoint::from(face)), handle);
+    let calls: [fn(&Endpoint, Bytes); 5] = [
+        |end, packet| end.try_send(packet).unwrap(),
+        |end, packet| end.send_blocking(packet).unwrap(),
+        |end, packet| wait("send", end.send(packet)).unwrap(),
+        |end, packet| wait("a batch", end.send_batch(&[packet])).unwrap(),
+        // One that does not fit.
+        |end, packet| {
+            fill(end);
+            drop(end.try_send(packet).unwrap_err());
+        },
+    ];
+    for call in calls {
+        let (here, packet) = (here.clone(), Bytes::from_owner(Owner(here.clone())));
+        join("a call", std::thread::spawn(move || call(&here, packet)));
+    }
+    assert_eq!(there.try_recv().unwrap(), [7; 100][..]);
 }
 
 fn the_blocking_calls_work_like_the_others(driver: &Driver) {

@@ -17,6 +17,7 @@ use wakering::{
 use super::{Lowered, assert_lacks, serves, talk};
 
 use crate::common::child::{self, Child, passes, test_path};
+use crate::common::raw_peer;
 use crate::common::{
     self, Dir, PATIENCE, SMALL, eventually, join, on_both_backends, packet, wait, watched,
 };
@@ -28,6 +29,7 @@ on_both_backends!(
     a_listener_pauses_and_resumes,
     a_face_pauses_and_resumes,
     blocking_calls_learn_of_a_death_without_a_driver,
+    answers_that_nobody_reads,
 );
 
 /// No call needs more descriptors than this.
@@ -386,4 +388,73 @@ fn child_that_blocks() {
         drop(stay);
         join("the blocked thread", blocked);
     });
+}
+
+/// How many descriptors an engine of another user may have, and have on their way.
+const FEW: u16 = 256;
+
+fn answers_that_nobody_reads(driver: &Driver) {
+    // The kernel does not count those of root.
+    if !rustix::process::geteuid().is_root() {
+        return eprintln!("left out: only root can start an engine of another user");
+    }
+    let dir = Dir::new();
+    std::os::unix::fs::chown(dir.path(), Some(ANOTHER), Some(ANOTHER)).unwrap();
+    let name = dir.name("engine");
+    let arguments = [&name, &driver.backend().to_string()[..]];
+    let started = Child::start_as(ANOTHER, test_path!(child_that_serves_one_at_a_time), &arguments);
+    let mut engine = match started {
+        Ok(engine) => engine,
+        Err(error) => return eprintln!("left out: another user cannot run this binary: {error}"),
+    };
+    engine.expect("serving");
+    let connect = || SpscHandle::builder().driver(driver).allow(|_| true).connect(&name);
+    drop(connect().unwrap());
+    let mut silent = Vec::new();
+    let refused = loop {
+        let line = raw_peer::connect_to(&name).unwrap();
+        rustix::net::send(&line, &raw_peer::hello(), rustix::net::SendFlags::NOSIGNAL).unwrap();
+        silent.push(line);
+        assert!(silent.len() < usize::from(2 * FEW), "the kernel passes any number");
+        if silent.len() < usize::from(FEW) {
+            continue;
+        }
+        match connect() {
+            Ok(handle) => drop(handle),
+            Err(error) => break error,
+        }
+    };
+    assert!(matches!(refused, ShmError::Busy), "{refused:?}");
+    engine.expect(&Errno::TOOMANYREFS.raw_os_error().to_string());
+    drop(silent);
+    // The kernel takes them back a moment later.
+    eventually("others may connect again", || connect().is_ok());
+}
+
+const ANOTHER: u32 = 64_322;
+
+#[test]
+#[ignore = "a second process, for a test to start"]
+fn child_that_serves_one_at_a_time() {
+    let Some(arguments) = child::arguments() else { return };
+    let driver = common::driver(child::backend(&arguments[1])).unwrap();
+    let _limit = Lowered::to(Resource::Nofile, FEW.into());
+    let listener = SpscFace::builder().driver(&driver).ring_bytes(SMALL).allow(|_| true);
+    let listener = listener.bind(&arguments[0]).unwrap();
+    child::say("serving");
+    let mut has_said = false;
+    thread::spawn(move || {
+        loop {
+            match wait("a face", listener.accept()) {
+                Ok(face) => drop(face),
+                Err(ShmError::Io { source, .. }) if !has_said => {
+                    has_said = true;
+                    child::say(source.raw_os_error().unwrap());
+                }
+                Err(ShmError::Io { .. }) => {}
+                Err(error) => panic!("{error}"),
+            }
+        }
+    });
+    while child::listen().is_some() {}
 }

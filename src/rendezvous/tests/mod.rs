@@ -121,7 +121,8 @@ impl Host for Face {
         lock(&self.peers).push(lifeline);
     }
 
-    fn undelivered(&self, file: OwnedFd) {
+    fn undelivered(&self, file: OwnedFd, failure: Option<ShmError>) {
+        assert!(failure.is_none(), "{failure:?}");
         *lock(&self.file) = Some(file);
         self.undelivered.fetch_add(1, Ordering::Relaxed);
     }

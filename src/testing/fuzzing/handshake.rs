@@ -154,7 +154,7 @@ impl Host for Face {
         assert_eq!(self.lifelines.borrow().len(), 1, "a face serves one handle");
     }
 
-    fn undelivered(&self, file: OwnedFd) {
+    fn undelivered(&self, file: OwnedFd, _failure: Option<ShmError>) {
         assert!(self.file.replace(Some(file)).is_none(), "nobody was let in");
     }
 }
