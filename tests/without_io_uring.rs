@@ -6,14 +6,20 @@
 
 mod common;
 
+use std::future::pending;
+use std::os::fd::AsFd;
+use std::pin::pin;
+use std::task::Poll;
 use std::time::{Duration, Instant};
 
 use common::child::{Child, arguments, passes, say, test_path};
 use common::seccomp::{Refuse, refuse};
-use common::{PATIENCE, SMALL, number, packet, pair, wait, watched};
+use common::woken::Woken;
+use common::{PATIENCE, SMALL, number, packet, pair, poll_with, wait, watched};
 use futures::join;
+use rustix::event::{PollFd, PollFlags, Timespec, poll};
 use rustix::io::Errno;
-use wakering::{Backend, CloseReason, Driver, ShmError, SpscFace, SpscHandle};
+use wakering::{Backend, CloseReason, Driver, PolledDriver, ShmError, SpscFace, SpscHandle};
 
 /// Every way in which sandboxes are known to refuse.
 const ERRNOS: [Errno; 4] = [Errno::PERM, Errno::NOSYS, Errno::ACCESS, Errno::INVAL];
@@ -220,6 +226,74 @@ fn entering_a_sandbox_later() {
 fn entering_a_sandbox_later_hangs_no_call() {
     for when in ["before any park", "after a park"] {
         passes(test_path!(entering_a_sandbox_later), &[when]);
+    }
+}
+
+/// Whether a polled driver's descriptor becomes readable in this time.
+fn is_readable(driver: &PolledDriver, patience: Duration) -> bool {
+    let mut line = [PollFd::from_borrowed_fd(driver.as_fd(), PollFlags::IN)];
+    poll(&mut line, Some(&Timespec::try_from(patience).unwrap())).unwrap() > 0
+}
+
+/// Turns a polled driver once with a system call refused, on a thread of its own, and returns what
+/// the turn said.
+fn turn_with(driver: &PolledDriver, refused: Refuse) -> Result<usize, ShmError> {
+    std::thread::scope(|scope| {
+        let turn = scope.spawn(|| {
+            refuse(&[refused]).unwrap();
+            driver.turn()
+        });
+        turn.join().unwrap()
+    })
+}
+
+#[test]
+#[ignore = "run by entering_a_sandbox_later_hangs_no_polled_driver"]
+fn a_polled_driver_that_is_refused_later() {
+    let Some(arguments) = arguments() else { return };
+    let errno = if arguments[0] == "EAGAIN" { Errno::AGAIN } else { Errno::PERM };
+    let Ok(driver) = Driver::builder().backend(Backend::IoUring).polled() else { return };
+    let (face, descriptor) = SpscFace::builder().driver(&driver).pair().unwrap();
+    let handle = SpscHandle::from_fd(descriptor).unwrap();
+    let (woken, waker) = Woken::counting();
+    let mut received = pin!(face.recv());
+    assert!(poll_with(received.as_mut(), &waker).is_pending());
+    if arguments[1] == "after a turn" {
+        driver.turn().unwrap();
+        driver.unparker().unpark();
+    }
+    assert!(is_readable(&driver, PATIENCE));
+    // A turn that the kernel lets submit nothing. No later one would be asked for, so this is the
+    // end of the driver, and its tasks learn of it.
+    let refused = turn_with(&driver, Refuse::io_uring_enter(errno));
+    assert!(matches!(refused, Err(ShmError::Io { .. })), "{refused:?}");
+    assert_eq!(woken.calls(), 1);
+    assert_eq!(poll_with(received.as_mut(), &waker), Poll::Ready(None));
+    assert_eq!(face.close_reason(), Some(CloseReason::DriverGone));
+    let turned = driver.turn();
+    assert!(matches!(turned, Err(ShmError::Closed { .. })), "{turned:?}");
+    wait("the peer", async { assert_eq!(handle.recv().await, None) });
+}
+
+#[test]
+#[ignore = "run by entering_a_sandbox_later_hangs_no_polled_driver"]
+fn a_driven_driver_that_is_refused_later() {
+    let Some(arguments) = arguments() else { return };
+    let errno = if arguments[0] == "EAGAIN" { Errno::AGAIN } else { Errno::PERM };
+    let Ok(driver) = Driver::builder().backend(Backend::IoUring).polled() else { return };
+    let (_face, _descriptor) = SpscFace::builder().driver(&driver).pair().unwrap();
+    refuse(&[Refuse::io_uring_enter(errno)]).unwrap();
+    let driven = driver.drive(pending::<std::io::Result<()>>, pending::<()>());
+    assert!(matches!(wait("the drive", driven), Err(ShmError::Closed { .. })));
+}
+
+#[test]
+fn entering_a_sandbox_later_hangs_no_polled_driver() {
+    for errno in ["EAGAIN", "EPERM"] {
+        for when in ["before any turn", "after a turn"] {
+            passes(test_path!(a_polled_driver_that_is_refused_later), &[errno, when]);
+        }
+        passes(test_path!(a_driven_driver_that_is_refused_later), &[errno]);
     }
 }
 

@@ -4,13 +4,12 @@ use std::io;
 use std::panic::{AssertUnwindSafe, catch_unwind};
 use std::sync::mpsc::{SyncSender, sync_channel};
 use std::thread;
-use std::time::Duration;
 
 use super::Backend;
 use super::epoll::EpollPoller;
 use super::event_loop::EventLoop;
 use super::parker::Inside;
-use super::poller::{ATTEMPTS, Failure};
+use super::poller::{ATTEMPTS, Failure, pause_after};
 use super::shared::Shared;
 use super::uring::{self, RingPoller};
 use crate::error::ShmError;
@@ -79,8 +78,7 @@ fn serve(event_loop: &mut EventLoop) -> io::Result<()> {
             Ok(()) => failures = 0,
             Err(Failure::Once(_)) if failures < ATTEMPTS => {
                 failures += 1;
-                // All pauses together last about a quarter of a second.
-                thread::sleep(Duration::from_millis(1 << failures) / 2);
+                thread::sleep(pause_after(failures));
             }
             Err(failure) => return Err(failure.into_error()),
         }

@@ -108,7 +108,9 @@ impl PolledDriver {
     /// - [`Closed`](ShmError::Closed): the kernel failed this driver for good and its endpoints
     ///   have ended, or this is a forked child.
     /// - [`Io`](ShmError::Io): the kernel failed. The descriptor stays readable, and the next call
-    ///   may succeed.
+    ///   may succeed; or it returns `Closed`. Where the kernel takes no submissions of the
+    ///   driver's ring, because it lacks memory or a sandbox forbids it, this first blocks for up
+    ///   to a third of a second, trying again.
     pub fn turn(&self) -> Result<usize, ShmError> {
         self.parker.turn().map(|turned| turned.calls)
     }
@@ -238,10 +240,17 @@ const ROUNDS: usize = 8;
 
 /// Turns the driver once, unless another thread does.
 fn turn(driver: &PolledDriver) -> Result<(), ShmError> {
-    match driver.turn() {
-        // Another thread turns it. Or the kernel failed: then the descriptor stays readable until
-        // the failure is over or the driver is given up.
-        Err(ShmError::Io { .. }) => Ok(()),
-        turned => turned.map(drop),
+    // If the kernel failed, the next call tells whether the driver was given up.
+    for _ in 0..2 {
+        match driver.turn() {
+            Err(ShmError::Io { source, .. }) if source.kind() == io::ErrorKind::ResourceBusy => {
+                break;
+            }
+            Err(ShmError::Io { .. }) => {}
+            turned => return turned.map(drop),
+        }
     }
+    // Another thread turns it. Or the kernel failed twice: then the descriptor stays readable until
+    // the failure is over or the driver is given up.
+    Ok(())
 }

@@ -130,6 +130,12 @@ pub(super) const PAUSE: Duration = Duration::from_millis(1);
 /// How many times in a row the kernel may fail before the driver is given up.
 pub(super) const ATTEMPTS: u32 = 8;
 
+/// Returns how long a driver waits after so many failures in
+/// a row: about a quarter of a second in all.
+pub(super) fn pause_after(failures: u32) -> Duration {
+    Duration::from_millis(1 << failures.min(ATTEMPTS)) / 2
+}
+
 /// Why a wait in the kernel failed.
 #[derive(Debug)]
 pub(super) enum Failure {

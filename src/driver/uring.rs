@@ -34,7 +34,7 @@ use rustix::io::Errno;
 
 use super::Backend;
 use super::epoll;
-use super::poller::{Failure, Found, Outcome, PAUSE, Poller, Wake, outcome};
+use super::poller::{ATTEMPTS, Failure, Found, Outcome, PAUSE, Poller, Wake, outcome, pause_after};
 use super::shared::Shared;
 use super::submission::{Operation, Submission};
 use super::table::Id;
@@ -214,6 +214,11 @@ impl Queue {
         true
     }
 
+    /// Returns how many submissions the kernel does not have yet.
+    fn unsubmitted(&mut self) -> usize {
+        self.backlog.len() + self.ring.submission().len()
+    }
+
     /// Whether an enter would change nothing: there is nothing to submit, to complete or to move
     /// up.
     fn is_quiet(&mut self) -> bool {
@@ -228,7 +233,7 @@ impl Queue {
 
     /// Submits and waits for completions, at most for `timeout`.
     fn enter(&mut self, timeout: Option<Duration>) -> Result<(), Failure> {
-        // What does not fit goes with the next turn, which must come soon.
+        // What does not fit goes with the next enter, which must come soon.
         let timeout = if self.refill() { timeout } else { Some(Duration::ZERO) };
         if timeout == Some(Duration::ZERO) && self.is_quiet() {
             return Ok(());
@@ -375,10 +380,40 @@ impl PolledRing {
         Ok((ring, descriptor))
     }
 
-    /// Submits the poll of the epoll set.
+    /// Submits the poll of the epoll set. Its completion stays in the ring, which is readable
+    /// because of it.
     fn poll_set(&mut self) -> Result<(), Failure> {
         self.queue.poll(&self.shared);
-        self.queue.enter(Some(Duration::ZERO))
+        self.submit(None)
+    }
+
+    /// Submits everything, and takes completions if there is a place for them.
+    ///
+    /// What the kernel does not have cannot make the descriptor readable, not even for another
+    /// thread that interrupts, so nothing may be left for a next turn: nothing would bring one
+    /// about. Where the kernel fails, this blocks, in all for about as long as a background driver
+    /// waits; then the driver is given up.
+    fn submit(&mut self, mut found: Option<&mut Found>) -> Result<(), Failure> {
+        let (mut failures, mut left) = (0, usize::MAX);
+        loop {
+            let entered = self.queue.enter(Some(Duration::ZERO));
+            if let Some(found) = found.as_deref_mut() {
+                self.reap_ready(found);
+            }
+            let before = std::mem::replace(&mut left, self.queue.unsubmitted());
+            let error = match entered {
+                Err(Failure::Once(error)) if left > 0 => error,
+                Ok(()) if left > 0 => Errno::AGAIN.into(),
+                entered => return entered,
+            };
+            if left < before {
+                failures = 0;
+            } else if failures == ATTEMPTS {
+                return Err(Failure::ForGood(error));
+            }
+            failures += 1;
+            thread::sleep(pause_after(failures));
+        }
     }
 }
 
@@ -394,9 +429,7 @@ impl Poller for PolledRing {
 
     /// Never sleeps: the thread that polls the descriptor does that.
     fn wait(&mut self, _timeout: Option<Duration>, found: &mut Found) -> Result<(), Failure> {
-        let entered = self.queue.enter(Some(Duration::ZERO));
-        self.reap_ready(found);
-        entered?;
+        self.submit(Some(found))?;
         if std::mem::take(&mut self.is_set_due) {
             let taken = epoll::take(&self.shared, Some(Duration::ZERO), found);
             // If something is left in the set, this poll completes at once, and the ring stays
