@@ -103,8 +103,8 @@ impl Endpoint {
     ///
     /// # Cancel safety
     /// If the future is dropped before it is ready, it has sent nothing, and gives up its place in
-    /// the queue. One that has waited for room and is no longer polled, but not dropped either, keeps
-    /// its place, and holds up the other senders of this end.
+    /// the queue. One that has waited for room and is no longer polled, but not dropped either,
+    /// keeps its place, and holds up the other senders of this end.
     pub fn send(&self, packet: Bytes) -> impl Future<Output = Result<(), ShmError>> + Send + '_ {
         channel::send(self.whole(), packet, Deadline::Unset)
     }

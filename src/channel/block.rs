@@ -28,8 +28,8 @@ const MAX_THREADS: u32 = MAX_WAITERS - 64;
 /// All threads of this process that sleep on one bell.
 #[derive(Debug, Default)]
 pub(super) struct Blocked {
-    /// Incremented by each end of ours, and by other news that must reach all. The peer does not map
-    /// this memory.
+    /// Incremented by each end of ours, and by other news that must reach all. The peer does not
+    /// map this memory.
     ends: AtomicU32,
     /// How many threads want to sleep on the bell.
     threads: AtomicU32,

@@ -261,8 +261,8 @@ fn try_calls_return_at_once(driver: &Driver) {
     });
 }
 
-/// The owner of a packet's memory, which looks at the end when the memory is free again, as one does
-/// that hands out credit.
+/// The owner of a packet's memory, which looks at the end when the memory is free again, as one
+/// does that hands out credit.
 struct Owner(Arc<Endpoint>);
 
 impl AsRef<[u8]> for Owner {
