@@ -2,8 +2,10 @@
 
 use std::os::fd::AsFd;
 use std::sync::Weak;
+use std::time::Instant;
 
 use super::counters::count;
+use super::deadline::QueueTimer;
 use super::hangup::{Hangup, HangupTarget};
 use super::shared::Channel;
 use crate::driver::{Backend, Binding, Source};
@@ -245,7 +247,11 @@ impl Source for Channel {
 
     fn on_timer(&self) {
         self.room.notify_all();
-        self.news.notify_all();
+        match self.queue_deadline.on_timer(Instant::now()) {
+            QueueTimer::Idle => {}
+            QueueTimer::Due => self.news.notify_all(),
+            QueueTimer::Later(at) => self.wake_at(at),
+        }
     }
 
     fn on_abandoned(&self) {

@@ -158,7 +158,12 @@ impl SendState {
                     return Poll::Ready(Some(self.time_out(end)));
                 }
                 Poll::Pending => {
-                    ready!(wait.sleep(channel, deadline.get(channel)));
+                    let at = deadline.get(channel);
+                    if let Some(at) = at {
+                        // Before the driver is asked: its timer then finds the deadline.
+                        channel.queue_deadline.note(at);
+                    }
+                    ready!(wait.sleep(channel, at));
                 }
             }
         }

@@ -11,6 +11,7 @@ use std::time::{Duration, Instant};
 use super::bell_wait::BellWait;
 use super::block::{Blocked, Seen};
 use super::counters::{Counters, Stats, count};
+use super::deadline::QueueDeadline;
 use super::ends::Ends;
 use super::hangup::Hangup;
 use super::spurious_wakes::SpuriousWakes;
@@ -74,8 +75,9 @@ pub(crate) struct Channel {
     pub(super) room: Waiters,
     /// Tasks that wait for their place at the front, where they may wait for room.
     pub(super) place: Waiters,
-    /// Tasks that wait for a deadline, for the peer or for the end.
+    /// Tasks that wait for the peer or for the end, and those in the queue, for a deadline.
     pub(super) news: Waiters,
+    pub(super) queue_deadline: QueueDeadline,
     pub(super) counters: Counters,
     pub(super) send_timeout: Option<Duration>,
     pub(super) first_backoff: u32,
@@ -128,6 +130,7 @@ impl Channel {
             room: Waiters::default(),
             place: Waiters::default(),
             news: Waiters::default(),
+            queue_deadline: QueueDeadline::default(),
             counters: Counters::default(),
             send_timeout: options.send_timeout,
             first_backoff: options.first_backoff,

@@ -8,8 +8,8 @@ use futures::{FutureExt, SinkExt};
 use wakering::{Driver, Endpoint, ShmError, SpscFace};
 
 use crate::common::{
-    Dir, PATIENCE, SMALL, both_roles, eventually, fill, join, number, on_both_backends, packet,
-    poll_once, wait,
+    Dir, PATIENCE, SMALL, both_roles, eventually, fill, fill_with, join, number, on_both_backends,
+    packet, poll_once, poll_with, wait, woken::Woken,
 };
 
 const TIMEOUT: Duration = Duration::from_millis(200);
@@ -18,6 +18,7 @@ on_both_backends!(
     a_send_on_a_full_ring_times_out,
     a_batch_that_times_out_says_how_many_were_sent,
     each_queued_sender_has_its_own_deadline,
+    the_looks_of_the_first_sender_wake_no_other,
     a_deadline_counts_before_anybody_connected,
     a_send_with_room_in_time_does_not_time_out,
     a_batch_has_one_deadline_for_all,
@@ -111,6 +112,44 @@ fn each_queued_sender_has_its_own_deadline(driver: &Driver) {
         // All of them have left the queue.
         assert_eq!(here.stats().packets_received, 0);
     });
+}
+
+/// The one at the front looks for room by a timer of the end, which those behind it share.
+fn the_looks_of_the_first_sender_wake_no_other(driver: &Driver) {
+    const SENDERS: u64 = 100;
+
+    for timeout in [None, Some(PATIENCE * 10)] {
+        both_roles(driver, SMALL, timeout, |here, there| {
+            let filled = fill_with(&here, 1000);
+            let mut sends: Vec<_> = (0..SENDERS)
+                .map(|n| (Box::pin(here.send(packet(filled + n, 1000))), Woken::counting(), 0))
+                .collect();
+            for (send, (_, waker), _) in &mut sends {
+                assert!(poll_with(send.as_mut(), waker).is_pending());
+            }
+            // The peer takes so slowly that the first looks by itself in between.
+            let (mut taken, mut wakes, mut took) = (0, 0, Instant::now());
+            eventually("all are sent", || {
+                sends.retain_mut(|(send, (woken, waker), seen)| {
+                    let calls = woken.calls();
+                    if calls == *seen {
+                        return true;
+                    }
+                    wakes += calls - std::mem::replace(seen, calls);
+                    poll_with(send.as_mut(), waker).is_pending()
+                });
+                if took.elapsed() >= Duration::from_millis(2)
+                    && let Ok(packet) = there.try_recv()
+                {
+                    assert_eq!(number(&packet), taken);
+                    (taken, took) = (taken + 1, Instant::now());
+                }
+                sends.is_empty()
+            });
+            // Each is woken for its place, and then for room or to look, a few times.
+            assert!(wakes < 15 * 100, "{wakes} wakes of {SENDERS} senders");
+        });
+    }
 }
 
 fn a_deadline_counts_before_anybody_connected(driver: &Driver) {
