@@ -13,7 +13,6 @@ use rustix::net::{AddressFamily, SocketType};
 use super::connector::{self, Connection};
 use super::message::{self, Status};
 use super::socket::{self, Received};
-use super::untrusted::UntrustedSocket;
 use crate::error::ShmError;
 use crate::rendezvous::credentials::PeerCredentials;
 use crate::rendezvous::lifeline::Lifeline;
@@ -57,12 +56,11 @@ pub(crate) fn adopt(descriptor: OwnedFd) -> Result<Connection, ShmError> {
     rustix::io::fcntl_setfd(&descriptor, rustix::io::FdFlags::CLOEXEC)
         .map_err(ShmError::io(ADOPTING))?;
     let peer = PeerCredentials::of(descriptor.as_fd()).map_err(ShmError::io(ADOPTING))?;
-    let socket = UntrustedSocket::new(descriptor);
-    match socket::receive_with_descriptor(socket.as_fd()).map_err(ShmError::io(ADOPTING))? {
+    match socket::receive_with_descriptor(descriptor.as_fd()).map_err(ShmError::io(ADOPTING))? {
         Received::Message(mut answer) => {
             let process = answer.process.take();
             let region = connector::welcome(answer, None)?;
-            Ok(Connection { region, lifeline: Lifeline::new(socket.into_inner(), peer, process) })
+            Ok(Connection { region, lifeline: Lifeline::new(descriptor, peer, process) })
         }
         Received::HungUp => Err(connector::hung_up()),
         Received::Nothing => {

@@ -40,7 +40,7 @@ impl Drop for Untrusted {
         let Some(descriptor) = self.0.take() else { return };
         // Only memory files have seals, and these close at once.
         if rustix::fs::fcntl_get_seals(&descriptor).is_err() {
-            discard(descriptor);
+            discard(vec![descriptor]);
         }
     }
 }
@@ -93,15 +93,16 @@ impl Drop for UntrustedSocket {
         }
         // The connection ends for the other side at once.
         let _ = rustix::net::shutdown(&*self, Shutdown::Both);
-        if let Some(socket) = self.socket.take() {
-            discard(socket);
-        }
+        discard(self.socket.take().into_iter().collect());
     }
 }
 
-/// Closes a descriptor whose close may block, on a thread of its own, or here if no thread can be
+/// Closes descriptors whose close may block, on a thread of its own, or here if no thread can be
 /// started.
-fn discard(descriptor: OwnedFd) {
+pub(super) fn discard(descriptors: Vec<OwnedFd>) {
+    if descriptors.is_empty() {
+        return;
+    }
     let thread = std::thread::Builder::new().name("wakering-close".into());
-    drop(signals::blocked(|| thread.spawn(move || drop(descriptor))));
+    drop(signals::blocked(|| thread.spawn(move || drop(descriptors))));
 }
