@@ -28,9 +28,9 @@ const MAX_WAITING: usize = 128;
 /// handshake.
 ///
 /// An item is a face whose peer is there, or an error of the listener itself, after which it goes
-/// on. Clients that are refused, are hostile or do not complete the handshake are never an item;
-/// [`stats`](Self::stats) counts them. At most 128 applications wait to be accepted; any more get
-/// `Busy`.
+/// on. Clients that are refused for what they are, are hostile or do not complete the handshake are
+/// never an item; [`stats`](Self::stats) counts them. At most 128 applications wait to be accepted;
+/// any more get `Busy`.
 ///
 /// # Examples
 ///
@@ -79,7 +79,8 @@ impl SpscListener {
     ///
     /// # Errors
     /// [`Closed`](ShmError::Closed) after [`close`](Self::close), or if the driver has stopped;
-    /// otherwise, the errors of making a face, after which the listener goes on.
+    /// otherwise, the errors of making a face or of passing its memory on, after which the listener
+    /// goes on.
     ///
     /// # Cancel safety
     /// If the future is dropped before it is ready, it has accepted no application.
@@ -169,7 +170,7 @@ pub struct ListenerStats {
     /// How many of those have not been accepted yet.
     pub waiting: usize,
     /// Clients that were refused because of their user or version, or because the listener was
-    /// busy.
+    /// busy, or lacked what a face needs.
     pub refused: u64,
     /// Clients that sent something other than a hello.
     pub hostile: u64,

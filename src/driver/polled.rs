@@ -107,10 +107,11 @@ impl PolledDriver {
     ///   reactor: the edge just reported may need another turn.
     /// - [`Closed`](ShmError::Closed): the kernel failed this driver for good and its endpoints
     ///   have ended, or this is a forked child.
-    /// - [`Io`](ShmError::Io): the kernel failed. The descriptor stays readable, and the next call
-    ///   may succeed; or it returns `Closed`. Where the kernel takes no submissions of the
-    ///   driver's ring, because it lacks memory or a sandbox forbids it, this first blocks for up
-    ///   to a third of a second, trying again.
+    /// - [`Io`](ShmError::Io): the kernel failed. Either the descriptor stays readable and a later
+    ///   call may succeed, or the driver has ended. The next call tells, so make one before you
+    ///   wait. Where the kernel takes no submissions of the driver's ring, because it lacks memory
+    ///   or a sandbox forbids it, this blocks for up to a third of a second, trying again, and
+    ///   then the driver ends.
     pub fn turn(&self) -> Result<usize, ShmError> {
         self.parker.turn().map(|turned| turned.calls)
     }

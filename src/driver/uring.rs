@@ -391,8 +391,9 @@ impl PolledRing {
     ///
     /// What the kernel does not have cannot make the descriptor readable, not even for another
     /// thread that interrupts, so nothing may be left for a next turn: nothing would bring one
-    /// about. Where the kernel fails, this blocks, in all for about as long as a background driver
-    /// waits; then the driver is given up.
+    /// about. Where the kernel fails, this blocks, for a third of a second in all; then the driver
+    /// is given up. (A driver on a thread of its own, which delays nobody, waits for memory as long
+    /// as it takes.)
     fn submit(&mut self, mut found: Option<&mut Found>) -> Result<(), Failure> {
         let (mut failures, mut left) = (0, usize::MAX);
         loop {

@@ -312,6 +312,7 @@ impl Acceptor {
             Err(errno @ (Errno::TOOMANYREFS | Errno::NOBUFS | Errno::NOMEM)) => {
                 // Without a descriptor, an answer may still pass.
                 let _ = socket::send(socket.as_fd(), &message::answer(Status::Busy), None);
+                self.trace_refusal(Some(peer), "the kernel passes no more descriptors");
                 count(&self.refused);
                 let failure = ShmError::io("passing the region's descriptor")(errno);
                 host.undelivered(file, Some(failure));

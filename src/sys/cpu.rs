@@ -41,18 +41,35 @@ fn full_fence() {
 pub(crate) fn is_amd() -> bool {
     #[cfg(target_arch = "x86_64")]
     {
-        // Kept, because a hypervisor answers the instruction, which takes microseconds.
-        static IS_AMD: std::sync::LazyLock<bool> = std::sync::LazyLock::new(|| {
-            #[allow(unused_unsafe, reason = "newer compilers take it for a safe function")]
-            // SAFETY: every processor of this architecture has the instruction and its leaf 0.
-            let vendor = unsafe { std::arch::x86_64::__cpuid(0) };
-            [vendor.ebx, vendor.edx, vendor.ecx].map(u32::to_le_bytes).as_flattened()
-                == b"AuthenticAMD"
-        });
-        *IS_AMD
+        use std::sync::atomic::{AtomicU8, Ordering};
+
+        const UNKNOWN: u8 = 0;
+        const NO: u8 = 1;
+        const YES: u8 = 2;
+
+        // Kept, because a hypervisor answers the instruction, which takes microseconds. Not a
+        // `LazyLock`: a forked child would wait for a thread that was about to fill it.
+        static IS_AMD: AtomicU8 = AtomicU8::new(UNKNOWN);
+        // ORDERING: Relaxed; the answer publishes nothing, and all threads find the same one.
+        let mut known = IS_AMD.load(Ordering::Relaxed);
+        if known == UNKNOWN {
+            known = if has_vendor(b"AuthenticAMD") { YES } else { NO };
+            IS_AMD.store(known, Ordering::Relaxed);
+        }
+        known == YES
     }
     #[cfg(not(target_arch = "x86_64"))]
     false
+}
+
+/// Whether the processor names this vendor.
+#[cfg(target_arch = "x86_64")]
+#[cold]
+fn has_vendor(name: &[u8; 12]) -> bool {
+    #[allow(unused_unsafe, reason = "newer compilers take it for a safe function")]
+    // SAFETY: every processor of this architecture has the instruction and its leaf 0.
+    let vendor = unsafe { std::arch::x86_64::__cpuid(0) };
+    [vendor.ebx, vendor.edx, vendor.ecx].map(u32::to_le_bytes).as_flattened() == name
 }
 
 /// Whether this process runs under valgrind, as far as this processor can tell.
