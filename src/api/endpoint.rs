@@ -431,9 +431,13 @@ impl Endpoint {
     /// Dropping the future changes nothing.
     pub fn connected(&self) -> impl Future<Output = Result<PeerCredentials, ShmError>> + Send + '_ {
         self.channel.wait_for(|channel| {
-            let ended =
-                || channel.close_reason().map(|reason| ShmError::Closed { reason, sent: 0 });
-            channel.peer().map(Ok).or_else(|| ended().map(Err))
+            let reason = channel.close_reason();
+            // After the reason: a peer that has ended the channel may be known by now.
+            if let Some(peer) = channel.peer() {
+                return Some(Ok(peer));
+            }
+            let reason = reason.filter(|reason| !channel.is_about_to_know_peer(*reason))?;
+            Some(Err(ShmError::Closed { reason, sent: 0 }))
         })
     }
 

@@ -232,3 +232,47 @@ impl SpscListener {
         FaceBuilder::default()
     }
 }
+
+#[cfg(all(test, not(loom)))]
+mod tests {
+    use std::pin::pin;
+    use std::task::{Context, Poll, Waker};
+
+    use super::*;
+    use crate::api::handle::SpscHandle;
+    use crate::driver::Driver;
+    use crate::error::CloseReason;
+
+    /// The application may be faster than the driver that has just answered it.
+    #[test]
+    fn a_peer_that_has_left_before_the_driver_knows_it_was_connected() {
+        let driver = Driver::builder().background().unwrap();
+        let config = SpscFace::builder().driver(&driver).config().unwrap();
+        let (face, file) = config.make().unwrap();
+        let (lifeline, theirs) = rendezvous::pair(file.as_fd()).unwrap();
+        let mut connected = pin!(face.connected());
+        let mut cx = Context::from_waker(Waker::noop());
+        assert!(connected.as_mut().poll(&mut cx).is_pending());
+        drop(SpscHandle::builder().driver(&driver).from_fd(theirs).unwrap());
+        assert!(connected.as_mut().poll(&mut cx).is_pending());
+        face.channel().attach(lifeline).unwrap();
+        let Poll::Ready(Ok(peer)) = connected.as_mut().poll(&mut cx) else { panic!("no peer") };
+        assert_eq!(peer.pid.unsigned_abs(), std::process::id());
+        assert_eq!(face.close_reason(), Some(CloseReason::Peer));
+    }
+
+    #[test]
+    fn a_face_that_ends_before_anybody_came_was_never_connected() {
+        let driver = Driver::builder().background().unwrap();
+        let (face, _file) = SpscFace::builder().driver(&driver).config().unwrap().make().unwrap();
+        let mut connected = pin!(face.connected());
+        let mut cx = Context::from_waker(Waker::noop());
+        assert!(connected.as_mut().poll(&mut cx).is_pending());
+        face.cancel();
+        let ended = connected.as_mut().poll(&mut cx);
+        let reason = CloseReason::Cancelled;
+        assert!(
+            matches!(ended, Poll::Ready(Err(ShmError::Closed { reason: r, .. })) if r == reason)
+        );
+    }
+}

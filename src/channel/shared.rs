@@ -16,6 +16,7 @@ use super::ends::Ends;
 use super::hangup::Hangup;
 use super::spurious_wakes::SpuriousWakes;
 use crate::driver::Registration;
+use crate::error::CloseReason;
 use crate::rendezvous::credentials::PeerCredentials;
 use crate::rendezvous::lifeline::Lifeline;
 use crate::ring::Probe;
@@ -195,6 +196,16 @@ impl Channel {
 
     pub(crate) fn peer(&self) -> Option<PeerCredentials> {
         self.lifeline.get().map(Lifeline::peer)
+    }
+
+    /// Whether the peer was faster than our driver: it has the region, and has even ended the
+    /// channel for this `reason`, while the driver still comes back from giving it the region. The
+    /// driver [`attach`](Self::attach)es it next.
+    pub(crate) fn is_about_to_know_peer(&self, reason: CloseReason) -> bool {
+        let may_be_theirs = matches!(reason, CloseReason::Peer | CloseReason::Cancelled);
+        // PEER: whatever is written there, who has written it has the region.
+        // ORDERING: Relaxed; the reason was read before with Acquire, if it is theirs.
+        may_be_theirs && self.peer_words().ends.0.load(Ordering::Relaxed) != 0
     }
 
     pub(super) fn lifeline(&self) -> Option<&Lifeline> {
