@@ -247,11 +247,15 @@ fn turn_with(driver: &PolledDriver, refused: Refuse) -> Result<usize, ShmError> 
     })
 }
 
+fn refusal_of_enter(errno: &str) -> Refuse {
+    refusal("enter", if errno == "EAGAIN" { Errno::AGAIN } else { Errno::PERM })
+}
+
 #[test]
 #[ignore = "run by entering_a_sandbox_later_hangs_no_polled_driver"]
 fn a_polled_driver_that_is_refused_later() {
     let Some(arguments) = arguments() else { return };
-    let errno = if arguments[0] == "EAGAIN" { Errno::AGAIN } else { Errno::PERM };
+    let refusal = refusal_of_enter(&arguments[0]);
     let Ok(driver) = Driver::builder().backend(Backend::IoUring).polled() else { return };
     let (face, descriptor) = SpscFace::builder().driver(&driver).pair().unwrap();
     let handle = SpscHandle::from_fd(descriptor).unwrap();
@@ -265,7 +269,7 @@ fn a_polled_driver_that_is_refused_later() {
     assert!(is_readable(&driver, PATIENCE));
     // A turn that the kernel lets submit nothing. No later one would be asked for, so this is the
     // end of the driver, and its tasks learn of it.
-    let refused = turn_with(&driver, Refuse::io_uring_enter(errno));
+    let refused = turn_with(&driver, refusal);
     assert!(matches!(refused, Err(ShmError::Io { .. })), "{refused:?}");
     assert_eq!(woken.calls(), 1);
     assert_eq!(poll_with(received.as_mut(), &waker), Poll::Ready(None));
@@ -279,10 +283,10 @@ fn a_polled_driver_that_is_refused_later() {
 #[ignore = "run by entering_a_sandbox_later_hangs_no_polled_driver"]
 fn a_driven_driver_that_is_refused_later() {
     let Some(arguments) = arguments() else { return };
-    let errno = if arguments[0] == "EAGAIN" { Errno::AGAIN } else { Errno::PERM };
+    let refusal = refusal_of_enter(&arguments[0]);
     let Ok(driver) = Driver::builder().backend(Backend::IoUring).polled() else { return };
     let (_face, _descriptor) = SpscFace::builder().driver(&driver).pair().unwrap();
-    refuse(&[Refuse::io_uring_enter(errno)]).unwrap();
+    refuse(&[refusal]).unwrap();
     let driven = driver.drive(pending::<std::io::Result<()>>, pending::<()>());
     assert!(matches!(wait("the drive", driven), Err(ShmError::Closed { .. })));
 }

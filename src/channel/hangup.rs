@@ -167,15 +167,18 @@ mod tests {
     use super::*;
     use crate::api::face::SpscFace;
     use crate::api::handle::SpscHandle;
+    use crate::channel::Channel;
     use crate::error::{CloseReason, RecvTimeoutError};
 
     const DEADLINE: Duration = Duration::from_secs(20);
 
-    #[test]
-    fn threads_look_for_themselves_once_the_background_driver_has_failed() {
-        let idle = Driver::builder().build().unwrap();
-        let (face, descriptor) = SpscFace::builder().driver(&idle).pair().unwrap();
-        let handle = SpscHandle::builder().driver(&idle).from_fd(descriptor).unwrap();
+    type Receiver = std::thread::JoinHandle<Result<bytes::Bytes, RecvTimeoutError>>;
+
+    /// Returns both ends of a driver that nobody runs, and a thread that blocks on the first one,
+    /// whose peer is watched in the background.
+    fn blocked(idle: &Driver) -> (Arc<Channel>, SpscHandle, Receiver) {
+        let (face, descriptor) = SpscFace::builder().driver(idle).pair().unwrap();
+        let handle = SpscHandle::builder().driver(idle).from_fd(descriptor).unwrap();
         let channel = face.channel().clone();
         let receiver = std::thread::spawn(move || face.recv_timeout(DEADLINE));
         let hangup = channel.hangup.get().unwrap();
@@ -184,7 +187,12 @@ mod tests {
             assert!(begun.elapsed() < DEADLINE);
             std::thread::yield_now();
         }
-        // The background driver is gone, and reports nothing any more.
+        (channel, handle, receiver)
+    }
+
+    /// The background driver goes, and reports nothing any more; then the peer dies.
+    fn learns_of_the_death(channel: &Channel, handle: &SpscHandle, receiver: Receiver) {
+        let hangup = channel.hangup.get().unwrap();
         hangup.leave(channel.lifeline());
         hangup.on_abandoned();
         handle.channel().lifeline().unwrap().hang_up();
@@ -192,20 +200,18 @@ mod tests {
         assert_eq!(received, Err(RecvTimeoutError::Closed(CloseReason::PeerDied)));
     }
 
+    #[test]
+    fn threads_look_for_themselves_once_the_background_driver_has_failed() {
+        let idle = Driver::builder().build().unwrap();
+        let (channel, handle, receiver) = blocked(&idle);
+        learns_of_the_death(&channel, &handle, receiver);
+    }
+
     /// A peer may move our sleepers to another word of the region.
     #[test]
     fn threads_that_were_moved_look_for_themselves_too() {
         let idle = Driver::builder().build().unwrap();
-        let (face, descriptor) = SpscFace::builder().driver(&idle).pair().unwrap();
-        let handle = SpscHandle::builder().driver(&idle).from_fd(descriptor).unwrap();
-        let channel = face.channel().clone();
-        let receiver = std::thread::spawn(move || face.recv_timeout(DEADLINE));
-        let hangup = channel.hangup.get().unwrap();
-        let begun = Instant::now();
-        while !hangup.is_watched.load(Ordering::Relaxed) {
-            assert!(begun.elapsed() < DEADLINE);
-            std::thread::yield_now();
-        }
+        let (channel, handle, receiver) = blocked(&idle);
         // Until long after the thread has begun to sleep on two words.
         let begun = Instant::now();
         while begun.elapsed() < Duration::from_millis(400) {
@@ -214,10 +220,6 @@ mod tests {
             requeue(from, Flags::empty(), 0, 100, to).unwrap();
             std::thread::sleep(Duration::from_millis(1));
         }
-        hangup.leave(channel.lifeline());
-        hangup.on_abandoned();
-        handle.channel().lifeline().unwrap().hang_up();
-        let received = receiver.join().unwrap();
-        assert_eq!(received, Err(RecvTimeoutError::Closed(CloseReason::PeerDied)));
+        learns_of_the_death(&channel, &handle, receiver);
     }
 }

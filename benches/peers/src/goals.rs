@@ -126,14 +126,13 @@ impl Goal {
     /// Who is compared with whom: the best of those that may be chosen, by the heats alone. The
     /// final of the two judges the goal: otherwise the best would be the luckiest.
     pub(crate) fn sides(&self, results: &Results) -> Option<[&'static System; 2]> {
-        let theirs = match self.with {
-            With::System(name) => systems::find(name)?,
-            With::BestRival => results.best(self.row, reference(self.row), is_rival)?,
-        };
-        let limit = match self.with {
-            With::System(name) => name,
-            With::BestRival => reference(self.row),
-        };
-        Some([results.best(self.row, limit, self.ours)?, theirs])
+        let best = |limit, choice: Choice| results.best(self.row, limit, choice);
+        match self.with {
+            With::System(limit) => Some([best(limit, self.ours)?, systems::find(limit)?]),
+            With::BestRival => {
+                let limit = reference(self.row);
+                Some([best(limit, self.ours)?, best(limit, is_rival)?])
+            }
+        }
     }
 }
