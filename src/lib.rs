@@ -211,7 +211,7 @@
 //! - `wakering ping NAME` measures round trips to an engine that echoes, such as `wakering ping
 //!   NAME --echo`.
 //! - `wakering bench` measures round trips and streams between two processes that it starts, by
-//!   each kind of driver.
+//!   blocking calls and with drivers that are parked in, polled, or on a thread of their own.
 //! - `wakering doctor` looks for what stands in the way of channels here: the kernel, io_uring and
 //!   why it is not used, the directory of names, limits, and whether spinning pays.
 //!

@@ -12,6 +12,7 @@ pub mod pollster;
 pub mod pollster_parked;
 pub mod futures;
 pub mod smol;
+pub mod smol_parked;
 pub mod smol_threads;
 pub mod tokio;
 pub mod tokio_threads;

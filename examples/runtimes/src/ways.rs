@@ -38,8 +38,11 @@ ways! {
     "tokio, one thread", "polled, in an AsyncFd": tokio, socket::tokio::one_thread;
     "tokio, all threads", "polled, in a task's AsyncFd": tokio_threads, socket::tokio::all_threads;
     "smol, one thread", "AsyncIoDriver::block_on": smol, socket::smol::one_thread;
+    "smol, parked", "parked in, Driver::block_on": smol_parked, socket::smol::one_thread;
     "smol, all threads", "AsyncIoDriver::into_task": smol_threads, socket::smol::all_threads;
     "async-std, one thread", "AsyncIoDriver::run": async_std, socket::async_std::one_thread;
+    "async-std, parked", "parked in, Driver::block_on": pollster_parked,
+        socket::async_std::one_thread;
     "async-std, all threads", "AsyncIoDriver::into_task": async_std_threads,
         socket::async_std::all_threads;
     "compio", "polled, in a PollFd": compio, socket::compio::run;

@@ -60,6 +60,7 @@ runtimes!(
     pollster,
     pollster_parked,
     smol,
+    smol_parked,
     smol_threads,
     tokio,
     tokio_threads,
