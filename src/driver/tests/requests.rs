@@ -1,6 +1,6 @@
 //! Tests of sources whose tasks ask a driver that is parked in to spin.
 
-use std::sync::atomic::AtomicBool;
+use std::sync::atomic::{AtomicBool, AtomicUsize};
 
 use super::*;
 
