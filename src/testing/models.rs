@@ -11,9 +11,9 @@
 //! From the bottom up: [`ring`] and [`bell`] cover what is shared with the peer, [`ends`] how the
 //! peer announces its end, [`waiters`] the queue of local tasks, [`notify_flag`] the waker of a
 //! future that is driven. They use [`halves`] of their own, which do the bare protocol.
-//! [`block_on`], [`blocking`], [`embedded`], [`endpoint`], [`requests`], [`sink`], [`tasks`] and
-//! [`yields`] cover the shipped ends, on a driver that the model's own threads run. [`in_place`]
-//! does both.
+//! [`block_on`], [`blocking`], [`embedded`], [`endpoint`], [`requests`], [`sink`], [`tasks`],
+//! [`together`] and [`yields`] cover the shipped ends, on a driver that the model's own threads
+//! run. [`in_place`] does both.
 //!
 //! A lost wake is a deadlock, which loom reports. Loom cannot see stores that overtake earlier
 //! loads: the Release of `head` and `taken`, and the order of clear and count in the bell, must be
@@ -32,6 +32,7 @@ mod ring;
 mod notify_flag;
 mod sink;
 mod tasks;
+mod together;
 mod waiters;
 mod yields;
 
