@@ -2,15 +2,18 @@
 
 mod common;
 
-use std::future::poll_fn;
+use std::future::{pending, poll_fn};
+use std::panic::{AssertUnwindSafe, catch_unwind};
 use std::pin::pin;
 use std::sync::atomic::{AtomicU64, Ordering};
+use std::sync::{Arc, Mutex};
 use std::time::Duration;
 
 use async_io::Timer;
 use common::child::{self, Child, test_path};
 use common::roles::{beside, open};
-use common::{Dir, SMALL, length, number, on_both_backends, packet, watched};
+use common::woken::Woken;
+use common::{Dir, SMALL, length, number, on_both_backends, packet, poll_with, watched};
 use futures::future::join;
 use wakering::{AsyncIoDriver, CloseReason, Driver, Endpoint, SpscFace, SpscHandle};
 
@@ -19,6 +22,7 @@ on_both_backends!(
     packets_arrive_under_smol_on_its_threads,
     packets_arrive_under_async_std,
     two_tasks_may_run_the_driver_at_once,
+    block_on_in_a_waker_panics,
     a_driver_without_work_takes_no_turns,
     a_driver_whose_task_is_dropped_ends_its_endpoints,
     a_killed_peer_and_a_cancel_are_noticed,
@@ -147,6 +151,30 @@ fn a_driver_whose_task_is_dropped_ends_its_endpoints(driver: &Driver) {
         assert_eq!(face.closed().await, CloseReason::DriverGone);
         assert_eq!(handle.closed().await, CloseReason::DriverGone);
     });
+}
+
+/// Nobody would turn the driver meanwhile.
+fn block_on_in_a_waker_panics(driver: &Driver) {
+    let driver = Arc::new(like(driver));
+    let (face, handle) = ends(&driver);
+    let (inner, message) = (driver.clone(), Arc::new(Mutex::new(None)));
+    let said = message.clone();
+    let (_, blocking) = Woken::with(move || {
+        let panic = catch_unwind(AssertUnwindSafe(|| inner.block_on(pending::<()>())));
+        *said.lock().unwrap() = panic.unwrap_err().downcast_ref::<&str>().copied();
+    });
+    let mut recv = Box::pin(face.recv());
+    assert!(poll_with(recv.as_mut(), &blocking).is_pending());
+    let received = driver.block_on(async {
+        handle.send("one".into()).await.unwrap();
+        while message.lock().unwrap().is_none() {
+            Timer::after(Duration::from_millis(1)).await;
+        }
+        recv.await
+    });
+    assert_eq!(received.unwrap().unwrap(), "one");
+    let message = message.lock().unwrap().unwrap();
+    assert!(message.contains("inside of a driver's callback"), "{message}");
 }
 
 #[test]

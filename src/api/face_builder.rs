@@ -100,6 +100,7 @@ impl FaceBuilder {
     ///   these it is ([`DenialCause`](crate::DenialCause)), and the path.
     /// - [`Unsupported`](ShmError::Unsupported): `/proc` is not mounted, or the driver already
     ///   serves as many endpoints as it can.
+    /// - [`Closed`](ShmError::Closed): the driver is gone, or this is a forked child of its process.
     /// - [`Io`](ShmError::Io): a system call failed, or another process held the directory's lock
     ///   file for two seconds, which is how long this call waits for it (kind `TimedOut`). Dropping
     ///   a face or a listener does not wait for the lock.
@@ -129,8 +130,8 @@ impl FaceBuilder {
     /// `mode` and `allow` have no effect here.
     ///
     /// # Errors
-    /// [`InvalidConfig`](ShmError::InvalidConfig), [`Io`](ShmError::Io),
-    /// [`Unsupported`](ShmError::Unsupported), as [`create`](Self::create).
+    /// [`InvalidConfig`](ShmError::InvalidConfig), [`Unsupported`](ShmError::Unsupported),
+    /// [`Closed`](ShmError::Closed), [`Io`](ShmError::Io), as [`create`](Self::create).
     pub fn pair(self) -> Result<(SpscFace, OwnedFd), ShmError> {
         let (endpoint, file) = self.config()?.make()?;
         let (lifeline, descriptor) = rendezvous::pair(file.as_fd())?;

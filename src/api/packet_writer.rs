@@ -33,8 +33,8 @@ use crate::error::{ShmError, TryReserveError};
 ///
 /// # Errors
 ///
-/// Once the channel has ended or the peer no longer receives, each call fails with an
-/// [`io::Error`] that contains a [`ShmError::Closed`].
+/// Once the channel has ended or the peer no longer receives, each write fails with an [`io::Error`]
+/// that contains a [`ShmError::Closed`]. A flush or a close does if a packet is held back.
 ///
 /// # Examples
 /// ```

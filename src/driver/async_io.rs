@@ -8,6 +8,7 @@ use ::async_io::Async;
 
 use super::Driver;
 use super::builder::DriverBuilder;
+use super::parker;
 use super::polled::PolledDriver;
 use crate::error::{CloseReason, ShmError};
 
@@ -132,7 +133,16 @@ impl AsyncIoDriver {
     /// # Errors
     ///
     /// As [`run`](Self::run).
+    ///
+    /// # Panics
+    ///
+    /// If this thread is inside of a turn or of `park`, of this or another driver, or is the thread of
+    /// a background driver, where wakers run: the outer call could not continue.
     pub fn block_on<F: Future>(&self, future: F) -> Result<F::Output, ShmError> {
+        assert!(
+            !parker::is_inside(),
+            "block_on inside of a driver's callback, which could not go on meanwhile"
+        );
         ::async_io::block_on(self.run(future))
     }
 

@@ -1,12 +1,10 @@
 //! A registration, as the event loop knows it, and the calls of its source.
 
-use std::any::Any;
-use std::panic::{AssertUnwindSafe, catch_unwind};
-
 use super::poller::Poller;
 use super::slot::Slot;
 use super::source::Source;
 use crate::sync::{Arc, Ordering};
+use crate::sys::shield::shielded;
 
 /// A registration, as the driver knows it.
 pub(super) struct Entry {
@@ -65,20 +63,5 @@ impl Entry {
         let mut answer = false;
         self.call(|source| answer = f(source));
         answer
-    }
-}
-
-/// Runs foreign code and catches its panic.
-pub(super) fn shielded(f: impl FnOnce()) {
-    if let Err(payload) = catch_unwind(AssertUnwindSafe(f)) {
-        discard(payload);
-    }
-}
-
-/// Drops the payload of a panic; the drop may panic again.
-fn discard(payload: Box<dyn Any + Send>) {
-    if let Err(another) = catch_unwind(AssertUnwindSafe(|| drop(payload))) {
-        // Two are enough; the third payload is leaked.
-        std::mem::forget(another);
     }
 }

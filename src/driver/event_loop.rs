@@ -8,7 +8,7 @@
 use std::time::{Duration, Instant};
 
 use super::clock::{AWAKE, NEVER};
-use super::entry::{Entry, Wait, shielded};
+use super::entry::{Entry, Wait};
 use super::inbox::{Command, Request, SleepAttempt};
 use super::poller::{Failure, Found, Outcome, Poller, Wake};
 use super::shared::Shared;
@@ -17,6 +17,7 @@ use super::source::Source;
 use super::table::{Id, Table};
 use super::timers::Timers;
 use crate::sync::Arc;
+use crate::sys::shield::shielded;
 use crate::wake::spin::Spinning;
 
 /// How many times a turn checks the inbox before it checks the kernel again.

@@ -166,5 +166,8 @@ impl<'a> Watch<'a> {
 impl Drop for Watch<'_> {
     fn drop(&mut self) {
         self.registration.unwatch(self.descriptor.as_fd());
+        // The driver keeps the waiter until its next turn. The waker may keep the executor, and the
+        // executor the driver, which then nobody would run any more.
+        drop(self.waiter.task.take());
     }
 }

@@ -169,8 +169,7 @@ impl Shared {
         self.check_fork()?;
         let mut inbox = lock(&self.inbox);
         if inbox.closed {
-            let gone = std::io::Error::other("the driver has ended");
-            return Err(ShmError::Io { step: "register with the driver", source: gone });
+            return Err(ShmError::Closed { reason: CloseReason::DriverGone, sent: 0 });
         }
         let Some(id) = inbox.ids.take() else {
             return Err(ShmError::Unsupported { reason: "more than 2^24 endpoints on one driver" });

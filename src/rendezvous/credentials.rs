@@ -3,11 +3,11 @@
 use std::fmt;
 use std::io;
 use std::os::fd::BorrowedFd;
-use std::panic::{AssertUnwindSafe, catch_unwind};
 // Not the crate's own types: loom's `Arc` cannot hold a `dyn`, and no model uses this module.
 use std::sync::Arc;
 use std::sync::atomic::{AtomicU64, Ordering};
 
+use crate::sys::shield::shielded;
 use crate::sys::sockopt::{self, Ucred};
 
 /// Who the other process was when the connection was made, as the kernel reports it.
@@ -97,9 +97,9 @@ impl Allow {
 
     /// Returns what the predicate says; a panic in it refuses.
     fn accepts(&self, peer: &PeerCredentials) -> bool {
-        // Unwind safety: only the predicate's own state can be left broken, and the predicate is
-        // called again in that state.
-        catch_unwind(AssertUnwindSafe(|| (self.0)(peer))).unwrap_or(false)
+        let mut is_accepted = false;
+        shielded(|| is_accepted = (self.0)(peer));
+        is_accepted
     }
 }
 

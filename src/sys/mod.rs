@@ -11,6 +11,7 @@ pub(crate) mod pidfd;
 #[cfg(not(all(test, loom)))]
 #[allow(unsafe_code, reason = "the signal mask is set by the libc alone")]
 pub(crate) mod signals;
+pub(crate) mod shield;
 #[allow(unsafe_code, reason = "three socket options that rustix cannot read or set")]
 pub(crate) mod sockopt;
 pub(crate) mod trace;

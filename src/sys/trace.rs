@@ -19,8 +19,7 @@ use crate::error::ShmError;
 macro_rules! event {
     ($level:ident, $($event:tt)+) => {{
         let event = || tracing::event!(target: "wakering", tracing::Level::$level, $($event)+);
-        // Unwind safety: the closure borrows what it prints, and changes nothing of ours.
-        let _ = std::panic::catch_unwind(std::panic::AssertUnwindSafe(event));
+        crate::sys::shield::shielded(event);
     }};
 }
 

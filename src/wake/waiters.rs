@@ -10,7 +10,6 @@
 mod first;
 mod queue;
 
-use std::panic::{AssertUnwindSafe, catch_unwind};
 use std::task::{Context, Poll, Wake, Waker};
 use std::time::Instant;
 
@@ -20,6 +19,7 @@ use queue::{Queue, Queued};
 use crate::sync::{Arc, AtomicU32, Ordering};
 use crate::sys::fork::Origin;
 use crate::sys::futex;
+use crate::sys::shield::shielded;
 
 /// The waiters for one thing.
 ///
@@ -207,7 +207,7 @@ impl Wake for Sleeper {
 
 /// Calls `waker`. A panic in one executor's waker must not cost another its wake.
 fn wake(waker: Waker) {
-    let _ = catch_unwind(AssertUnwindSafe(|| waker.wake()));
+    shielded(|| waker.wake());
 }
 
 #[cfg(all(test, not(loom)))]

@@ -42,6 +42,7 @@ macro_rules! in_every_way {
 in_every_way!(
     only_the_last_waker_counts,
     a_waker_that_panics_disturbs_no_other_waiter,
+    a_panic_that_panics_when_it_is_dropped_disturbs_no_other_waiter,
     a_waker_that_panics_keeps_its_place_until_it_is_dropped,
     a_waker_that_drops_another_waiter_does_no_harm,
     a_waker_that_drops_another_sender_does_no_harm,
@@ -134,6 +135,24 @@ fn a_waker_that_panics_disturbs_no_other_waiter(driver: &Driver) {
     let (face, handle) = pair(driver, SMALL);
     face.try_send(packet(1, 8)).unwrap();
     assert_eq!(wait("recv", handle.recv()), Some(packet(1, 8)));
+}
+
+fn a_panic_that_panics_when_it_is_dropped_disturbs_no_other_waiter(driver: &Driver) {
+    struct Bomb;
+    impl Drop for Bomb {
+        fn drop(&mut self) {
+            resume_unwind(Box::new("a panic"));
+        }
+    }
+    both_roles(driver, SMALL, None, |_here, there| {
+        let bad = Does::new(|| resume_unwind(Box::new(Bomb)));
+        let good = Does::new(|| {});
+        let (mut first, mut second) = (Box::pin(there.recv()), Box::pin(there.recv()));
+        assert!(poll_with(first.as_mut(), &bad).is_pending());
+        assert!(poll_with(second.as_mut(), &good).is_pending());
+        assert!(catch_unwind(AssertUnwindSafe(|| there.cancel())).is_ok());
+        eventually("both are woken", || bad.was_called() && good.was_called());
+    });
 }
 
 fn a_waker_that_panics_keeps_its_place_until_it_is_dropped(driver: &Driver) {
