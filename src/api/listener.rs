@@ -32,6 +32,9 @@ const MAX_WAITING: usize = 128;
 /// never an item; [`stats`](Self::stats) counts them. At most 128 applications wait to be accepted;
 /// any more get `Busy`.
 ///
+/// When the listener is dropped, those that still wait are cut off: their channels end with
+/// [`Cancelled`](CloseReason::Cancelled), because nobody received what they sent.
+///
 /// # Examples
 ///
 /// ```
@@ -145,7 +148,7 @@ impl Drop for SpscListener {
     fn drop(&mut self) {
         self.serving.end();
         self.host().end(CloseReason::Local);
-        // Their peers learn that nobody serves them.
+        // Their peers learn that nobody serves them: these faces cancel when they are dropped.
         let state = self.host().state.lock();
         let unaccepted = state.map(|mut state| std::mem::take(&mut state.faces));
         drop(unaccepted);
@@ -225,7 +228,11 @@ impl ListenerHost {
             return Some(Err(ShmError::Closed { reason: CloseReason::Forked, sent: 0 }));
         };
         let closed = state.closed.map(|reason| Err(ShmError::Closed { reason, sent: 0 }));
-        state.faces.pop_front().or(closed)
+        let next = state.faces.pop_front().or(closed);
+        if let Some(Ok(face)) = &next {
+            face.cancel_on_drop(false);
+        }
+        next
     }
 
     fn take_admitted(&self) -> Option<Endpoint> {
@@ -269,6 +276,8 @@ impl Host for ListenerHost {
 
     fn connected(&self, lifeline: Lifeline) {
         let Some(endpoint) = self.take_admitted() else { return };
+        // As long as nobody has accepted it, its drop is no orderly end.
+        endpoint.cancel_on_drop(true);
         let attached = endpoint.channel().attach(lifeline);
         if let Some(mut state) = self.state.lock() {
             state.accepted += 1;

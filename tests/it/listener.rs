@@ -20,7 +20,7 @@ on_both_backends!(
     accept_and_the_stream_take_turns,
     a_dropped_accept_has_accepted_nobody,
     a_closed_listener_still_yields_the_faces_it_has,
-    a_dropped_listener_closes_the_channels_it_has_not_yielded,
+    a_dropped_listener_cancels_the_channels_it_has_not_yielded,
     applications_beyond_the_queues_limit_get_busy,
     clients_that_are_not_let_in_are_counted,
 );
@@ -158,7 +158,7 @@ fn a_closed_listener_still_yields_the_faces_it_has(driver: &Driver) {
     }
 }
 
-fn a_dropped_listener_closes_the_channels_it_has_not_yielded(driver: &Driver) {
+fn a_dropped_listener_cancels_the_channels_it_has_not_yielded(driver: &Driver) {
     let dir = Dir::new();
     let name = dir.name("listener");
     let listener = bind(driver, &name);
@@ -166,7 +166,9 @@ fn a_dropped_listener_closes_the_channels_it_has_not_yielded(driver: &Driver) {
     eventually("they have come", || listener.stats().waiting == 3);
     drop(listener);
     for handle in handles {
-        assert_eq!(wait("closed", handle.closed()), CloseReason::Peer);
+        assert_eq!(wait("closed", handle.closed()), CloseReason::Cancelled);
+        assert_eq!(wait("the end", handle.recv()), None);
+        assert_eq!(handle.finished(), Some(Err(CloseReason::Cancelled)), "its packet is lost");
     }
     assert!(matches!(connected(driver, &name), Err(ShmError::NotFound { .. })));
 }
