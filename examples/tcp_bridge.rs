@@ -1,5 +1,6 @@
 //! How a pipeline leaves the machine: packets of one engine go over TCP to a second engine, and
-//! back. Each packet is a frame that begins with its length.
+//! back. Each packet is a frame that begins with its length, and the end is a frame of its own: TCP
+//! ends a stream in the same way if the process at its other end is killed.
 //!
 //! ```text
 //! engine one <=> bridge -- TCP -- bridge <=> engine two
@@ -7,6 +8,7 @@
 
 #![allow(clippy::print_stdout, reason = "an example says what it did")]
 
+use std::io;
 use std::net::Shutdown;
 
 use bytes::Bytes;
@@ -19,17 +21,17 @@ type Result<T> = std::result::Result<T, Box<dyn std::error::Error + Send + Sync>
 
 const PACKETS: usize = 2000;
 
+/// In place of a length: no more packets come.
+const END: u32 = u32::MAX;
+
 fn main() -> Result<()> {
     smol::block_on(async {
         let listener = TcpListener::bind("127.0.0.1:0").await?;
         let address = listener.local_addr()?;
         let (one, application) = channel()?;
-        let near =
-            smol::spawn(
-                async move { bridge(application, TcpStream::connect(address).await?).await },
-            );
+        let near = smol::spawn(bridge(application, TcpStream::connect(address)));
         let (two, application) = channel()?;
-        let far = smol::spawn(async move { bridge(application, listener.accept().await?.0).await });
+        let far = smol::spawn(bridge(application, async move { Ok(listener.accept().await?.0) }));
 
         let echo = smol::spawn(async move {
             while let Some(packet) = two.recv().await {
@@ -71,7 +73,11 @@ fn channel() -> Result<(Endpoint, Endpoint)> {
     Ok((face.into(), SpscHandle::from_fd(descriptor)?.into()))
 }
 
-async fn bridge(end: Endpoint, stream: TcpStream) -> Result<()> {
+async fn bridge(end: Endpoint, stream: impl Future<Output = io::Result<TcpStream>>) -> Result<()> {
+    // Whatever goes wrong from here on cancels the channel, so that its engine does not take a part
+    // for the whole.
+    end.cancel_on_drop(true);
+    let stream = stream.await?;
     stream.set_nodelay(true)?;
     let max = end.max_packet();
     let (sender, receiver) = end.into_split();
@@ -91,6 +97,8 @@ async fn outwards(mut receiver: Receiver, stream: TcpStream) -> Result<()> {
         }
         writer.flush().await?;
     }
+    writer.write_all(&END.to_be_bytes()).await?;
+    writer.flush().await?;
     stream.shutdown(Shutdown::Write)?;
     Ok(())
 }
@@ -101,19 +109,20 @@ async fn write_frame(writer: &mut BufWriter<TcpStream>, packet: &[u8]) -> Result
     Ok(())
 }
 
-/// Forwards frames until the other machine sends no more, and passes the end on to the engine. Any
-/// other end cancels the channel, so that the engine does not take a part for the whole.
+/// Forwards frames until the other machine says that no more come, and passes the end on to the
+/// engine.
 async fn inwards(stream: TcpStream, mut sender: Sender, max: usize) -> Result<()> {
-    sender.cancel_on_drop(true);
     let mut reader = BufReader::new(stream);
     loop {
         let mut length = [0; 4];
-        match reader.read(&mut length[..1]).await? {
-            0 => return Ok(sender.close().await?),
-            _ => reader.read_exact(&mut length[1..]).await?,
+        // Fails if the stream ends here.
+        reader.read_exact(&mut length).await?;
+        let length = u32::from_be_bytes(length);
+        if length == END {
+            return Ok(sender.close().await?);
         }
         // The length comes from the network, so it is checked first.
-        let length = usize::try_from(u32::from_be_bytes(length))?;
+        let length = usize::try_from(length)?;
         if length > max {
             return Err(format!("a frame of {length} bytes, at most {max}").into());
         }

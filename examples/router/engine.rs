@@ -6,6 +6,7 @@ use std::path::PathBuf;
 use std::sync::atomic::{AtomicU64, Ordering};
 use std::time::Duration;
 
+use futures::SinkExt;
 use futures::future::try_join4;
 use smol::io::{AsyncBufReadExt, AsyncWriteExt, BufReader};
 use smol::process::{Child, ChildStdin, ChildStdout, Command, Stdio};
@@ -80,8 +81,10 @@ impl Engine {
     }
 }
 
-/// Routes packets one way until no more come. Dropping the sender then ends the other side.
+/// Routes packets one way until no more come, and passes the end on. A stream that is cut off on one
+/// side is cut off on the other: its receiver must not take a part for the whole.
 async fn route(mut from: Receiver, mut to: Sender, routed: &AtomicU64) -> Result<Receiver> {
+    to.cancel_on_drop(true);
     let mut batch = Vec::with_capacity(BATCH);
     while from.recv_batch(&mut batch, BATCH).await > 0 {
         to.send_batch(&batch).await?;
@@ -89,6 +92,7 @@ async fn route(mut from: Receiver, mut to: Sender, routed: &AtomicU64) -> Result
         batch.clear();
     }
     ended_in_order(&from)?;
+    to.close().await?;
     Ok(from)
 }
 
