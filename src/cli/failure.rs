@@ -1,7 +1,7 @@
 //! Why a command fails, and the exit status that tells it.
 
 use std::fmt;
-use std::io;
+use std::io::{self, Write};
 
 use wakering::{CloseReason, ShmError};
 
@@ -46,6 +46,15 @@ impl Failure {
     pub(crate) fn io(step: &str) -> impl FnOnce(io::Error) -> Self {
         move |error| Self::new(format!("{step}: {error}"))
     }
+}
+
+/// Reports an error of a listener, after which it goes on, and fails if it does not.
+pub(crate) fn go_on_after(error: ShmError) -> Result<(), Failure> {
+    if let ShmError::Closed { .. } = error {
+        return Err(error.into());
+    }
+    let _ = writeln!(io::stderr(), "an application was not served: {}", Failure::from(error));
+    Ok(())
 }
 
 impl From<ShmError> for Failure {

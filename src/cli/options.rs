@@ -1,5 +1,6 @@
 //! Options that several commands share.
 
+use std::io;
 use std::time::{Duration, Instant};
 
 use clap::{Args, ValueEnum};
@@ -75,17 +76,25 @@ impl WaitOption {
             let left = patience.saturating_sub(begin.elapsed());
             let timeout = left.clamp(RETRY, ANSWER);
             match handle.clone().connect_timeout(timeout).connect(name) {
-                // Busy: the engine may not have noticed yet that an earlier application has gone.
-                Err(error @ (ShmError::NotFound { .. } | ShmError::Busy)) if left.is_zero() => {
+                Err(error) if may_pass(&error) && left.is_zero() => {
                     let waited = patience.as_secs_f64();
                     return Err(Failure::timed_out(format!("waited {waited} s: {error}")));
                 }
-                Err(ShmError::NotFound { .. } | ShmError::Busy) => {
-                    std::thread::sleep(RETRY.min(left));
-                }
+                Err(error) if may_pass(&error) => std::thread::sleep(RETRY.min(left)),
                 connected => return Ok(connected?),
             }
         }
+    }
+}
+
+/// Whether the engine may be there and free a moment later.
+fn may_pass(error: &ShmError) -> bool {
+    match error {
+        // Busy: the engine may not have noticed yet that an earlier application has gone.
+        ShmError::NotFound { .. } | ShmError::Busy => true,
+        // The engine has ended in the middle of the handshake, and another may follow.
+        ShmError::Io { source, .. } => source.kind() == io::ErrorKind::UnexpectedEof,
+        _ => false,
     }
 }
 

@@ -64,8 +64,9 @@ pub enum ShmError {
     #[error("would block: no room or no packet now")]
     WouldBlock,
 
-    /// The face already serves a handle. A face serves one handle in its lifetime.
-    #[error("busy: the face already serves another handle")]
+    /// The face already serves a handle, and serves one in its lifetime. Or a listener cannot serve
+    /// another application now: too many wait to be accepted, or it lacks what a face needs.
+    #[error("busy: the face serves another handle, or the listener can serve no more at present")]
     Busy,
 
     /// The other side speaks another version of the protocol, or does not speak the protocol.

@@ -7,10 +7,13 @@ use std::time::Duration;
 
 use bytes::Bytes;
 use rustix::fs::OFlags;
-use wakering::{CloseReason, Driver, SpscFace, SpscHandle, TryRecvError, TrySendError};
+use rustix::net::{
+    AddressFamily, SocketAddrUnix, SocketFlags, SocketType, accept, bind, listen, socket_with,
+};
+use wakering::{CloseReason, Driver, SpscFace, TryRecvError, TrySendError};
 
 use crate::common::{Dir, PATIENCE, SMALL, eventually, on_both_backends, wait};
-use crate::program::{Program, command, objects, run};
+use crate::program::{Program, command, connected, objects, run};
 
 on_both_backends!(
     lines_go_both_ways_at_once,
@@ -22,6 +25,7 @@ on_both_backends!(
     what_the_peer_does_not_receive_is_not_read,
     a_standard_output_that_is_closed_cancels,
     one_application_after_another_is_served,
+    an_application_that_is_never_served_is_told,
 );
 
 /// Two runs of the command, of which the first is the engine.
@@ -257,14 +261,7 @@ fn one_application_after_another_is_served(driver: &Driver) {
     );
     let mut engine = Program::spawn(command(&dir, &arguments).stdin(Stdio::piped()));
     let mut stdin = engine.stdin();
-    let connect = || {
-        let mut handle = None;
-        eventually("the engine is there", || {
-            handle = SpscHandle::builder().driver(driver).connect(&name).ok();
-            handle.is_some()
-        });
-        handle.unwrap()
-    };
+    let connect = || connected(driver, &name);
     // The first leaves without having received anything.
     let first = connect();
     wait("send", first.send("from the first".into())).unwrap();
@@ -306,6 +303,40 @@ fn one_application_after_another_is_served(driver: &Driver) {
     assert_eq!(numbers("bytes_sent"), [0, 13, 12]);
     assert!(reports[0]["error"].is_null() && reports[2]["error"].is_null(), "{reports:?}");
     assert_eq!(reports[1]["error"], "the channel was cut off: cancelled");
+}
+
+fn an_application_that_is_never_served_is_told(driver: &Driver) {
+    let dir = Dir::new();
+    let name = dir.name("face");
+    let backend = driver.backend();
+    let engine = format!("cat --listen --sessions 1 --no-input --backend {backend} {name}");
+    let engine = Program::start(&dir, &engine);
+    let first = connected(driver, &name);
+    wait("send", first.send("from the first".into())).unwrap();
+    let second = format!("cat --backend {backend} {name}");
+    let second = Program::start_with(&dir, &second, b"from the second\n".to_vec());
+    eventually("it has connected", || second.has_region());
+    first.close();
+    let ended = engine.wait();
+    assert_eq!((ended.status, ended.output), (Some(0), b"from the first\n".to_vec()));
+    second.wait().failed(1, "the channel was cut off: cancelled");
+}
+
+#[test]
+fn an_engine_that_ends_in_the_handshake_is_waited_for() {
+    let dir = Dir::new();
+    let name = dir.name("face");
+    let ends = socket_with(AddressFamily::UNIX, SocketType::SEQPACKET, SocketFlags::CLOEXEC, None);
+    let ends = ends.unwrap();
+    bind(&ends, &SocketAddrUnix::new(&name).unwrap()).unwrap();
+    listen(&ends, 1).unwrap();
+    let application = Program::start(&dir, &format!("cat --wait=10 {name}"));
+    drop(accept(&ends).unwrap());
+    drop(ends);
+    let face = SpscFace::create(&name).unwrap();
+    wait("it connects", face.connected()).unwrap();
+    face.close();
+    application.wait().succeeded();
 }
 
 /// What becomes of `cat` with this input, whose peer does `engine`.
@@ -357,6 +388,19 @@ fn a_peer_that_leaves_while_nothing_is_to_be_sent_is_an_orderly_end() {
     wait("send", face.send("all there is".into())).unwrap();
     face.close();
     assert_eq!(application.wait().succeeded(), b"all there is\n");
+}
+
+#[test]
+fn part_of_a_packet_is_not_nothing() {
+    let driver = Driver::builder().background().unwrap();
+    for (options, part) in [("", &b"no newl"[..]), ("--frames length", b"\x05\0\0\0abc")] {
+        let (face, mut application, _dir) = against(&driver, options);
+        let mut open = application.stdin();
+        open.write_all(part).unwrap();
+        face.close();
+        let why = "the peer stopped receiving before the end of standard input, after 0 packets";
+        application.wait().failed(1, why);
+    }
 }
 
 #[test]

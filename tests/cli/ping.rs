@@ -1,15 +1,20 @@
 //! `ping` measures round trips, and says what is wrong with them.
 
+use std::process::Stdio;
+
 use bytes::Bytes;
+use rustix::process::{Pid, Resource, Rlimit, getrlimit, prlimit};
 use serde_json::Value;
-use wakering::{Driver, SpscFace};
+use wakering::{CloseReason, Driver, SpscFace};
 
 use crate::common::{Dir, eventually, join, on_both_backends, wait};
-use crate::program::{Program, run};
+use crate::program::{Program, command, connected, run};
 
 on_both_backends!(
     packets_come_back_from_an_echo,
     an_echo_serves_many_at_once_and_tells_who_was_cut_off,
+    an_echo_that_fails_cuts_its_applications_off,
+    an_echo_that_lacks_a_descriptor_goes_on,
 );
 
 fn packets_come_back_from_an_echo(driver: &Driver) {
@@ -58,8 +63,7 @@ fn an_echo_serves_many_at_once_and_tells_who_was_cut_off(driver: &Driver) {
     assert!(slow.iter_mut().all(Program::is_running));
     let pids: Vec<_> = slow.iter().map(|program| i64::from(program.pid())).collect();
     // Those that were not accepted yet would not be missed.
-    let all_talk = || pids.iter().all(|pid| has_region(*pid));
-    eventually("all of them are connected", all_talk);
+    eventually("all of them are connected", || slow.iter().all(Program::has_region));
     drop(slow);
     let ended = echo.wait();
     ended.failed(1, "3 of 4 applications had no orderly end");
@@ -72,10 +76,41 @@ fn an_echo_serves_many_at_once_and_tells_who_was_cut_off(driver: &Driver) {
     assert_eq!(killed, expected, "{served:?}");
 }
 
-/// Whether the process has joined a channel.
-fn has_region(pid: i64) -> bool {
-    let maps = std::fs::read_to_string(format!("/proc/{pid}/maps")).unwrap_or_default();
-    maps.contains("memfd:wakering")
+fn an_echo_that_fails_cuts_its_applications_off(driver: &Driver) {
+    let dir = Dir::new();
+    let backend = driver.backend();
+    let echo = format!("ping --echo --backend {backend} echo");
+    let (echo, output) = Program::spawn_unread(command(&dir, &echo).stdin(Stdio::null()));
+    let name = dir.name("echo.sock");
+    let handle = connected(driver, &name);
+    wait("send", handle.send("there".into())).unwrap();
+    assert_eq!(wait("and back", handle.recv()).unwrap(), "there");
+    drop(output);
+    run(&dir, &format!("ping --count 1 --backend {backend} echo")).succeeded();
+    echo.wait().failed(1, "writing to standard output: Broken pipe");
+    assert_eq!(wait("the end", handle.recv()), None);
+    assert_eq!(handle.finished(), Some(Err(CloseReason::Cancelled)));
+}
+
+fn an_echo_that_lacks_a_descriptor_goes_on(driver: &Driver) {
+    let dir = Dir::new();
+    let backend = driver.backend();
+    let echo = Program::start(&dir, &format!("ping --echo --sessions 2 --backend {backend} echo"));
+    let ping = format!("ping --count 1 --wait=10 --backend {backend} echo");
+    run(&dir, &ping).succeeded();
+    let pid = Pid::from_raw(i32::try_from(echo.pid()).unwrap());
+    // One more descriptor, for the connection, and none for the memory of its channel.
+    let first_free =
+        (0..).find(|fd| !std::fs::exists(format!("/proc/{}/fd/{fd}", echo.pid())).unwrap());
+    let former = getrlimit(Resource::Nofile);
+    let lacking = Rlimit { current: first_free.map(|fd: u64| fd + 1), ..former };
+    prlimit(pid, Resource::Nofile, lacking).unwrap();
+    run(&dir, &format!("ping --count 1 --backend {backend} echo")).failed(1, "busy: ");
+    prlimit(pid, Resource::Nofile, former).unwrap();
+    run(&dir, &ping).succeeded();
+    let ended = echo.wait();
+    assert_eq!(ended.status, Some(0), "{}", ended.errors);
+    assert!(ended.errors.starts_with("an application was not served: "), "{}", ended.errors);
 }
 
 /// A face that `ping` with these options meets, and what becomes of it.

@@ -6,8 +6,9 @@ use std::thread::{self, JoinHandle};
 use std::time::{Duration, Instant};
 
 use serde_json::Value;
+use wakering::{Driver, SpscHandle};
 
-use crate::common::{Dir, PATIENCE, join};
+use crate::common::{Dir, PATIENCE, eventually, join};
 
 /// The command with these arguments, split at spaces. It finds relative names in `dir`.
 pub(crate) fn command(dir: &Dir, arguments: &str) -> Command {
@@ -77,6 +78,12 @@ impl Program {
         self.process.stdin.take().unwrap()
     }
 
+    /// Whether it has joined a channel.
+    pub(crate) fn has_region(&self) -> bool {
+        let maps = std::fs::read_to_string(format!("/proc/{}/maps", self.pid()));
+        maps.unwrap_or_default().contains("memfd:wakering")
+    }
+
     pub(crate) fn kill(&mut self) {
         self.process.kill().unwrap();
     }
@@ -119,6 +126,16 @@ fn read(mut from: impl Read + Send + 'static) -> JoinHandle<Vec<u8>> {
         from.read_to_end(&mut bytes).unwrap();
         bytes
     })
+}
+
+/// Connects to an engine that was just started.
+pub(crate) fn connected(driver: &Driver, name: &str) -> SpscHandle {
+    let mut handle = None;
+    eventually("the engine is there", || {
+        handle = SpscHandle::builder().driver(driver).connect(name).ok();
+        handle.is_some()
+    });
+    handle.unwrap()
 }
 
 /// Runs it to its end, with nothing in standard input.

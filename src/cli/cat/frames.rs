@@ -64,6 +64,11 @@ impl Splitter {
         Ok(())
     }
 
+    /// Whether all that was read was split off.
+    pub(crate) fn is_empty(&self) -> bool {
+        self.pending.is_empty()
+    }
+
     /// Returns the last packet, if there is one, at the end of the stream.
     ///
     /// # Errors

@@ -5,12 +5,14 @@
 //! standard input from being read.
 
 use std::io::{self, Read};
-use std::sync::mpsc;
+use std::sync::{Arc, Mutex, PoisonError, mpsc};
 use std::thread;
+use std::time::Duration;
 
 use bytes::Bytes;
 use futures::channel::oneshot;
 use rustix::event::{PollFd, PollFlags, Timespec};
+use rustix::io::Errno;
 
 use super::frames::{Frames, Splitter};
 use crate::failure::Failure;
@@ -30,18 +32,21 @@ pub(crate) struct Input {
     /// What a peer left unsent, for the next one.
     unsent: Vec<Bytes>,
     is_over: bool,
+    /// Shared with the thread.
+    splitter: Arc<Mutex<Splitter>>,
 }
 
 impl Input {
     /// Starts the thread. Packets have at most `max` bytes.
     pub(crate) fn start(frames: Frames, max: usize) -> Result<Self, Failure> {
         let (requests, wanted) = mpsc::channel();
-        let reader = Reader::new(frames, max);
+        let splitter = Arc::new(Mutex::new(Splitter::new(frames, max)));
+        let reader = Reader::new(splitter.clone());
         thread::Builder::new()
             .name("standard input".to_owned())
             .spawn(move || reader.answer(&wanted))
             .map_err(Failure::io("starting a thread"))?;
-        Ok(Self { requests, pending: None, unsent: Vec::new(), is_over: false })
+        Ok(Self { requests, pending: None, unsent: Vec::new(), is_over: false, splitter })
     }
 
     /// Returns the next packets; none at the end of standard input.
@@ -69,13 +74,35 @@ impl Input {
         self.unsent = packets;
     }
 
-    /// Whether a read would return at once, with bytes or with the end.
-    pub(crate) fn is_ready() -> bool {
-        let stdin = io::stdin();
-        let mut poll = [PollFd::new(&stdin, PollFlags::IN)];
-        let now = Timespec { tv_sec: 0, tv_nsec: 0 };
-        rustix::event::poll(&mut poll, Some(&now)).is_ok_and(|ready| ready > 0)
+    /// Returns what there is besides the packets that [`next`](Self::next) has at hand.
+    pub(crate) fn rest(&self) -> Rest {
+        // Whatever is read is split and handed over before the reader lets go.
+        match self.splitter.try_lock() {
+            Ok(_) if is_ready(Some(Duration::ZERO)) => Rest::Unread,
+            Ok(splitter) if splitter.is_empty() => Rest::Nothing,
+            Ok(_) => Rest::Part,
+            Err(_) => Rest::Unread,
+        }
     }
+}
+
+/// What is left of standard input, at a given time.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub(crate) enum Rest {
+    Nothing,
+    /// A packet that is not complete.
+    Part,
+    /// More bytes, or the end: the reader is about to tell.
+    Unread,
+}
+
+/// Whether a read would return at once, with bytes, the end or an error; waits for that so long.
+fn is_ready(timeout: Option<Duration>) -> bool {
+    let stdin = io::stdin();
+    let mut poll = [PollFd::new(&stdin, PollFlags::IN)];
+    let timeout = timeout.and_then(|timeout| Timespec::try_from(timeout).ok());
+    let polled = rustix::event::poll(&mut poll, timeout.as_ref());
+    polled.map_or_else(|error| error != Errno::INTR, |ready| ready > 0)
 }
 
 fn request(requests: &mpsc::Sender<oneshot::Sender<Packets>>) -> oneshot::Receiver<Packets> {
@@ -87,40 +114,49 @@ fn request(requests: &mpsc::Sender<oneshot::Sender<Packets>>) -> oneshot::Receiv
 
 /// What the thread has.
 struct Reader {
-    splitter: Splitter,
+    /// Locked from a read until its packets are handed over, and not while there is nothing to read.
+    splitter: Arc<Mutex<Splitter>>,
     buffer: Box<[u8]>,
     is_over: bool,
 }
 
 impl Reader {
-    fn new(frames: Frames, max: usize) -> Self {
-        let buffer = vec![0; READ].into_boxed_slice();
-        Self { splitter: Splitter::new(frames, max), buffer, is_over: false }
+    fn new(splitter: Arc<Mutex<Splitter>>) -> Self {
+        Self { splitter, buffer: vec![0; READ].into_boxed_slice(), is_over: false }
     }
 
     fn answer(mut self, wanted: &mpsc::Receiver<oneshot::Sender<Packets>>) {
+        let splitter = self.splitter.clone();
         for answer in wanted {
-            let packets = self.read();
-            // Nobody waits any more if the command is about to exit.
-            let _ = answer.send(packets);
+            loop {
+                if !self.is_over && !is_ready(None) {
+                    continue;
+                }
+                let mut splitter = splitter.lock().unwrap_or_else(PoisonError::into_inner);
+                let packets = self.read(&mut splitter);
+                if self.is_over || packets.as_ref().map_or(true, |packets| !packets.is_empty()) {
+                    // Nobody waits any more if the command is about to exit.
+                    let _ = answer.send(packets);
+                    break;
+                }
+            }
         }
     }
 
-    fn read(&mut self) -> Packets {
+    /// Reads once. Returns the packets that are complete.
+    fn read(&mut self, splitter: &mut Splitter) -> Packets {
         let mut packets = Vec::new();
-        while packets.is_empty() && !self.is_over {
-            match io::stdin().lock().read(&mut self.buffer) {
-                Ok(0) => {
-                    self.is_over = true;
-                    packets.extend(self.splitter.finish().map_err(Failure::new)?);
-                }
-                Ok(read) => {
-                    let read = &self.buffer[..read];
-                    self.splitter.feed(read, &mut packets).map_err(Failure::new)?;
-                }
-                Err(error) if error.kind() == io::ErrorKind::Interrupted => {}
-                Err(error) => return Err(Failure::io("reading standard input")(error)),
+        if self.is_over {
+            return Ok(packets);
+        }
+        match io::stdin().lock().read(&mut self.buffer) {
+            Ok(0) => {
+                self.is_over = true;
+                packets.extend(splitter.finish().map_err(Failure::new)?);
             }
+            Ok(read) => splitter.feed(&self.buffer[..read], &mut packets).map_err(Failure::new)?,
+            Err(error) if error.kind() == io::ErrorKind::Interrupted => {}
+            Err(error) => return Err(Failure::io("reading standard input")(error)),
         }
         Ok(packets)
     }

@@ -10,7 +10,7 @@ use std::io::{self, Write};
 use clap::{ArgGroup, Args};
 use wakering::{Driver, Endpoint, FaceBuilder, SpscFace, SpscHandle, SpscListener};
 
-use crate::failure::{Failure, help};
+use crate::failure::{Failure, go_on_after, help};
 use crate::json::Object;
 use crate::options::{BackendOption, WaitOption, bytes};
 use crate::text::count;
@@ -103,7 +103,13 @@ fn listen(arguments: &Arguments, driver: &Driver) -> Result<(), Failure> {
     let listener: SpscListener = face(arguments, driver).bind(&arguments.name)?;
     let (mut input, mut served, mut cut_off) = (None, 0, 0);
     while arguments.sessions.is_none_or(|sessions| served < sessions) {
-        let face = driver.block_on(listener.accept())?;
+        let face = match driver.block_on(listener.accept()) {
+            Ok(face) => face,
+            Err(error) => {
+                go_on_after(error)?;
+                continue;
+            }
+        };
         let pid = face.peer_credentials().map(|peer| peer.pid);
         served += 1;
         let last = arguments.sessions == Some(served);

@@ -11,7 +11,7 @@ use futures::{FutureExt, SinkExt};
 use wakering::{CloseReason, Endpoint, Sender, ShmError, Stats};
 
 use super::frames::Frames;
-use super::input::Input;
+use super::input::{Input, Rest};
 use super::output::{self, Written};
 use crate::failure::Failure;
 use crate::json::Object;
@@ -145,20 +145,24 @@ async fn next(tx: &Sender, input: &mut Input) -> Result<Vec<Bytes>, Unsent> {
         Either::Right((reason, _)) => reason,
     };
     // Standard input may hold more, or have ended, and its reader not have said so yet.
-    while Input::is_ready() {
-        let Some(packets) = input.next().now_or_never() else {
-            // The reader is at it. Nothing else is to be done here.
-            thread::sleep(READING);
-            continue;
-        };
-        let packets = packets.map_err(Unsent::Input)?;
-        if packets.is_empty() {
-            return Ok(packets);
+    loop {
+        // Before the packets: what is split off since then is among them.
+        let rest = input.rest();
+        if let Some(packets) = input.next().now_or_never() {
+            let packets = packets.map_err(Unsent::Input)?;
+            if packets.is_empty() {
+                return Ok(packets);
+            }
+            input.give_back(packets);
+            return Err(Unsent::Ended { reason, is_idle: false });
         }
-        input.give_back(packets);
-        return Err(Unsent::Ended { reason, is_idle: false });
+        match rest {
+            Rest::Nothing => return Err(Unsent::Ended { reason, is_idle: true }),
+            Rest::Part => return Err(Unsent::Ended { reason, is_idle: false }),
+            // The reader is at it. Nothing else is to be done here.
+            Rest::Unread => thread::sleep(READING),
+        }
     }
-    Err(Unsent::Ended { reason, is_idle: true })
 }
 
 async fn close(tx: &mut Sender) -> Result<(), Unsent> {

@@ -9,7 +9,7 @@ use futures::stream::{FuturesUnordered, StreamExt};
 use wakering::{SpscFace, SpscListener};
 
 use super::Arguments;
-use crate::failure::Failure;
+use crate::failure::{Failure, go_on_after};
 use crate::json::Object;
 use crate::{say, text};
 
@@ -48,10 +48,13 @@ async fn accept(listener: SpscListener, arguments: &Arguments) -> Result<(), Fai
             }
         });
         match event.await {
-            Either::Left(face) => {
-                running.push(echo(face?));
-                accepted += 1;
-            }
+            Either::Left(face) => match face {
+                Ok(face) => {
+                    running.push(echo(face));
+                    accepted += 1;
+                }
+                Err(error) => go_on_after(error)?,
+            },
             Either::Right(served) => {
                 cut_off += u64::from(served.outcome.is_err());
                 served.report(arguments.json)?;
@@ -66,6 +69,8 @@ async fn accept(listener: SpscListener, arguments: &Arguments) -> Result<(), Fai
 }
 
 async fn echo(face: SpscFace) -> Served {
+    // Whatever goes wrong must not look like the end of the answers.
+    face.cancel_on_drop(true);
     let outcome = async {
         while let Some(packet) = face.recv().await {
             face.send(packet).await?;
@@ -76,6 +81,9 @@ async fn echo(face: SpscFace) -> Served {
         }
     };
     let outcome = outcome.await;
+    if outcome.is_ok() {
+        face.close();
+    }
     let (stats, pid) = (face.stats(), face.peer_credentials().map(|peer| peer.pid));
     Served { pid, packets: stats.packets_sent, bytes: stats.bytes_sent, outcome }
 }
