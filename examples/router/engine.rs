@@ -81,8 +81,8 @@ impl Engine {
     }
 }
 
-/// Routes packets one way until no more come, and passes the end on. A stream that is cut off on one
-/// side is cut off on the other: its receiver must not take a part for the whole.
+/// Routes packets one way until no more come, and passes the end on. A stream that is cut off on
+/// one side is cut off on the other: its receiver must not take a part for the whole.
 async fn route(mut from: Receiver, mut to: Sender, routed: &AtomicU64) -> Result<Receiver> {
     to.cancel_on_drop(true);
     let mut batch = Vec::with_capacity(BATCH);

@@ -100,7 +100,8 @@ impl FaceBuilder {
     ///   these it is ([`DenialCause`](crate::DenialCause)), and the path.
     /// - [`Unsupported`](ShmError::Unsupported): `/proc` is not mounted, or the driver already
     ///   serves as many endpoints as it can.
-    /// - [`Closed`](ShmError::Closed): the driver is gone, or this is a forked child of its process.
+    /// - [`Closed`](ShmError::Closed): the driver is gone, or this is a forked child of its
+    ///   process.
     /// - [`Io`](ShmError::Io): a system call failed, or another process held the directory's lock
     ///   file for two seconds, which is how long this call waits for it (kind `TimedOut`). Dropping
     ///   a face or a listener does not wait for the lock.

@@ -155,7 +155,8 @@ impl HandleBuilder {
     /// - [`Unsupported`](ShmError::Unsupported): `/proc` is not mounted; the engine's region uses
     ///   features that this version does not know; or the driver already serves as many endpoints
     ///   as it can.
-    /// - [`Closed`](ShmError::Closed): the driver is gone, or this is a forked child of its process.
+    /// - [`Closed`](ShmError::Closed): the driver is gone, or this is a forked child of its
+    ///   process.
     /// - [`Io`](ShmError::Io): the engine hung up half-way, a system call failed, or what the
     ///   engine offers is not a region.
     pub fn connect(self, name: &str) -> Result<SpscHandle, ShmError> {
@@ -196,7 +197,8 @@ impl HandleBuilder {
     /// - [`InvalidConfig`](ShmError::InvalidConfig), [`Unsupported`](ShmError::Unsupported): the
     ///   region's sizes or features are not allowed or not supported, as for
     ///   [`connect`](Self::connect).
-    /// - [`Closed`](ShmError::Closed): the driver is gone, or this is a forked child of its process.
+    /// - [`Closed`](ShmError::Closed): the driver is gone, or this is a forked child of its
+    ///   process.
     /// - [`Io`](ShmError::Io): the descriptor was used already, its face is gone, or a system call
     ///   failed.
     pub fn from_fd(self, descriptor: OwnedFd) -> Result<SpscHandle, ShmError> {

@@ -33,8 +33,9 @@ use crate::error::{ShmError, TryReserveError};
 ///
 /// # Errors
 ///
-/// Once the channel has ended or the peer no longer receives, each write fails with an [`io::Error`]
-/// that contains a [`ShmError::Closed`]. A flush or a close does if a packet is held back.
+/// Once the channel has ended or the peer no longer receives, each write fails with an
+/// [`io::Error`] that contains a [`ShmError::Closed`]. A flush or a close does if a packet is held
+/// back.
 ///
 /// # Examples
 /// ```

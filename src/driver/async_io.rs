@@ -136,8 +136,8 @@ impl AsyncIoDriver {
     ///
     /// # Panics
     ///
-    /// If this thread is inside of a turn or of `park`, of this or another driver, or is the thread of
-    /// a background driver, where wakers run: the outer call could not continue.
+    /// If this thread is inside of a turn or of `park`, of this or another driver, or is the thread
+    /// of a background driver, where wakers run: the outer call could not continue.
     pub fn block_on<F: Future>(&self, future: F) -> Result<F::Output, ShmError> {
         assert!(
             !parker::is_inside(),

@@ -114,7 +114,8 @@ fn request(requests: &mpsc::Sender<oneshot::Sender<Packets>>) -> oneshot::Receiv
 
 /// What the thread has.
 struct Reader {
-    /// Locked from a read until its packets are handed over, and not while there is nothing to read.
+    /// Locked from a read until its packets are handed over, and not while there is nothing to
+    /// read.
     splitter: Arc<Mutex<Splitter>>,
     buffer: Box<[u8]>,
     is_over: bool,
