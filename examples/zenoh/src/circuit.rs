@@ -28,7 +28,8 @@ const BEAT: Duration = Duration::from_secs(1);
 /// engine may take.
 const OPENING: Duration = Duration::from_secs(8);
 
-/// How long the receiver of what a dead process has sent may take to read it.
+/// How long a circuit outlasts a process that died, so that the other side can read what it has
+/// sent.
 const LINGER: Duration = Duration::from_secs(5);
 
 /// One circuit, at one of its ends.
@@ -48,6 +49,8 @@ pub struct Circuit {
     /// When something was sent, and when something came, on the [`clock`].
     said_at: AtomicU64,
     heard_at: AtomicU64,
+    /// When this side learned that a process has died in the middle of what it sends.
+    died_at: OnceLock<Instant>,
     verdict: OnceLock<Verdict>,
 }
 
@@ -103,6 +106,7 @@ impl Circuit {
             said: Mutex::default(),
             said_at: AtomicU64::new(clock()),
             heard_at: AtomicU64::new(clock()),
+            died_at: OnceLock::new(),
             verdict: OnceLock::new(),
         }
     }
@@ -216,14 +220,11 @@ impl Circuit {
         outcome.inspect_err(|cut| self.cut(*cut))
     }
 
-    /// Lets the channel's other side read what the dead process has sent, for some time, and cuts
-    /// the circuit then: the stream is not complete.
+    /// Lets the channel's other side read what the dead process has sent, and cuts the circuit
+    /// then: the stream is not complete. [`tick`](Self::tick) cuts it if that takes too long.
     async fn linger(&self, mut sender: Sender) -> Result<(), Cut> {
-        let (begin, empty) = (Instant::now(), self.with_inward(|inward| inward.empty_bytes()));
-        while sender.free_bytes() < empty
-            && sender.close_reason().is_none()
-            && begin.elapsed() < LINGER
-        {
+        let empty = self.with_inward(|inward| inward.empty_bytes());
+        while sender.free_bytes() < empty && sender.close_reason().is_none() {
             // Comes with each tick.
             self.duties.wait(Duty::INWARD).await;
         }
@@ -265,7 +266,12 @@ impl Circuit {
         let inward = incoming.inward.as_mut().ok_or(Breach::OutOfPlace)?;
         match *body {
             Body::Data(data) => inward.receive(data)?,
-            Body::Fin { packets, end } => inward.finish(packets, end)?,
+            Body::Fin { packets, end } => {
+                inward.finish(packets, end)?;
+                if end == End::Died {
+                    self.note_death();
+                }
+            }
             Body::Stop => self.duties.add(Duty::STOPPED),
             Body::Accept(_) | Body::Beat => {}
             Body::Open { .. } | Body::Cancel(_) => return Err(Breach::OutOfPlace.into()),
@@ -306,11 +312,7 @@ impl Circuit {
         };
         let is_opening = self.outgoing().allowance.is_none();
         // An export that connects to its engine hears nothing meanwhile.
-        let (is_connecting, is_lingering) = {
-            let incoming = self.incoming();
-            let end = incoming.inward.as_ref().map(|inward| inward.end());
-            (end.is_none(), end.flatten() == Some(End::Died))
-        };
+        let is_connecting = self.incoming().inward.is_none();
         let patience = if is_opening { OPENING } else { self.patience };
         if !is_connecting && since(&self.heard_at) > patience {
             return self.cut(Cut::Silence);
@@ -318,7 +320,11 @@ impl Circuit {
         if !is_opening && !is_connecting && since(&self.said_at) >= BEAT {
             self.duties.add(Duty::BEAT);
         }
-        if is_lingering {
+        if let Some(died_at) = self.died_at.get() {
+            // Here, because the task may be waiting for room that nobody makes.
+            if died_at.elapsed() > LINGER {
+                return self.cut(Cut::PeerDied);
+            }
             self.duties.add(Duty::INWARD);
         }
         self.look();
@@ -341,8 +347,9 @@ impl Circuit {
 
     fn settle(&self, verdict: Verdict) {
         // Nothing of the other end is missing then: it cannot cut what is complete.
-        let is_complete = self.outgoing().is_finished
-            && self.incoming().inward.as_ref().is_some_and(|inward| inward.end().is_some());
+        let end = self.incoming().inward.as_ref().and_then(Inward::end);
+        let is_complete =
+            self.outgoing().is_finished && matches!(end, Some(End::Complete | End::Stopped));
         let is_theirs = verdict.is_known || verdict.cut == Cut::Silence;
         if is_complete && is_theirs {
             return;
@@ -404,6 +411,12 @@ impl Circuit {
                 return None;
             }
         }
+    }
+
+    /// Takes note that a process has died in the middle of what it sends, here or at the other end.
+    /// From the first time on, the circuit only lasts for some seconds.
+    pub fn note_death(&self) {
+        self.died_at.get_or_init(Instant::now);
     }
 
     /// Waits until the other end takes no more packets.

@@ -14,13 +14,21 @@ use crate::wire::{self, Body, Cut, End, HEADER, Header, PACKET_HEADER};
 pub const MESSAGE_BYTES: usize = 60 * 1024;
 
 /// Sends what the channel receives, until the channel or the other side ends the direction, or the
-/// circuit is cut.
+/// circuit is cut. After a death it waits until the other side takes no more.
 pub async fn pump(circuit: &Circuit, mut receiver: Receiver) -> Result<(), Cut> {
     let sent = send_all(circuit, &mut receiver).await;
     // The channel's other side learns that it is cancelled, before it learns that nobody receives.
     let (packets, end) = sent.inspect_err(|cut| circuit.cut(*cut))?;
     drop(receiver);
-    circuit.say(&Body::Fin { packets, end })
+    if end == End::Died {
+        circuit.note_death();
+    }
+    circuit.say(&Body::Fin { packets, end })?;
+    if end == End::Died {
+        // The circuit stays, so that the time which ends it does not begin anew at the other end.
+        circuit.stopped().await;
+    }
+    Ok(())
 }
 
 /// Returns how many packets were sent, and why there are no more.
@@ -85,7 +93,12 @@ async fn next(circuit: &Circuit, receiver: &mut Receiver) -> Result<Next, Cut> {
         match select(room, pin!(receiver.closed())).await {
             Either::Left((room, _)) => room,
             Either::Right((reason, _)) if is_over_at_once(reason) => return Err(Cut::Cancelled),
-            Either::Right((_, room)) => room.await,
+            Either::Right((reason, room)) => {
+                if reason == CloseReason::PeerDied {
+                    circuit.note_death();
+                }
+                room.await
+            }
         }
     };
     let Some(room) = room else { return Ok(Next::End(End::Stopped)) };

@@ -1,5 +1,7 @@
 //! The death of each process reaches the others, and never looks like an orderly end.
 
+use std::time::Duration;
+
 use crate::process::Process;
 use crate::world::World;
 
@@ -58,6 +60,76 @@ fn a_killed_engine_leaves_nothing_waiting_for_room() {
     application.does("end", "cancelled after 0");
 }
 
+/// What a process sends before it dies: its own bridge then waits for room in the window, or only
+/// the other bridge for room in its ring.
+const UNREAD: [&str; 2] = ["fill", "send 100 1 2000"];
+
+/// Longer than the 5 seconds for which README.md lets the other side read it.
+const PAST_ITS_TIME: Duration = Duration::from_secs(9);
+
+#[test]
+fn a_killed_application_ends_the_channel_of_an_engine_that_reads_nothing() {
+    let worlds = UNREAD.map(|sends| {
+        let world = World::with(&[&UNSUSPICIOUS[..], &["--most", "1"]].concat());
+        let (engine, mut application) = talking(&world);
+        application.tell(sends);
+        application.hear();
+        application.kill();
+        (world, engine)
+    });
+    std::thread::sleep(PAST_ITS_TIME);
+    for (world, mut engine) in worlds {
+        engine.does("end", "cancelled after 0");
+        engine.does("next", "over");
+        // In the only place that there is.
+        world.goes_on(&mut engine);
+    }
+}
+
+#[test]
+fn a_killed_engine_ends_the_channel_of_an_application_that_reads_nothing() {
+    let worlds = UNREAD.map(|sends| {
+        let world = World::with(&UNSUSPICIOUS);
+        let (mut engine, application) = talking(&world);
+        engine.tell(sends);
+        engine.hear();
+        engine.kill();
+        (world, application)
+    });
+    std::thread::sleep(PAST_ITS_TIME);
+    for (_world, mut application) in worlds {
+        application.does("end", "cancelled after 0");
+    }
+}
+
+#[test]
+fn the_time_for_what_a_dead_application_has_sent_does_not_begin_anew_at_the_other_bridge() {
+    let world = World::with(&UNSUSPICIOUS);
+    let (mut engine, mut application) = talking(&world);
+    application.tell("fill");
+    let count: u64 = application.hear().parse().unwrap();
+    application.kill();
+    std::thread::sleep(Duration::from_secs(4));
+    // Makes room for all the rest, so that the other bridge learns of the death now.
+    engine.tell(&format!("drain {}", count / 2));
+    engine.hear();
+    std::thread::sleep(Duration::from_secs(3));
+    engine.does("end", "cancelled after 0");
+}
+
+/// A process that has closed its end owes nothing, so there is no hurry.
+#[test]
+fn what_a_killed_application_had_finished_stays_until_it_is_read() {
+    let world = World::with(&UNSUSPICIOUS);
+    let (mut engine, mut application) = talking(&world);
+    application.tell("fill");
+    let count: u64 = application.hear().parse().unwrap();
+    application.does("finish", "finished");
+    application.kill();
+    std::thread::sleep(PAST_ITS_TIME);
+    engine.does("end", &format!("complete after {count}"));
+}
+
 #[test]
 fn a_killed_export_cancels_the_applications_channel() {
     let mut world = World::with(&UNSUSPICIOUS);
@@ -92,7 +164,7 @@ fn a_stream_that_is_cut_by_a_kill_never_looks_complete() {
         engine.tell("end");
         application.tell("send 100000000 1 200");
         // In the middle of the stream.
-        std::thread::sleep(std::time::Duration::from_millis(100));
+        std::thread::sleep(Duration::from_millis(100));
         let (killed, expected) = match kill_export {
             true => (&mut world.export, "the peer died after"),
             false => (&mut world.import, "cancelled after"),
