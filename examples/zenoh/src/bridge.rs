@@ -133,7 +133,7 @@ impl Bridge {
         None
     }
 
-    /// Answers that a circuit is not opened.
+    /// Answers that a circuit is not opened. Blocks while the link is congested.
     pub fn refuse(&self, opening: &Opening, cut: Cut) -> Result<()> {
         let header = Header { circuit: opening.circuit, number: 0, freed: 0 };
         let publisher = self.network.publisher(opening.from)?;

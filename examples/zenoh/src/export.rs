@@ -1,7 +1,8 @@
 //! Beside the engine: connects to it for the applications of other machines.
 
 use std::sync::Arc;
-use std::sync::mpsc::sync_channel;
+use std::sync::mpsc::{SyncSender, sync_channel};
+use std::thread;
 use std::time::Duration;
 
 use wakering::SpscHandle;
@@ -12,7 +13,7 @@ use crate::circuit::Circuit;
 use crate::network::{Network, Role};
 use crate::wire::Cut;
 
-/// How many circuits may wait to be opened. Any more are not answered.
+/// How many circuits may wait to be opened, and how many to be refused. Any more are not answered.
 const MOST_OPENINGS: usize = 128;
 
 /// How long the engine may take to answer.
@@ -39,17 +40,33 @@ pub fn run(name: &str, config: zenoh::Config, key: &str, limits: Limits) -> Resu
     })?;
     let _token = bridge.network().announce()?;
     bridge.start_clock()?;
+    let refusals = start_refusals(&bridge)?;
     tracing::info!("exports {name} under {key}");
     for opening in openings {
         if let Err(error) = open(&bridge, name, &opening) {
             tracing::warn!("circuit {} is refused: {error}", opening.circuit);
             let cut = if error.is::<Full>() { Cut::TooMany } else { Cut::Breach };
-            if let Err(error) = bridge.refuse(&opening, cut) {
-                tracing::warn!("circuit {} is not answered: {error}", opening.circuit);
+            if refusals.try_send((opening, cut)).is_err() {
+                tracing::warn!("circuit {} is not answered: too many at once", opening.circuit);
             }
         }
     }
     Ok(())
+}
+
+/// Starts the thread that refuses openings. zenoh blocks it while the link to one of the bridges is
+/// congested; the circuits of the others are opened meanwhile.
+fn start_refusals(bridge: &Arc<Bridge>) -> Result<SyncSender<(Opening, Cut)>> {
+    let (sender, refusals) = sync_channel(MOST_OPENINGS);
+    let bridge = bridge.clone();
+    thread::Builder::new().name("refusals".to_owned()).spawn(move || {
+        for (opening, cut) in refusals {
+            if let Err(error) = bridge.refuse(&opening, cut) {
+                tracing::warn!("circuit {} is not answered: {error}", opening.circuit);
+            }
+        }
+    })?;
+    Ok(sender)
 }
 
 fn open(bridge: &Arc<Bridge>, name: &str, opening: &Opening) -> Result<()> {

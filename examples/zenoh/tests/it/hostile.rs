@@ -3,6 +3,7 @@
 use std::time::Duration;
 
 use zenoh::handlers::FifoChannelHandler;
+use zenoh::liveliness::LivelinessToken;
 use zenoh::pubsub::{Publisher, Subscriber};
 use zenoh::sample::Sample;
 use zenoh::{Config, Session, Wait};
@@ -10,7 +11,7 @@ use zenoh::{Config, Session, Wait};
 use crate::PATIENCE;
 use crate::process::Process;
 use crate::wire::{self, Body, BridgeId, CircuitId, Cut, End, Header, Offer};
-use crate::world::{KEY, LONGEST, NAME, RING, World};
+use crate::world::{CONGESTION, KEY, LONGEST, RING, World};
 
 /// Pretends to be an import.
 struct Stranger {
@@ -266,18 +267,67 @@ fn a_flood_of_openings_leaves_bounded_circuits_and_hurts_no_other() {
 }
 
 #[test]
+fn a_stranger_that_reads_nothing_does_not_hold_up_the_openings_of_others() {
+    let world = World::with(&["--patience", "3600"]);
+    let mut engine = world.engine();
+    let stranger = Stranger::new(&world);
+    engine.tell("accept");
+    stranger.ask(1, Offer { window: 1 << 40, ..OFFER });
+    engine.expect("accepted");
+    // Until the link to the stranger is congested.
+    engine.tell("fill");
+    engine.hear();
+    engine.does("next", "over");
+    // It is to be told that this is refused.
+    stranger.ask(2, Offer { window: 0, max_packet: 0 });
+    engine.tell("accept");
+    let mut application = world.application();
+    // Before zenoh gives up the link.
+    assert!(engine.says_something_within(CONGESTION / 3));
+    engine.expect("accepted");
+    application.does("send 50 1 2000", "sent");
+    engine.does("receive 50 1 2000", "received");
+}
+
+/// Pretends to be an export.
+struct FalseExport {
+    /// What import sends to it.
+    inbox: Subscriber<FifoChannelHandler<Sample>>,
+    _token: LivelinessToken,
+    session: Session,
+}
+
+impl FalseExport {
+    /// Takes the place of the export.
+    fn new(world: &mut World) -> Self {
+        world.export.kill();
+        let mut config = Config::default();
+        let listen = format!("[\"tcp/{}\"]", world.proxy.target());
+        config.insert_json5("listen/endpoints", &listen).unwrap();
+        config.insert_json5("scouting/multicast/enabled", "false").unwrap();
+        let session = zenoh::open(config).wait().unwrap();
+        let id = BridgeId(u128::from_le_bytes(session.zid().to_le_bytes()));
+        let inbox = session.declare_subscriber(format!("{KEY}/export/{id}/in")).wait().unwrap();
+        let token = session.liveliness().declare_token(format!("{KEY}/export/{id}"));
+        Self { inbox, _token: token.wait().unwrap(), session }
+    }
+
+    /// Waits until import wants to open a circuit.
+    fn hear_opening(&self) -> (Header, BridgeId) {
+        loop {
+            let sample = self.inbox.recv_timeout(PATIENCE).unwrap().expect("an opening");
+            let bytes = sample.payload().to_bytes();
+            if let (header, Body::Open { from, .. }) = wire::decode(&bytes).unwrap() {
+                return (header, from);
+            }
+        }
+    }
+}
+
+#[test]
 fn an_export_that_lies_cancels_the_applications_channel() {
     let mut world = World::new();
-    world.export.kill();
-    let mut config = Config::default();
-    let listen = format!("[\"tcp/{}\"]", world.proxy.target());
-    config.insert_json5("listen/endpoints", &listen).unwrap();
-    config.insert_json5("scouting/multicast/enabled", "false").unwrap();
-    let session = zenoh::open(config).wait().unwrap();
-    let id = BridgeId(u128::from_le_bytes(session.zid().to_le_bytes()));
-    let inbox = session.declare_subscriber(format!("{KEY}/export/{id}/in")).wait().unwrap();
-    let place = session.liveliness().declare_token(format!("{KEY}/export/{id}"));
-    let _token = place.wait().unwrap();
+    let export = FalseExport::new(&mut world);
     let lies: [(u64, Body<'_>); 5] = [
         (0, Body::Accept(Offer { window: 1, max_packet: 1 })),
         (1, Body::Accept(OFFER)),
@@ -286,18 +336,20 @@ fn an_export_that_lies_cancels_the_applications_channel() {
         (0, Body::Beat),
     ];
     for (number, lie) in lies {
-        let mut application = Process::party(&world.machine("import"), &["application", NAME]);
-        application.expect("connected");
-        let (header, from) = loop {
-            let sample = inbox.recv_timeout(PATIENCE).unwrap().expect("an opening");
-            let bytes = sample.payload().to_bytes();
-            if let (header, Body::Open { from, .. }) = wire::decode(&bytes).unwrap() {
-                break (header, from);
-            }
-        };
+        let mut application = world.application();
+        let (header, from) = export.hear_opening();
         let header = Header { number, ..header };
         let to = format!("{KEY}/import/{from}/in");
-        session.put(to, wire::encode(&header, &lie)).wait().unwrap();
+        export.session.put(to, wire::encode(&header, &lie)).wait().unwrap();
         application.does("end", "cancelled after 0");
     }
+}
+
+#[test]
+fn an_export_that_does_not_answer_cancels_the_applications_channel() {
+    let mut world = World::with(&["--patience", "3600"]);
+    let export = FalseExport::new(&mut world);
+    let mut application = world.application();
+    export.hear_opening();
+    application.does("end", "cancelled after 0");
 }

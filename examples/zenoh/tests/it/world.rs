@@ -25,8 +25,18 @@ pub const LONGEST: usize = RING / 4 - 8;
 const CONFIG: &str = r#"{
     scouting: { multicast: { enabled: false }, gossip: { autoconnect: { peer: [] } } },
     connect: { retry: { period_init_ms: 50, period_max_ms: 200, period_increase_factor: 2 } },
-    transport: { link: { tx: { lease: 600000 } } },
+    transport: {
+        link: {
+            tx: {
+                lease: 600000,
+                queue: { congestion_control: { block: { wait_before_close: 60000000 } } },
+            },
+        },
+    },
 }"#;
+
+/// How long a bridge waits for a congested link before zenoh gives it up: see [`CONFIG`].
+pub const CONGESTION: Duration = Duration::from_secs(60);
 
 /// The engine's machine and the applications' machine, with a bridge each.
 #[derive(Debug)]
