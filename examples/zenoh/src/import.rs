@@ -78,10 +78,11 @@ pub fn run(
     }
 }
 
-/// Whether it makes sense to try again: another engine may have the name for a while.
+/// Whether it makes sense to try again: another engine may have the name for a while, and threads,
+/// memory or places for peers may be lacking.
 fn may_pass(error: &Error) -> bool {
     let error = error.downcast_ref::<ShmError>();
-    matches!(error, Some(ShmError::NameInUse { .. } | ShmError::Io { .. }))
+    error.is_none_or(|error| matches!(error, ShmError::NameInUse { .. } | ShmError::Io { .. }))
 }
 
 /// Has the name as long as the export is there, as if the engine itself had it.

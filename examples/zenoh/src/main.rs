@@ -29,6 +29,7 @@ type Result<T> = std::result::Result<T, Error>;
 
 fn main() -> ExitCode {
     let arguments = Arguments::parse();
+    abort_on_panic();
     let filter = EnvFilter::try_from_default_env();
     tracing_subscriber::fmt()
         .with_env_filter(filter.unwrap_or_else(|_| EnvFilter::new("warn,wakering_zenoh=info")))
@@ -48,6 +49,15 @@ fn main() -> ExitCode {
             ExitCode::FAILURE
         }
     }
+}
+
+/// A panic of any thread ends the process, and thereby all channels, none of them in order.
+fn abort_on_panic() {
+    let report = std::panic::take_hook();
+    std::panic::set_hook(Box::new(move |panic| {
+        report(panic);
+        std::process::abort();
+    }));
 }
 
 fn run(command: Command) -> Result<()> {

@@ -32,7 +32,6 @@ impl Peer {
         let (driver, executor) = (peer.driver.clone(), peer.executor.clone());
         let over = peer.over.listen();
         thread::Builder::new().name(format!("peer {:.8}", id.to_string())).spawn(move || {
-            let _guard = AbortOnPanic;
             driver.block_on(executor.run(over));
         })?;
         Ok(Arc::new(peer))
@@ -61,16 +60,5 @@ impl Peer {
 impl Drop for Peer {
     fn drop(&mut self) {
         self.over.notify(usize::MAX);
-    }
-}
-
-/// A panic of a task ends the process, and thereby all channels, none of them in order.
-struct AbortOnPanic;
-
-impl Drop for AbortOnPanic {
-    fn drop(&mut self) {
-        if thread::panicking() {
-            std::process::abort();
-        }
     }
 }
