@@ -45,14 +45,15 @@
 //!
 //! # Overview
 //!
-//! [`SpscFace`] is the engine's end of one channel, and [`SpscHandle`] is the application's.
-//! [`SpscListener`] gives an engine one face after another, for applications that come and go. Both
-//! ends dereference to [`Endpoint`], which has the methods that they share.
+//! [`SpscFace`] is the engine's end of one channel, and [`SpscHandle`] is the application's. (Each
+//! ring has a single producer and a single consumer, which are processes; any number of tasks may
+//! use an end.) [`SpscListener`] gives an engine one face after another, for applications that come
+//! and go. Both ends dereference to [`Endpoint`], which has the methods that they share.
 //! [`Endpoint::into_split`] makes a [`Sender`], which is a `futures` `Sink<Bytes>`, and a
 //! [`Receiver`], which is a `Stream`; [`Endpoint::into_duplex`] makes both in one. A [`Driver`]
-//! waits on the bells of many channels; unless you name one, the process's own is used.
-//! [`runtimes`] says which driver is best under which runtime, and has the glue. [`spec`] specifies
-//! the protocol, for implementations in other languages.
+//! waits on the bells, those futex words, of many channels; unless you name one, the process's own
+//! is used. [`runtimes`] says which driver is best under which runtime, and has the glue. [`spec`]
+//! specifies the protocol, for implementations in other languages.
 //!
 //! # Which call to use
 //!
@@ -127,7 +128,8 @@
 //! A peer that **dies** ends the channel with [`CloseReason::PeerDied`], whatever it had
 //! half-closed before; the packets that it had completely published are received first. (From Linux
 //! 6.5 on, this also holds if a forked child of the peer lives on with copies of its descriptors.)
-//! Only an empty socket file outlives both processes, and the next engine takes it over.
+//! Only an empty socket file outlives both processes, and the next engine takes it over. (The
+//! directory of the names keeps an empty `.lock` file in any case.)
 //!
 //! A **hostile** peer can send any packets, stop talking, fill its own ring, send spurious wakes
 //! until the channel is closed for it, and end the channel. It cannot cause undefined behaviour, a
@@ -138,6 +140,22 @@
 //! reported as a [`Violation`], which ends this channel and no other. The socket's mode and the
 //! peer's user decide who may connect: our own user and root, unless a builder's `allow` says
 //! otherwise.
+//!
+//! # Two processes
+//!
+//! **Versions.** The two sides may be built with different versions of this crate, as long as both
+//! speak the same version of the [protocol](spec#versions-and-features), which is 1. Otherwise
+//! `connect` fails with [`VersionMismatch`](ShmError::VersionMismatch).
+//!
+//! **Users.** An engine lets its own user and root in, and an application trusts the engines of its
+//! own user and of root. For two users, both sides decide otherwise: the engine by a directory that
+//! both can reach, by [`mode`](FaceBuilder::mode) and by [`allow`](FaceBuilder::allow), the
+//! application by its own [`allow`](HandleBuilder::allow). Each error names what is still missing.
+//! Users look for names in [different directories](SpscFace::create) unless `WAKERING_DIR` is set.
+//!
+//! **Containers.** Mount the directory of the names into both, and set `WAKERING_DIR`. Users are
+//! compared as one's own user namespace shows them. The memory is that of a memfd: it counts for
+//! the container that touches a page first, and no limit of `/dev/shm` applies.
 //!
 //! # Kernels
 //!
@@ -200,8 +218,9 @@
 //!
 //! # The command
 //!
-//! `cargo install wakering --features cli` installs `wakering`, which uses channels from a
-//! terminal or a script. Names are those of [`SpscFace::create`].
+//! `cargo install wakering --features cli`, or `cargo install --path . --features cli` in a
+//! checkout, installs `wakering`, which uses channels from a terminal or a script. Names are those
+//! of [`SpscFace::create`].
 //!
 //! - `wakering top` shows the channels of this user while they work, whichever processes have them.
 //! - `wakering cat NAME` sends standard input as packets, and writes the packets that come to
@@ -382,6 +401,10 @@
 //! }
 //! # Ok::<(), wakering::ShmError>(())
 //! ```
+//!
+//! The sender does not know by that that the receiver has everything: `close` does not wait for it.
+//! If the receiver drops its whole end only when it is content, the sender can wait for that: its
+//! own `recv` returns `None`, and `finished` is `Ok`.
 //!
 //! ## Requests and responses
 //!
@@ -750,8 +773,9 @@
 //! async fn connect_patiently(name: &str) -> Result<SpscHandle, ShmError> {
 //!     loop {
 //!         match SpscHandle::connect_async(name).await {
-//!             // Busy: the face may not have noticed yet that an earlier handle of ours is gone.
-//!             Err(ShmError::NotFound { .. } | ShmError::Busy) => {}
+//!             // HungUp: the engine has ended, and another may follow. Busy: the face may not have
+//!             // noticed yet that an earlier handle of ours is gone.
+//!             Err(ShmError::NotFound { .. } | ShmError::HungUp | ShmError::Busy) => {}
 //!             settled => return settled,
 //!         }
 //!         async_io::Timer::after(Duration::from_millis(50)).await;

@@ -358,9 +358,7 @@ fn a_kill_in_the_handshake_leaves_a_whole_channel_or_none(driver: &Driver) {
                             // Not found before the engine was there. Any other failure: it was
                             // there and has hung up.
                             Err(ShmError::NotFound { .. }) if !Path::new(&name).exists() => {}
-                            Err(
-                                ShmError::NotFound { .. } | ShmError::Io { step: "handshake", .. },
-                            ) => {
+                            Err(ShmError::NotFound { .. } | ShmError::HungUp) => {
                                 return None;
                             }
                             Err(error) => panic!("{error:?}"),

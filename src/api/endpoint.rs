@@ -296,7 +296,9 @@ impl Endpoint {
     }
 
     /// Ends both directions in order: the peer receives everything that was sent, then the end.
-    /// Sends of both sides fail at once, and our own `recv` ends at once.
+    /// Sends of both sides fail at once, and our own `recv` ends at once; what the peer had sent
+    /// and was not received yet is lost. To end only what this side sends, split the end into
+    /// halves, and close or drop the [`Sender`].
     ///
     /// After this has returned, no `send` returns `Ok`.
     pub fn close(&self) {

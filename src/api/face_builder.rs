@@ -68,7 +68,8 @@ impl FaceBuilder {
     }
 
     /// Sets the permissions of the socket (`0o600` unless set). To let other users in, set
-    /// [`allow`](Self::allow) as well, and use a directory that they can reach.
+    /// [`allow`](Self::allow) as well, and use a directory that they can reach. Their applications
+    /// need an [`allow`](crate::HandleBuilder::allow) too, even those of root.
     pub fn mode(mut self, mode: u32) -> Self {
         self.mode = Some(mode);
         self
@@ -102,9 +103,10 @@ impl FaceBuilder {
     ///   serves as many endpoints as it can.
     /// - [`Closed`](ShmError::Closed): the driver is gone, or this is a forked child of its
     ///   process.
-    /// - [`Io`](ShmError::Io): a system call failed, or another process held the directory's lock
-    ///   file for two seconds, which is how long this call waits for it (kind `TimedOut`). Dropping
-    ///   a face or a listener does not wait for the lock.
+    /// - [`Io`](ShmError::Io): a system call failed, `WAKERING_DIR` is not an absolute path, or
+    ///   another process held the directory's lock file for two seconds, which is how long this
+    ///   call waits for it (kind `TimedOut`). Dropping a face or a listener does not wait for the
+    ///   lock.
     pub fn create(self, name: &str) -> Result<SpscFace, ShmError> {
         let name = Name::new(name)?;
         let config = self.config()?;
@@ -158,7 +160,7 @@ impl SpscFace {
     /// with a dot. Its socket is `<name>.sock` in the first of these directories that applies:
     /// `$WAKERING_DIR`, `$XDG_RUNTIME_DIR/wakering`, `/run/wakering` for root,
     /// `/tmp/wakering-<uid>`. A name that begins with a slash is the path of the socket itself,
-    /// whose last part has at most 255 bytes.
+    /// whose last part has at most 255 bytes. The directories are absolute paths.
     ///
     /// Both sides must find the socket through the same mount, or through bind mounts of one file
     /// system. Nobody listens on a socket that is seen through another file system, such as FUSE or

@@ -151,14 +151,15 @@ impl HandleBuilder {
     ///   version of the protocol, or is not a wakering engine.
     /// - [`InvalidConfig`](ShmError::InvalidConfig): the engine offers a region with sizes that no
     ///   channel may have.
+    /// - [`HungUp`](ShmError::HungUp): the engine ended during the handshake; try again.
     /// - [`TimedOut`](ShmError::TimedOut): no answer came within the `connect_timeout`.
     /// - [`Unsupported`](ShmError::Unsupported): `/proc` is not mounted; the engine's region uses
     ///   features that this version does not know; or the driver already serves as many endpoints
     ///   as it can.
     /// - [`Closed`](ShmError::Closed): the driver is gone, or this is a forked child of its
     ///   process.
-    /// - [`Io`](ShmError::Io): the engine hung up half-way, a system call failed, or what the
-    ///   engine offers is not a region.
+    /// - [`Io`](ShmError::Io): a system call failed, `WAKERING_DIR` is not an absolute path, or
+    ///   what the engine offers is not a region.
     pub fn connect(self, name: &str) -> Result<SpscHandle, ShmError> {
         let (name, driver) = (Name::new(name)?, self.common.driver()?);
         let connection = self.connector(&name).and_then(Connector::block);
@@ -199,8 +200,8 @@ impl HandleBuilder {
     ///   [`connect`](Self::connect).
     /// - [`Closed`](ShmError::Closed): the driver is gone, or this is a forked child of its
     ///   process.
-    /// - [`Io`](ShmError::Io): the descriptor was used already, its face is gone, or a system call
-    ///   failed.
+    /// - [`HungUp`](ShmError::HungUp): the face is gone.
+    /// - [`Io`](ShmError::Io): the descriptor was used already, or a system call failed.
     pub fn from_fd(self, descriptor: OwnedFd) -> Result<SpscHandle, ShmError> {
         let driver = self.common.driver()?;
         let handle = self.take(rendezvous::adopt(descriptor)?, driver.binding())?;

@@ -1,6 +1,5 @@
 //! Options that several commands share.
 
-use std::io;
 use std::time::{Duration, Instant};
 
 use clap::{Args, ValueEnum};
@@ -55,7 +54,7 @@ impl From<BackendName> for Backend {
 /// Whether to wait for an engine that is not there yet.
 #[derive(Debug, Clone, Copy, Args)]
 pub(crate) struct WaitOption {
-    /// Wait until the engine is there and free, at most for that time [default: for ever]
+    /// Wait until the engine is there and free, at most for that time; without a number for ever
     #[arg(
         long,
         value_name = "SECONDS",
@@ -91,9 +90,7 @@ impl WaitOption {
 fn may_pass(error: &ShmError) -> bool {
     match error {
         // Busy: the engine may not have noticed yet that an earlier application has gone.
-        ShmError::NotFound { .. } | ShmError::Busy => true,
-        // The engine has ended in the middle of the handshake, and another may follow.
-        ShmError::Io { source, .. } => source.kind() == io::ErrorKind::UnexpectedEof,
+        ShmError::NotFound { .. } | ShmError::HungUp | ShmError::Busy => true,
         _ => false,
     }
 }

@@ -138,6 +138,7 @@ impl AsyncIoDriver {
     ///
     /// If this thread is inside of a turn or of `park`, of this or another driver, or is the thread
     /// of a background driver, where wakers run: the outer call could not continue.
+    #[track_caller]
     pub fn block_on<F: Future>(&self, future: F) -> Result<F::Output, ShmError> {
         assert!(
             !parker::is_inside(),

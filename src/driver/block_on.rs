@@ -19,8 +19,12 @@ const PAUSE: Duration = Duration::from_millis(5);
 const POLLS: u32 = if cfg!(all(test, loom)) { 2 } else { 8 };
 
 /// See [`Driver::block_on`].
+#[track_caller]
 pub(super) fn block_on<F: Future>(driver: &Driver, future: F) -> F::Output {
-    assert!(!matches!(driver.run, Run::ByTurns), "block_on on a driver that turn() runs");
+    assert!(
+        !matches!(driver.run, Run::ByTurns),
+        "block_on on a driver that turn() runs: use PolledDriver::drive or AsyncIoDriver::block_on"
+    );
     let _inside = Inside::enter();
     let ours = Arc::new(FutureWaker {
         woken: AtomicU32::new(0),
@@ -121,6 +125,7 @@ thread_local! {
 struct Inside;
 
 impl Inside {
+    #[track_caller]
     fn enter() -> Self {
         assert!(
             !parker::is_inside() && !INSIDE.with(|inside| inside.replace(true)),

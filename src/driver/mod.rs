@@ -284,6 +284,7 @@ impl Driver {
     ///   is the thread of a background driver, where wakers run: the outer call could not continue.
     /// - On a polled or embedded driver, which nobody might run meanwhile.
     /// - If the future panics.
+    #[track_caller]
     pub fn block_on<F: Future>(&self, future: F) -> F::Output {
         block_on::block_on(self, future)
     }

@@ -9,7 +9,7 @@ use std::io;
 pub enum CloseReason {
     /// This side closed or dropped its end.
     Local,
-    /// The other side closed or dropped its end, or the half that mattered.
+    /// The other side closed or dropped its end, or, for one direction, the half of that direction.
     Peer,
     /// Either side called `cancel`, directly or through a [`Canceller`](crate::Canceller).
     Cancelled,
@@ -24,8 +24,11 @@ pub enum CloseReason {
 }
 
 impl CloseReason {
-    /// Whether packets may have been lost: true for everything except an orderly close by either
-    /// side.
+    /// Whether this is something else than an orderly close by either side, so that packets may
+    /// have been lost.
+    ///
+    /// Packets may be lost after an orderly close, too: those that were on their way to the side
+    /// that closed. A receiver learns from `finished` whether it has everything.
     ///
     /// ```
     /// use wakering::CloseReason;

@@ -26,13 +26,13 @@ pub enum ShmError {
     InvalidName,
 
     /// A setting has a number that is not allowed.
-    #[error("invalid {what}: given {given}, allowed {allowed}")]
+    #[error("invalid {what}: given {}, allowed for example {}", Number(what, *given), Number(what, *allowed))]
     InvalidConfig {
         /// Which setting, and the rule that it has to follow.
         what: &'static str,
         /// The number that was given.
         given: u64,
-        /// The nearest number that would have been accepted.
+        /// A number that is accepted: the limit that was passed, or the next power of two.
         allowed: u64,
     },
 
@@ -66,11 +66,16 @@ pub enum ShmError {
 
     /// The face already serves a handle, and serves one in its lifetime. Or a listener cannot serve
     /// another application now: too many wait to be accepted, or it lacks what a face needs.
-    #[error("busy: the face serves another handle, or the listener can serve no more at present")]
+    #[error("busy: the engine serves no more applications under this name at present")]
     Busy,
 
+    /// The engine hung up during the handshake: it has ended, or closes its name. Another one may
+    /// follow, so this is worth another try wherever [`NotFound`](Self::NotFound) is.
+    #[error("the engine hung up during the handshake")]
+    HungUp,
+
     /// The other side speaks another version of the protocol, or does not speak the protocol.
-    #[error("version mismatch: ours is {ours}, theirs is {theirs}")]
+    #[error("version mismatch: ours is {ours}, {}", Theirs(*theirs))]
     VersionMismatch {
         /// The protocol version of this library.
         ours: u32,
@@ -110,7 +115,8 @@ pub enum ShmError {
         reason: &'static str,
     },
 
-    /// A system call failed.
+    /// A system call failed. The text of this error is the step alone; that of its
+    /// [`source`](std::error::Error::source) tells why, and which file it was about.
     #[error("{step} failed")]
     Io {
         /// What the library was doing.
@@ -146,6 +152,30 @@ struct AtPath {
     error: io::Error,
 }
 
+/// The setting whose numbers are octal.
+pub(crate) const MODE: &str = "mode (permission bits)";
+
+/// Displays the number of a setting.
+struct Number<'a>(&'a str, u64);
+
+impl fmt::Display for Number<'_> {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        if self.0 == MODE { write!(f, "{:#o}", self.1) } else { self.1.fmt(f) }
+    }
+}
+
+/// Displays the version that the other side claimed.
+struct Theirs(u32);
+
+impl fmt::Display for Theirs {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        match self.0 {
+            0 => f.write_str("and the other side does not speak this protocol"),
+            theirs => write!(f, "theirs is {theirs}"),
+        }
+    }
+}
+
 /// Displays how many packets of a call were sent. Displays nothing for 0, because most calls that
 /// sent none send at most one packet.
 struct After(usize);
@@ -172,6 +202,23 @@ impl fmt::Display for Ended {
     }
 }
 
+/// The error becomes the payload of the `io::Error`, whose kind is
+///
+/// | error | kind |
+/// |---|---|
+/// | `InvalidName`, `InvalidConfig`, `PacketTooLarge` | `InvalidInput` |
+/// | `NotFound`, `PermissionDenied`, `WouldBlock`, `TimedOut`, `Unsupported` | that of the same name |
+/// | `NameInUse` | `AddrInUse` |
+/// | `Busy` | `ResourceBusy` |
+/// | `HungUp` | `ConnectionReset` |
+/// | `VersionMismatch` | `InvalidData` |
+/// | `Closed` by this side | `NotConnected` |
+/// | `Closed` by the peer | `BrokenPipe` |
+/// | `Closed` by a cancel | `ConnectionAborted` |
+/// | `Closed` by the peer's death | `ConnectionReset` |
+/// | `Closed` by a violation | `InvalidData` |
+/// | `Closed` because the driver is gone, or after a fork | `Other` |
+/// | `Io` | that of its source |
 impl From<ShmError> for io::Error {
     fn from(error: ShmError) -> Self {
         use io::ErrorKind as Kind;
@@ -184,6 +231,7 @@ impl From<ShmError> for io::Error {
             ShmError::PermissionDenied { .. } => Kind::PermissionDenied,
             ShmError::WouldBlock => Kind::WouldBlock,
             ShmError::Busy => Kind::ResourceBusy,
+            ShmError::HungUp => Kind::ConnectionReset,
             ShmError::VersionMismatch { .. } => Kind::InvalidData,
             ShmError::TimedOut { .. } => Kind::TimedOut,
             ShmError::Closed { reason, .. } => reason.kind(),

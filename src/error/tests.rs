@@ -1,3 +1,5 @@
+//! Tests of what the errors say, and of what becomes of them.
+
 use bytes::Bytes;
 
 use super::*;

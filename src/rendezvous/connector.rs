@@ -1,6 +1,5 @@
 //! The application's side of the handshake.
 
-use std::io;
 use std::os::fd::{AsFd, BorrowedFd};
 use std::path::Path;
 use std::time::{Duration, Instant};
@@ -150,7 +149,7 @@ impl Connector {
                 self.check_deadline(now)?;
                 Ok(Progress::RetryAt(now))
             }
-            Received::HungUp => Err(hung_up()),
+            Received::HungUp => Err(ShmError::HungUp),
             Received::Message(message) => self.join(message).map(Progress::Done),
         }
     }
@@ -220,7 +219,7 @@ impl Connector {
         match said {
             Ok(()) => Ok(Some((socket, peer))),
             Err(Errno::PIPE | Errno::CONNRESET) if self.is_late => Ok(None),
-            Err(Errno::PIPE | Errno::CONNRESET) => Err(hung_up()),
+            Err(Errno::PIPE | Errno::CONNRESET) => Err(ShmError::HungUp),
             Err(errno) => Err(ShmError::io(HANDSHAKE)(errno)),
         }
     }
@@ -307,9 +306,4 @@ fn join(descriptor: Untrusted) -> Result<Region, ShmError> {
 /// The error for a listener that does not speak the protocol at all.
 fn junk() -> ShmError {
     ShmError::VersionMismatch { ours: VERSION, theirs: 0 }
-}
-
-/// The error for an engine that went away during the handshake.
-pub(super) fn hung_up() -> ShmError {
-    ShmError::Io { step: HANDSHAKE, source: io::ErrorKind::UnexpectedEof.into() }
 }

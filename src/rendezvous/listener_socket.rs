@@ -29,7 +29,7 @@ use rustix::net::{Shutdown, SocketAddrUnix, SocketFlags};
 use super::directory::{Directory, Inode};
 use super::name::{LOCK_FILE, NEW_FILE, Name};
 use super::socket::{self, ConnectFailure};
-use crate::error::ShmError;
+use crate::error::{MODE, ShmError};
 use crate::sys::fork::Origin;
 use crate::sys::sockopt;
 
@@ -136,8 +136,8 @@ impl Drop for ListenerSocket {
 fn permissions(mode: u32) -> Result<Mode, ShmError> {
     const ALL: u32 = 0o777;
     if mode & !ALL != 0 {
-        let what = "mode (permission bits)";
-        return Err(ShmError::InvalidConfig { what, given: mode.into(), allowed: ALL.into() });
+        let (given, allowed) = (mode.into(), ALL.into());
+        return Err(ShmError::InvalidConfig { what: MODE, given, allowed });
     }
     Ok(Mode::from_raw_mode(mode))
 }

@@ -62,7 +62,7 @@ pub(crate) fn adopt(descriptor: OwnedFd) -> Result<Connection, ShmError> {
             let region = connector::welcome(answer, None)?;
             Ok(Connection { region, lifeline: Lifeline::new(descriptor, peer, process) })
         }
-        Received::HungUp => Err(connector::hung_up()),
+        Received::HungUp => Err(ShmError::HungUp),
         Received::Nothing => {
             Err(ShmError::Io { step: ADOPTING, source: io::ErrorKind::WouldBlock.into() })
         }

@@ -4,6 +4,7 @@ use super::*;
 use crate::driver::event_loop::EventLoop;
 use crate::driver::poller::{Failure, Found, Poller};
 use crate::driver::table::Id;
+use crate::error::CloseReason;
 
 /// A kernel whose waits always fail.
 struct Broken;
@@ -29,7 +30,8 @@ fn a_driver_that_cannot_go_on_abandons_all_sources() {
     background::run(event_loop);
     assert_eq!(calls.recv_timeout(DEADLINE), Ok(Call::Abandoned));
     assert_eq!(Arc::strong_count(&probe), 1, "the source is dropped");
-    assert!(matches!(driver.register(probe), Err(ShmError::Io { .. })));
+    let gone = driver.register(probe);
+    assert!(matches!(gone, Err(ShmError::Closed { reason: CloseReason::DriverGone, .. })));
     registration.notify();
     registration.wake_at(Instant::now());
     registration.cancel();

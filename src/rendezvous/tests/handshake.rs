@@ -94,14 +94,14 @@ fn an_engine_that_never_answers_is_timed_out() {
 }
 
 #[test]
-fn an_engine_that_leaves_half_way_is_a_failed_handshake() {
+fn an_engine_that_leaves_half_way_has_hung_up() {
     let dir = TempDir::new();
     let name = dir.name("a");
     let bound = ListenerSocket::bind(&name, None).unwrap();
     let mut connector = connector(&name).unwrap();
     assert!(matches!(connector.step(), Ok(Progress::WaitReadable)));
     drop(bound);
-    assert!(matches!(connector.step(), Err(ShmError::Io { step: "handshake", .. })));
+    assert!(matches!(connector.step(), Err(ShmError::HungUp)));
 }
 
 #[test]

@@ -311,6 +311,7 @@ fn an_offer_that_is_no_region_is_refused(driver: &Driver) {
             match connected {
                 Err(
                     ShmError::Io { .. }
+                    | ShmError::HungUp
                     | ShmError::VersionMismatch { .. }
                     | ShmError::InvalidConfig { .. },
                 ) => {}

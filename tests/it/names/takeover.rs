@@ -102,11 +102,9 @@ fn one_of_the_engines_that_race_for_a_name_has_it(driver: &Driver) {
                             seen.push(engine);
                         }
                     }
-                    Err(
-                        ShmError::NotFound { .. }
-                        | ShmError::Busy
-                        | ShmError::Io { step: "handshake", .. },
-                    ) => refused += 1,
+                    Err(ShmError::NotFound { .. } | ShmError::Busy | ShmError::HungUp) => {
+                        refused += 1
+                    }
                     Err(error) => panic!("{error:?}"),
                 }
                 std::thread::sleep(Duration::from_micros(300));

@@ -1,4 +1,4 @@
-//! The sending half: sends packets in order, after the one that a `Sink` holds back.
+//! The half of one sender: sends in order, after the packet that a `Sink` holds back.
 
 use std::pin::Pin;
 use std::task::{Context, Poll, ready};
