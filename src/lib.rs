@@ -222,7 +222,8 @@
 //! checkout, installs `wakering`, which uses channels from a terminal or a script. Names are those
 //! of [`SpscFace::create`].
 //!
-//! - `wakering top` shows the channels of this user while they work, whichever processes have them.
+//! - `wakering top` shows the channels of this user while they work, by their names, whichever
+//!   processes have them.
 //! - `wakering cat NAME` sends standard input as packets, and writes the packets that come to
 //!   standard output, as an application or, with `--engine` or `--listen`, as the engine. A packet
 //!   is a line, a frame with its length in front (`--frames length`), or any piece of a stream

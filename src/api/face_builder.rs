@@ -109,7 +109,7 @@ impl FaceBuilder {
     ///   lock.
     pub fn create(self, name: &str) -> Result<SpscFace, ShmError> {
         let name = Name::new(name)?;
-        let config = self.config()?;
+        let config = self.config(name.label())?;
         // Before binding the name: an application that finds the socket also finds a face.
         let (endpoint, file) = config.make()?;
         let acceptor = Acceptor::new(ListenerSocket::bind(&name, self.mode)?, self.allow);
@@ -122,7 +122,7 @@ impl FaceBuilder {
     /// As [`create`](Self::create).
     pub fn bind(self, name: &str) -> Result<SpscListener, ShmError> {
         let name = Name::new(name)?;
-        let config = self.config()?;
+        let config = self.config(name.label())?;
         // Before binding the name: otherwise an application may find the socket but not be served.
         Region::check_limit(config.geometry)?;
         let acceptor = Acceptor::new(ListenerSocket::bind(&name, self.mode)?, self.allow);
@@ -136,16 +136,17 @@ impl FaceBuilder {
     /// [`InvalidConfig`](ShmError::InvalidConfig), [`Unsupported`](ShmError::Unsupported),
     /// [`Closed`](ShmError::Closed), [`Io`](ShmError::Io), as [`create`](Self::create).
     pub fn pair(self) -> Result<(SpscFace, OwnedFd), ShmError> {
-        let (endpoint, file) = self.config()?.make()?;
+        let (endpoint, file) = self.config(None)?.make()?;
         let (lifeline, descriptor) = rendezvous::pair(file.as_fd())?;
         endpoint.channel().attach(lifeline)?;
         Ok((SpscFace(endpoint), descriptor))
     }
 
-    fn config(&self) -> Result<FaceConfig, ShmError> {
+    fn config(&self, label: Option<&str>) -> Result<FaceConfig, ShmError> {
         Ok(FaceConfig {
             geometry: Geometry::new(self.ring_bytes, self.max_packet)?,
             prefault: self.prefault,
+            label: label.map(Box::from),
             options: self.common.end,
             driver: self.common.driver()?.binding().clone(),
         })
@@ -251,7 +252,7 @@ mod tests {
     #[test]
     fn a_peer_that_has_left_before_the_driver_knows_it_was_connected() {
         let driver = Driver::builder().background().unwrap();
-        let config = SpscFace::builder().driver(&driver).config().unwrap();
+        let config = SpscFace::builder().driver(&driver).config(None).unwrap();
         let (face, file) = config.make().unwrap();
         let (lifeline, theirs) = rendezvous::pair(file.as_fd()).unwrap();
         let mut connected = pin!(face.connected());
@@ -268,7 +269,8 @@ mod tests {
     #[test]
     fn a_face_that_ends_before_anybody_came_was_never_connected() {
         let driver = Driver::builder().background().unwrap();
-        let (face, _file) = SpscFace::builder().driver(&driver).config().unwrap().make().unwrap();
+        let (face, _file) =
+            SpscFace::builder().driver(&driver).config(None).unwrap().make().unwrap();
         let mut connected = pin!(face.connected());
         let mut cx = Context::from_waker(Waker::noop());
         assert!(connected.as_mut().poll(&mut cx).is_pending());

@@ -15,6 +15,8 @@ use crate::shm::region::Region;
 pub(crate) struct FaceConfig {
     pub(super) geometry: Geometry,
     pub(super) prefault: bool,
+    /// Under which name applications find the faces, if there is one; for tools.
+    pub(super) label: Option<Box<str>>,
     pub(super) options: Options,
     /// A `Binding`, not a `Driver`: a listener's driver keeps the listener, which keeps this.
     pub(super) driver: Binding,
@@ -23,7 +25,7 @@ pub(crate) struct FaceConfig {
 impl FaceConfig {
     /// Creates a region, and returns the face's end and the region's file for the other end.
     pub(crate) fn make(&self) -> Result<(Endpoint, OwnedFd), ShmError> {
-        let (region, file) = Region::create(self.geometry, self.prefault)?;
+        let (region, file) = Region::create(self.geometry, self.prefault, self.label.as_deref())?;
         let endpoint = Endpoint::open(Arc::new(region), Side::Face, self.options, &self.driver)?;
         Ok((endpoint, file))
     }

@@ -97,6 +97,12 @@ impl Name {
         &self.path
     }
 
+    /// Returns what tools call its channels: the name, or the last part of the path.
+    pub(crate) fn label(&self) -> Option<&str> {
+        let file = self.file.to_str()?;
+        Some(file.strip_suffix(SUFFIX).unwrap_or(file))
+    }
+
     /// Returns the error for a name at which nobody listens.
     pub(super) fn not_found(&self) -> ShmError {
         ShmError::NotFound { path: self.path.clone() }

@@ -143,7 +143,7 @@ impl Engine {
 
     fn with(socket: ListenerSocket, allow: Option<Allow>) -> Self {
         let (region, file) =
-            Region::create(Geometry::new(Some(4096), None).unwrap(), false).unwrap();
+            Region::create(Geometry::new(Some(4096), None).unwrap(), false, None).unwrap();
         let face = Face {
             region,
             file: Mutex::new(Some(file)),

@@ -64,7 +64,7 @@ mod tests {
     /// Returns what is prefaulted for records of `record` bytes, until the ring was gone round.
     fn made(record: u64) -> Vec<u64> {
         let geometry = Geometry::new(Some(1 << 20), None).unwrap();
-        let (region, _file) = Region::create(geometry, false).unwrap();
+        let (region, _file) = Region::create(geometry, false, None).unwrap();
         let memory = Arc::new(region).ring(Side::Face);
         let (mut prefault, mut tail, mut made) = (Prefault::new(Position::START), 0, Vec::new());
         while prefault.made != u64::MAX {

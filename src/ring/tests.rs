@@ -25,7 +25,7 @@ const NEARLY_WRAPPED: u64 = 0_u64.wrapping_sub(RING / 2);
 
 fn region(max_packet: usize, start: u64) -> Arc<Region> {
     let geometry = Geometry::new(Some(4096), Some(max_packet)).unwrap();
-    let region = Arc::new(Region::create(geometry, false).unwrap().0);
+    let region = Arc::new(Region::create(geometry, false, None).unwrap().0);
     let words = consumer_words(&region);
     words.head.0.store(start, Ordering::Relaxed);
     words.taken.0.store(start, Ordering::Relaxed);

@@ -37,6 +37,10 @@ use crate::sys::cpu;
 /// pages does not, and may raise SIGBUS for lack of pages.
 const TMPFS_MAGIC: u64 = 0x0102_1994;
 
+/// The longest name of a memfd, in bytes (`MFD_NAME_MAX_LEN` of the kernel: `NAME_MAX` less the
+/// length of `memfd:`).
+const MAX_NAME: usize = 249;
+
 /// The seals that every region carries: its size is fixed for good.
 const SEALS: SealFlags = SealFlags::SHRINK.union(SealFlags::GROW).union(SealFlags::SEAL);
 
@@ -58,10 +62,15 @@ impl Region {
         check_file_limit(geometry.region_bytes() as u64)
     }
 
-    /// Makes a region, writes its geometry and seals it. The file is for the other side.
-    pub(crate) fn create(geometry: Geometry, prefault: bool) -> Result<(Self, OwnedFd), ShmError> {
+    /// Makes a region, writes its geometry and seals it. The file is for the other side. `label` is
+    /// what tools show of it.
+    pub(crate) fn create(
+        geometry: Geometry,
+        prefault: bool,
+        label: Option<&str>,
+    ) -> Result<(Self, OwnedFd), ShmError> {
         check_file_limit(geometry.region_bytes() as u64)?;
-        let file = memfd()?;
+        let file = memfd(label)?;
         file.set_len(geometry.region_bytes() as u64).map_err(ShmError::io("sizing the memfd"))?;
         let map = map(&file, geometry, prefault)?;
         let region = Self { map, geometry, _file: None };
@@ -164,11 +173,14 @@ fn check_file_limit(bytes: u64) -> Result<(), ShmError> {
     }
 }
 
-fn memfd() -> Result<File, ShmError> {
+/// Makes a memfd called `wakering`, or `wakering:` and as much of the label as the kernel allows.
+fn memfd(label: Option<&str>) -> Result<File, ShmError> {
+    let name = label.map_or("wakering".to_owned(), |label| format!("wakering:{label}"));
+    let name = &name.as_bytes()[..name.len().min(MAX_NAME)];
     let flags = MemfdFlags::CLOEXEC | MemfdFlags::ALLOW_SEALING;
     // MFD_NOEXEC_SEAL came with Linux 6.3; before that it is an invalid argument.
-    let fd = match rustix::fs::memfd_create("wakering", flags | MemfdFlags::NOEXEC_SEAL) {
-        Err(Errno::INVAL) => rustix::fs::memfd_create("wakering", flags),
+    let fd = match rustix::fs::memfd_create(name, flags | MemfdFlags::NOEXEC_SEAL) {
+        Err(Errno::INVAL) => rustix::fs::memfd_create(name, flags),
         made => made,
     };
     Ok(File::from(fd.map_err(ShmError::io("memfd_create"))?))

@@ -32,7 +32,7 @@ struct Channel {
 impl Channel {
     fn new() -> Self {
         let geometry = Geometry::new(Some(4096), None).unwrap();
-        let (region, file) = Region::create(geometry, false).unwrap();
+        let (region, file) = Region::create(geometry, false, None).unwrap();
         let region = Arc::new(region);
         let producer = Producer::new(&region, Side::Face);
         let consumer = Consumer::new(&region, Side::Handle);

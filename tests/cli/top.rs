@@ -29,6 +29,7 @@ on_both_backends!(
     a_channel_of_two_processes_is_found_with_its_counts,
     a_full_ring_and_its_sleeping_sender_are_shown,
     a_face_alone_and_two_ends_in_one_process_are_told_apart,
+    names_of_all_kinds_are_shown_as_text,
 );
 
 /// The application: sends as many packets of 20 bytes as the parent says, and then receives until
@@ -98,7 +99,9 @@ fn a_channel_of_two_processes_is_found_with_its_counts(driver: &Driver) {
     let json = view.json();
     assert_eq!(json.lines().count(), 1);
     for part in [
-        format!("{{\"inode\":{inode},\"ring_bytes\":4096,\"max_packet\":1016,"),
+        format!(
+            "{{\"inode\":{inode},\"channel\":\"face\",\"ring_bytes\":4096,\"max_packet\":1016,"
+        ),
         format!("\"face\":{{\"pid\":{us},\"name\":\""),
         format!("\"handle\":{{\"pid\":{it},\"name\":\""),
         "\"packets_sent\":5,\"bytes_sent\":150,".to_owned(),
@@ -107,7 +110,8 @@ fn a_channel_of_two_processes_is_found_with_its_counts(driver: &Driver) {
     ] {
         assert!(json.contains(&part), "no {part} in {json}");
     }
-    assert_eq!(view.table(usize::MAX).len(), 6);
+    let table = view.table(usize::MAX);
+    assert_eq!((table.len(), table[3].as_str()), (6, "face"));
 
     // As if two seconds had passed.
     for _ in 0..3 {
@@ -184,6 +188,35 @@ fn a_face_alone_and_two_ends_in_one_process_are_told_apart(driver: &Driver) {
     drop(handle);
 }
 
+/// Whatever bytes a name has, none of them reaches a terminal as a command.
+fn names_of_all_kinds_are_shown_as_text(driver: &Driver) {
+    let dir = Dir::new();
+    let number = 1000 + backend_number(driver);
+    let builder = || SpscFace::builder().ring_bytes(SMALL).max_packet(number).driver(driver);
+    let is_shown_as = |channel: Option<&str>| {
+        let mut finder = Finder::default();
+        eventually("it is found", || {
+            let is_it = |found: &Found| found.region.max_packet == number as u64;
+            let found = finder.look().into_values().find(is_it);
+            found.is_some_and(|found| {
+                let face = found.processes[0].as_ref().map(|process| process.pid);
+                found.channel.as_deref() == channel && face == Some(std::process::id())
+            })
+        });
+    };
+    let long = "n".repeat(255);
+    for (file, channel) in [
+        ("plain.sock", "plain"),
+        ("\u{1b}[2J\n and more (deleted)", "?[2J? and more (deleted)"),
+        (&long, &long[..240]),
+    ] {
+        let _face = builder().create(&dir.name(file)).unwrap();
+        is_shown_as(Some(channel));
+    }
+    let _pair = common::unnamed_pair(builder(), SpscHandle::builder().driver(driver));
+    is_shown_as(None);
+}
+
 fn backend_number(driver: &Driver) -> usize {
     usize::from(driver.backend() == Backend::Epoll)
 }
@@ -241,7 +274,7 @@ fn false_numbers_are_shown_and_do_no_harm() {
         rustix::io::pwrite(&file, &[filler; 0x600], 0x80).unwrap();
         let region = Region::read(file.as_fd()).unwrap();
         assert!(region.fill(0) <= 4096 && region.fill(1) <= 4096);
-        looks.push(BTreeMap::from([(1, Found { region, processes: [None, None] })]));
+        looks.push(BTreeMap::from([(1, Found { channel: None, region, processes: [None, None] })]));
     }
     for pair in looks.windows(2) {
         for seconds in [0.0, 1.0] {

@@ -29,7 +29,7 @@ fn drivers() -> Vec<Driver> {
 /// Both ends of a channel with rings of this size.
 fn pair(driver: &Driver, ring_bytes: usize) -> (Endpoint, Endpoint) {
     let geometry = Geometry::new(Some(ring_bytes), None).unwrap();
-    let (region, file) = Region::create(geometry, false).unwrap();
+    let (region, file) = Region::create(geometry, false, None).unwrap();
     let joined = Region::join(file).unwrap();
     let flags = SocketFlags::CLOEXEC | SocketFlags::NONBLOCK;
     let (one, other) = socketpair(AddressFamily::UNIX, SocketType::SEQPACKET, flags, None).unwrap();

@@ -6,14 +6,15 @@
 use std::collections::BTreeMap;
 use std::fs;
 use std::os::fd::AsFd;
+use std::os::unix::ffi::OsStrExt;
 use std::path::Path;
 
 use rustix::fs::{Mode, OFlags};
 
 use super::region::Region;
 
-/// The kernel's name for the memfd.
-const NAME: &str = "/memfd:wakering (deleted)";
+/// The kernel's name for the memfd, between which the channel's name may stand, after a colon.
+const NAME: [&str; 2] = ["/memfd:wakering", " (deleted)"];
 
 /// The inode of a region identifies it.
 pub(crate) type Inode = u64;
@@ -21,6 +22,8 @@ pub(crate) type Inode = u64;
 /// A channel that was found.
 #[derive(Debug, Clone)]
 pub(crate) struct Found {
+    /// The name under which the application has found the engine, if it has one.
+    pub(crate) channel: Option<String>,
     pub(crate) region: Region,
     /// The processes of the face and of the handle, if they are visible.
     pub(crate) processes: [Option<Process>; 2],
@@ -59,8 +62,8 @@ impl Finder {
         let mut regions = BTreeMap::new();
         let mut holders: BTreeMap<Inode, Vec<u32>> = BTreeMap::new();
         for pid in &pids {
-            for (inode, region) in regions_of(*pid) {
-                regions.insert(inode, region);
+            for (inode, channel, region) in regions_of(*pid) {
+                regions.insert(inode, (channel, region));
                 let holders = holders.entry(inode).or_default();
                 if !holders.contains(pid) {
                     holders.push(*pid);
@@ -68,10 +71,10 @@ impl Finder {
             }
         }
         self.learn(holders, &pids);
-        let found = |(inode, region): (Inode, Region)| {
+        let found = |(inode, (channel, region))| {
             let owners = self.known.get(&inode).cloned().unwrap_or_default();
             let processes = owners.roles(&region).map(|pid| pid.map(Process::named));
-            (inode, Found { region, processes })
+            (inode, Found { channel, region, processes })
         };
         regions.into_iter().map(found).collect()
     }
@@ -121,13 +124,17 @@ impl Owners {
 }
 
 impl Process {
-    /// A process chooses its own name, so nothing in it may reach a terminal as a command.
     fn named(pid: u32) -> Self {
         let name = fs::read(format!("/proc/{pid}/comm")).unwrap_or_default();
-        let name = String::from_utf8_lossy(&name);
-        let plain = |c: char| if c.is_ascii_graphic() || c == ' ' { c } else { '?' };
-        Self { pid, name: name.trim_end_matches('\n').chars().map(plain).collect() }
+        Self { pid, name: plain(name.trim_ascii_end()) }
     }
+}
+
+/// Processes choose their own names and those of their channels, so nothing in a name may reach a
+/// terminal as a command.
+fn plain(name: &[u8]) -> String {
+    let plain = |c: char| if c.is_ascii_graphic() || c == ' ' { c } else { '?' };
+    String::from_utf8_lossy(name).chars().map(plain).collect()
 }
 
 fn pids() -> Vec<u32> {
@@ -140,13 +147,25 @@ fn pids() -> Vec<u32> {
 
 /// Returns the regions among the descriptors of a process. Returns none for processes of other
 /// users.
-fn regions_of(pid: u32) -> impl Iterator<Item = (Inode, Region)> {
+fn regions_of(pid: u32) -> impl Iterator<Item = (Inode, Option<String>, Region)> {
     let entries = fs::read_dir(format!("/proc/{pid}/fd")).into_iter().flatten().flatten();
     entries.filter_map(|entry| {
         let path = entry.path();
-        let is_named = fs::read_link(&path).is_ok_and(|target| target == Path::new(NAME));
-        if is_named { open(&path) } else { None }
+        let target = fs::read_link(&path).ok()?;
+        let channel = channel_of(target.as_os_str().as_bytes())?;
+        let (inode, region) = open(&path)?;
+        Some((inode, channel, region))
     })
+}
+
+/// Returns the channel's name, if it has one, from the kernel's name of its memfd.
+fn channel_of(memfd: &[u8]) -> Option<Option<String>> {
+    let label = memfd.strip_prefix(NAME[0].as_bytes())?.strip_suffix(NAME[1].as_bytes())?;
+    match label {
+        [] => Some(None),
+        [b':', name @ ..] => Some(Some(plain(name))),
+        _ => None,
+    }
 }
 
 fn open(path: &Path) -> Option<(Inode, Region)> {
@@ -161,6 +180,10 @@ fn open(path: &Path) -> Option<(Inode, Region)> {
 fn mappings_of(pid: u32) -> Vec<Inode> {
     let maps = fs::read_to_string(format!("/proc/{pid}/maps")).unwrap_or_default();
     // Addresses, permissions, offset, device, inode, name.
-    let inode = |line: &str| line.strip_suffix(NAME)?.split_whitespace().nth(4)?.parse().ok();
+    let inode = |line: &str| {
+        let at = line.find(NAME[0])?;
+        channel_of(&line.as_bytes()[at..])?;
+        line[..at].split_whitespace().nth(4)?.parse().ok()
+    };
     maps.lines().filter_map(inode).collect()
 }

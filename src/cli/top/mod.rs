@@ -21,9 +21,10 @@ use view::View;
 
 /// Show the channels of this user while they work
 ///
-/// Each row is one end of a channel: what it sends, how full the ring is that it sends into, what
-/// its tasks sleep for, how often it wakes its peer, and how often it found that ring full. The
-/// numbers are what the ends say about themselves, and lag by up to an eighth of a ring.
+/// Under each channel's name is a row for each end: what it sends, how full the ring is that it
+/// sends into, what its tasks sleep for, how often it wakes its peer, and how often it found that
+/// ring full. The numbers are what the ends say about themselves, and lag by up to an eighth of a
+/// ring.
 #[derive(Debug, Args)]
 #[command(after_help = help(HELP))]
 pub(crate) struct Arguments {

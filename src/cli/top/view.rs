@@ -16,6 +16,9 @@ pub(crate) struct View<'a> {
 
 const ROLES: [&str; 2] = ["face", "handle"];
 
+/// Columns of a channel's name.
+const MOST_OF_NAME: usize = 110;
+
 /// Cells of the bar that shows how full a ring is.
 const BAR: u64 = 8;
 
@@ -40,6 +43,7 @@ impl View<'_> {
             let [face, handle] = self.ends(*inode).map(|end| end.json());
             let object = Object::new()
                 .with("inode", *inode)
+                .with("channel", found.channel.as_deref())
                 .with("ring_bytes", found.region.ring_bytes)
                 .with("max_packet", found.region.max_packet)
                 .with("seconds", Value::fixed(self.seconds, 3))
@@ -51,7 +55,7 @@ impl View<'_> {
         text
     }
 
-    /// Returns lines of at most 110 columns: two for each channel, the busiest first, and at most
+    /// Returns lines of at most 110 columns: three for each channel, the busiest first, and at most
     /// `lines` in all.
     pub(crate) fn table(&self, lines: usize) -> Vec<String> {
         let count = self.now.len();
@@ -82,8 +86,9 @@ impl View<'_> {
         order.sort_by(|one, other| traffic(other).total_cmp(&traffic(one)));
         let room = lines.saturating_sub(table.len() + 1) / 3;
         for inode in order.iter().take(room) {
+            let channel = self.now[inode].channel.as_deref().unwrap_or("(no name)");
+            table.push(channel.chars().take(MOST_OF_NAME).collect());
             table.extend(self.ends(*inode).map(|end| end.row()));
-            table.push(String::new());
         }
         if count > room {
             table.push(format!("and {} more", count - room));

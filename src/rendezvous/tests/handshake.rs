@@ -119,7 +119,7 @@ fn a_closed_acceptor_is_not_found() {
 
 #[test]
 fn a_pair_needs_no_name_and_nobody_waits() {
-    let (engine, file) = Region::create(Geometry::new(None, None).unwrap(), false).unwrap();
+    let (engine, file) = Region::create(Geometry::new(None, None).unwrap(), false, None).unwrap();
     let (lifeline, theirs) = pair(file.as_fd()).unwrap();
     let connection = adopt(theirs).unwrap();
     assert!(same_memory(&engine, &connection.region));

@@ -359,7 +359,7 @@ fn packets_that_become_short_do_not_cut_the_ring() {
 #[test]
 fn a_largest_packet_fits_beside_a_few_that_are_lent() {
     let geometry = Geometry::new(None, None).unwrap();
-    let region = Arc::new(Region::create(geometry, false).unwrap().0);
+    let region = Arc::new(Region::create(geometry, false, None).unwrap().0);
     let mut producer = Producer::new(&region, Side::Face);
     let mut consumer = Consumer::new(&region, Side::Handle);
     let mut take = |bytes: usize| {

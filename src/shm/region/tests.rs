@@ -18,7 +18,7 @@ const RING: usize = 4096;
 const SIZE: u64 = 3 * 4096;
 
 fn create() -> (Region, OwnedFd) {
-    Region::create(Geometry::new(Some(RING), None).unwrap(), false).unwrap()
+    Region::create(Geometry::new(Some(RING), None).unwrap(), false, None).unwrap()
 }
 
 /// Both sides' mappings of one region.
@@ -29,7 +29,7 @@ fn both() -> (Arc<Region>, Arc<Region>) {
 
 /// A region made by hand from the specification's offsets, with everything lawful.
 fn handmade() -> File {
-    let file = memfd().unwrap();
+    let file = memfd(None).unwrap();
     file.set_len(SIZE).unwrap();
     for (offset, value) in
         [(0x10, 4096), (0x18, 0), (0x20, SIZE), (0x28, RING as u64), (0x30, 1016)]
@@ -252,7 +252,7 @@ fn a_punched_hole_is_only_a_write() {
 fn prefault_takes_all_pages_at_once() {
     let pages = |prefault| {
         let geometry = Geometry::new(None, None).unwrap();
-        let (_region, file) = Region::create(geometry, prefault).unwrap();
+        let (_region, file) = Region::create(geometry, prefault, None).unwrap();
         let taken = File::from(file).metadata().unwrap().blocks() * 512;
         (taken, geometry.region_bytes() as u64)
     };

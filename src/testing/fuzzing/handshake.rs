@@ -83,7 +83,7 @@ fn passed(kind: u8) -> Vec<OwnedFd> {
     let one = || -> Option<OwnedFd> {
         let geometry = Geometry::new(Some(4096), None).ok()?;
         Some(match kind >> 3 & 7 {
-            0..=2 => Region::create(geometry, false).ok()?.1,
+            0..=2 => Region::create(geometry, false, None).ok()?.1,
             3 => rustix::fs::memfd_create("empty", rustix::fs::MemfdFlags::ALLOW_SEALING).ok()?,
             4 => std::fs::File::open("/dev/null").ok()?.into(),
             5 => rustix::pipe::pipe().ok()?.1,
@@ -164,7 +164,7 @@ fn acceptor(input: &mut Input<'_>) -> Option<()> {
     let name = Name::new(path.to_str()?).ok()?;
     let geometry = Geometry::new(Some(4096), None).ok()?;
     let face = Face {
-        file: RefCell::new(Some(Region::create(geometry, false).ok()?.1)),
+        file: RefCell::new(Some(Region::create(geometry, false, None).ok()?.1)),
         lifelines: RefCell::default(),
     };
     let watcher = CountingWatcher::default();

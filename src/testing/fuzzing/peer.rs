@@ -130,7 +130,7 @@ impl World {
     fn new(settings: u8) -> Self {
         let driver = driver(settings);
         let geometry = Geometry::new(Some(RING), None).expect("lawful");
-        let (region, file) = Region::create(geometry, false).expect("a small region");
+        let (region, file) = Region::create(geometry, false, None).expect("a small region");
         let region = Arc::new(region);
         let dup = || file.try_clone().expect("a descriptor");
         let joined = Arc::new(Region::join(dup()).expect("made by ourselves"));

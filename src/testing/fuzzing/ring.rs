@@ -30,7 +30,7 @@ fn run(input: &mut Input<'_>) -> Option<()> {
     // The whole ring, or two to eight turning points in it.
     let window = ring_bytes >> (input.byte()? & 3);
     let geometry = Geometry::new(Some(ring_bytes), Some(max_packet)).expect("both are lawful");
-    let region = Arc::new(Region::create(geometry, false).expect("a small region").0);
+    let region = Arc::new(Region::create(geometry, false, None).expect("a small region").0);
     let mut pair = Pair {
         producer: Producer::new(&region, Side::Face).turning_every(window),
         consumer: Consumer::new(&region, Side::Handle).turning_every(window),

@@ -17,7 +17,7 @@ use crate::shm::layout::{CANCELLED, RX_CLOSED, TX_CLOSED};
 /// A face whose peer is raw memory and a socket, as a hostile process has them.
 fn against_raw(driver: &Driver) -> (Endpoint, Arc<Region>, OwnedFd) {
     let geometry = Geometry::new(Some(4096), None).unwrap();
-    let (region, file) = Region::create(geometry, false).unwrap();
+    let (region, file) = Region::create(geometry, false, None).unwrap();
     let raw = Region::join(file).unwrap();
     let flags = SocketFlags::CLOEXEC | SocketFlags::NONBLOCK;
     let (one, other) = socketpair(AddressFamily::UNIX, SocketType::SEQPACKET, flags, None).unwrap();
