@@ -47,6 +47,7 @@ pub(crate) struct Counters {
     pub(crate) wakes_received: AtomicU64,
     pub(crate) parks: AtomicU64,
     pub(crate) full_stalls: AtomicU64,
+    /// Those of the driver. The others are with their direction.
     pub(crate) spins_paid: AtomicU64,
     pub(crate) spins_unpaid: AtomicU64,
 }
@@ -57,6 +58,8 @@ pub(crate) struct Counters {
 pub(crate) struct Passed {
     packets: AtomicU64,
     bytes: AtomicU64,
+    /// How often a spin found a packet, or room.
+    spins_paid: AtomicU64,
 }
 
 impl Passed {
@@ -65,6 +68,12 @@ impl Passed {
     pub(crate) fn add(&self, packets: u64, bytes: u64) {
         bump(&self.packets, packets);
         bump(&self.bytes, bytes);
+    }
+
+    /// Counts a spin that has found something. There must be no other writer.
+    #[inline]
+    pub(crate) fn add_spin(&self) {
+        bump(&self.spins_paid, 1);
     }
 
     #[inline]
@@ -103,7 +112,9 @@ impl Counters {
             wakes_received: get(&self.wakes_received),
             parks: get(&self.parks),
             full_stalls: get(&self.full_stalls),
-            spins_paid: get(&self.spins_paid),
+            spins_paid: [&self.spins_paid, &self.sent.spins_paid, &self.received.spins_paid]
+                .into_iter()
+                .fold(0, |sum, counter| sum.wrapping_add(get(counter))),
             spins_unpaid: get(&self.spins_unpaid),
         }
     }

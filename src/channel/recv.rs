@@ -73,7 +73,15 @@ where
         if let Some(pause) = rx.with(Rx::pace) {
             pause_for(pause);
         }
-        let look = || rx.with(|rx| take(rx)).transpose();
+        let look = || {
+            rx.with(|rx| {
+                let taken = take(rx).transpose();
+                if taken.is_some() {
+                    rx.note_paid_spin();
+                }
+                taken
+            })
+        };
         match channel.spin(&channel.data_spin, most, look) {
             Ok((taken, time)) => {
                 if !time.is_zero() {

@@ -219,6 +219,12 @@ impl Rx {
         self.budget.spend(time);
     }
 
+    /// Counts a spin that has found something.
+    #[inline]
+    pub(super) fn note_paid_spin(&self) {
+        self.channel.counters.received.add_spin();
+    }
+
     /// Copies out the packet that is held.
     #[inline]
     pub(crate) fn copy(&self, held: Held) -> Bytes {

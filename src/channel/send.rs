@@ -394,7 +394,7 @@ fn attempt_for_a_while<'a, E: SendEnd<'a>>(
         let mut look = || Some(end.with(|tx, _| attempt(tx, sent))).filter(headway);
         match channel.spin(&channel.room_spin, Duration::MAX, &mut look) {
             Ok((attempted, time)) => {
-                end.with(|tx, _| tx.spend(time));
+                end.with(|tx, _| tx.note_paid_spin(time));
                 match attempted {
                     Ok(attempted) => return Some(attempted),
                     Err(sent) => before = sent,

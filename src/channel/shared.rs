@@ -330,7 +330,8 @@ impl Channel {
     }
 
     /// Calls `look` repeatedly, as long as `spin` allows, until it finds something. Returns that
-    /// and how long it took. After a spin without effect, the caller has it accounted to the
+    /// and how long it took; the caller counts it, with its half in hand, because a counter that
+    /// others write too would delay what has just come. After a spin without effect, the caller has it accounted to the
     /// thread, by [`Spinning::charge`].
     pub(super) fn spin<T>(
         &self,
@@ -344,11 +345,12 @@ impl Channel {
         while found.is_none() && spinning.again() {
             found = look();
         }
-        self.note_spin(spin, found.is_some());
-        match found {
-            Some(found) => Ok((found, spinning.so_far())),
-            None => Err(Some(spinning)),
-        }
+        let Some(found) = found else {
+            self.note_spin(spin, false);
+            return Err(Some(spinning));
+        };
+        spin.note(true);
+        Ok((found, spinning.so_far()))
     }
 
     /// Leaves this end as threads do that have slept on the bell and were woken: the driver may let

@@ -336,8 +336,9 @@ impl Tx {
         limit == Limit::Budget && self.budget.must_yield(&self.channel.counters.sent)
     }
 
-    /// Counts the `time` that a call has spun.
-    pub(super) fn spend(&mut self, time: Duration) {
+    /// Counts a spin that has found room, and the `time` that it took.
+    pub(super) fn note_paid_spin(&mut self, time: Duration) {
+        self.channel.counters.sent.add_spin();
         self.budget.spend(time);
     }
 
