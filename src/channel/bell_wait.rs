@@ -57,7 +57,9 @@ impl BellWait {
     /// Notes that a task has joined a queue. Returns `Some` if the driver does not wait on the
     /// bell: the count that its new wait has to compare with.
     pub(super) fn task_waits(&self, count: impl FnOnce() -> u32) -> Option<u32> {
-        // ORDERING: between the queue and the state; partner of the one in `lapse`.
+        // ORDERING: between the queue and the state; partner of the one in `lapse`. Also, for waits
+        // that set no bit, between the announcement that this side wants bytes and the look at the
+        // peer's ends; partner of the one in the peer's `wake_by_byte`.
         fence(Ordering::SeqCst);
         // ORDERING: Acquire pairs with the AcqRel below, of the task that came first.
         if self.state.load(Ordering::Acquire) == TASKS {

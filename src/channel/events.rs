@@ -67,6 +67,14 @@ impl Channel {
         if self.wants_bytes() {
             lifeline.wake();
         }
+        // ORDERING: that fence pairs with the one in `leave_driver`, too: either the end that was
+        // dropped meanwhile finds the lifeline, or we see here that it has left.
+        if let Some(driver) = self.driver.get()
+            && driver.is_cancelled()
+        {
+            lifeline.unwatch(driver);
+            lifeline.hang_up();
+        }
         if let Some(hangup) = self.hangup.get() {
             hangup.connected(self);
         }
@@ -173,6 +181,8 @@ impl Channel {
         }
         let Some(driver) = self.driver.get() else { return };
         driver.cancel();
+        // ORDERING: partner of the fence in `attach`.
+        fence(Ordering::SeqCst);
         if let Some(lifeline) = self.lifeline.get() {
             lifeline.unwatch(driver);
             lifeline.hang_up();
@@ -214,6 +224,9 @@ impl Source for Channel {
         // Also after news, because one wake may stand for both. All entries are woken, although
         // only one of them can be awaited: the others are places of sends that were leaked or are
         // not polled again.
+        // ORDERING: a stale "still armed" would lose the sender's wake. The caller has loaded the
+        // bell's count with Acquire, or received the byte that follows it, and the bit was cleared
+        // before the count.
         if !self.bell.is_armed(SEND) {
             self.room.notify_all();
         }

@@ -74,10 +74,6 @@ impl Hangup {
         fence(Ordering::SeqCst);
         if self.is_needed.load(Ordering::Relaxed) {
             self.begin(channel);
-            if !self.is_watched.load(Ordering::Relaxed) {
-                // Threads that have blocked already must check the peer themselves.
-                channel.wake_threads();
-            }
         }
     }
 
@@ -87,14 +83,21 @@ impl Hangup {
         if self.has_begun.swap(true, Ordering::Relaxed) {
             return;
         }
+        // Before the watch: if the background driver ends meanwhile, `on_abandoned` has the last
+        // word.
+        self.is_watched.store(true, Ordering::Relaxed);
         if self.watch(lifeline).is_ok() {
-            self.is_watched.store(true, Ordering::Relaxed);
-        } else {
-            // There was no descriptor or no thread left. The next call that blocks tries again.
-            self.dismiss(lifeline);
-            self.has_begun.store(false, Ordering::Relaxed);
-            self.is_needed.store(false, Ordering::Relaxed);
+            return;
         }
+        // There was no descriptor or no thread left. The next call that blocks tries again.
+        self.dismiss(lifeline);
+        self.is_watched.store(false, Ordering::Relaxed);
+        self.has_begun.store(false, Ordering::Relaxed);
+        // ORDERING: Release, and the fence after the exchange in `ensure_watched`: who finds that
+        // nobody needs the watch finds, too, that nobody has begun.
+        self.is_needed.store(false, Ordering::Release);
+        // Threads that have blocked already must check the peer themselves.
+        channel.wake_threads();
     }
 
     fn watch(self: &Arc<Self>, lifeline: &Lifeline) -> Result<(), ShmError> {

@@ -306,7 +306,8 @@ impl Channel {
     /// Sends the part of a wake that reaches a driver without io_uring.
     pub(super) fn wake_by_byte(&self) {
         // ORDERING: partner of the fence in `attach`. Also between an end's flag and the load of
-        // whether the peer wants bytes, which the peer announces before it looks at the flag.
+        // whether the peer wants bytes, which the peer announces before it looks at the flag;
+        // partner of the peer's in `Bell::arm` and `BellWait::task_waits`.
         fence(Ordering::SeqCst);
         if !self.wants_bytes() {
             return;
@@ -331,8 +332,8 @@ impl Channel {
 
     /// Calls `look` repeatedly, as long as `spin` allows, until it finds something. Returns that
     /// and how long it took; the caller counts it, with its half in hand, because a counter that
-    /// others write too would delay what has just come. After a spin without effect, the caller has it accounted to the
-    /// thread, by [`Spinning::charge`].
+    /// others write too would delay what has just come. After a spin without effect, the caller has
+    /// it accounted to the thread, by [`Spinning::charge`].
     pub(super) fn spin<T>(
         &self,
         spin: &Spin,

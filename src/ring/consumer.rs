@@ -141,8 +141,8 @@ impl Consumer {
     /// Loads the word at `position`, where a header is or will be.
     #[inline(always)]
     fn load(&self, position: Position) -> u64 {
-        // ORDERING: Acquire pairs with the Release in `Producer::publish`; the packet after the
-        // header is then complete.
+        // ORDERING: Acquire pairs with the Release in `Producer::store_publication`; the packet
+        // after the header is then complete.
         // PEER: loaded once, judged by the caller.
         self.memory.header(position.get()).load(Ordering::Acquire)
     }

@@ -34,8 +34,8 @@ impl Probe {
     pub(crate) fn has_record(&self) -> bool {
         // ORDERING: Relaxed, as in `point_at`.
         let position = self.at.load(Ordering::Relaxed);
-        // ORDERING: Acquire pairs with the Release in `Producer::publish`; the consumer loads the
-        // word again in any case.
+        // ORDERING: Acquire pairs with the Release in `Producer::store_publication`; the consumer
+        // loads the word again in any case.
         // PEER: only compared with 0.
         self.memory.header(position).load(Ordering::Acquire) != 0
     }

@@ -21,7 +21,7 @@
 //!
 //! | word | writer | reader | publishes |
 //! |---|---|---|---|
-//! | `waiting` | owner sets, Release; peer clears, AcqRel | peer, Relaxed around the fence | `wants` |
+//! | `waiting` | owner sets, Release; peer clears, AcqRel | peer, Relaxed around the fence; owner, after the count | `wants`, `RING_BY_BYTE` |
 //! | `bell` | peer, Release; owner at an end | owner, Acquire; the kernel | that something was published or ended |
 //!
 //! Loom does not check two things, which a review for a weakly ordered machine must: the clear is
@@ -79,7 +79,8 @@ impl Bell {
     #[inline]
     pub(crate) fn is_armed(&self, bit: u32) -> bool {
         step(Step::Look);
-        // ORDERING: Relaxed; a stale answer costs a second look or a needless wake.
+        // ORDERING: Relaxed; to the waker a stale answer costs a second look or a needless wake.
+        // The owner asks after it has seen the bell's count.
         self.words().waiting.load(Ordering::Relaxed) & bit != 0
     }
 

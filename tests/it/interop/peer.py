@@ -136,7 +136,7 @@ class End:
         self.theirs = FACE + HANDLE - mine
         self.join(file)
         os.close(file)
-        self.tail = self.position = self.look_at = 0
+        self.tail = self.position = self.look_at = self.announced = 0
         self.seen = {HEAD: 0, TAKEN: 0}
         self.hung_up = self.is_over = False
         self.left = None
@@ -198,12 +198,14 @@ class End:
 
     def sleep(self, for_packets, need):
         code, waiting = self.code, self.at + self.mine + WAITING
+        wants = (self.tail + need - self.ring_bytes) & U64
         if need:
-            code.store64(self.at + self.mine + WANTS, (self.tail + need - self.ring_bytes) & U64)
+            code.store64(self.at + self.mine + WANTS, wants)
         bits = (RECV if for_packets else 0) | (SEND if need else 0)
         old = code.fetch_or32(waiting, bits)
-        if need and not old & SEND:
+        if need and (not old & SEND or wants != self.announced):
             self.look_at = time.monotonic() + 0.001
+            self.announced = wants
         code.fence()
         if for_packets:
             self.wake(SEND)
