@@ -51,7 +51,7 @@
 //! and go. Both ends dereference to [`Endpoint`], which has the methods that they share.
 //! [`Endpoint::into_split`] makes a [`Sender`], which is a `futures` `Sink<Bytes>`, and a
 //! [`Receiver`], which is a `Stream`; [`Endpoint::into_duplex`] makes both in one. A [`Driver`]
-//! waits on the bells, those futex words, of many channels; unless you name one, the process's own
+//! waits on the futex words (the *bells*) of many channels; unless you name one, the process's own
 //! is used. [`runtimes`] says which driver is best under which runtime, and has the glue. [`spec`]
 //! specifies the protocol, for implementations in other languages.
 //!
@@ -98,7 +98,8 @@
 //!   its thread panics cancels the channel. After [`cancel_on_drop(true)`](Sender::cancel_on_drop),
 //!   so does every drop without a close: a `?` in the middle of a stream, or a future that is
 //!   dropped. So does dropping a `Sender` that still holds back a packet for which there is no
-//!   room. Any other drop is an orderly end.
+//!   room, or a listener, for the applications that it has not accepted. Any other drop is an
+//!   orderly end.
 //! - **No call waits for a peer that is gone.** No wake is lost. Any call that waits, to send or to
 //!   receive, notices the peer's death in about a millisecond, also across PID namespaces.
 //!
@@ -148,9 +149,9 @@
 //! `connect` fails with [`VersionMismatch`](ShmError::VersionMismatch).
 //!
 //! **Users.** An engine lets its own user and root in, and an application trusts the engines of its
-//! own user and of root. For two users, both sides decide otherwise: the engine by a directory that
-//! both can reach, by [`mode`](FaceBuilder::mode) and by [`allow`](FaceBuilder::allow), the
-//! application by its own [`allow`](HandleBuilder::allow). Each error names what is still missing.
+//! own user and of root. Two users need four things: a directory that both can reach; the engine's
+//! [`mode`](FaceBuilder::mode) and [`allow`](FaceBuilder::allow); and the application's own
+//! [`allow`](HandleBuilder::allow). Each error names what is still missing.
 //! Users look for names in [different directories](SpscFace::create) unless `WAKERING_DIR` is set.
 //!
 //! **Containers.** Mount the directory of the names into both, and set `WAKERING_DIR`. Users are
@@ -403,9 +404,9 @@
 //! # Ok::<(), wakering::ShmError>(())
 //! ```
 //!
-//! The sender does not know by that that the receiver has everything: `close` does not wait for it.
-//! If the receiver drops its whole end only when it is content, the sender can wait for that: its
-//! own `recv` returns `None`, and `finished` is `Ok`.
+//! `close` does not wait until the receiver has everything. A sender that wants to know closes and
+//! then receives, too: if the receiver drops its whole end only after it has taken everything, then
+//! `recv` returns `None` here, and `finished` is `Ok`.
 //!
 //! ## Requests and responses
 //!

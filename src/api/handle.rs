@@ -200,7 +200,7 @@ impl HandleBuilder {
     ///   [`connect`](Self::connect).
     /// - [`Closed`](ShmError::Closed): the driver is gone, or this is a forked child of its
     ///   process.
-    /// - [`HungUp`](ShmError::HungUp): the face is gone.
+    /// - [`HungUp`](ShmError::HungUp): the descriptor was used already, and its face is gone.
     /// - [`Io`](ShmError::Io): the descriptor was used already, or a system call failed.
     pub fn from_fd(self, descriptor: OwnedFd) -> Result<SpscHandle, ShmError> {
         let driver = self.common.driver()?;

@@ -48,13 +48,27 @@ impl Failure {
     }
 }
 
-/// Reports an error of a listener, after which it goes on, and fails if it does not.
-pub(crate) fn go_on_after(error: ShmError) -> Result<(), Failure> {
-    if let ShmError::Closed { .. } = error {
-        return Err(error.into());
+/// The errors of a listener that goes on after them.
+#[derive(Debug, Default)]
+pub(crate) struct Unserved {
+    /// The text of the last one.
+    last: String,
+}
+
+impl Unserved {
+    /// Reports an error, unless the one before was the same: an application may try again and
+    /// again. Fails if the listener has ended.
+    pub(crate) fn report(&mut self, error: ShmError) -> Result<(), Failure> {
+        if let ShmError::Closed { .. } = error {
+            return Err(error.into());
+        }
+        let text = Failure::from(error).to_string();
+        if text != self.last {
+            let _ = writeln!(io::stderr(), "an application was not served: {text}");
+            self.last = text;
+        }
+        Ok(())
     }
-    let _ = writeln!(io::stderr(), "an application was not served: {}", Failure::from(error));
-    Ok(())
 }
 
 impl From<ShmError> for Failure {

@@ -11,7 +11,10 @@ pub enum CloseReason {
     Local,
     /// The other side closed or dropped its end, or, for one direction, the half of that direction.
     Peer,
-    /// Either side called `cancel`, directly or through a [`Canceller`](crate::Canceller).
+    /// Either side called `cancel`, directly or through a [`Canceller`](crate::Canceller), or left
+    /// in the middle: by a panic, by a drop after
+    /// [`cancel_on_drop`](crate::Sender::cancel_on_drop), or by dropping a listener that had not
+    /// accepted this application.
     Cancelled,
     /// The other process exited or was killed before it closed its end.
     PeerDied,

@@ -26,7 +26,11 @@ pub enum ShmError {
     InvalidName,
 
     /// A setting has a number that is not allowed.
-    #[error("invalid {what}: given {}, allowed for example {}", Number(what, *given), Number(what, *allowed))]
+    #[error(
+        "invalid {what}: given {}, allowed for example {}",
+        Number(what, *given),
+        Number(what, *allowed)
+    )]
     InvalidConfig {
         /// Which setting, and the rule that it has to follow.
         what: &'static str,
@@ -70,7 +74,8 @@ pub enum ShmError {
     Busy,
 
     /// The engine hung up during the handshake: it has ended, or closes its name. Another one may
-    /// follow, so this is worth another try wherever [`NotFound`](Self::NotFound) is.
+    /// follow, so this is worth another try wherever [`NotFound`](Self::NotFound) is. (Something
+    /// else than an engine may do that, too, each time.)
     #[error("the engine hung up during the handshake")]
     HungUp,
 

@@ -326,14 +326,20 @@ fn an_application_that_is_never_served_is_told(driver: &Driver) {
 fn an_engine_that_ends_in_the_handshake_is_waited_for() {
     let dir = Dir::new();
     let name = dir.name("face");
-    let ends = socket_with(AddressFamily::UNIX, SocketType::SEQPACKET, SocketFlags::CLOEXEC, None);
-    let ends = ends.unwrap();
+    let flags = SocketFlags::CLOEXEC | SocketFlags::NONBLOCK;
+    let ends = socket_with(AddressFamily::UNIX, SocketType::SEQPACKET, flags, None).unwrap();
     bind(&ends, &SocketAddrUnix::new(&name).unwrap()).unwrap();
     listen(&ends, 1).unwrap();
     let application = Program::start(&dir, &format!("cat --wait=10 {name}"));
-    drop(accept(&ends).unwrap());
+    eventually("it connects", || accept(&ends).map(drop).is_ok());
     drop(ends);
-    let face = SpscFace::create(&name).unwrap();
+    let mut face = None;
+    // A process that another test starts may have a copy of the socket for a moment.
+    eventually("the name is free", || {
+        face = SpscFace::create(&name).ok();
+        face.is_some()
+    });
+    let face = face.unwrap();
     wait("it connects", face.connected()).unwrap();
     face.close();
     application.wait().succeeded();

@@ -78,11 +78,12 @@ pub fn run(
     }
 }
 
-/// Whether it makes sense to try again: another engine may have the name for a while, and threads,
-/// memory or places for peers may be lacking.
+/// Whether it makes sense to try again: another engine may have the name for a while, threads,
+/// memory or places for peers may be lacking, and the kernel may have failed a driver.
 fn may_pass(error: &Error) -> bool {
-    let error = error.downcast_ref::<ShmError>();
-    error.is_none_or(|error| matches!(error, ShmError::NameInUse { .. } | ShmError::Io { .. }))
+    error.downcast_ref().is_none_or(|error| {
+        matches!(error, ShmError::NameInUse { .. } | ShmError::Io { .. } | ShmError::Closed { .. })
+    })
 }
 
 /// Has the name as long as the export is there, as if the engine itself had it.

@@ -10,7 +10,7 @@ use std::io::{self, Write};
 use clap::{ArgGroup, Args};
 use wakering::{Driver, Endpoint, FaceBuilder, SpscFace, SpscHandle, SpscListener};
 
-use crate::failure::{Failure, go_on_after, help};
+use crate::failure::{Failure, Unserved, help};
 use crate::json::Object;
 use crate::options::{BackendOption, WaitOption, bytes};
 use crate::text::count;
@@ -70,6 +70,7 @@ only then, and the sender waits for that.
 
 With --listen, packets for an application that has left go to the next one. What it had not read is
 lost, and makes the exit status 1. The name stays in use until --sessions applications were served.
+An application for which memory or descriptors are lacking is told so, and does not count.
 
 Examples:
   wakering cat --engine --no-input logs > log      and   wakering cat --wait logs < log.1
@@ -102,11 +103,12 @@ pub(crate) fn run(arguments: &Arguments) -> Result<(), Failure> {
 fn listen(arguments: &Arguments, driver: &Driver) -> Result<(), Failure> {
     let listener: SpscListener = face(arguments, driver).bind(&arguments.name)?;
     let (mut input, mut served, mut cut_off) = (None, 0, 0);
+    let mut unserved = Unserved::default();
     while arguments.sessions.is_none_or(|sessions| served < sessions) {
         let face = match driver.block_on(listener.accept()) {
             Ok(face) => face,
             Err(error) => {
-                go_on_after(error)?;
+                unserved.report(error)?;
                 continue;
             }
         };

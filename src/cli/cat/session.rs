@@ -20,6 +20,10 @@ use crate::text::count;
 /// How long a read that returns at once may take.
 const READING: Duration = Duration::from_micros(100);
 
+/// How many times as long the reader may take in all. It may wait for ever: another process that
+/// reads the same pipe or terminal may have been faster.
+const READS: u32 = 10_000;
+
 /// What passed, and how it ended.
 #[derive(Debug)]
 pub(crate) struct Session {
@@ -145,7 +149,7 @@ async fn next(tx: &Sender, input: &mut Input) -> Result<Vec<Bytes>, Unsent> {
         Either::Right((reason, _)) => reason,
     };
     // Standard input may hold more, or have ended, and its reader not have said so yet.
-    loop {
+    for _ in 0..READS {
         // Before the packets: what is split off since then is among them.
         let rest = input.rest();
         if let Some(packets) = input.next().now_or_never() {
@@ -163,6 +167,7 @@ async fn next(tx: &Sender, input: &mut Input) -> Result<Vec<Bytes>, Unsent> {
             Rest::Unread => thread::sleep(READING),
         }
     }
+    Err(Unsent::Ended { reason, is_idle: false })
 }
 
 async fn close(tx: &mut Sender) -> Result<(), Unsent> {

@@ -9,7 +9,7 @@ use futures::stream::{FuturesUnordered, StreamExt};
 use wakering::{SpscFace, SpscListener};
 
 use super::Arguments;
-use crate::failure::{Failure, go_on_after};
+use crate::failure::{Failure, Unserved};
 use crate::json::Object;
 use crate::{say, text};
 
@@ -32,7 +32,7 @@ pub(super) fn serve(arguments: &Arguments) -> Result<(), Failure> {
 async fn accept(listener: SpscListener, arguments: &Arguments) -> Result<(), Failure> {
     let mut listener = pin!(listener);
     let mut running = FuturesUnordered::new();
-    let (mut accepted, mut cut_off) = (0, 0);
+    let (mut accepted, mut cut_off, mut unserved) = (0, 0, Unserved::default());
     loop {
         let accepts = arguments.sessions.is_none_or(|sessions| accepted < sessions);
         if !accepts && running.is_empty() {
@@ -53,7 +53,7 @@ async fn accept(listener: SpscListener, arguments: &Arguments) -> Result<(), Fai
                     running.push(echo(face));
                     accepted += 1;
                 }
-                Err(error) => go_on_after(error)?,
+                Err(error) => unserved.report(error)?,
             },
             Either::Right(served) => {
                 cut_off += u64::from(served.outcome.is_err());

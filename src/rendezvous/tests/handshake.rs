@@ -127,6 +127,9 @@ fn a_pair_needs_no_name_and_nobody_waits() {
     assert_eq!(drain(connection.lifeline.as_fd(), 9).wakes, 1);
     let again = adopt(connection.lifeline.as_fd().try_clone_to_owned().unwrap());
     assert!(matches!(again, Err(ShmError::Io { .. })), "what was in it was taken");
+    let used = connection.lifeline.as_fd().try_clone_to_owned().unwrap();
+    drop(lifeline);
+    assert!(matches!(adopt(used), Err(ShmError::HungUp)), "and its face is gone");
     let (one, other) = std::os::unix::net::UnixStream::pair().unwrap();
     assert!(matches!(adopt(one.into()), Err(ShmError::Io { .. })));
     drop(other);

@@ -37,7 +37,7 @@ fn party() {
 fn connect(name: &str) -> SpscHandle {
     loop {
         match SpscHandle::builder().send_timeout(None).connect(name) {
-            Err(ShmError::NotFound { .. } | ShmError::Io { .. }) => {
+            Err(ShmError::NotFound { .. } | ShmError::HungUp | ShmError::Io { .. }) => {
                 std::thread::sleep(Duration::from_millis(10));
             }
             connected => return connected.unwrap(),
