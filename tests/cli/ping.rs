@@ -112,7 +112,7 @@ fn an_echo_that_lacks_a_descriptor_goes_on(driver: &Driver) {
         let lacking = Rlimit { current: (0..).find(is_free).map(|fd| fd + 1), ..former };
         prlimit(pid, Resource::Nofile, lacking).unwrap();
         let ended = ping("");
-        prlimit(pid, Resource::Nofile, former.clone()).unwrap();
+        prlimit(pid, Resource::Nofile, former).unwrap();
         let is_served = ended.status == Some(0);
         if !is_served {
             ended.failed(1, "busy: ");
