@@ -223,7 +223,7 @@ fn refusals_tell_their_cause_on_both_sides(driver: &Driver) {
     events().retain(|event| event.get("path") != path);
     let refused = wait("connect", SpscHandle::builder().driver(driver).connect_async(&path));
     assert!(matches!(refused, Err(ShmError::Busy)));
-    assert_told(&path, "busy", "another handle");
+    assert_told(&path, "busy", "no more applications");
     ends_of(face, handle);
 
     // Nobody refused anything here.
