@@ -99,3 +99,24 @@ impl fmt::Debug for Canceller {
         f.debug_struct("Canceller").field("is_cancelled", &self.is_cancelled()).finish()
     }
 }
+
+#[cfg(all(test, not(loom)))]
+mod tests {
+    use super::*;
+    use crate::api::face::SpscFace;
+
+    #[test]
+    fn a_canceller_forgets_ends_that_are_gone() {
+        let canceller = Canceller::new();
+        for _ in 0..200 {
+            let (face, _descriptor) = SpscFace::pair().unwrap();
+            face.set_cancel(&canceller);
+            let end = Arc::downgrade(face.channel());
+            drop(face);
+            while end.strong_count() > 0 {
+                std::thread::yield_now();
+            }
+        }
+        assert!(canceller.lock().len() < 20, "{}", canceller.lock().len());
+    }
+}

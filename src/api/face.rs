@@ -128,3 +128,28 @@ impl Drop for EndsWithFace {
         self.0.end();
     }
 }
+
+#[cfg(all(test, not(loom)))]
+mod tests {
+    use std::os::fd::AsFd;
+
+    use rustix::net::{AddressFamily, SocketFlags, SocketType, socketpair};
+
+    use super::*;
+    use crate::error::CloseReason;
+
+    /// Its peer could die unnoticed.
+    #[test]
+    fn a_face_whose_lifeline_cannot_be_watched_ends() {
+        let (face, _descriptor) = SpscFace::pair().unwrap();
+        let host =
+            FaceHost { channel: Arc::downgrade(face.channel()), file: ProcessLock::default() };
+        let flags = SocketFlags::CLOEXEC | SocketFlags::NONBLOCK;
+        let (line, _theirs) =
+            socketpair(AddressFamily::UNIX, SocketType::SEQPACKET, flags, None).unwrap();
+        let peer = PeerCredentials::of(line.as_fd()).unwrap();
+        // The face has a lifeline, and the kernel watches nothing twice.
+        host.connected(Lifeline::new(line, peer, None));
+        assert_eq!(face.close_reason(), Some(CloseReason::DriverGone));
+    }
+}

@@ -165,28 +165,37 @@ impl Source for Hangup {
 mod tests {
     use std::time::{Duration, Instant};
 
+    use rustix::net::{AddressFamily, SocketFlags, SocketType, socketpair};
     use rustix::thread::futex::{Flags, requeue};
 
     use super::*;
+    use crate::api::endpoint::Endpoint;
     use crate::api::face::SpscFace;
     use crate::api::handle::SpscHandle;
-    use crate::channel::Channel;
+    use crate::channel::{Channel, Options};
     use crate::error::{CloseReason, RecvTimeoutError};
+    use crate::rendezvous::credentials::PeerCredentials;
+    use crate::shm::layout::{Geometry, Side};
+    use crate::shm::region::Region;
 
     const DEADLINE: Duration = Duration::from_secs(20);
 
-    type Receiver = std::thread::JoinHandle<Result<bytes::Bytes, RecvTimeoutError>>;
+    type Received = (SpscFace, Result<bytes::Bytes, RecvTimeoutError>);
+    type Receiver = std::thread::JoinHandle<Received>;
 
     /// Returns both ends of a driver that nobody runs, and a thread that blocks on the first one,
-    /// whose peer is watched in the background.
+    /// whose peer is watched in the background. The thread returns that end.
     fn blocked(idle: &Driver) -> (Arc<Channel>, SpscHandle, Receiver) {
         let (face, descriptor) = SpscFace::builder().driver(idle).pair().unwrap();
         let handle = SpscHandle::builder().driver(idle).from_fd(descriptor).unwrap();
         let channel = face.channel().clone();
-        let receiver = std::thread::spawn(move || face.recv_timeout(DEADLINE));
+        let receiver = std::thread::spawn(move || {
+            let received = face.recv_timeout(DEADLINE);
+            (face, received)
+        });
         let hangup = channel.hangup.get().unwrap();
         let begun = Instant::now();
-        while !hangup.is_watched.load(Ordering::Relaxed) {
+        while !hangup.is_watched.load(Ordering::Relaxed) || hangup.driver.get().is_none() {
             assert!(begun.elapsed() < DEADLINE);
             std::thread::yield_now();
         }
@@ -199,7 +208,7 @@ mod tests {
         hangup.leave(channel.lifeline());
         hangup.on_abandoned();
         handle.channel().lifeline().unwrap().hang_up();
-        let received = receiver.join().unwrap();
+        let (_face, received) = receiver.join().unwrap();
         assert_eq!(received, Err(RecvTimeoutError::Closed(CloseReason::PeerDied)));
     }
 
@@ -224,5 +233,47 @@ mod tests {
             std::thread::sleep(Duration::from_millis(1));
         }
         learns_of_the_death(&channel, &handle, receiver);
+    }
+
+    /// A descriptor that stays ready would keep the background driver awake for ever.
+    #[test]
+    fn a_hang_up_that_was_reported_is_watched_no_more() {
+        let idle = Driver::builder().build().unwrap();
+        let (channel, handle, receiver) = blocked(&idle);
+        handle.channel().lifeline().unwrap().hang_up();
+        let (_face, received) = receiver.join().unwrap();
+        assert_eq!(received, Err(RecvTimeoutError::Closed(CloseReason::PeerDied)));
+        let background = channel.hangup.get().unwrap().driver.get().unwrap();
+        let line = channel.lifeline().unwrap().as_fd();
+        // The kernel refuses a descriptor that is watched already.
+        background.watch_hang_up(line, LIFELINE).unwrap();
+        background.unwatch(line);
+    }
+
+    /// It was dropped while the engine answered its application.
+    #[test]
+    fn a_channel_that_is_connected_as_it_leaves_stays_with_no_driver() {
+        let idle = Driver::builder().build().unwrap();
+        let binding = idle.binding();
+        let (region, _file) =
+            Region::create(Geometry::new(None, None).unwrap(), false, None).unwrap();
+        let end = Endpoint::open(region.into(), Side::Face, Options::default(), binding).unwrap();
+        let channel = end.channel().clone();
+        let timed_out = end.recv_timeout(Duration::from_millis(1));
+        assert_eq!(timed_out, Err(RecvTimeoutError::Timeout));
+        drop(end);
+        let flags = SocketFlags::CLOEXEC | SocketFlags::NONBLOCK;
+        let (line, _peers) =
+            socketpair(AddressFamily::UNIX, SocketType::SEQPACKET, flags, None).unwrap();
+        let peer = PeerCredentials::of(line.as_fd()).unwrap();
+        channel.attach(Lifeline::new(line, peer, None)).unwrap();
+        let hangup = Arc::downgrade(channel.hangup.get().unwrap());
+        assert!(channel.hangup.get().unwrap().driver.get().is_some(), "the background was asked");
+        drop((channel, idle));
+        let begun = Instant::now();
+        while hangup.strong_count() > 0 {
+            assert!(begun.elapsed() < DEADLINE, "the background driver keeps it");
+            std::thread::yield_now();
+        }
     }
 }

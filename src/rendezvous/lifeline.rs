@@ -189,6 +189,7 @@ mod tests {
     use rustix::net::{AddressFamily, SocketFlags, SocketType, socketpair};
 
     use super::*;
+    use crate::sys::fork::in_child;
 
     fn sockets() -> (OwnedFd, OwnedFd) {
         let flags = SocketFlags::CLOEXEC | SocketFlags::NONBLOCK;
@@ -261,5 +262,17 @@ mod tests {
         one.wake();
         drop(other);
         assert!(one.drain().hung_up);
+    }
+
+    #[test]
+    fn a_peer_that_is_dead_has_hung_up_whoever_holds_its_socket() {
+        let (one, other) = sockets();
+        let peer = PeerCredentials::of(one.as_fd()).unwrap();
+        if !sockopt::ask_for_process(one.as_fd(), true) {
+            return eprintln!("left out: this kernel does not tell of senders");
+        }
+        let line = Lifeline::of_pair(one, peer, true);
+        in_child(|| wake_by_byte(other.as_fd()));
+        assert!(line.learn() && line.is_hung_up());
     }
 }

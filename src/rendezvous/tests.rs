@@ -75,17 +75,28 @@ struct TestWatcher {
     timer: Mutex<Option<Instant>>,
     /// How many descriptors are watched now.
     watched: AtomicUsize,
+    /// How many more calls of `watch` fail.
+    refusals: AtomicUsize,
 }
 
 impl TestWatcher {
     fn new() -> Self {
         let epoll = epoll::create(epoll::CreateFlags::CLOEXEC).unwrap();
-        Self { epoll, timer: Mutex::new(None), watched: AtomicUsize::new(0) }
+        Self {
+            epoll,
+            timer: Mutex::new(None),
+            watched: AtomicUsize::new(0),
+            refusals: AtomicUsize::new(0),
+        }
     }
 }
 
 impl Watcher for TestWatcher {
     fn watch(&self, fd: BorrowedFd<'_>, token: u16) -> Result<(), ShmError> {
+        let one_less = |left: usize| left.checked_sub(1);
+        if self.refusals.fetch_update(Ordering::Relaxed, Ordering::Relaxed, one_less).is_ok() {
+            return Err(ShmError::io("epoll")(rustix::io::Errno::NOMEM));
+        }
         let flags = epoll::EventFlags::IN | epoll::EventFlags::RDHUP;
         epoll::add(&self.epoll, fd, epoll::EventData::new_u64(token.into()), flags)
             .map_err(ShmError::io("epoll"))?;

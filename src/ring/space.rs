@@ -257,3 +257,25 @@ impl Space {
         if self.turns() { self.shape.window as u64 / 4 } else { u64::MAX }
     }
 }
+
+#[cfg(all(test, not(loom)))]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn runs_that_were_read_are_forgotten() {
+        for window in [1024, 4096] {
+            let shape = Shape { bytes: 4096, mask: 4095, max_packet: 1016, window, share: 0 };
+            let (mut space, mut tail) = (Space::new(shape, Position::START), Position::START);
+            for _ in 0..1_000 {
+                let spot = space.find(tail, 1008).expect("all has been read");
+                if spot.begin != tail {
+                    space.leave(tail, spot.begin);
+                }
+                tail = spot.begin.plus(1000);
+                space.free_to(tail);
+                assert!(space.runs.len() <= 1, "{space:?}");
+            }
+        }
+    }
+}

@@ -3,6 +3,7 @@
 mod batches;
 mod floods;
 mod looks;
+mod silent;
 
 use std::os::fd::AsFd;
 use std::time::Duration;
@@ -28,6 +29,13 @@ fn drivers() -> Vec<Driver> {
 
 /// Both ends of a channel with rings of this size.
 fn pair(driver: &Driver, ring_bytes: usize) -> (Endpoint, Endpoint) {
+    let (face, handle, line) = half_attached_pair(driver, ring_bytes);
+    face.channel().attach(line).unwrap();
+    (face, handle)
+}
+
+/// As [`pair`], but the face has still to be given its lifeline.
+fn half_attached_pair(driver: &Driver, ring_bytes: usize) -> (Endpoint, Endpoint, Lifeline) {
     let geometry = Geometry::new(Some(ring_bytes), None).unwrap();
     let (region, file) = Region::create(geometry, false, None).unwrap();
     let joined = Region::join(file).unwrap();
@@ -37,9 +45,8 @@ fn pair(driver: &Driver, ring_bytes: usize) -> (Endpoint, Endpoint) {
     let options = Options { send_timeout: Some(Duration::from_secs(20)), ..Options::default() };
     let face = Endpoint::open(region.into(), Side::Face, options, driver.binding()).unwrap();
     let handle = Endpoint::open(joined.into(), Side::Handle, options, driver.binding()).unwrap();
-    face.channel().attach(Lifeline::new(one, peer, None)).unwrap();
     handle.channel().attach(Lifeline::new(other, peer, None)).unwrap();
-    (face, handle)
+    (face, handle, Lifeline::new(one, peer, None))
 }
 
 #[test]

@@ -1,6 +1,9 @@
 //! Waits that fail or end early, by pollers that stand for the kernel.
 
+use rustix::event::{PollFd, PollFlags, Timespec, poll};
+
 use super::*;
+use crate::driver::epoll::EpollPoller;
 use crate::driver::event_loop::EventLoop;
 use crate::driver::poller::{Failure, Found, Poller};
 use crate::driver::table::Id;
@@ -132,4 +135,42 @@ fn moved_waits_compare_with_what_was_handled_last() {
     event_loop.move_to(Box::new(Kept(armed.clone())));
     assert_eq!(*lock(&armed), [7], "it would be woken at once");
     assert_eq!(Arc::strong_count(&leaves), 1);
+}
+
+/// Whether a reactor would report the epoll set.
+fn is_readable(shared: &Shared) -> bool {
+    let mut set = [PollFd::new(shared.epoll_set.descriptor(), PollFlags::IN)];
+    let now = Timespec { tv_sec: 0, tv_nsec: 0 };
+    poll(&mut set, Some(&now)).unwrap() > 0
+}
+
+/// Nothing else would have the reactor turn the driver again.
+#[test]
+fn a_turn_that_fails_leaves_the_descriptor_readable() {
+    let shared = Shared::polled(Backend::Epoll).unwrap();
+    let mut event_loop = EventLoop::new(shared.clone(), Broken);
+    assert!(!is_readable(&shared));
+    assert!(event_loop.sweep().is_err());
+    assert!(is_readable(&shared));
+}
+
+/// A source that has more to do each time is not done in one turn.
+#[test]
+fn a_turn_that_leaves_something_leaves_the_descriptor_readable() {
+    let shared = Shared::polled(Backend::Epoll).unwrap();
+    let mut event_loop = EventLoop::new(shared.clone(), EpollPoller::new(shared.clone()));
+    let driver = Driver { binding: Binding::new(shared.clone(), false), run: Run::ByTurns };
+    let left = AtomicU32::new(50);
+    let probe = Probe::new(move |probe, _| {
+        if left.fetch_sub(1, SeqCst) > 1 {
+            probe.registration.get().unwrap().notify();
+        }
+    });
+    probe.registration.set(driver.register(probe.clone()).unwrap()).unwrap();
+    probe.registration.get().unwrap().notify();
+    let mut calls = 0;
+    while is_readable(&shared) {
+        calls += event_loop.sweep().unwrap().calls;
+    }
+    assert_eq!(calls, 50);
 }

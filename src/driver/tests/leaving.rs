@@ -10,6 +10,7 @@ on_both_backends! {
     a_panic_disturbs_nobody_else
     a_source_may_own_its_registration_and_cancel_it
     churn_leaves_nothing_behind
+    a_source_that_panics_when_it_is_dropped_stops_nobody
 }
 
 fn cancelling_drops_the_source(backend: Backend) {
@@ -117,4 +118,25 @@ fn churn_leaves_nothing_behind(backend: Backend) {
     });
     eventually("all gone", || sources.iter().all(|source| source.strong_count() == 0));
     asleep(&driver);
+}
+
+/// A source holds wakers, which are foreign code.
+fn a_source_that_panics_when_it_is_dropped_stops_nobody(backend: Backend) {
+    struct Panics;
+    impl Drop for Panics {
+        fn drop(&mut self) {
+            panic!("a source that panics when it is dropped");
+        }
+    }
+    let driver = driver(backend);
+    let (other, calls) = Probe::reporting();
+    let stays = driver.register(other.clone()).unwrap();
+    let panics = Panics;
+    let source = Probe::new(move |_, _| _ = &panics);
+    let leaves = driver.register(source).unwrap();
+    leaves.cancel();
+    eventually("it has left", || driver.shared().bound() == 1);
+    asleep(&driver);
+    other.wake(&stays);
+    assert_eq!(calls.recv_timeout(DEADLINE), Ok(Call::Wake));
 }

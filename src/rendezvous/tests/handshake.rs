@@ -136,3 +136,15 @@ fn a_pair_needs_no_name_and_nobody_waits() {
     let file = std::fs::File::open("/dev/null").unwrap();
     assert!(matches!(adopt(file.into()), Err(ShmError::Io { .. })));
 }
+
+/// It has come through an exec, and must not go through the next: a copy hides a death.
+#[test]
+fn a_descriptor_that_is_taken_over_survives_no_exec() {
+    let (_region, file) =
+        Region::create(Geometry::new(Some(4096), None).unwrap(), false, None).unwrap();
+    let (_lifeline, theirs) = pair(file.as_fd()).unwrap();
+    rustix::io::fcntl_setfd(&theirs, rustix::io::FdFlags::empty()).unwrap();
+    let connection = adopt(theirs).unwrap();
+    let flags = rustix::io::fcntl_getfd(&connection.lifeline).unwrap();
+    assert_eq!(flags, rustix::io::FdFlags::CLOEXEC);
+}

@@ -126,6 +126,22 @@ fn a_hundred_silent_clients_keep_nobody_out() {
 }
 
 #[test]
+fn a_flood_of_connections_leaves_the_driver_to_others_in_between() {
+    let dir = TempDir::new();
+    let name = dir.name("a");
+    let engine = Engine::new(&name);
+    let _flood: Vec<_> = (0..100).map(|_| raw(&name).unwrap()).collect();
+    let mut turns = 0;
+    while engine.acceptor.clients().half_done < 92 {
+        let before = engine.acceptor.clients().half_done;
+        engine.acceptor.on_ready(Acceptor::LISTENING, &engine.watcher, &engine.face);
+        assert!(engine.acceptor.clients().half_done - before <= 16, "all in one turn");
+        turns += 1;
+    }
+    assert_eq!(turns, 7);
+}
+
+#[test]
 fn a_client_that_is_removed_is_read_a_last_time() {
     let dir = TempDir::new();
     let name = dir.name("a");

@@ -139,6 +139,11 @@ fn without_descriptors() {
     // Every tenth of a second one timer and one refused accept.
     assert!(engine.turns.load(Ordering::Relaxed) < 15);
     assert_eq!(engine.lifelines(), 0);
+    // It pauses; and when the pause is over, the kernel has no memory for the watch.
+    while engine.watcher.watched.load(Ordering::Relaxed) > 0 {
+        engine.turn(Instant::now() + LONG);
+    }
+    engine.watcher.refusals.store(1, Ordering::Relaxed);
     setrlimit(Resource::Nofile, limit).unwrap();
     assert!(engine.meet(clients.remove(0)).is_ok());
 }

@@ -123,3 +123,21 @@ fn a_loan_that_comes_back_wakes_a_sender_whose_driver_spins() {
 fn a_loan_that_comes_back_wakes_a_sink_in_anothers_ring() {
     explore(Some(2), || a_loan_that_comes_back_wakes_the_sender(Driver::embedded, true));
 }
+
+/// A sender waits for room, and the only thing that happens then is that a loan comes back.
+fn a_loan_that_comes_back_alone_wakes_the_sender(make: fn() -> Driver) {
+    let [(face, driver), (handle, _other)] = channel(make);
+    let (mut tx, _their_rx) = face.into_split();
+    let (_our_tx, mut rx) = handle.into_split();
+    (0..FULL).for_each(|n| tx.try_send(packet(n)).unwrap());
+    // SAFETY: in a model the bytes are a copy, and nobody writes to it.
+    let lent = unsafe { rx.try_recv_ref().unwrap().into_lent_bytes() };
+    let borrower = thread::spawn(move || drop(lent));
+    driver.block_on(tx.send(packet(FULL))).unwrap();
+    borrower.join().unwrap();
+}
+
+#[test]
+fn a_loan_that_comes_back_alone_wakes_a_sender() {
+    explore(Some(2), || a_loan_that_comes_back_alone_wakes_the_sender(Driver::new));
+}

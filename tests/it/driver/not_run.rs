@@ -8,11 +8,12 @@ use wakering::{CloseReason, Driver, RecvTimeoutError, ShmError, SpscFace, SpscHa
 
 use super::{ends, park_until, parked, polled};
 use crate::common::child::{self, Child, test_path};
-use crate::common::{Dir, PATIENCE, SMALL, eventually, number, on_both_backends, packet};
+use crate::common::{Dir, PATIENCE, SMALL, eventually, number, on_both_backends, packet, stay};
 
 on_both_backends!(
     blocking_calls_learn_of_the_end_though_nobody_runs_the_driver,
     blocking_calls_learn_of_a_death_of_a_peer_that_came_later,
+    a_call_that_blocked_first_learns_of_the_death_of_a_silent_peer,
     a_connect_to_a_face_that_nobody_runs_times_out,
     a_drivers_debug_form_tells_whether_anybody_runs_it,
 );
@@ -81,6 +82,34 @@ fn helper_sends_and_waits() {
     let handle = SpscHandle::connect(&arguments[0]).unwrap();
     handle.send_blocking(packet(1, 8)).unwrap();
     assert_eq!(handle.recv_timeout(PATIENCE), Err(RecvTimeoutError::Timeout));
+}
+
+/// The call sleeps before anybody is there to watch, and nothing but the death ends its sleep.
+fn a_call_that_blocked_first_learns_of_the_death_of_a_silent_peer(like: &Driver) {
+    let dir = Dir::new();
+    let name = dir.name("face");
+    let driver = parked(like);
+    let face = Arc::new(SpscFace::builder().driver(&driver).create(&name).unwrap());
+    let blocked = face.clone();
+    let receiver = thread::spawn(move || blocked.recv_timeout(PATIENCE));
+    eventually("the call blocks", || face.stats().parks > 0);
+    let mut client = Child::start(test_path!(helper_that_is_silent), &[&name]);
+    park_until(&driver, "connected", || face.is_connected());
+    // From here on, no thread runs the driver.
+    client.expect("connected");
+    client.kill();
+    client.wait();
+    let closed = Err(RecvTimeoutError::Closed(CloseReason::PeerDied));
+    assert_eq!(receiver.join().unwrap(), closed);
+}
+
+#[test]
+#[ignore = "run by a_call_that_blocked_first_learns_of_the_death_of_a_silent_peer"]
+fn helper_that_is_silent() {
+    let Some(arguments) = child::arguments() else { return };
+    let _handle = SpscHandle::connect(&arguments[0]).unwrap();
+    child::say("connected");
+    stay()
 }
 
 fn a_connect_to_a_face_that_nobody_runs_times_out(like: &Driver) {

@@ -20,6 +20,7 @@ on_both_backends!(
     endless_jumps_end_the_channel,
     headers_that_change_all_the_time_invent_no_packet,
     a_head_that_breaks_a_rule_ends_the_channel,
+    a_batch_that_meets_a_bad_head_tells_what_was_sent,
     a_question_about_the_ring_believes_no_bad_head,
     unknown_ends_end_the_channel,
     unused_words_may_hold_anything,
@@ -206,6 +207,30 @@ fn a_head_that_breaks_a_rule_ends_the_channel(driver: &Driver) {
                 assert_over(&end, violation);
                 end = again(attacker, driver, ours);
             }
+        }
+    });
+}
+
+/// The room up to the ring's end is known; only the packet after that asks where the head is.
+fn a_batch_that_meets_a_bad_head_tells_what_was_sent(driver: &Driver) {
+    against_each(driver, "bad heads in a batch", |attacker, mut end, ours| {
+        let at = ours.words().1 + HEAD;
+        for (claim, violation) in
+            [(516, Violation::UnalignedHead(516)), (8192, Violation::HeadOvertook(8192))]
+        {
+            end.try_send(packet(0, 504)).unwrap();
+            attacker.say(&format!("set {at:x} {claim:x}"));
+            let packets: Vec<_> = (1..20).map(|n| packet(n, 504)).collect();
+            match wait("send_batch", end.send_batch(&packets)) {
+                Err(ShmError::Closed { reason, sent }) => {
+                    assert_eq!(reason, CloseReason::Violation(violation));
+                    assert!(sent > 0);
+                    assert_eq!(end.stats().packets_sent, 1 + sent as u64);
+                }
+                other => panic!("{other:?}"),
+            }
+            assert_over(&end, violation);
+            end = again(attacker, driver, ours);
         }
     });
 }

@@ -8,6 +8,7 @@ use std::os::fd::{AsFd, OwnedFd};
 use std::time::{Duration, Instant};
 
 use rustix::fs::{MemfdFlags, Mode, OFlags, SealFlags};
+use rustix::io::Errno;
 use rustix::net::SendFlags;
 use wakering::{Driver, ShmError, SpscFace, SpscHandle, SpscListener};
 
@@ -22,6 +23,7 @@ on_both_backends!(
     descriptors_sent_to_an_engine_are_not_kept,
     an_offer_that_is_no_region_is_refused,
     descriptors_that_are_slow_to_close_hold_nobody_up,
+    descriptors_sent_to_the_engine_of_a_pair_are_refused,
     connecting_to_a_silent_engine_times_out,
 );
 
@@ -351,6 +353,18 @@ fn descriptors_that_are_slow_to_close_hold_nobody_up(driver: &Driver) {
         }
     }
     honest.finish("descriptors that block");
+}
+
+fn descriptors_sent_to_the_engine_of_a_pair_are_refused(driver: &Driver) {
+    if !common::kernel_can((6, 16), "refuse descriptors on a socket") {
+        return;
+    }
+    let (face, line) = SpscFace::builder().driver(driver).pair().unwrap();
+    let passed = File::open("/dev/null").unwrap();
+    assert_eq!(raw_peer::send_with(&line, &[1], &[passed.as_fd()]), Err(Errno::PERM));
+    let handle = SpscHandle::builder().driver(driver).from_fd(line).unwrap();
+    handle.try_send(packet(1, 8)).unwrap();
+    assert_eq!(wait("recv", face.recv()), Some(packet(1, 8)));
 }
 
 fn connecting_to_a_silent_engine_times_out(driver: &Driver) {

@@ -4,12 +4,14 @@ use std::fs;
 use std::os::unix::fs::MetadataExt;
 use std::os::unix::net::UnixListener;
 use std::path::Path;
+use std::sync::Arc;
+use std::sync::atomic::{AtomicUsize, Ordering};
 
 use wakering::{CloseReason, Driver, FaceBuilder, ShmError, SpscFace, SpscHandle};
 
 use super::face;
 use crate::common::child::{self, Child, test_path};
-use crate::common::{Dir, connects, on_both_backends, packet, wait};
+use crate::common::{Dir, connects, eventually, on_both_backends, packet, wait};
 
 on_both_backends!(
     an_engine_is_found_by_its_name,
@@ -21,6 +23,7 @@ on_both_backends!(
     a_dropped_face_gives_its_name_up,
     settings_that_are_not_allowed_are_refused_with_both_numbers,
     one_of_many_handles_that_race_gets_the_face,
+    an_application_whose_hello_came_too_late_connects_again,
     long_paths_work,
 );
 
@@ -221,6 +224,34 @@ fn one_of_many_handles_that_race_gets_the_face(driver: &Driver) {
         assert_eq!(wait("recv", won[0].as_ref().unwrap().recv()), Some(packet(1, 8)));
         drop(won);
         assert_eq!(wait("closed", face.closed()), CloseReason::Peer);
+    }
+}
+
+/// The predicate runs between the connect and the hello, and the first time it takes so long that
+/// the engine gives up.
+fn an_application_whose_hello_came_too_late_connects_again(driver: &Driver) {
+    for is_async in [false, true] {
+        let dir = Dir::new();
+        let name = dir.name("engine");
+        let listener = Arc::new(face(driver).bind(&name).unwrap());
+        let (engine, calls) = (listener.clone(), Arc::new(AtomicUsize::new(0)));
+        let counted = calls.clone();
+        let builder = SpscHandle::builder().allow(move |_| {
+            if counted.fetch_add(1, Ordering::Relaxed) == 0 {
+                eventually("the engine gives up", || engine.stats().half_done > 0);
+            }
+            true
+        });
+        // On a driver of its own, because the predicate holds up the thread that calls it.
+        let handle = if is_async {
+            wait("connect_async", builder.connect_async(&name)).unwrap()
+        } else {
+            builder.connect(&name).unwrap()
+        };
+        assert_eq!(calls.load(Ordering::Relaxed), 2);
+        let face = wait("accept", listener.accept()).unwrap();
+        handle.try_send(packet(1, 8)).unwrap();
+        assert_eq!(wait("recv", face.recv()), Some(packet(1, 8)));
     }
 }
 

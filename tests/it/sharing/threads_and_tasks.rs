@@ -2,6 +2,7 @@
 //! driver stops waiting on the bell for threads alone, and no task is left on a bell that nothing
 //! waits on.
 
+use std::pin::pin;
 use std::sync::atomic::{AtomicU64, Ordering};
 use std::thread;
 use std::time::Duration;
@@ -10,8 +11,9 @@ use wakering::{
     Backend, CloseReason, Driver, Endpoint, RecvTimeoutError, ShmError, SpscFace, SpscHandle,
 };
 
+use crate::common::woken::Woken;
 use crate::common::{
-    self, SMALL, eventually, fill, number, on_both_backends, packet, pair_of, wait,
+    self, SMALL, eventually, fill, number, on_both_backends, packet, pair_of, poll_with, wait,
 };
 
 on_both_backends!(
@@ -19,6 +21,7 @@ on_both_backends!(
     threads_and_tasks_send_by_turns,
     threads_and_tasks_receive_at_once,
     a_task_learns_of_the_end_after_threads_have_slept,
+    a_task_that_waits_for_the_end_alone_keeps_its_wait_while_threads_sleep,
     a_task_in_the_queue_learns_of_the_end_after_threads_have_slept,
     a_driver_that_is_parked_in_wakes_tasks_after_threads_have_slept,
     threads_that_block_do_not_wake_the_driver,
@@ -162,6 +165,24 @@ fn a_task_in_the_queue_learns_of_the_end_after_threads_have_slept(driver: &Drive
                 assert!(matches!(ended, Err(ShmError::Closed { .. })), "{ended:?}");
             }
         });
+    }
+}
+
+/// The task waits before the threads sleep: each wake of theirs asks the driver whether it may let
+/// the bell go.
+fn a_task_that_waits_for_the_end_alone_keeps_its_wait_while_threads_sleep(driver: &Driver) {
+    for (here, there) in sleepers(driver) {
+        let (woken, waker) = Woken::counting();
+        let mut closed = pin!(here.closed());
+        assert!(poll_with(closed.as_mut(), &waker).is_pending());
+        thread::scope(|scope| {
+            scope.spawn(|| echo(&there));
+            (0..20).for_each(|n| there_and_back(&here, n));
+            assert_eq!(woken.calls(), 0);
+            there.cancel();
+        });
+        eventually("the task is woken", || woken.calls() > 0);
+        assert!(poll_with(closed.as_mut(), &waker).is_ready());
     }
 }
 

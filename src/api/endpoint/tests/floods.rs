@@ -15,7 +15,7 @@ use crate::rendezvous::lifeline::Lifeline;
 use crate::shm::layout::{CANCELLED, RX_CLOSED, TX_CLOSED};
 
 /// A face whose peer is raw memory and a socket, as a hostile process has them.
-fn against_raw(driver: &Driver) -> (Endpoint, Arc<Region>, OwnedFd) {
+pub(super) fn against_raw(driver: &Driver) -> (Endpoint, Arc<Region>, OwnedFd) {
     let geometry = Geometry::new(Some(4096), None).unwrap();
     let (region, file) = Region::create(geometry, false, None).unwrap();
     let raw = Region::join(file).unwrap();
@@ -47,7 +47,7 @@ fn flood(raw: &Region, line: &OwnedFd) -> bool {
     false
 }
 
-fn say(raw: &Region, ends: u32) {
+pub(super) fn say(raw: &Region, ends: u32) {
     raw.side(Side::Handle).ends.0.fetch_or(ends, Ordering::Release);
 }
 
@@ -172,5 +172,44 @@ fn packets_that_others_take_before_the_task_are_no_flood() {
             assert_eq!(first.unwrap_or_else(|| face.try_recv().unwrap()), "packet");
         }
         assert_eq!(face.close_reason(), None);
+    }
+}
+
+/// The end of our sending, which a receiver outlives, is announced and taken back all the time.
+#[test]
+fn an_end_that_comes_and_goes_does_not_keep_the_driver_awake() {
+    for driver in parked_in() {
+        let (face, raw, _line) = against_raw(&driver);
+        let mut rounds = 0;
+        while !is_over(&face) {
+            // Where all share one core, nobody spins.
+            if std::thread::available_parallelism().map_or(1, usize::from) == 1 {
+                return;
+            }
+            for ends in [RX_CLOSED, 0] {
+                raw.side(Side::Handle).ends.0.store(ends, Ordering::Release);
+                driver.park(Some(Duration::ZERO)).unwrap();
+            }
+            rounds += 1;
+            assert!(rounds < 500, "for ever");
+        }
+        let reason = CloseReason::Violation(Violation::WakeFlood);
+        assert_eq!(face.try_recv(), Err(TryRecvError::Closed(reason)));
+    }
+}
+
+/// Many bytes are taken at once, and each of them counts.
+#[test]
+fn a_flood_of_bytes_that_are_taken_together_ends_the_channel() {
+    for driver in parked_in() {
+        let (face, _raw, line) = against_raw(&driver);
+        for _ in 0..200 {
+            rustix::net::send(&line, &[1], SendFlags::NOSIGNAL | SendFlags::DONTWAIT).unwrap();
+        }
+        for _ in 0..8 {
+            driver.park(Some(Duration::ZERO)).unwrap();
+        }
+        let reason = CloseReason::Violation(Violation::WakeFlood);
+        assert_eq!(face.close_reason(), Some(reason), "{driver:?}");
     }
 }

@@ -1,5 +1,7 @@
 //! The look that a parked sender takes by itself.
 
+use std::pin::pin;
+use std::task::{Context, Waker};
 use std::time::{Duration, Instant};
 
 use bytes::Bytes;
@@ -35,5 +37,23 @@ fn a_wake_for_nothing_leaves_a_parked_sender_its_look() {
             wakes += 1;
         }
         assert!(Instant::now() >= end, "after {wakes} wakes it was forgotten");
+    }
+}
+
+/// It asks for no more than the sender before it did, but the consumer may have missed its bit.
+#[test]
+fn a_sender_that_comes_after_one_that_gave_up_looks_by_itself() {
+    for driver in drivers() {
+        let (face, _handle) = pair(&driver, 4096);
+        let packet = Bytes::from_static(&[7; 1000]);
+        while face.try_send(packet.clone()).is_ok() {}
+        for _ in 0..4 {
+            let mut cx = Context::from_waker(Waker::noop());
+            assert!(pin!(face.send(packet.clone())).poll(&mut cx).is_pending());
+            let mut tx = lock(&face.tx);
+            let payload = Payload::Packets(std::slice::from_ref(&packet));
+            let parked = tx.tx().park(payload, &mut 0, Limit::None);
+            assert!(matches!(parked, Attempt::Parked { look_again: Some(_) }), "it never looks");
+        }
     }
 }
