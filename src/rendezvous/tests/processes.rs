@@ -88,6 +88,10 @@ fn before_the_mode() {
     assert!(is_denied(&denied, DenialCause::FileSystem, name.path()), "{denied:?}");
     rustix::process::kill_process(rustix::process::getpid(), rustix::process::Signal::STOP)
         .unwrap();
+    // Another thread of this process may take the signal, and this one go on for a while.
+    while std::fs::metadata(name.path()).unwrap().permissions().mode() & 0o777 != 0o666 {
+        std::thread::yield_now();
+    }
     early.block().unwrap();
 }
 
