@@ -131,12 +131,12 @@ impl Drop for EndsWithFace {
 
 #[cfg(all(test, not(loom)))]
 mod tests {
+    use std::fs::File;
     use std::os::fd::AsFd;
-
-    use rustix::net::{AddressFamily, SocketFlags, SocketType, socketpair};
 
     use super::*;
     use crate::error::CloseReason;
+    use crate::rendezvous;
 
     /// Its peer could die unnoticed.
     #[test]
@@ -144,12 +144,10 @@ mod tests {
         let (face, _descriptor) = SpscFace::pair().unwrap();
         let host =
             FaceHost { channel: Arc::downgrade(face.channel()), file: ProcessLock::default() };
-        let flags = SocketFlags::CLOEXEC | SocketFlags::NONBLOCK;
-        let (line, _theirs) =
-            socketpair(AddressFamily::UNIX, SocketType::SEQPACKET, flags, None).unwrap();
-        let peer = PeerCredentials::of(line.as_fd()).unwrap();
+        let file = File::open("/dev/null").unwrap();
+        let (another, _theirs) = rendezvous::pair(file.as_fd()).unwrap();
         // The face has a lifeline, and the kernel watches nothing twice.
-        host.connected(Lifeline::new(line, peer, None));
+        host.connected(another);
         assert_eq!(face.close_reason(), Some(CloseReason::DriverGone));
     }
 }

@@ -165,7 +165,6 @@ impl Source for Hangup {
 mod tests {
     use std::time::{Duration, Instant};
 
-    use rustix::net::{AddressFamily, SocketFlags, SocketType, socketpair};
     use rustix::thread::futex::{Flags, requeue};
 
     use super::*;
@@ -174,7 +173,7 @@ mod tests {
     use crate::api::handle::SpscHandle;
     use crate::channel::{Channel, Options};
     use crate::error::{CloseReason, RecvTimeoutError};
-    use crate::rendezvous::credentials::PeerCredentials;
+    use crate::rendezvous;
     use crate::shm::layout::{Geometry, Side};
     use crate::shm::region::Region;
 
@@ -255,18 +254,15 @@ mod tests {
     fn a_channel_that_is_connected_as_it_leaves_stays_with_no_driver() {
         let idle = Driver::builder().build().unwrap();
         let binding = idle.binding();
-        let (region, _file) =
+        let (region, file) =
             Region::create(Geometry::new(None, None).unwrap(), false, None).unwrap();
         let end = Endpoint::open(region.into(), Side::Face, Options::default(), binding).unwrap();
         let channel = end.channel().clone();
         let timed_out = end.recv_timeout(Duration::from_millis(1));
         assert_eq!(timed_out, Err(RecvTimeoutError::Timeout));
         drop(end);
-        let flags = SocketFlags::CLOEXEC | SocketFlags::NONBLOCK;
-        let (line, _peers) =
-            socketpair(AddressFamily::UNIX, SocketType::SEQPACKET, flags, None).unwrap();
-        let peer = PeerCredentials::of(line.as_fd()).unwrap();
-        channel.attach(Lifeline::new(line, peer, None)).unwrap();
+        let (lifeline, _theirs) = rendezvous::pair(file.as_fd()).unwrap();
+        channel.attach(lifeline).unwrap();
         let hangup = Arc::downgrade(channel.hangup.get().unwrap());
         assert!(channel.hangup.get().unwrap().driver.get().is_some(), "the background was asked");
         drop((channel, idle));

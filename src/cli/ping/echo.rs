@@ -48,13 +48,11 @@ async fn accept(listener: SpscListener, arguments: &Arguments) -> Result<(), Fai
             }
         });
         match event.await {
-            Either::Left(face) => match face {
-                Ok(face) => {
-                    running.push(echo(face));
-                    accepted += 1;
-                }
-                Err(error) => unserved.report(error)?,
-            },
+            Either::Left(Ok(face)) => {
+                running.push(echo(face));
+                accepted += 1;
+            }
+            Either::Left(Err(error)) => unserved.report(error)?,
             Either::Right(served) => {
                 cut_off += u64::from(served.outcome.is_err());
                 served.report(arguments.json)?;
