@@ -1,6 +1,8 @@
 //! What a channel takes.
 
 use std::fs;
+use std::thread;
+use std::time::{Duration, Instant};
 
 use wakering::{Driver, ShmError, SpscFace, SpscHandle};
 
@@ -46,6 +48,10 @@ pub(super) fn look() -> Section {
     }
 }
 
+/// An engine's end receives the descriptor of the other process on its driver's thread, after that
+/// process has connected. Before Linux 6.5 there is none.
+const SETTLING: Duration = Duration::from_millis(200);
+
 /// What a channel of this process took.
 struct Taken {
     /// Of both ends.
@@ -66,12 +72,25 @@ fn measure() -> Result<Taken, ShmError> {
     let pairs = (0..CHANNELS).map(|_| pair()).collect::<Result<Vec<_>, _>>()?;
     let (resident, ends) = resident_bytes();
     let taken = Taken {
-        descriptors: descriptors().saturating_sub(before) / CHANNELS,
+        descriptors: settled(|| descriptors().saturating_sub(before) / CHANNELS),
         resident_bytes: resident.saturating_sub(resident_before)
             / ends.saturating_sub(ends_before).max(1),
     };
     drop((first, pairs));
     Ok(taken)
+}
+
+/// What `measured` gives as soon as that is all that the docs name, or after [`SETTLING`].
+fn settled(measured: impl Fn() -> u64) -> u64 {
+    let begin = Instant::now();
+    loop {
+        let descriptors = measured();
+        let is_all = descriptors >= ENGINE_DESCRIPTORS + APPLICATION_DESCRIPTORS;
+        if is_all || begin.elapsed() >= SETTLING {
+            return descriptors;
+        }
+        thread::sleep(Duration::from_millis(1));
+    }
 }
 
 fn descriptors() -> u64 {
