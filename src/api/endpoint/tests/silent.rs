@@ -5,6 +5,7 @@ use std::pin::pin;
 use std::sync::mpsc;
 use std::task::{Context, Wake, Waker};
 use std::thread;
+use std::time::Instant;
 
 use super::floods::{against_raw, say};
 use super::*;
@@ -16,7 +17,9 @@ const PATIENCE: Duration = Duration::from_secs(20);
 
 /// Waits until `end` sleeps.
 fn wait_until_parked(end: &Endpoint) {
+    let begin = Instant::now();
     while end.stats().parks == 0 {
+        assert!(begin.elapsed() < PATIENCE, "the end does not go to sleep");
         thread::yield_now();
     }
 }
