@@ -2,6 +2,7 @@
 
 use std::pin::pin;
 use std::sync::Arc;
+use std::sync::atomic::{AtomicU64, Ordering};
 use std::time::{Duration, Instant};
 
 use bytes::Bytes;
@@ -499,12 +500,20 @@ fn a_park_is_woken_at_most_once(driver: &Driver) {
 /// millisecond, and the wakes would depend on time rather than on packets.
 fn a_saturated_stream_hardly_wakes(driver: &Driver) {
     const PACKETS: u64 = 40_000;
+    /// How far the receiver stays behind, so that it never sleeps, even where other processes leave
+    /// little time to the sender.
+    const BEHIND: u64 = 200;
     for len in [8, 100, 900] {
         let ring = SpscFace::builder().ring_bytes(1 << 20);
         let (face, handle) = pair_of(driver, ring, SpscHandle::builder().send_timeout(None));
+        let sent = Arc::new(AtomicU64::new(0));
+        let progress = sent.clone();
         let receiver = std::thread::spawn(move || {
             pollster::block_on(async {
                 for n in 0..PACKETS {
+                    while progress.load(Ordering::Relaxed) < PACKETS.min(n + BEHIND) {
+                        std::thread::yield_now();
+                    }
                     assert_eq!(face.recv().await.unwrap()[..8], n.to_le_bytes());
                     let busy = Instant::now();
                     while busy.elapsed() < Duration::from_micros(2) {}
@@ -517,6 +526,7 @@ fn a_saturated_stream_hardly_wakes(driver: &Driver) {
             for n in 0..PACKETS {
                 bytes[..8].copy_from_slice(&n.to_le_bytes());
                 handle.send(Bytes::copy_from_slice(&bytes)).await.unwrap();
+                sent.store(n + 1, Ordering::Relaxed);
             }
         });
         let (received, sent) = (join("receiver", receiver), handle.stats());
