@@ -10,7 +10,7 @@ use std::time::Duration;
 
 use crate::shm::layout::MAX_WAITERS;
 use crate::sync::{AtomicU32, Ordering};
-use crate::sys::futex;
+use crate::sys::futex::{self, Slept};
 use crate::wake::bell::Bell;
 
 /// How long a thread first sleeps on the bell alone. That is cheaper than sleeping on two words,
@@ -50,28 +50,30 @@ impl Blocked {
     }
 
     /// Sleeps until the bell is woken or an end comes, unless either has happened since `seen`.
-    pub(super) fn sleep(&self, bell: &Bell, seen: Seen, timeout: Option<Duration>) {
+    pub(super) fn sleep(&self, bell: &Bell, seen: Seen, timeout: Option<Duration>) -> Slept {
         // ORDERING: Relaxed, here and below; a count, which publishes nothing.
-        if self.threads.fetch_add(1, Ordering::Relaxed) < MAX_THREADS {
-            self.sleep_on(bell, seen, timeout);
+        let slept = if self.threads.fetch_add(1, Ordering::Relaxed) < MAX_THREADS {
+            self.sleep_on(bell, seen, timeout)
         } else {
             // A wake that wakes that many other threads need not wake this one.
-            futex::wait(&self.ends, seen.ends, Some(at_most(timeout, LONGEST_SLEEP)));
-        }
+            futex::wait(&self.ends, seen.ends, Some(at_most(timeout, LONGEST_SLEEP)))
+        };
         self.threads.fetch_sub(1, Ordering::Relaxed);
+        slept
     }
 
-    fn sleep_on(&self, bell: &Bell, seen: Seen, timeout: Option<Duration>) {
+    fn sleep_on(&self, bell: &Bell, seen: Seen, timeout: Option<Duration>) -> Slept {
         let alone = at_most(timeout, FIRST_SLEEP);
-        futex::wait(bell.word(), seen.bell, Some(alone));
+        let slept = futex::wait(bell.word(), seen.bell, Some(alone));
         let left = timeout.map(|timeout| timeout.saturating_sub(alone));
-        if bell.count() != seen.bell || left.is_some_and(|left| left.is_zero()) {
-            return;
+        let is_over = bell.count() != seen.bell || left.is_some_and(|left| left.is_zero());
+        if is_over || slept == Slept::Interrupted {
+            return slept;
         }
         let words = [(bell.word(), seen.bell), (&self.ends, seen.ends)];
-        if !futex::wait_for_any(words, left) {
-            futex::wait(bell.word(), seen.bell, Some(at_most(left, LONGEST_SLEEP)));
-        }
+        futex::wait_for_any(words, left).unwrap_or_else(|| {
+            futex::wait(bell.word(), seen.bell, Some(at_most(left, LONGEST_SLEEP)))
+        })
     }
 
     /// Wakes all threads, also those that the peer has moved: after an end of ours, or other news,
@@ -84,6 +86,6 @@ impl Blocked {
     }
 }
 
-fn at_most(timeout: Option<Duration>, most: Duration) -> Duration {
+pub(super) fn at_most(timeout: Option<Duration>, most: Duration) -> Duration {
     timeout.map_or(most, |timeout| timeout.min(most))
 }

@@ -9,7 +9,7 @@ use std::task::Poll;
 use std::time::{Duration, Instant};
 
 use super::bell_wait::BellWait;
-use super::block::{Blocked, Seen};
+use super::block::{Blocked, Seen, at_most};
 use super::counters::{Counters, Stats, count};
 use super::deadline::QueueDeadline;
 use super::ends::Ends;
@@ -24,6 +24,7 @@ use crate::shm::layout::{RECORD_HEADER, RING_BY_BYTE, SEND, Side, SideWords, Sna
 use crate::shm::region::{Region, Words};
 use crate::sync::{Arc, Ordering, fence};
 use crate::sys::fork::{Origin, ProcessLock};
+use crate::sys::futex::Slept;
 use crate::wake::bell::Bell;
 use crate::wake::spin::{DEFAULT_SPIN, Spin, Spinning};
 use crate::wake::waiters::Waiters;
@@ -380,12 +381,11 @@ impl Channel {
         // ORDERING: Relaxed; a count, which publishes nothing.
         let parks = self.counters.parks.load(Ordering::Relaxed);
         spurious.note_sleep(self.bell.count(), parks);
-        if is_watched {
-            return self.blocked.sleep(&self.bell, seen, timeout);
+        let timeout = if is_watched { timeout } else { Some(at_most(timeout, UNWATCHED)) };
+        if self.blocked.sleep(&self.bell, seen, timeout) == Slept::Interrupted {
+            spurious.forget_sleep();
         }
-        let short = timeout.map_or(UNWATCHED, |timeout| timeout.min(UNWATCHED));
-        self.blocked.sleep(&self.bell, seen, Some(short));
-        if self.lifeline().is_some_and(Lifeline::is_hung_up) {
+        if !is_watched && self.lifeline().is_some_and(Lifeline::is_hung_up) {
             self.hung_up();
         }
     }

@@ -14,7 +14,6 @@ use std::fmt;
 use std::io;
 use std::ops::Deref;
 use std::os::fd::AsRawFd;
-use std::thread;
 use std::time::{Duration, Instant};
 
 use rustix::io::Errno;
@@ -30,6 +29,7 @@ use super::table::Id;
 use super::{Backend, Driver, Run};
 use crate::error::ShmError;
 use crate::sync::{Arc, AtomicU32, Ordering};
+use crate::sys::pause::pause;
 
 /// A [`Driver`] for an executor that owns an io_uring; made by
 /// [`DriverBuilder::embedded`](super::DriverBuilder::embedded).
@@ -407,7 +407,7 @@ impl Poller for EmbeddedPoller {
         }
         let mut completed = std::mem::take(&mut self.completed);
         if completed.iter().any(|completion| completion.error == Some(Errno::NOMEM)) {
-            thread::sleep(PAUSE);
+            pause(PAUSE);
         }
         for Completion { id, kind, error } in completed.drain(..) {
             if id == Id::OWN {

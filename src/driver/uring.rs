@@ -40,6 +40,7 @@ use super::submission::{Operation, Submission};
 use super::table::Id;
 use crate::error::ShmError;
 use crate::sync::{Arc, AtomicU32, Ordering};
+use crate::sys::pause::pause;
 use crate::sys::trace;
 
 const SUBMISSIONS: u32 = 256;
@@ -239,7 +240,7 @@ impl Queue {
             return Ok(());
         }
         if std::mem::take(&mut self.is_starved) && timeout != Some(Duration::ZERO) {
-            thread::sleep(PAUSE);
+            pause(PAUSE);
         }
         let Err(error) = enter(&mut self.ring, timeout) else { return Ok(()) };
         match Errno::from_io_error(&error) {
@@ -247,7 +248,7 @@ impl Queue {
             // No memory, or too many completions. If there are any, they are taken next.
             Some(Errno::AGAIN | Errno::BUSY) => {
                 if self.ring.completion().is_empty() {
-                    thread::sleep(PAUSE);
+                    pause(PAUSE);
                 }
                 Ok(())
             }
@@ -413,7 +414,7 @@ impl PolledRing {
                 return Err(Failure::ForGood(error));
             }
             failures += 1;
-            thread::sleep(pause_after(failures));
+            pause(pause_after(failures));
         }
     }
 }

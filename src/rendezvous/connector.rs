@@ -17,6 +17,7 @@ use crate::rendezvous::credentials::{self, Allow, PeerCredentials};
 use crate::rendezvous::lifeline::Lifeline;
 use crate::shm::layout::VERSION;
 use crate::shm::region::Region;
+use crate::sys::pause::pause;
 use crate::sys::sockopt;
 
 /// How long to wait at first when the engine's backlog is full. The pause doubles each time.
@@ -175,7 +176,7 @@ impl Connector {
             match self.step()? {
                 Progress::Done(connection) => return Ok(connection),
                 Progress::RetryAt(at) => {
-                    std::thread::sleep(at.saturating_duration_since(Instant::now()));
+                    pause(at.saturating_duration_since(Instant::now()));
                 }
                 Progress::WaitReadable => self.wait_readable()?,
             }

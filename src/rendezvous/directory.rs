@@ -14,6 +14,7 @@ use super::name::Name;
 use super::socket;
 use crate::error::{DenialCause, ShmError};
 use crate::rendezvous::credentials::Us;
+use crate::sys::pause::pause;
 
 /// Bits of `st_mode` that let others write: the group's and everybody's.
 const WRITABLE_BY_OTHERS: u32 = 0o022;
@@ -138,7 +139,7 @@ impl Directory {
         while retry_on_intr(|| rustix::fs::flock(&self.fd, shared)) == Err(Errno::AGAIN)
             && Instant::now() < deadline
         {
-            std::thread::sleep(HOLD_PAUSE);
+            pause(HOLD_PAUSE);
         }
     }
 }

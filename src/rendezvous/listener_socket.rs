@@ -31,6 +31,7 @@ use super::name::{LOCK_FILE, NEW_FILE, Name};
 use super::socket::{self, ConnectFailure};
 use crate::error::{MODE, ShmError};
 use crate::sys::fork::Origin;
+use crate::sys::pause::pause;
 use crate::sys::sockopt;
 
 /// Connections that the kernel completes before we accept them.
@@ -359,7 +360,7 @@ impl Lock {
                 let timed_out = io::Error::new(io::ErrorKind::TimedOut, "somebody else holds it");
                 return Err(ShmError::io_at(LOCKING, &directory.path_of(LOCK_FILE), timed_out));
             }
-            std::thread::sleep(LOCK_PAUSE);
+            pause(LOCK_PAUSE);
         }
     }
 

@@ -3,6 +3,15 @@
 //! Never uses `FUTEX_PRIVATE_FLAG`: with it, the kernel looks the word up by address space, and a
 //! wake reaches nobody in the other process.
 
+/// How a sleep ended.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub(crate) enum Slept {
+    /// By a wake, by the timeout, or for no reason.
+    Through,
+    /// By a signal whose handler ran in this thread.
+    Interrupted,
+}
+
 #[cfg(not(all(test, loom)))]
 mod imp {
     use std::ptr;
@@ -12,26 +21,32 @@ mod imp {
     use rustix::thread::futex::{self, Flags, Timespec, WaitFlags, WaitPtr, WaitvFlags};
     use rustix::time::{ClockId, clock_gettime};
 
+    use super::Slept;
     use crate::sync::AtomicU32;
 
     /// Sleeps until woken, as long as `word` holds `seen`, and at most for `timeout`.
     ///
     /// Also returns on signals and for no reason, so callers check again.
-    pub(crate) fn wait(word: &AtomicU32, seen: u32, timeout: Option<Duration>) {
+    pub(crate) fn wait(word: &AtomicU32, seen: u32, timeout: Option<Duration>) -> Slept {
         // A timeout that the kernel's clock cannot express is as good as none.
         let timeout = timeout.and_then(|timeout| Timespec::try_from(timeout).ok());
         match futex::wait(word, Flags::empty(), seen, timeout.as_ref()) {
-            Ok(()) | Err(Errno::AGAIN | Errno::INTR | Errno::TIMEDOUT) => {}
+            Ok(()) | Err(Errno::AGAIN | Errno::TIMEDOUT) => {}
+            Err(Errno::INTR) => return Slept::Interrupted,
             // The word is mapped, aligned and readable, so no other error applies. Callers of this
             // function check their condition and their deadline in any case.
             Err(_) => std::thread::yield_now(),
         }
+        Slept::Through
     }
 
     /// Sleeps until one of the words is woken, as long as both hold what was seen there.
     ///
-    /// Returns `false` if the kernel cannot do that: before 5.16, or if it is forbidden to.
-    pub(crate) fn wait_for_any(words: [(&AtomicU32, u32); 2], timeout: Option<Duration>) -> bool {
+    /// Returns `None` if the kernel cannot do that: before 5.16, or if it is forbidden to.
+    pub(crate) fn wait_for_any(
+        words: [(&AtomicU32, u32); 2],
+        timeout: Option<Duration>,
+    ) -> Option<Slept> {
         let waits = words.map(|(word, seen)| {
             let mut wait = futex::Wait::new();
             wait.val = u64::from(seen);
@@ -43,8 +58,9 @@ mod imp {
         let until =
             until.and_then(|timeout| clock_gettime(ClockId::Monotonic).checked_add(timeout));
         match futex::waitv(&waits, WaitvFlags::empty(), until.as_ref(), ClockId::Monotonic) {
-            Ok(_) | Err(Errno::AGAIN | Errno::INTR | Errno::TIMEDOUT) => true,
-            Err(_) => false,
+            Ok(_) | Err(Errno::AGAIN | Errno::TIMEDOUT) => Some(Slept::Through),
+            Err(Errno::INTR) => Some(Slept::Interrupted),
+            Err(_) => None,
         }
     }
 
@@ -71,6 +87,7 @@ mod imp {
 
     use loom::sync::{Condvar, Mutex};
 
+    use super::Slept;
     use crate::sync::{Arc, AtomicU32, Ordering, lock};
 
     loom::lazy_static! {
@@ -151,14 +168,18 @@ mod imp {
     }
 
     /// Waits as the kernel does: compares and sleeps under one lock. Timeouts never expire.
-    pub(crate) fn wait(word: &AtomicU32, seen: u32, _timeout: Option<Duration>) {
+    pub(crate) fn wait(word: &AtomicU32, seen: u32, _timeout: Option<Duration>) -> Slept {
         sleep(&[(word, seen)]);
+        Slept::Through
     }
 
     /// Waits on two words at once.
-    pub(crate) fn wait_for_any(words: [(&AtomicU32, u32); 2], _timeout: Option<Duration>) -> bool {
+    pub(crate) fn wait_for_any(
+        words: [(&AtomicU32, u32); 2],
+        _timeout: Option<Duration>,
+    ) -> Option<Slept> {
         sleep(&words);
-        true
+        Some(Slept::Through)
     }
 
     fn sleep(words: &[(&AtomicU32, u32)]) {

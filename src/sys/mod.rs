@@ -6,6 +6,7 @@ pub(crate) mod cpu;
 pub(crate) mod fork;
 pub(crate) mod futex;
 pub(crate) mod op_counts;
+pub(crate) mod pause;
 #[allow(unsafe_code, reason = "a descriptor in a control message that rustix does not know")]
 pub(crate) mod pidfd;
 #[cfg(not(all(test, loom)))]
