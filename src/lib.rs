@@ -101,7 +101,8 @@
 //!   room, or a listener, for the applications that it has not accepted. Any other drop is an
 //!   orderly end.
 //! - **No call waits for a peer that is gone.** No wake is lost. Any call that waits, to send or to
-//!   receive, notices the peer's death in about a millisecond, also across PID namespaces.
+//!   receive, notices the peer's death in about a millisecond, also across PID namespaces. (A
+//!   process that dumps core dies when the dump is written. The regions are not in it.)
 //!
 //! # Fairness
 //!

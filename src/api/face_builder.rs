@@ -62,6 +62,9 @@ impl FaceBuilder {
 
     /// Takes all memory at creation (`false` unless set). Otherwise, a packet sometimes waits for
     /// memory during the first pass through the ring.
+    ///
+    /// Set this where `vm.overcommit_memory` is 2. There, a page that is touched when the commit
+    /// limit is reached kills the process by SIGBUS. With this, creation fails instead.
     pub fn prefault(mut self, prefault: bool) -> Self {
         self.prefault = prefault;
         self

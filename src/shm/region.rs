@@ -19,9 +19,9 @@ use std::os::fd::{AsFd, BorrowedFd, OwnedFd};
 use std::ptr::NonNull;
 
 use bytes::buf::UninitSlice;
-use memmap2::{MmapOptions, MmapRaw};
-use rustix::fs::{MemfdFlags, SealFlags};
-use rustix::io::Errno;
+use memmap2::{Advice as MapAdvice, MmapOptions, MmapRaw};
+use rustix::fs::{FallocateFlags, MemfdFlags, SealFlags, fallocate};
+use rustix::io::{Errno, retry_on_intr};
 use rustix::mm::Advice;
 use rustix::process::{Resource, getrlimit};
 
@@ -32,6 +32,7 @@ use crate::shm::layout::{
 };
 use crate::sync::{Arc, AtomicU64, Ordering};
 use crate::sys::cpu;
+use crate::sys::signals;
 
 /// `TMPFS_MAGIC` of `linux/magic.h`. A memfd of ordinary pages lives on tmpfs. A memfd of huge
 /// pages does not, and may raise SIGBUS for lack of pages.
@@ -72,6 +73,7 @@ impl Region {
         check_file_limit(geometry.region_bytes() as u64)?;
         let file = memfd(label)?;
         file.set_len(geometry.region_bytes() as u64).map_err(ShmError::io("sizing the memfd"))?;
+        take_memory(&file, if prefault { geometry.region_bytes() } else { HEADER_BYTES })?;
         let map = map(&file, geometry, prefault)?;
         let region = Self { map, geometry, _file: None };
         let words = &region.header().geometry.0;
@@ -186,13 +188,35 @@ fn memfd(label: Option<&str>) -> Result<File, ShmError> {
     Ok(File::from(fd.map_err(ShmError::io("memfd_create"))?))
 }
 
+/// Allocates the first `len` bytes. A page that the kernel has no memory for is an error here, and
+/// SIGBUS where it is touched: with `vm.overcommit_memory` 2, a memfd's pages are not set aside.
+fn take_memory(file: &File, len: usize) -> Result<(), ShmError> {
+    /// A signal makes the kernel give back what a call has taken so far, so one call takes little.
+    const PIECE: usize = 256 << 10;
+    for offset in (0..len).step_by(PIECE) {
+        let piece = PIECE.min(len - offset) as u64;
+        let take = || fallocate(file, FallocateFlags::empty(), offset as u64, piece);
+        match signals::blocked(|| retry_on_intr(take)) {
+            Ok(()) => {}
+            // A sandbox forbids the call. The pages come when they are touched.
+            Err(Errno::NOSYS | Errno::PERM | Errno::OPNOTSUPP) => break,
+            Err(errno) => return Err(ShmError::io("taking the region's memory")(errno)),
+        }
+    }
+    Ok(())
+}
+
 fn map(file: &File, geometry: Geometry, prefault: bool) -> Result<MmapRaw, ShmError> {
     let mut options = MmapOptions::new();
     options.len(geometry.region_bytes());
     if prefault {
         options.populate();
     }
-    options.map_raw(file).map_err(ShmError::io("mapping the region"))
+    let map = options.map_raw(file).map_err(ShmError::io("mapping the region"))?;
+    // A core dump would touch, and so allocate, every page of every region, which keeps the dying
+    // process for seconds. It would also contain packets. Without this a dump is only slower.
+    let _ = map.advise(MapAdvice::DontDump);
+    Ok(map)
 }
 
 /// Loads the creator's numbers, each once, and checks them.

@@ -1,4 +1,4 @@
-//! The signal mask of the library's own threads.
+//! The signal mask of the library's own threads, and of calls that no signal may break off.
 //!
 //! Declared here by hand, because rustix has this call only in its `runtime` module, whose name it
 //! changes between releases.
@@ -44,9 +44,9 @@ unsafe extern "C" {
     safe fn pthread_sigmask(how: c_int, set: &SignalSet, old: Option<&mut SignalSet>) -> c_int;
 }
 
-/// Runs `spawn` with all asynchronous signals blocked. A thread that it starts then never takes
-/// one, so they go to the program's own threads.
-pub(crate) fn blocked<T>(spawn: impl FnOnce() -> T) -> T {
+/// Runs `call` with all asynchronous signals blocked. A thread that it starts then never takes one,
+/// so they go to the program's own threads.
+pub(crate) fn blocked<T>(call: impl FnOnce() -> T) -> T {
     let mut all = SignalSet([0; 128]);
     sigfillset(&mut all);
     for signal in OWN.map(Signal::as_raw).into_iter().chain(RESERVED) {
@@ -54,7 +54,7 @@ pub(crate) fn blocked<T>(spawn: impl FnOnce() -> T) -> T {
     }
     let mut before = SignalSet([0; 128]);
     let changed = pthread_sigmask(SIG_SETMASK, &all, Some(&mut before)) == 0;
-    let result = spawn();
+    let result = call();
     if changed {
         pthread_sigmask(SIG_SETMASK, &before, None);
     }

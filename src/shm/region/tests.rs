@@ -238,7 +238,7 @@ fn a_punched_hole_is_only_a_write() {
     let ring = face.ring(Side::Face);
     ring.copy_in(0, &[7; RING]);
     let hole = FallocateFlags::PUNCH_HOLE | FallocateFlags::KEEP_SIZE;
-    rustix::fs::fallocate(handle._file.as_ref().unwrap(), hole, 0, SIZE).unwrap();
+    fallocate(handle._file.as_ref().unwrap(), hole, 0, SIZE).unwrap();
     for region in [&face, &handle] {
         assert_eq!(copied(&region.ring(Side::Face), 0, RING), [0; RING][..]);
         assert_eq!(region.side(Side::Face).bell.0.bell.load(Ordering::Relaxed), 0);
@@ -328,4 +328,20 @@ fn a_header_is_found_by_any_position() {
         assert_eq!(ring.header(turn * RING as u64 + 16).load(Ordering::Relaxed), 5);
     }
     assert_eq!(ring.header(0_u64.wrapping_sub(RING as u64) + 16).load(Ordering::Relaxed), 5);
+}
+
+/// A dump of an idle region would allocate all of it.
+#[test]
+fn a_core_dump_leaves_out_the_regions() {
+    let smaps = |at: *const u8| {
+        let maps = std::fs::read_to_string("/proc/self/smaps").unwrap();
+        let begins = format!("{:x}-", at.addr());
+        let map = maps.lines().skip_while(|line| !line.starts_with(&begins));
+        map.into_iter().find(|line| line.starts_with("VmFlags:")).unwrap().to_owned()
+    };
+    let (creator, joiner) = both();
+    for region in [creator, joiner] {
+        let flags = smaps(region.map.as_ptr());
+        assert!(flags.split(' ').any(|flag| flag == "dd"), "{flags}");
+    }
 }
