@@ -1,6 +1,7 @@
 //! Runs one future on a thread that sleeps in a driver.
 
 use std::cell::Cell;
+use std::io;
 use std::pin::pin;
 use std::task::{Context, Poll, Wake, Waker};
 use std::time::Duration;
@@ -8,6 +9,7 @@ use std::time::Duration;
 use super::parker;
 use super::unparker::Unparker;
 use super::{Driver, Run};
+use crate::error::ShmError;
 use crate::sync::thread::{self, Thread};
 use crate::sync::{Arc, AtomicU32, Ordering, thread_local};
 
@@ -75,9 +77,17 @@ fn sleep(driver: &Driver, ours: &FutureWaker) {
     if driver.is_background() {
         return thread::park();
     }
-    if driver.park_unless(None, &is_woken).is_err() && !is_woken() {
-        // Another thread runs the driver, or the driver has ended. The waker ends this sleep too.
-        thread::park_timeout(PAUSE);
+    let Err(error) = driver.park_unless(None, &is_woken) else { return };
+    if is_woken() {
+        return;
+    }
+    // Another thread runs the driver, or nobody can. The waker ends this sleep too.
+    thread::park_timeout(PAUSE);
+    if let ShmError::Io { source, .. } = error
+        && source.kind() != io::ErrorKind::ResourceBusy
+    {
+        // Nobody runs the driver, for want of descriptors or memory. The future looks for itself.
+        ours.woken.swap(1, Ordering::Relaxed);
     }
 }
 

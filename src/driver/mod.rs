@@ -275,6 +275,10 @@ impl Driver {
     /// A future that wakes itself is polled up to eight times before the driver checks its
     /// endpoints.
     ///
+    /// If [`park`](Self::park) fails because descriptors or memory are lacking, this tries again
+    /// every 5 ms, and polls the future each time. Tasks inside of the future are not woken until
+    /// it succeeds.
+    ///
     /// On a background driver the thread only sleeps. If another thread is parked in this driver,
     /// that thread runs it for both. This thread checks from time to time whether it still does.
     ///

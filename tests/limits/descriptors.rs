@@ -1,7 +1,9 @@
 //! `RLIMIT_NOFILE`.
 
 use std::fmt::Debug;
+use std::future::poll_fn;
 use std::os::fd::{AsFd, OwnedFd};
+use std::pin::pin;
 use std::sync::atomic::{AtomicUsize, Ordering};
 use std::thread;
 use std::time::Duration;
@@ -20,7 +22,7 @@ use super::{Lowered, assert_lacks, serves, talk};
 use crate::common::child::{self, Child, passes, test_path};
 use crate::common::raw_peer;
 use crate::common::{
-    self, Dir, PATIENCE, SMALL, eventually, join, on_both_backends, packet, wait, watched,
+    self, Dir, PATIENCE, SMALL, eventually, join, number, on_both_backends, packet, wait, watched,
 };
 
 on_both_backends!(
@@ -228,6 +230,21 @@ fn child_that_parks() {
     } else {
         driver.park(now).unwrap();
     }
+    // What a future waits for reaches it although its thread cannot sleep in the driver.
+    let polls = AtomicUsize::new(0);
+    thread::scope(|scope| {
+        let mut recv = pin!(face.recv());
+        let counted = poll_fn(|cx| {
+            let received = recv.as_mut().poll(cx);
+            polls.fetch_add(1, Ordering::Relaxed);
+            received
+        });
+        scope.spawn(|| {
+            eventually("the receiver waits", || polls.load(Ordering::Relaxed) > 0);
+            handle.send_blocking(packet(1, 100)).unwrap();
+        });
+        assert_eq!(number(&driver.block_on(counted).unwrap()), 1);
+    });
     // A future that waits when descriptors become free goes on.
     let relief = thread::spawn(move || {
         // Any time will do.
