@@ -143,8 +143,12 @@ impl Ends {
         &self.told
     }
 
-    /// Tells `tracing` the ends of `state`, each once. The caller may hold this end's locks.
+    /// Tells `tracing` the violation, if there is one, and the ends of `state`, each once. The
+    /// caller may hold this end's locks.
     pub(crate) fn tell(&self, state: u32) {
+        if let Some(violation) = self.violation.get() {
+            self.told.violated(violation);
+        }
         self.told.ends(self.decode(state >> TX), self.decode(receiving(state)));
     }
 

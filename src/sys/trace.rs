@@ -113,13 +113,14 @@ mod told {
 
     const TX: u8 = 1;
     const RX: u8 = 2;
+    const RULE: u8 = 4;
 
     /// What was reported of a channel.
     #[derive(Debug, Default)]
     pub(crate) struct Told {
         peer: OnceLock<Peer>,
-        /// The directions whose end was reported.
-        ended: AtomicU8,
+        /// The directions whose end was reported, and whether the broken rule was.
+        reported: AtomicU8,
     }
 
     #[derive(Debug)]
@@ -147,14 +148,14 @@ mod told {
     }
 
     impl Told {
-        /// Reports that the peer is there, once. The caller then reports the ends so far.
+        /// Reports that the peer is there, once. The caller then reports what came before.
         pub(crate) fn connected(&self, side: &'static str, place: &Place, pid: i32, uid: u32) {
             let peer = Peer { side, path: place.path.clone(), pid, uid };
             if self.peer.set(peer).is_ok() {
                 event_of!(self.peer.get(), DEBUG, "connected");
             }
-            // ORDERING: pairs with the fence in `ends`: either that call finds the peer, or the
-            // caller finds the end.
+            // ORDERING: pairs with the fence in `ends` and `violated`: either that call finds the
+            // peer, or the caller finds the end or the violation.
             fence(Ordering::SeqCst);
         }
 
@@ -168,16 +169,26 @@ mod told {
                 let Some(reason) = reason.filter(|reason| *reason != CloseReason::Forked) else {
                     continue;
                 };
-                // ORDERING: Relaxed; it elects the thread that reports.
-                if self.ended.fetch_or(bit, Ordering::Relaxed) & bit == 0 {
+                if self.is_first(bit) {
                     ended(peer, direction, reason);
                 }
             }
         }
 
-        /// Reports which rule the peer broke.
+        /// Reports which rule the peer broke, once. Does nothing before the peer was there, like
+        /// `ends`: a call may find the violation while the driver's thread makes the connection.
         pub(crate) fn violated(&self, rule: &Violation) {
-            event_of!(self.peer.get(), WARN, %rule, "the peer broke the protocol");
+            // ORDERING: see `connected`.
+            fence(Ordering::SeqCst);
+            let Some(peer) = self.peer.get() else { return };
+            if self.is_first(RULE) {
+                event_of!(Some(peer), WARN, %rule, "the peer broke the protocol");
+            }
+        }
+
+        fn is_first(&self, bit: u8) -> bool {
+            // ORDERING: Relaxed; it elects the thread that reports.
+            self.reported.fetch_or(bit, Ordering::Relaxed) & bit == 0
         }
     }
 
