@@ -48,9 +48,8 @@ pub(super) fn look() -> Section {
     }
 }
 
-/// An engine's end receives the descriptor of the other process on its driver's thread, after that
-/// process has connected. Before Linux 6.5 there is none.
-const SETTLING: Duration = Duration::from_millis(200);
+/// Longer than the driver's thread is kept waiting on any machine that works.
+const SETTLING: Duration = Duration::from_secs(10);
 
 /// What a channel of this process took.
 struct Taken {
@@ -80,13 +79,17 @@ fn measure() -> Result<Taken, ShmError> {
     Ok(taken)
 }
 
-/// What `measured` gives as soon as that is all that the docs name, or after [`SETTLING`].
+/// What `measured` gives once both ends have all of their descriptors.
+///
+/// An application's end has the descriptor of the engine's process at once. An engine's end
+/// receives that of the application's process on its driver's thread. Before Linux 6.5 there is
+/// neither, so if the first is not there, this does not wait for the other.
 fn settled(measured: impl Fn() -> u64) -> u64 {
+    const ALL: u64 = ENGINE_DESCRIPTORS + APPLICATION_DESCRIPTORS;
     let begin = Instant::now();
     loop {
         let descriptors = measured();
-        let is_all = descriptors >= ENGINE_DESCRIPTORS + APPLICATION_DESCRIPTORS;
-        if is_all || begin.elapsed() >= SETTLING {
+        if descriptors != ALL - 1 || begin.elapsed() >= SETTLING {
             return descriptors;
         }
         thread::sleep(Duration::from_millis(1));
