@@ -97,6 +97,8 @@ impl Directory {
         use std::os::unix::fs::DirBuilderExt;
         let name = format!("wakering-fork-{name}-{}", std::process::id());
         let directory = std::env::temp_dir().join(name);
+        // Of a process with this ID that was killed in an earlier run.
+        let _ = std::fs::remove_dir_all(&directory);
         std::fs::DirBuilder::new().mode(0o700).create(&directory).unwrap();
         Self(directory)
     }

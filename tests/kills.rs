@@ -8,29 +8,48 @@ mod common;
 use std::fs;
 use std::path::Path;
 use std::sync::atomic::{AtomicU64, Ordering};
-use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
+use std::sync::{Arc, Mutex, PoisonError};
 use std::time::{Duration, Instant};
 
 use bytes::{BufMut, Bytes};
 use common::child::{self, Child, test_path};
 use common::raw_peer::Memory;
 use common::roles::{beside, open};
-use common::{Dir, SMALL, eventually, join, length, number, on_both_backends, packet, wait};
+use common::{Dir, SMALL, eventually, join, length, number, packet, wait};
 use rustix::event::{PollFd, PollFlags};
 use rustix::process::{Pid, PidfdFlags, pidfd_open};
 use wakering::{
-    CloseReason, Driver, Endpoint, Grant, ShmError, SpscFace, SpscHandle, TrySendError,
+    Backend, CloseReason, Driver, Endpoint, Grant, ShmError, SpscFace, SpscHandle, TrySendError,
 };
 
-on_both_backends!(
+macro_rules! one_at_a_time {
+    ($($name:ident),+ $(,)?) => {
+        mod io_uring {
+            $(#[test] fn $name() {
+                super::run_alone(wakering::Backend::IoUring, super::$name);
+            })+
+        }
+        mod epoll {
+            $(#[test] fn $name() {
+                super::run_alone(wakering::Backend::Epoll, super::$name);
+            })+
+        }
+    };
+}
+
+one_at_a_time!(
     the_survivor_of_a_kill_receives_all_that_was_sent_and_learns_of_it,
     a_kill_in_the_handshake_leaves_a_whole_channel_or_none,
 );
 
-/// The tests of this file count descriptors and measure times, so only one runs at a time.
-fn alone() -> MutexGuard<'static, ()> {
+/// The tests of this file count descriptors and measure times, so only one runs at a time. While it
+/// waits for its turn, it has no driver, and no limit to its time.
+fn run_alone(backend: Backend, test: fn(&Driver)) {
     static ALONE: Mutex<()> = Mutex::new(());
-    ALONE.lock().unwrap_or_else(PoisonError::into_inner)
+    let _alone = ALONE.lock().unwrap_or_else(PoisonError::into_inner);
+    if let Some(driver) = common::driver(backend) {
+        common::watched(move || test(&driver));
+    }
 }
 
 /// Returns how many processes each test kills.
@@ -280,7 +299,6 @@ fn print_times(what: &str, mut times: Vec<Duration>) -> Duration {
 }
 
 fn the_survivor_of_a_kill_receives_all_that_was_sent_and_learns_of_it(driver: &Driver) {
-    let _alone = alone();
     let mut dice = Dice::new();
     let (mut times, mut received) = (Vec::new(), 0);
     // Descriptors that the process opens once stay open.
@@ -316,7 +334,6 @@ fn child_in_the_handshake() {
 }
 
 fn a_kill_in_the_handshake_leaves_a_whole_channel_or_none(driver: &Driver) {
-    let _alone = alone();
     let (mut dice, backend) = (Dice::new(), driver.backend().to_string());
     let (mut whole, mut none) = (0, 0);
     let mut before = None;

@@ -232,7 +232,9 @@ fn entering_a_sandbox_later_hangs_no_call() {
 /// Whether a polled driver's descriptor becomes readable in this time.
 fn is_readable(driver: &PolledDriver, patience: Duration) -> bool {
     let mut line = [PollFd::from_borrowed_fd(driver.as_fd(), PollFlags::IN)];
-    poll(&mut line, Some(&Timespec::try_from(patience).unwrap())).unwrap() > 0
+    let patience = Timespec::try_from(patience).unwrap();
+    // The kernel interrupts the wait to work for the ring.
+    rustix::io::retry_on_intr(|| poll(&mut line, Some(&patience))).unwrap() > 0
 }
 
 /// Turns a polled driver once with a system call refused, on a thread of its own, and returns what

@@ -37,11 +37,19 @@ struct TempDir(PathBuf);
 impl TempDir {
     fn new() -> Self {
         static COUNT: AtomicUsize = AtomicUsize::new(0);
-        let count = COUNT.fetch_add(1, Ordering::Relaxed);
-        let name = format!("wakering-test-{}-{count}", std::process::id());
-        let path = std::env::temp_dir().join(name);
-        DirBuilder::new().mode(0o755).create(&path).unwrap();
-        Self(path)
+        loop {
+            let count = COUNT.fetch_add(1, Ordering::Relaxed);
+            let name = format!("wakering-test-{}-{count}", std::process::id());
+            let path = std::env::temp_dir().join(name);
+            match DirBuilder::new().mode(0o755).create(&path) {
+                // A process with this ID was killed in an earlier run.
+                Err(error) if error.kind() == std::io::ErrorKind::AlreadyExists => {}
+                result => {
+                    result.unwrap();
+                    return Self(path);
+                }
+            }
+        }
     }
 
     fn path(&self) -> &Path {
@@ -237,10 +245,33 @@ fn raw(name: &Name) -> Option<OwnedFd> {
     socket::connect_to(found.as_fd()).unwrap()
 }
 
-/// What a dead engine leaves behind.
+/// What a dead engine leaves behind. Nobody ever listens, so a copy of the socket, which a process
+/// that another test starts may have for a moment, makes no difference.
 fn leave_stale_socket(path: &Path) {
-    drop(std::os::unix::net::UnixListener::bind(path).unwrap());
+    use rustix::net::{AddressFamily, SocketAddrUnix, SocketFlags, SocketType, bind, socket_with};
+    let (kind, flags) = (SocketType::SEQPACKET, SocketFlags::CLOEXEC);
+    let socket = socket_with(AddressFamily::UNIX, kind, flags, None).unwrap();
+    bind(&socket, &SocketAddrUnix::new(path).unwrap()).unwrap();
+    drop(socket);
     assert!(path.exists());
+}
+
+/// Closes a socket so that its peer learns of it at once, even if a process that another test
+/// starts has a copy for a moment.
+fn leave(socket: impl AsFd) {
+    rustix::net::shutdown(&socket, rustix::net::Shutdown::Both).unwrap();
+}
+
+/// Waits for what the close of a descriptor brings about, of which such a process may have a copy.
+fn soon(mut holds: impl FnMut() -> bool) -> bool {
+    let deadline = Instant::now() + LONG;
+    while !holds() {
+        if Instant::now() >= deadline {
+            return false;
+        }
+        std::thread::yield_now();
+    }
+    true
 }
 
 /// Whether this is the denial for this cause, at this path.

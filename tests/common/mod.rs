@@ -115,12 +115,21 @@ pub struct Dir(PathBuf);
 impl Dir {
     pub fn new() -> Self {
         static NEXT: AtomicUsize = AtomicUsize::new(0);
-        let number = NEXT.fetch_add(1, Ordering::Relaxed);
-        let name = format!("wakering-test-{}-{number}", std::process::id());
-        let dir = Self(std::env::temp_dir().join(name));
-        fs::create_dir_all(&dir.0).unwrap();
-        dir.set_mode(0o700);
-        dir
+        loop {
+            let number = NEXT.fetch_add(1, Ordering::Relaxed);
+            let name = format!("wakering-test-{}-{number}", std::process::id());
+            let path = std::env::temp_dir().join(name);
+            match fs::create_dir(&path) {
+                // A process with this ID was killed in an earlier run.
+                Err(error) if error.kind() == std::io::ErrorKind::AlreadyExists => {}
+                result => {
+                    result.unwrap();
+                    let dir = Self(path);
+                    dir.set_mode(0o700);
+                    return dir;
+                }
+            }
+        }
     }
 
     pub fn set_mode(&self, mode: u32) {

@@ -49,7 +49,7 @@ pub const PACKET: u64 = 1 << 32;
 pub const JUMP: u64 = 2 << 32;
 
 /// The length of either message of the handshake.
-const MESSAGE: usize = 32;
+pub const MESSAGE: usize = 32;
 
 /// Returns the bytes of the record of a packet of `len` bytes.
 pub fn record(len: u64) -> u64 {

@@ -339,7 +339,7 @@ fn a_batch_that_lets_others_run_keeps_its_place(driver: &Driver) {
 
 /// With each task on its own thread, and with all on one thread.
 fn tasks_that_share_an_end_let_others_run_and_lose_no_wake(driver: &Driver) {
-    const EACH: u64 = 20_000;
+    const EACH: u64 = 5_000;
     for threads in [1, 2] {
         let (face, handle) = pair(driver, 4096);
         let (face, handle) = (Arc::new(face), Arc::new(handle));
@@ -363,11 +363,15 @@ fn tasks_that_share_an_end_let_others_run_and_lose_no_wake(driver: &Driver) {
                 }
             });
         }
+        // On a busy machine all of it takes long, but it goes on.
+        let (all, mut so_far) = (usize::try_from(3 * EACH).unwrap(), 0);
+        while so_far < all {
+            eventually("more is received", || taken.load(Ordering::Relaxed) > so_far);
+            so_far = taken.load(Ordering::Relaxed);
+        }
         for done in tasks {
             wait("all is sent", done).unwrap();
         }
-        let all = usize::try_from(3 * EACH).unwrap();
-        eventually("all is received", || taken.load(Ordering::Relaxed) == all);
         face.close();
     }
 }

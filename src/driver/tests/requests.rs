@@ -236,17 +236,17 @@ fn a_spin_that_something_else_ends_costs_the_thread_as_well(backend: Backend) {
 }
 
 fn a_spin_that_a_timer_cuts_short_is_no_miss(backend: Backend) {
-    let misses_of = move |spin| {
+    let misses_of = move |spin, longest| {
         let driver = parked_in(backend);
         let (waiter, registration) = registered(&driver);
         assert!(registration.ask_to_spin(spin));
-        driver.park(Some(SHORT)).unwrap();
+        driver.park(Some(longest)).unwrap();
         assert_eq!(waiter.wakes(), (0, 1));
         waiter.misses.load(SeqCst)
     };
     // Each on a new thread, which has not spent anything yet.
-    let once = |spin| std::thread::spawn(move || misses_of(spin)).join().unwrap();
-    assert_eq!((once(SHORT / 2), once(LONG)), (1, 0));
+    let once = |spin, longest| std::thread::spawn(move || misses_of(spin, longest)).join().unwrap();
+    assert_eq!((once(SHORT, Duration::from_secs(1)), once(LONG, SHORT)), (1, 0));
 }
 
 /// The caller of `notify` may hold a lock that the drop of a source takes.

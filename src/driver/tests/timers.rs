@@ -10,13 +10,29 @@ on_both_backends! {
 
 fn timers_come_in_time(backend: Backend) {
     let driver = driver(backend);
-    let (probe, calls) = Probe::reporting();
-    let registration = driver.register(probe).unwrap();
+    let (sender, calls) = channel();
+    let sender = Mutex::new(sender);
+    let wanted = Arc::new(Mutex::new(None));
+    let next = wanted.clone();
+    let probe = Probe::new(move |probe, call| {
+        if call == Call::Timer {
+            return report(&sender, call);
+        }
+        // Both in one call of the driver's: no timer can come in between.
+        let wanted: Option<(Instant, Duration)> = next.lock().unwrap().take();
+        if let Some((start, after)) = wanted {
+            let registration = probe.registration.get().unwrap();
+            registration.wake_at(start + after);
+            registration.wake_at(start + after * 2);
+        }
+    });
+    let registration = driver.register(probe.clone()).unwrap();
+    probe.registration.set(registration).unwrap();
     for millis in [1, 20, 50] {
         let start = Instant::now();
         let after = Duration::from_millis(millis);
-        registration.wake_at(start + after);
-        registration.wake_at(start + after * 2);
+        *wanted.lock().unwrap() = Some((start, after));
+        probe.wake(probe.registration.get().unwrap());
         assert_eq!(calls.recv_timeout(DEADLINE), Ok(Call::Timer));
         let late = start.elapsed().checked_sub(after).expect("not before its time");
         assert!(late < Duration::from_secs(2), "{late:?} late");

@@ -223,9 +223,14 @@ fn a_wait_that_was_left_swallows_no_wake(like: &Driver) {
     while !is_asleep.load(Ordering::SeqCst) {
         thread::yield_now();
     }
+    // It sleeps by now, most probably. If not, it finds the word changed, and does not begin to.
     thread::sleep(Duration::from_millis(100));
+    word.store(1, Ordering::SeqCst);
     let count = rustix::thread::futex::wake(word, flags, 1).unwrap();
-    thread::sleep(Duration::from_millis(500));
+    let begun = Instant::now();
+    while !woken.load(Ordering::SeqCst) && begun.elapsed() < PATIENCE {
+        thread::sleep(Duration::from_millis(1));
+    }
     let woke = woken.load(Ordering::SeqCst);
     let _ = rustix::thread::futex::wake(word, flags, 10);
     assert!(woke, "the wake has reached {count}, which was not the thread");

@@ -147,7 +147,7 @@ fn a_park_inside_of_a_park_is_an_error(like: &Driver) {
 }
 
 fn moving_from_thread_to_thread_loses_no_wake(like: &Driver) {
-    const ROUNDS: u64 = 50_000;
+    const ROUNDS: u64 = 10_000;
     const EACH: u64 = 100;
     let driver = parked(like);
     let (face, handle) = ends(&Driver::builder().background().unwrap(), &driver);

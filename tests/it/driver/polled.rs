@@ -96,8 +96,8 @@ where
         echo(other_face).await;
     }));
     async move {
-        ask(&handle, 3000).await;
-        ask(&other_handle, 3000).await;
+        ask(&handle, 1000).await;
+        ask(&other_handle, 1000).await;
         drop((handle, other_handle, driver));
     }
 }

@@ -5,8 +5,8 @@ use std::os::unix::net::{UnixDatagram, UnixListener};
 use std::time::{Duration, Instant};
 
 use rustix::net::{
-    AddressFamily, RecvFlags, SendFlags, SocketAddrUnix, SocketFlags, SocketType, accept, bind,
-    listen, recv, send, socket_with,
+    AddressFamily, RecvFlags, SendFlags, SocketAddrUnix, SocketFlags, SocketType, accept_with,
+    bind, listen, recv, send, socket_with,
 };
 use wakering::{Driver, ShmError, SpscHandle};
 
@@ -40,7 +40,8 @@ fn against(
     std::thread::scope(|scope| {
         scope.spawn(move || {
             for _ in 0..2 {
-                action(accept(&socket).unwrap());
+                // Without the flag, processes that other tests start would keep the connection.
+                action(accept_with(&socket, SocketFlags::CLOEXEC).unwrap());
             }
         });
         connects_within(driver, &name, timeout)

@@ -2,11 +2,11 @@
 
 use std::fs;
 use std::os::unix::fs::MetadataExt;
-use std::os::unix::net::UnixListener;
 use std::path::Path;
 use std::sync::Arc;
 use std::sync::atomic::{AtomicUsize, Ordering};
 
+use rustix::net::{AddressFamily, SocketAddrUnix, SocketFlags, SocketType, bind, socket_with};
 use wakering::{CloseReason, Driver, FaceBuilder, ShmError, SpscFace, SpscHandle};
 
 use super::face;
@@ -94,9 +94,13 @@ fn a_name_that_nobody_serves_is_not_found(driver: &Driver) {
             }
         }
     }
-    // A socket that nothing listens on.
+    // A socket that nothing listens on, not even a copy that a process has which another test
+    // starts.
     let name = dir.name("stale");
-    drop(UnixListener::bind(&name).unwrap());
+    let flags = SocketFlags::CLOEXEC;
+    let socket = socket_with(AddressFamily::UNIX, SocketType::SEQPACKET, flags, None).unwrap();
+    bind(&socket, &SocketAddrUnix::new(&name).unwrap()).unwrap();
+    drop(socket);
     for result in connects(driver, &name) {
         assert!(matches!(result, Err(ShmError::NotFound { .. })), "{result:?}");
     }

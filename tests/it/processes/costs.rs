@@ -57,9 +57,12 @@ fn an_idle_pair_uses_no_processor(driver: &Driver) {
         child.expect("idle");
     }
     let both = || (usage(engine.pid()), usage(application.pid()));
-    // The counters may still miss the last of their work.
-    std::thread::sleep(Duration::from_millis(300));
-    let before = both();
+    // They may still be on their way to sleep, and the counters may miss the last of their work.
+    let mut before = both();
+    common::eventually("they have settled", || {
+        std::thread::sleep(Duration::from_millis(300));
+        std::mem::replace(&mut before, both()) == before
+    });
     std::thread::sleep(Duration::from_secs(10));
     let after = both();
     for (before, after) in [(before.0, after.0), (before.1, after.1)] {
