@@ -269,7 +269,8 @@ mod tests {
     fn a_death_with_unread_wake_bytes_is_a_hang_up() {
         let (one, other) = lifelines();
         one.wake();
-        close(other, || one.drain().hung_up);
+        close(other, || one.is_hung_up());
+        assert!(one.drain().hung_up);
     }
 
     #[test]

@@ -198,9 +198,11 @@ fn take_memory(file: &File, len: usize) -> Result<(), ShmError> {
         let take = || fallocate(file, FallocateFlags::empty(), offset as u64, piece);
         match signals::blocked(|| retry_on_intr(take)) {
             Ok(()) => {}
+            Err(errno @ (Errno::NOSPC | Errno::NOMEM)) => {
+                return Err(ShmError::io("taking the region's memory")(errno));
+            }
             // A sandbox forbids the call. The pages come when they are touched.
-            Err(Errno::NOSYS | Errno::PERM | Errno::OPNOTSUPP) => break,
-            Err(errno) => return Err(ShmError::io("taking the region's memory")(errno)),
+            Err(_) => break,
         }
     }
     Ok(())

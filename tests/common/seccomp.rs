@@ -32,8 +32,8 @@ impl Refuse {
         Self { action: TRAP, ..self }
     }
 
-    // These calls have the same numbers on every architecture except alpha, as all calls since 2019
-    // do.
+    // The next three have the same numbers on every architecture except alpha, as all calls since
+    // 2019 do.
 
     pub const fn io_uring_setup(errno: Errno) -> Self {
         Self::call(425, errno)
@@ -45,6 +45,18 @@ impl Refuse {
 
     pub const fn io_uring_register(errno: Errno) -> Self {
         Self::call(427, errno)
+    }
+
+    pub const fn fallocate(errno: Errno) -> Self {
+        const FALLOCATE: u32 = match () {
+            () if cfg!(target_arch = "x86_64") => 285,
+            () if cfg!(target_arch = "x86") => 324,
+            () if cfg!(target_arch = "arm") => 352,
+            () if cfg!(target_arch = "powerpc64") => 309,
+            () if cfg!(target_arch = "s390x") => 314,
+            () => 47,
+        };
+        Self::call(FALLOCATE, errno)
     }
 
     /// Refuses to start threads, but not processes.

@@ -10,6 +10,7 @@ use wakering::{Backend, CloseReason, Driver, ShmError, SpscFace, SpscHandle, Sps
 use super::{Lowered, assert_lacks, serves, talk};
 
 use crate::common::child::{self, Child, passes, test_path};
+use crate::common::seccomp::{Refuse, refuse};
 use crate::common::{self, Dir, PATIENCE, SMALL, on_both_backends, packet, wait};
 
 on_both_backends!(address_space, no_locked_memory, a_limit_of_file_sizes, a_small_cgroup);
@@ -141,6 +142,31 @@ fn child_that_may_make_no_file() {
     serves(&driver);
     drop(limit);
     SpscFace::builder().driver(&driver).pair().unwrap();
+}
+
+#[test]
+fn a_region_without_memory_is_an_error_and_a_sandbox_is_none() {
+    for error in ["no memory", "forbidden"] {
+        passes(test_path!(child_that_cannot_allocate), &[error]);
+    }
+}
+
+/// The filter answers as the kernel does where the commit limit is reached, or as a sandbox does.
+#[test]
+#[ignore = "a second process, for a test to start"]
+fn child_that_cannot_allocate() {
+    let Some(arguments) = child::arguments() else { return };
+    let is_lack = arguments[0] == "no memory";
+    let errno = if is_lack { Errno::NOSPC } else { Errno::ACCESS };
+    refuse(&[Refuse::fallocate(errno)]).unwrap();
+    for prefault in [false, true] {
+        let pair = SpscFace::builder().prefault(prefault).pair();
+        if is_lack {
+            assert_lacks(pair, errno);
+        } else {
+            pair.unwrap();
+        }
+    }
 }
 
 /// A cgroup of a few MiB, removed on drop.

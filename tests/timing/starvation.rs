@@ -56,7 +56,8 @@ const MILLISECOND: Duration = Duration::from_millis(1);
 
 /// How late something may be that has nothing to do with a channel in full flight. (Without budgets
 /// it is late by up to 4 s, and by 31 s in a debug build. With them it is 1 to 10 ms on an idle
-/// machine, and about ten times that in a debug build.)
+/// machine, and about ten times that in a debug build. All of these were measured by the clock, and
+/// the tests count the thread's own time.)
 const LATE: Duration = Duration::from_millis(1000);
 
 /// Returns this thread's time on a processor. Nothing here is late because the machine is busy.

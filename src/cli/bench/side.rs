@@ -194,15 +194,14 @@ impl Halves {
         // The clock is asked once in so many bytes: it takes longer than a short packet.
         let round = (CLOCK_BYTES / packet.len()).max(1) as u64;
         let mut sent = 0;
-        // The time runs from the first packets, so that there are some, however long this thread
-        // was kept waiting before.
-        let mut begin = None;
+        let begin = Instant::now();
+        // At least one round, however long this thread was kept waiting.
         loop {
             for _ in 0..round {
                 self.send(packet.clone()).await?;
             }
             sent += round;
-            let elapsed = begin.get_or_insert_with(Instant::now).elapsed();
+            let elapsed = begin.elapsed();
             if elapsed >= time {
                 return Ok(self.figures(sent, 0, elapsed));
             }
