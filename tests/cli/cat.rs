@@ -22,6 +22,7 @@ on_both_backends!(
     without_input_the_own_direction_ends_when_all_is_written,
     a_peer_that_is_killed_is_a_failure,
     what_standard_output_does_not_take_is_not_received,
+    a_nonblocking_standard_output_is_waited_for,
     what_the_peer_does_not_receive_is_not_read,
     a_standard_output_that_is_closed_cancels,
     one_application_after_another_is_served,
@@ -201,6 +202,29 @@ fn what_standard_output_does_not_take_is_not_received(driver: &Driver) {
     assert_eq!(written.len(), 1000 * sent);
     // We have left before its standard input had ended, or after it: it cannot be told here.
     application.wait();
+}
+
+fn a_nonblocking_standard_output_is_waited_for(driver: &Driver) {
+    let dir = Dir::new();
+    let name = dir.name("face");
+    let face = SpscFace::builder().ring_bytes(128 << 10).driver(driver).create(&name).unwrap();
+    let (mut output, theirs) = std::io::pipe().unwrap();
+    rustix::fs::fcntl_setfl(&theirs, OFlags::NONBLOCK).unwrap();
+    let takes = rustix::pipe::fcntl_setpipe_size(&theirs, 4096).unwrap();
+    let application = Program::spawn_into(
+        command(&dir, &format!("cat --no-input {name}")).stdin(Stdio::null()).stdout(theirs),
+    );
+    // One packet that is longer than what the pipe takes.
+    let line = Bytes::from(vec![b'x'; 5 * takes]);
+    face.send_blocking(line.clone()).unwrap();
+    eventually("its standard output is full", || {
+        rustix::io::ioctl_fionread(&output).unwrap() == takes as u64
+    });
+    face.close();
+    let mut written = Vec::new();
+    output.read_to_end(&mut written).unwrap();
+    assert_eq!(written.len(), line.len() + 1);
+    application.wait().succeeded();
 }
 
 fn what_the_peer_does_not_receive_is_not_read(driver: &Driver) {

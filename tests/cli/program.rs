@@ -51,22 +51,25 @@ impl Program {
         program
     }
 
-    /// Starts it, and reads its standard output unless it goes elsewhere.
+    /// Starts it, and reads its standard output.
     pub(crate) fn spawn(command: &mut Command) -> Self {
-        let process = command.stdout(Stdio::piped()).stderr(Stdio::piped()).spawn().unwrap();
-        let mut program = Self { process, writer: None, output: None, errors: None };
-        program.output = program.process.stdout.take().map(read);
-        program.errors = program.process.stderr.take().map(read);
+        let (mut program, output) = Self::spawn_unread(command);
+        program.output = Some(read(output));
         program
     }
 
     /// Starts it, and leaves its standard output to the caller.
     pub(crate) fn spawn_unread(command: &mut Command) -> (Self, ChildStdout) {
-        let process = command.stdout(Stdio::piped()).stderr(Stdio::piped()).spawn().unwrap();
-        let mut program = Self { process, writer: None, output: None, errors: None };
-        program.errors = program.process.stderr.take().map(read);
+        let mut program = Self::spawn_into(command.stdout(Stdio::piped()));
         let output = program.process.stdout.take().unwrap();
         (program, output)
+    }
+
+    /// Starts it with the standard output that the caller has set.
+    pub(crate) fn spawn_into(command: &mut Command) -> Self {
+        let mut process = command.stderr(Stdio::piped()).spawn().unwrap();
+        let errors = process.stderr.take().map(read);
+        Self { process, writer: None, output: None, errors }
     }
 
     pub(crate) fn pid(&self) -> u32 {

@@ -6,6 +6,8 @@ use std::os::fd::AsFd;
 use std::thread;
 
 use futures::channel::oneshot;
+use rustix::event::{PollFd, PollFlags, poll};
+use rustix::io::retry_on_intr;
 use wakering::{CloseReason, Receiver};
 
 use super::frames::Frames;
@@ -26,14 +28,35 @@ pub(crate) fn start(rx: Receiver, frames: Frames) -> Result<oneshot::Receiver<Wr
     let output = io::stdout().as_fd().try_clone_to_owned().map_err(Failure::io(WRITING))?;
     thread::Builder::new()
         .name("standard output".to_owned())
-        .spawn(move || answer.send(write_all(rx, frames, &mut File::from(output))))
+        .spawn(move || answer.send(write_all(rx, frames, &mut Output(File::from(output)))))
         .map_err(Failure::io("starting a thread"))?;
     Ok(written)
 }
 
 const WRITING: &str = "writing to standard output";
 
-fn write_all(mut rx: Receiver, frames: Frames, output: &mut File) -> Written {
+/// Standard output, which may be nonblocking because another process has made it so.
+struct Output(File);
+
+impl Write for Output {
+    fn write(&mut self, bytes: &[u8]) -> io::Result<usize> {
+        loop {
+            match self.0.write(bytes) {
+                Err(error) if error.kind() == io::ErrorKind::WouldBlock => {
+                    let mut output = [PollFd::new(&self.0, PollFlags::OUT)];
+                    retry_on_intr(|| poll(&mut output, None))?;
+                }
+                result => return result,
+            }
+        }
+    }
+
+    fn flush(&mut self) -> io::Result<()> {
+        self.0.flush()
+    }
+}
+
+fn write_all(mut rx: Receiver, frames: Frames, output: &mut Output) -> Written {
     let (mut packets, mut text) = (Vec::with_capacity(BATCH), Vec::new());
     while rx.recv_batch_blocking(&mut packets, BATCH) > 0 {
         text.clear();
