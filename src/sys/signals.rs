@@ -33,8 +33,9 @@ const OWN: [Signal; 7] =
     [Signal::SEGV, Signal::BUS, Signal::FPE, Signal::ILL, Signal::TRAP, Signal::ABORT, Signal::SYS];
 
 /// The signals that a libc reserves: `setuid` and `pthread_cancel` wait for every thread to take
-/// them. A libc that reserves them leaves them out in any case, and refuses to change them.
-const RESERVED: [c_int; 3] = [32, 33, 34];
+/// them. A libc that reserves them, or 34 as well, as musl does, leaves them out in any case and
+/// refuses to change them. Elsewhere 34 is the program's `SIGRTMIN`.
+const RESERVED: [c_int; 2] = [32, 33];
 
 // SAFETY: these are the libc's own, with pointers to `sigset_t`, for which `SignalSet` is large and
 // aligned enough; a set that is read was filled before. None of them keeps a pointer.
