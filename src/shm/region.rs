@@ -191,7 +191,8 @@ fn memfd(label: Option<&str>) -> Result<File, ShmError> {
 /// Allocates the first `len` bytes. A page that the kernel has no memory for is an error here, and
 /// SIGBUS where it is touched: with `vm.overcommit_memory` 2, a memfd's pages are not set aside.
 fn take_memory(file: &File, len: usize) -> Result<(), ShmError> {
-    /// A signal makes the kernel give back what a call has taken so far, so one call takes little.
+    /// A signal makes the kernel give back what a call has taken so far. So signals wait until a
+    /// call is over, and do not wait long.
     const PIECE: usize = 256 << 10;
     for offset in (0..len).step_by(PIECE) {
         let piece = PIECE.min(len - offset) as u64;
