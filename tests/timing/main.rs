@@ -5,5 +5,7 @@
 mod common;
 
 mod budget;
+#[allow(unsafe_code, reason = "signals for a thread")]
+mod signals;
 mod spin;
 mod starvation;
