@@ -335,7 +335,7 @@ fn a_header_is_found_by_any_position() {
 fn a_core_dump_leaves_out_the_regions() {
     let smaps = |at: *const u8| {
         let maps = std::fs::read_to_string("/proc/self/smaps").unwrap();
-        let begins = format!("{:x}-", at.addr());
+        let begins = format!("{:08x}-", at.addr());
         let map = maps.lines().skip_while(|line| !line.starts_with(&begins));
         map.into_iter().find(|line| line.starts_with("VmFlags:")).unwrap().to_owned()
     };
