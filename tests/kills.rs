@@ -15,29 +15,15 @@ use bytes::{BufMut, Bytes};
 use common::child::{self, Child, test_path};
 use common::raw_peer::Memory;
 use common::roles::{beside, open};
-use common::{Dir, SMALL, eventually, join, length, number, packet, wait};
+use common::{Dir, SMALL, eventually, join, length, number, on_both_backends, packet, wait};
 use rustix::event::{PollFd, PollFlags};
 use rustix::process::{Pid, PidfdFlags, pidfd_open};
 use wakering::{
     Backend, CloseReason, Driver, Endpoint, Grant, ShmError, SpscFace, SpscHandle, TrySendError,
 };
 
-macro_rules! one_at_a_time {
-    ($($name:ident),+ $(,)?) => {
-        mod io_uring {
-            $(#[test] fn $name() {
-                super::run_alone(wakering::Backend::IoUring, super::$name);
-            })+
-        }
-        mod epoll {
-            $(#[test] fn $name() {
-                super::run_alone(wakering::Backend::Epoll, super::$name);
-            })+
-        }
-    };
-}
-
-one_at_a_time!(
+on_both_backends!(
+    by crate::run_alone:
     the_survivor_of_a_kill_receives_all_that_was_sent_and_learns_of_it,
     a_kill_in_the_handshake_leaves_a_whole_channel_or_none,
 );
@@ -47,9 +33,7 @@ one_at_a_time!(
 fn run_alone(backend: Backend, test: fn(&Driver)) {
     static ALONE: Mutex<()> = Mutex::new(());
     let _alone = ALONE.lock().unwrap_or_else(PoisonError::into_inner);
-    if let Some(driver) = common::driver(backend) {
-        common::watched(move || test(&driver));
-    }
+    common::run(backend, test);
 }
 
 /// Returns how many processes each test kills.

@@ -7,12 +7,10 @@ use std::time::Duration;
 
 use bytes::Bytes;
 use rustix::fs::OFlags;
-use rustix::net::{
-    AddressFamily, SocketAddrUnix, SocketFlags, SocketType, accept, bind, listen, socket_with,
-};
+use rustix::net::accept;
 use wakering::{CloseReason, Driver, SpscFace, TryRecvError, TrySendError};
 
-use crate::common::{Dir, PATIENCE, SMALL, eventually, on_both_backends, wait};
+use crate::common::{Dir, PATIENCE, SMALL, eventually, on_both_backends, raw_peer, wait};
 use crate::program::{Program, command, connected, objects, run};
 
 on_both_backends!(
@@ -355,10 +353,8 @@ fn an_application_that_is_never_served_is_told(driver: &Driver) {
 fn an_engine_that_ends_in_the_handshake_is_waited_for() {
     let dir = Dir::new();
     let name = dir.name("face");
-    let flags = SocketFlags::CLOEXEC | SocketFlags::NONBLOCK;
-    let ends = socket_with(AddressFamily::UNIX, SocketType::SEQPACKET, flags, None).unwrap();
-    bind(&ends, &SocketAddrUnix::new(&name).unwrap()).unwrap();
-    listen(&ends, 1).unwrap();
+    let ends = raw_peer::listen(&name);
+    rustix::io::ioctl_fionbio(&ends, true).unwrap();
     let application = Program::start(&dir, &format!("cat --wait=10 {name}"));
     eventually("it connects", || accept(&ends).map(drop).is_ok());
     drop(ends);

@@ -39,21 +39,23 @@ const TEST_PATIENCE: Duration = Duration::from_secs(120 * SLOWNESS);
 /// The smallest ring, with packets of up to 1016 bytes.
 pub const SMALL: usize = 4096;
 
-/// Makes a test of each function for each backend.
+/// Makes a test of each function for each backend. [`run`] runs it, or another function that is
+/// named before, `by run_so:`.
 #[allow(unused_macros, reason = "not for a file of one test")]
 macro_rules! on_both_backends {
-    ($($(#[$meta:meta])* $name:ident),+ $(,)?) => {
+    (by $run:path: $($(#[$meta:meta])* $name:ident),+ $(,)?) => {
         mod io_uring {
             $($(#[$meta])* #[test] fn $name() {
-                $crate::common::run(wakering::Backend::IoUring, super::$name);
+                $run(wakering::Backend::IoUring, super::$name);
             })+
         }
         mod epoll {
             $($(#[$meta])* #[test] fn $name() {
-                $crate::common::run(wakering::Backend::Epoll, super::$name);
+                $run(wakering::Backend::Epoll, super::$name);
             })+
         }
     };
+    ($($tests:tt)+) => { $crate::common::on_both_backends!(by $crate::common::run: $($tests)+); };
 }
 pub(crate) use on_both_backends;
 

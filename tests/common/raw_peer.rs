@@ -165,10 +165,16 @@ pub fn connect_to(path: &str) -> Result<OwnedFd, Errno> {
     Ok(socket)
 }
 
-/// Returns a socket that listens at `path`.
-pub fn listen(path: &str) -> OwnedFd {
+/// Returns a socket at `path` that does not listen.
+pub fn bind(path: &str) -> OwnedFd {
     let socket = socket();
     rustix::net::bind(&socket, &SocketAddrUnix::new(path).unwrap()).unwrap();
+    socket
+}
+
+/// Returns a socket that listens at `path`.
+pub fn listen(path: &str) -> OwnedFd {
+    let socket = bind(path);
     rustix::net::listen(&socket, 64).unwrap();
     socket
 }

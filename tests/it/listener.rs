@@ -7,13 +7,13 @@ use std::task::{Context, Poll};
 use futures::future::{join_all, select_all};
 use futures::stream::FusedStream;
 use futures::{FutureExt, Stream, StreamExt};
-use rustix::net::{
-    AddressFamily, SendFlags, SocketAddrUnix, SocketFlags, SocketType, connect, send, socket_with,
-};
+use rustix::net::{SendFlags, send};
 use wakering::{CloseReason, Driver, Endpoint, ShmError, SpscFace, SpscHandle, SpscListener};
 
 use crate::common::woken::Woken;
-use crate::common::{self, Dir, SMALL, eventually, on_both_backends, packet, poll_once, wait};
+use crate::common::{
+    self, Dir, SMALL, eventually, on_both_backends, packet, poll_once, raw_peer, wait,
+};
 
 on_both_backends!(
     applications_are_served_in_their_order,
@@ -200,12 +200,7 @@ fn clients_that_are_not_let_in_are_counted(driver: &Driver) {
     drop(refusing);
 
     let listener = bind(driver, &name);
-    let unknown_client = || {
-        let flags = SocketFlags::CLOEXEC;
-        let socket = socket_with(AddressFamily::UNIX, SocketType::SEQPACKET, flags, None).unwrap();
-        connect(&socket, &SocketAddrUnix::new(&name).unwrap()).unwrap();
-        socket
-    };
+    let unknown_client = || raw_peer::connect_to(&name).unwrap();
     drop(unknown_client());
     eventually("one hung up", || listener.stats().half_done == 1);
     let hostile = unknown_client();

@@ -4,13 +4,10 @@ use std::os::fd::OwnedFd;
 use std::os::unix::net::{UnixDatagram, UnixListener};
 use std::time::{Duration, Instant};
 
-use rustix::net::{
-    AddressFamily, RecvFlags, SendFlags, SocketAddrUnix, SocketFlags, SocketType, accept_with,
-    bind, listen, recv, send, socket_with,
-};
+use rustix::net::{RecvFlags, SendFlags, SocketFlags, accept_with, listen, recv, send};
 use wakering::{Driver, ShmError, SpscHandle};
 
-use crate::common::{Dir, PATIENCE, connects, connects_within, on_both_backends};
+use crate::common::{Dir, PATIENCE, connects, connects_within, on_both_backends, raw_peer};
 
 on_both_backends!(
     a_foreign_listener_is_a_version_mismatch,
@@ -21,9 +18,7 @@ on_both_backends!(
 
 /// Returns a listening socket of the right type that does not speak the protocol.
 fn impostor(name: &str, backlog: i32) -> OwnedFd {
-    let flags = SocketFlags::CLOEXEC;
-    let socket = socket_with(AddressFamily::UNIX, SocketType::SEQPACKET, flags, None).unwrap();
-    bind(&socket, &SocketAddrUnix::new(name).unwrap()).unwrap();
+    let socket = raw_peer::bind(name);
     listen(&socket, backlog).unwrap();
     socket
 }

@@ -6,12 +6,11 @@ use std::path::Path;
 use std::sync::Arc;
 use std::sync::atomic::{AtomicUsize, Ordering};
 
-use rustix::net::{AddressFamily, SocketAddrUnix, SocketFlags, SocketType, bind, socket_with};
 use wakering::{CloseReason, Driver, FaceBuilder, ShmError, SpscFace, SpscHandle};
 
 use super::face;
 use crate::common::child::{self, Child, test_path};
-use crate::common::{Dir, connects, eventually, on_both_backends, packet, wait};
+use crate::common::{Dir, connects, eventually, on_both_backends, packet, raw_peer, wait};
 
 on_both_backends!(
     an_engine_is_found_by_its_name,
@@ -97,10 +96,7 @@ fn a_name_that_nobody_serves_is_not_found(driver: &Driver) {
     // A socket that nothing listens on, not even a copy that a process has which another test
     // starts.
     let name = dir.name("stale");
-    let flags = SocketFlags::CLOEXEC;
-    let socket = socket_with(AddressFamily::UNIX, SocketType::SEQPACKET, flags, None).unwrap();
-    bind(&socket, &SocketAddrUnix::new(&name).unwrap()).unwrap();
-    drop(socket);
+    drop(raw_peer::bind(&name));
     for result in connects(driver, &name) {
         assert!(matches!(result, Err(ShmError::NotFound { .. })), "{result:?}");
     }
