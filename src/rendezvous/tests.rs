@@ -262,8 +262,9 @@ fn leave(socket: impl AsFd) {
     rustix::net::shutdown(&socket, rustix::net::Shutdown::Both).unwrap();
 }
 
-/// Waits for what the close of a descriptor brings about, of which such a process may have a copy.
-fn soon(mut holds: impl FnMut() -> bool) -> bool {
+/// Waits for what the close of a descriptor brings about, of which a process that another test
+/// starts may have a copy for a moment.
+pub(super) fn soon(mut holds: impl FnMut() -> bool) -> bool {
     let deadline = Instant::now() + LONG;
     while !holds() {
         if Instant::now() >= deadline {
