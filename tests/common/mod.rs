@@ -212,10 +212,21 @@ pub fn both_roles(
     timeout: Option<Duration>,
     test: impl Fn(Endpoint, Endpoint),
 ) {
-    let (face, handle) = pair_with_timeout(driver, ring_bytes, timeout);
-    test(face.into(), handle.into());
-    let (face, handle) = pair_with_timeout(driver, ring_bytes, timeout);
-    test(handle.into(), face.into());
+    let face = SpscFace::builder().ring_bytes(ring_bytes).send_timeout(timeout);
+    both_roles_of(driver, face, SpscHandle::builder().send_timeout(timeout), test);
+}
+
+/// Like [`both_roles`], with these settings.
+pub fn both_roles_of(
+    driver: &Driver,
+    face: FaceBuilder,
+    handle: HandleBuilder,
+    test: impl Fn(Endpoint, Endpoint),
+) {
+    let (face_end, handle_end) = pair_of(driver, face.clone(), handle.clone());
+    test(face_end.into(), handle_end.into());
+    let (face_end, handle_end) = pair_of(driver, face, handle);
+    test(handle_end.into(), face_end.into());
 }
 
 /// Returns a packet of at least 8 bytes that contains its number, and whose every byte can be

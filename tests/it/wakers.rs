@@ -6,6 +6,7 @@ use std::pin::Pin;
 use std::sync::atomic::{AtomicBool, AtomicUsize, Ordering};
 use std::sync::{Arc, Mutex};
 use std::task::{Context, Poll, Wake, Waker};
+use std::time::Duration;
 
 use futures::FutureExt;
 use futures::executor::LocalPool;
@@ -16,7 +17,8 @@ use wakering::{CloseReason, Driver, Endpoint, ShmError, SpscFace, SpscHandle, Sp
 use crate::common::running::Way;
 use crate::common::woken::Woken;
 use crate::common::{
-    Dir, SMALL, both_roles, eventually, fill, number, packet, pair, poll_once, poll_to_sleep, wait,
+    Dir, SMALL, both_roles, both_roles_of, eventually, fill, number, packet, pair, poll_once,
+    poll_to_sleep, wait,
 };
 
 /// Makes a test of each function for each backend and each way to run a driver.
@@ -156,7 +158,10 @@ fn a_panic_that_panics_when_it_is_dropped_disturbs_no_other_waiter(driver: &Driv
 }
 
 fn a_waker_that_panics_keeps_its_place_until_it_is_dropped(driver: &Driver) {
-    both_roles(driver, SMALL, None, |here, there| {
+    // A driver that has spun in vain has all receivers look again. Here, a wake is a packet's.
+    let face = SpscFace::builder().ring_bytes(SMALL).spin(Duration::ZERO);
+    let handle = SpscHandle::builder().spin(Duration::ZERO);
+    both_roles_of(driver, face, handle, |here, there| {
         let bad = Does::new(|| resume_unwind(Box::new("a waker")));
         let good = Does::new(|| {});
         let mut first = Box::pin(there.recv());
