@@ -296,9 +296,7 @@ impl Channel {
     pub(super) fn peer_gone(&self) {
         // What the peer announced of its ends comes first: those ends were in order.
         self.settle_ends(self.peer_ends());
-        self.ends.end(Directions::TX, CloseReason::PeerDied);
-        self.ends.end_rx_when_empty(CloseReason::PeerDied);
-        self.ends.set_peer_gone();
+        self.ends.end_without_peer();
     }
 
     /// Ends one direction in order. The caller holds that half.

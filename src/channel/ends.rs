@@ -156,11 +156,6 @@ impl Ends {
         self.state() & PEER_GONE != 0
     }
 
-    /// Notes that the peer is gone. The caller ends the directions that this ends first.
-    pub(crate) fn set_peer_gone(&self) {
-        self.update(|_| PEER_GONE);
-    }
-
     /// Notes that a call is about to return the end of `direction`. Returns `true` the first time.
     pub(crate) fn note_returned(&self, direction: Directions) -> bool {
         let tx = if direction.has(Directions::TX) { TX_RETURNED } else { 0 };
@@ -193,6 +188,16 @@ impl Ends {
         let code = self.encode(reason);
         self.rx_gate.shut();
         self.update(|state| fill(state, RX_OVER, code));
+    }
+
+    /// Notes that the peer is gone, which ends what has not ended in order. This is one step: who
+    /// finds one direction ended finds the channel over, and the peer gone.
+    pub(crate) fn end_without_peer(&self) {
+        self.tx_gate.shut();
+        self.rx_gate.shut();
+        self.update(|state| {
+            fill(state, TX, PEER_DIED) | fill(state, RX_OVER, PEER_DIED) | PEER_GONE
+        });
     }
 
     /// Sets bits, and returns the state that has them. Stores nothing if they are already set.
@@ -356,7 +361,50 @@ mod tests {
         assert_eq!(ends.rx_returned(), None);
         assert!(ends.note_returned(Directions::RX) && !ends.note_returned(Directions::RX));
         assert_eq!(ends.rx_returned(), Some(CloseReason::Local));
-        ends.set_peer_gone();
+    }
+
+    #[test]
+    fn a_peer_that_is_gone_ends_what_had_not_ended() {
+        let died = Some(CloseReason::PeerDied);
+        let ends = Ends::new();
+        ends.end_without_peer();
         assert!(ends.is_peer_gone());
+        assert_eq!(
+            (ends.tx(), ends.rx(), ends.rx_over(), ends.channel()),
+            (died, None, died, died)
+        );
+
+        let ends = Ends::new();
+        ends.end(Directions::TX, CloseReason::Peer);
+        ends.end_rx_when_empty(CloseReason::Peer);
+        ends.end_without_peer();
+        assert!(ends.is_peer_gone());
+        assert_eq!(ends.channel(), Some(CloseReason::Peer));
+    }
+}
+
+#[cfg(all(test, loom))]
+mod models {
+    use loom::model;
+    use loom::thread;
+
+    use super::*;
+    use crate::sync::Arc;
+
+    /// Whichever direction's call returns first. Every interleaving.
+    #[test]
+    fn who_finds_a_direction_ended_by_death_finds_the_channel_over() {
+        model(|| {
+            let ends = Arc::new(Ends::new());
+            let caller = ends.clone();
+            let caller = thread::spawn(move || {
+                if caller.tx().is_some() || caller.is_rx_over() {
+                    assert_eq!(caller.settle(), Some(CloseReason::PeerDied));
+                    assert!(caller.is_peer_gone());
+                }
+            });
+            ends.end_without_peer();
+            caller.join().unwrap();
+        });
     }
 }
