@@ -12,26 +12,41 @@ use io_uring::IoUring;
 use io_uring::types::{SubmitArgs, Timespec};
 use wakering::{Backend, Driver, EmbeddedDriver, Unparker};
 
-use super::bytes::Single;
-use super::open::{Runner, SLEEPING, open};
+use super::open::{Halves, Runner, SLEEPING, open};
+use super::{bytes, in_place};
 use crate::Result;
+use crate::loops::Loops;
+use crate::outcome::Outcome;
+use crate::stage::Stage;
 use crate::system::{ROUND_TRIP, System, Way};
 
-pub(crate) const SYSTEMS: &[System] = &[System {
-    name: "wakering, embedded",
-    about: "send, recv; driver in the io_uring of an executor for one task",
-    way: Some(Way::Bytes),
-    measures: ROUND_TRIP,
-    sizes: &[64],
-    limits: &["bare ring, Bytes", "futex, in a ring", "bare ring, Bytes, asleep", "futex"],
-    perform: |stage| {
-        let driver = Driver::builder().backend(Backend::IoUring).embedded()?;
-        let executor = RefCell::new(Executor::new(driver)?);
-        let loops = Single::new(open(stage, Runner::Embedded(&executor))?);
-        executor.into_inner().block_on(stage.run_sized::<64>(loops))?
+const SYSTEM: System = System { measures: ROUND_TRIP, sizes: &[64], ..SLEEPING };
+
+pub(crate) const SYSTEMS: &[System] = &[
+    System {
+        name: "wakering, embedded",
+        about: "send, recv; driver in the io_uring of an executor for one task",
+        way: Some(Way::Bytes),
+        limits: &["bare ring, Bytes", "futex, in a ring", "bare ring, Bytes, asleep", "futex"],
+        perform: |stage| perform(stage, bytes::Single::new),
+        ..SYSTEM
     },
-    ..SLEEPING
-}];
+    System {
+        name: "wakering, in place, embedded",
+        about: "reserve, recv_ref; driver in the io_uring of an executor for one task",
+        way: Some(Way::InPlace),
+        limits: &["bare ring, in place", "futex, in a ring", "futex"],
+        perform: |stage| perform(stage, |(tx, rx)| in_place::Single { tx, rx }),
+        ..SYSTEM
+    },
+];
+
+fn perform<L: Loops<64>>(stage: &mut Stage, with: impl FnOnce(Halves) -> L) -> Result<Outcome> {
+    let driver = Driver::builder().backend(Backend::IoUring).embedded()?;
+    let executor = RefCell::new(Executor::new(driver)?);
+    let loops = with(open(stage, Runner::Embedded(&executor))?);
+    executor.into_inner().block_on(stage.run_sized::<64>(loops))?
+}
 
 /// Runs one task, in a ring of its own.
 pub(super) struct Executor {

@@ -91,9 +91,9 @@ pub(super) fn bytes<'a>(packet: &'a Packet<'_>) -> &'a [u8] {
     unsafe { packet.as_slice() }
 }
 
-struct Single {
-    tx: Sender,
-    rx: Receiver,
+pub(super) struct Single {
+    pub(super) tx: Sender,
+    pub(super) rx: Receiver,
 }
 
 impl<const N: usize> Loops<N> for Single {
