@@ -43,17 +43,17 @@ impl Canceller {
     /// Cancels all its ends: see [`Endpoint::cancel`](crate::Endpoint::cancel).
     pub fn cancel(&self) {
         let ends = {
-            let mut ends = self.lock();
+            let ends = self.lock();
             // ORDERING: Release pairs with the Acquire in `is_cancelled`. Stored while the lock is
             // held, so that an end is either already in the list or sees the flag in `add`.
             self.inner.cancelled.store(true, Ordering::Release);
-            std::mem::take(&mut *ends)
+            // They stay in the list until they are cancelled, so that a call on another thread does
+            // not return before that.
+            ends.clone()
         };
-        for end in ends {
-            if let Some(end) = end.upgrade() {
-                end.cancel();
-            }
-        }
+        ends.iter().filter_map(Weak::upgrade).for_each(|end| end.cancel());
+        // From the flag on, `add` puts no other end here.
+        *self.lock() = Vec::new();
     }
 
     /// Whether [`cancel`](Self::cancel) was called.
@@ -81,11 +81,13 @@ impl Canceller {
             if ends.len() == ends.capacity() {
                 ends.retain(|end| end.strong_count() > 0);
             }
-            ends.push(Arc::downgrade(end));
+            if !self.is_cancelled() {
+                ends.push(Arc::downgrade(end));
+            }
             self.is_cancelled()
         };
         if is_too_late {
-            self.cancel();
+            end.cancel();
         }
     }
 

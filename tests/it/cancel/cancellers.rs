@@ -1,7 +1,7 @@
 //! Cancellers, and drops that cancel.
 
 use std::panic::AssertUnwindSafe;
-use std::sync::Arc;
+use std::sync::{Arc, Barrier};
 use std::thread;
 
 use futures::{FutureExt, SinkExt, StreamExt, stream};
@@ -16,6 +16,7 @@ on_both_backends!(
     one_canceller_ends_many_ends,
     an_end_has_any_number_of_cancellers,
     a_used_canceller_ends_what_it_is_given,
+    each_of_two_cancels_at_once_returns_after_the_ends,
     a_canceller_keeps_no_end_alive,
     a_canceller_leaves_a_dropped_end_alone,
     a_canceller_reaches_an_end_that_was_split,
@@ -80,6 +81,24 @@ fn a_used_canceller_ends_what_it_is_given(driver: &Driver) {
         assert_eq!(wait("recv", there.recv()), None);
         assert_eq!(there.close_reason(), Some(CloseReason::Cancelled));
     });
+}
+
+fn each_of_two_cancels_at_once_returns_after_the_ends(driver: &Driver) {
+    for _ in 0..20 {
+        let canceller = Canceller::new();
+        let pairs: Vec<_> = (0..50).map(|_| pair(driver, SMALL)).collect();
+        pairs.iter().for_each(|(face, _)| face.set_cancel(&canceller));
+        let both = Barrier::new(2);
+        let cancel = || {
+            both.wait();
+            canceller.cancel();
+            assert!(pairs.iter().all(|(face, _)| face.is_closed()));
+        };
+        thread::scope(|scope| {
+            scope.spawn(cancel);
+            cancel();
+        });
+    }
 }
 
 fn a_canceller_keeps_no_end_alive(driver: &Driver) {
