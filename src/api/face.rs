@@ -98,10 +98,12 @@ struct FaceHost {
 impl Served for FaceHost {}
 
 impl Host for FaceHost {
-    fn admit(&self, _peer: PeerCredentials) -> Result<OwnedFd, Refusal> {
+    fn admit(&self, peer: PeerCredentials) -> Result<OwnedFd, Refusal> {
         // A face that was dropped admits no client.
-        let file = self.channel.upgrade().and_then(|_there| self.file.lock()?.take());
-        file.ok_or(Refusal::Busy)
+        let channel = self.channel.upgrade().ok_or(Refusal::Over)?;
+        let file = self.file.lock().and_then(|mut file| file.take()).ok_or(Refusal::Busy)?;
+        channel.set_admitted(Some(peer));
+        Ok(file)
     }
 
     fn connected(&self, lifeline: Lifeline) {
@@ -113,6 +115,9 @@ impl Host for FaceHost {
     }
 
     fn undelivered(&self, file: OwnedFd, _failure: Option<ShmError>) {
+        if let Some(channel) = self.channel.upgrade() {
+            channel.set_admitted(None);
+        }
         if let Some(mut kept) = self.file.lock() {
             *kept = Some(file);
         }

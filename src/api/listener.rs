@@ -139,7 +139,7 @@ impl Stream for SpscListener {
 impl FusedStream for SpscListener {
     fn is_terminated(&self) -> bool {
         let is_over =
-            |state: &State| state.closed == Some(CloseReason::Local) && state.faces.is_empty();
+            |state: &State| state.closed() == Some(CloseReason::Local) && state.faces.is_empty();
         self.is_over || self.host().state.lock().is_some_and(|state| is_over(&state))
     }
 }
@@ -193,9 +193,18 @@ struct ListenerHost {
 struct State {
     /// The end whose region is on its way to the client.
     admitted: Option<Endpoint>,
+    /// A client was let in, may know so already, and is not among the faces yet.
+    is_admitting: bool,
     faces: VecDeque<Result<SpscFace, ShmError>>,
     accepted: u64,
     closed: Option<CloseReason>,
+}
+
+impl State {
+    /// Returns why no face follows those that wait, if so.
+    fn closed(&self) -> Option<CloseReason> {
+        self.closed.filter(|_| !self.is_admitting)
+    }
 }
 
 impl ListenerHost {
@@ -227,7 +236,7 @@ impl ListenerHost {
         let Some(mut state) = self.state.lock() else {
             return Some(Err(ShmError::Closed { reason: CloseReason::Forked, sent: 0 }));
         };
-        let closed = state.closed.map(|reason| Err(ShmError::Closed { reason, sent: 0 }));
+        let closed = state.closed().map(|reason| Err(ShmError::Closed { reason, sent: 0 }));
         let next = state.faces.pop_front().or(closed);
         if let Some(Ok(face)) = &next {
             face.cancel_on_drop(false);
@@ -239,11 +248,13 @@ impl ListenerHost {
         self.state.lock()?.admitted.take()
     }
 
-    /// Wakes everybody: the first waiter may be a stream that was polled once and left, which would
-    /// swallow the wake of an `accept`.
-    fn give(&self, face: Result<SpscFace, ShmError>) {
+    /// Ends the admission of a client. Wakes everybody: the first waiter may be a stream that was
+    /// polled once and left, which would swallow the wake of an `accept`.
+    fn give(&self, face: Option<Result<SpscFace, ShmError>>, is_connected: bool) {
         if let Some(mut state) = self.state.lock() {
-            state.faces.push_back(face);
+            state.accepted += u64::from(is_connected);
+            state.faces.extend(face);
+            state.is_admitting = false;
         }
         self.waiters.notify_all();
     }
@@ -257,8 +268,14 @@ impl Served for ListenerHost {
 
 impl Host for ListenerHost {
     fn admit(&self, _peer: PeerCredentials) -> Result<OwnedFd, Refusal> {
-        if self.state.lock().is_none_or(|state| state.faces.len() >= MAX_WAITING) {
-            return Err(Refusal::Busy);
+        if let Some(mut state) = self.state.lock() {
+            if state.closed.is_some() {
+                return Err(Refusal::Over);
+            }
+            if state.faces.len() >= MAX_WAITING {
+                return Err(Refusal::Busy);
+            }
+            state.is_admitting = true;
         }
         match self.config.make() {
             Ok((endpoint, file)) => {
@@ -268,7 +285,7 @@ impl Host for ListenerHost {
                 Ok(file)
             }
             Err(error) => {
-                self.give(Err(error));
+                self.give(Some(Err(error)), false);
                 Err(Refusal::Busy)
             }
         }
@@ -279,16 +296,62 @@ impl Host for ListenerHost {
         // As long as nobody has accepted it, its drop is no orderly end.
         endpoint.cancel_on_drop(true);
         let attached = endpoint.channel().attach(lifeline);
-        if let Some(mut state) = self.state.lock() {
-            state.accepted += 1;
-        }
-        self.give(attached.map(|()| SpscFace(endpoint)));
+        self.give(Some(attached.map(|()| SpscFace(endpoint))), true);
     }
 
     fn undelivered(&self, _file: OwnedFd, failure: Option<ShmError>) {
         drop(self.take_admitted());
-        if let Some(failure) = failure {
-            self.give(Err(failure));
+        self.give(failure.map(Err), false);
+    }
+}
+
+#[cfg(all(test, not(loom)))]
+mod tests {
+    use std::os::fd::AsFd;
+    use std::task::Waker;
+
+    use super::*;
+    use crate::channel::Options;
+    use crate::driver::Driver;
+    use crate::rendezvous;
+    use crate::shm::layout::Geometry;
+
+    fn host() -> ListenerHost {
+        let config = FaceConfig {
+            geometry: Geometry::new(None, None).unwrap(),
+            prefault: false,
+            label: None,
+            options: Options::default(),
+            driver: Driver::global().unwrap().binding().clone(),
+        };
+        ListenerHost { config, state: ProcessLock::default(), waiters: Waiters::default() }
+    }
+
+    fn is_over(next: Poll<Result<SpscFace, ShmError>>) -> bool {
+        let local = CloseReason::Local;
+        matches!(next, Poll::Ready(Err(ShmError::Closed { reason, .. })) if reason == local)
+    }
+
+    /// The application may be faster than the driver that has just answered it.
+    #[test]
+    fn an_application_that_has_its_answer_is_accepted_before_the_end() {
+        for is_delivered in [true, false] {
+            let host = host();
+            let (lifeline, theirs) =
+                rendezvous::pair(std::fs::File::open("/dev/null").unwrap().as_fd()).unwrap();
+            let file = host.admit(lifeline.peer()).unwrap();
+            host.end(CloseReason::Local);
+            let (mut cx, mut place) = (Context::from_waker(Waker::noop()), None);
+            assert!(host.poll_accept(&mut place, &mut cx).is_pending());
+            if is_delivered {
+                host.connected(lifeline);
+                assert!(matches!(host.poll_accept(&mut place, &mut cx), Poll::Ready(Ok(_))));
+            } else {
+                host.undelivered(file, None);
+            }
+            assert!(is_over(host.poll_accept(&mut place, &mut cx)));
+            let peer = PeerCredentials::of(theirs.as_fd()).unwrap();
+            assert!(matches!(host.admit(peer), Err(Refusal::Over)));
         }
     }
 }

@@ -93,6 +93,8 @@ pub(crate) struct Channel {
     /// Set if the driver may be one that no thread runs.
     pub(super) hangup: OnceLock<Arc<Hangup>>,
     pub(super) lifeline: OnceLock<Lifeline>,
+    /// Who is given the region, from before that until the lifeline is there.
+    admitted: ProcessLock<Option<PeerCredentials>>,
     /// `TX_CLOSED` and `RX_CLOSED` of the halves that were dropped.
     pub(super) left: StdAtomicU32,
     /// `close` was called, or the `Sink` was closed.
@@ -142,6 +144,7 @@ impl Channel {
             driver: OnceLock::new(),
             hangup: OnceLock::new(),
             lifeline: OnceLock::new(),
+            admitted: ProcessLock::default(),
             left: StdAtomicU32::new(0),
             tx_closed: AtomicBool::new(false),
             cancel_on_drop: AtomicBool::new(false),
@@ -196,7 +199,28 @@ impl Channel {
     }
 
     pub(crate) fn peer(&self) -> Option<PeerCredentials> {
-        self.lifeline.get().map(Lifeline::peer)
+        self.lifeline.get().map(Lifeline::peer).or_else(|| self.peer_that_was_faster())
+    }
+
+    /// Notes who is about to be given the region, or that it was not delivered.
+    pub(crate) fn set_admitted(&self, peer: Option<PeerCredentials>) {
+        if let Some(mut admitted) = self.admitted.lock() {
+            *admitted = peer;
+        }
+    }
+
+    /// Returns who the peer is if it was faster than our driver: it uses the region already, while
+    /// the driver still comes back from giving it the region. The driver
+    /// [`attach`](Self::attach)es it next.
+    #[cold]
+    fn peer_that_was_faster(&self) -> Option<PeerCredentials> {
+        // PEER: whatever is written there, who has written it has the region.
+        // ORDERING: Relaxed; a caller that knows of the peer has loaded what the peer published
+        // with Acquire, and the lock orders the rest.
+        let is_here = self.counters.received.packets() > 0
+            || self.peer_words().ends.0.load(Ordering::Relaxed) != 0
+            || self.peer_words().taken.0.load(Ordering::Relaxed) != 0;
+        if is_here { *self.admitted.lock()? } else { None }
     }
 
     /// Whether the peer was faster than our driver: it has the region, and has even ended the
@@ -251,7 +275,13 @@ impl Channel {
     }
 
     pub(crate) fn is_connected(&self) -> bool {
-        self.forked().is_none() && self.lifeline.get().is_some() && !self.ends.is_peer_gone()
+        // Once the channel is over, the driver may watch the lifeline no more.
+        let is_gone = || {
+            self.ends.is_peer_gone()
+                || self.ends.channel().is_some()
+                    && self.lifeline().is_some_and(Lifeline::is_hung_up)
+        };
+        self.forked().is_none() && self.peer().is_some() && !is_gone()
     }
 
     #[inline]

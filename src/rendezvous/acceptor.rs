@@ -64,6 +64,8 @@ impl Watcher for Registration {
 pub(crate) enum Refusal {
     /// The face serves another handle.
     Busy,
+    /// The host has ended. The client is hung up on, as if it had come a moment later.
+    Over,
 }
 
 /// The acceptor's user: a face, or a listener that makes a face for each client.
@@ -191,9 +193,10 @@ impl Acceptor {
         lock(&self.state).next_timer()
     }
 
-    /// Stops accepting, disconnects all pending clients, and gives up the name. This never waits:
-    /// if another thread or process binds or gives up a name in the same directory at this moment,
-    /// the socket's file stays, and the next engine takes it over.
+    /// Stops accepting, disconnects all pending clients, and gives up the name. Another thread that
+    /// does the same has done so, too, when this returns. This waits for nobody else: if another
+    /// thread or process binds or gives up a name in the same directory at this moment, the
+    /// socket's file stays, and the next engine takes it over.
     ///
     /// In a forked child it closes the child's copy of the socket, unless another thread of the
     /// parent held the lock at the fork. The name and the clients remain the parent's.
@@ -202,16 +205,14 @@ impl Acceptor {
             let socket = fork::try_lock(&self.state).and_then(|mut state| state.socket.take());
             return drop(socket);
         }
-        let (socket, pending) = {
-            let mut state = lock(&self.state);
-            (state.socket.take(), std::mem::take(&mut state.pending))
-        };
-        for client in pending {
+        // Held to the end: a call on another thread must not return while the name is still taken.
+        let mut state = lock(&self.state);
+        for client in std::mem::take(&mut state.pending) {
             watcher.unwatch(client.socket.as_fd());
             // A forked child may hold a copy of it.
             socket::hang_up(client.socket.as_fd());
         }
-        if let Some(socket) = socket {
+        if let Some(socket) = state.socket.take() {
             watcher.unwatch(socket.as_fd());
         }
     }
@@ -297,7 +298,12 @@ impl Acceptor {
                 self.trace_refusal(peer, "what it sent is not a hello");
                 return count(&self.hostile);
             }
-            Ok(Err((peer, status))) => {
+            Ok(Err((_, None))) => {
+                // A forked child may hold a copy of it.
+                socket::hang_up(socket.as_fd());
+                return self.note_half_done();
+            }
+            Ok(Err((peer, Some(status)))) => {
                 self.trace_refusal(peer, status.cause());
                 count(&self.refused);
                 // Fails if the client has not waited for it.
@@ -325,25 +331,27 @@ impl Acceptor {
     }
 
     /// Decides whether the client gets a region. Returns the region's file, or the status that the
-    /// client is told.
+    /// client is told, if it is told any.
     fn judge(
         &self,
         socket: BorrowedFd<'_>,
         hello: Versioned<()>,
         host: &dyn Host,
-    ) -> Result<(PeerCredentials, OwnedFd), (Option<PeerCredentials>, Status)> {
+    ) -> Result<(PeerCredentials, OwnedFd), (Option<PeerCredentials>, Option<Status>)> {
         // The user first: other users learn nothing else.
-        let peer = PeerCredentials::of(socket).map_err(|_| (None, Status::PermissionDenied))?;
+        let peer =
+            PeerCredentials::of(socket).map_err(|_| (None, Some(Status::PermissionDenied)))?;
         if !credentials::accepts(self.allow.as_ref(), &peer) {
-            return Err((Some(peer), Status::PermissionDenied));
+            return Err((Some(peer), Some(Status::PermissionDenied)));
         }
         match hello {
             Versioned::Ours(()) => {}
-            Versioned::Other(_) => return Err((Some(peer), Status::VersionMismatch)),
+            Versioned::Other(_) => return Err((Some(peer), Some(Status::VersionMismatch))),
         }
         match host.admit(peer) {
             Ok(file) => Ok((peer, file)),
-            Err(Refusal::Busy) => Err((Some(peer), Status::Busy)),
+            Err(Refusal::Busy) => Err((Some(peer), Some(Status::Busy))),
+            Err(Refusal::Over) => Err((Some(peer), None)),
         }
     }
 

@@ -33,6 +33,7 @@ on_both_backends!(
     recv_timeout_gives_up_in_time,
     packets_sent_before_the_connect_arrive,
     a_packet_sent_during_a_connect_wakes_the_application,
+    who_has_sent_a_packet_is_connected_and_known,
     stats_add_up,
     stats_count_full_rings_and_wakes,
     a_peer_that_is_awake_gets_no_wake,
@@ -396,6 +397,30 @@ fn a_packet_sent_during_a_connect_wakes_the_application(driver: &Driver) {
         }
         face.try_send(packet(n, 8)).unwrap();
         assert_eq!(number(&join("receiver", receiver)), n);
+    }
+}
+
+/// The application may be faster than the engine's driver, which has just let it in.
+fn who_has_sent_a_packet_is_connected_and_known(driver: &Driver) {
+    let dir = common::Dir::new();
+    for round in 0..200 {
+        let name = dir.name(&format!("fast-{round}"));
+        let face = SpscFace::builder().ring_bytes(SMALL).driver(driver).create(&name).unwrap();
+        std::thread::scope(|scope| {
+            let application = scope.spawn(|| {
+                let handle = SpscHandle::builder().driver(driver).connect(&name).unwrap();
+                handle.try_send(packet(1, 8)).unwrap();
+                handle
+            });
+            let begun = Instant::now();
+            while face.try_recv() != Ok(packet(1, 8)) {
+                assert!(begun.elapsed() < PATIENCE, "no packet");
+            }
+            assert!(face.is_connected());
+            let peer = face.peer_credentials().unwrap();
+            assert_eq!(u32::try_from(peer.pid).unwrap(), std::process::id());
+            drop(application.join().unwrap());
+        });
     }
 }
 

@@ -12,12 +12,13 @@ use wakering::{CloseReason, Driver, RecvTimeoutError, ShmError, SpscFace, SpscHa
 
 use super::{ends, parked};
 use crate::common::woken::Woken;
-use crate::common::{Dir, PATIENCE, on_both_backends, poll_with};
+use crate::common::{Dir, PATIENCE, eventually, on_both_backends, poll_with};
 
 on_both_backends!(
     dropping_the_driver_ends_a_receive_at_any_moment,
     dropping_the_driver_ends_its_endpoints,
     dropping_the_driver_ends_a_connect,
+    a_peer_that_leaves_after_the_driver_is_connected_no_more,
     a_driver_that_was_never_run_leaks_nothing,
 );
 
@@ -88,6 +89,16 @@ fn dropping_the_driver_ends_a_connect(like: &Driver) {
         panic!("no engine answers");
     };
     assert!(matches!(error, ShmError::Closed { reason: CloseReason::DriverGone, sent: 0 }));
+}
+
+/// Nothing watches the peer any more.
+fn a_peer_that_leaves_after_the_driver_is_connected_no_more(like: &Driver) {
+    let driver = parked(like);
+    let (face, handle) = ends(&driver, like);
+    drop(driver);
+    assert_eq!(face.close_reason(), Some(CloseReason::DriverGone));
+    drop(handle);
+    eventually("it has left", || !face.is_connected());
 }
 
 fn a_driver_that_was_never_run_leaks_nothing(like: &Driver) {
