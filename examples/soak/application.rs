@@ -3,7 +3,7 @@
 use std::io::Read;
 use std::sync::Arc;
 use std::sync::atomic::{AtomicBool, Ordering};
-use std::time::Duration;
+use std::time::{Duration, Instant};
 
 use futures::future::join_all;
 use rustix::process::{Signal, set_parent_process_death_signal};
@@ -103,20 +103,16 @@ impl Application {
     async fn talk(self: Arc<Self>, mut random: Random) {
         let session = async {
             let handle = self.connect(&mut random).await?;
-            self.tally.session();
             session::run(handle.into(), random, &self.tally).await
         };
-        let hangs = async {
-            Timer::after(2 * PATIENCE).await;
-            Err("a session of an application hangs".to_owned())
-        };
-        if let Err(what) = future::or(session, hangs).await {
-            breach(&what);
+        if let Err(what) = session.await {
+            breach(&format!("a session of an application: {what}"));
         }
     }
 
     async fn connect(&self, random: &mut Random) -> std::result::Result<SpscHandle, String> {
-        loop {
+        let begin = Instant::now();
+        while begin.elapsed() < 2 * PATIENCE {
             let name = &self.names[random.index(self.names.len())];
             match self.builder.clone().connect_async(name).await {
                 Ok(handle) => return Ok(handle),
@@ -126,5 +122,6 @@ impl Application {
             }
             Timer::after(Duration::from_millis(20)).await;
         }
+        Err("an application is not let in".to_owned())
     }
 }

@@ -7,13 +7,13 @@ use std::sync::{Arc, Mutex, PoisonError};
 use std::thread;
 use std::time::{Duration, Instant};
 
-use smol::{Executor, Timer, future};
+use smol::Executor;
 use wakering::{SpscFace, SpscListener};
 
 use super::application::{APPLICATION, BREACH, TALLY};
 use super::random::Random;
 use super::tally::Tally;
-use super::{PATIENCE, Result, session};
+use super::{Result, session};
 
 /// The number of processes at a time, and of channels in each.
 const PROCESSES: usize = 8;
@@ -68,13 +68,8 @@ impl Engine {
     }
 
     async fn session(self: Arc<Self>, face: SpscFace, random: Random) {
-        self.tally.session();
-        let hangs = async {
-            Timer::after(2 * PATIENCE).await;
-            Err("a session of the engine hangs".to_owned())
-        };
-        if let Err(what) = future::or(session::run(face.into(), random, &self.tally), hangs).await {
-            self.breach(what);
+        if let Err(what) = session::run(face.into(), random, &self.tally).await {
+            self.breach(format!("a session of the engine: {what}"));
         }
         self.sessions.fetch_sub(1, Ordering::SeqCst);
     }

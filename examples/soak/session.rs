@@ -5,10 +5,12 @@ use std::sync::atomic::{AtomicBool, Ordering};
 
 use bytes::Bytes;
 use futures::{FutureExt, SinkExt, StreamExt, join};
+use smol::{Timer, future};
 use wakering::{
     CloseReason, Endpoint, Receiver, Sender, ShmError, TryRecvError, TryReserveError, TrySendError,
 };
 
+use super::PATIENCE;
 use super::packet::{Checker, Maker};
 use super::random::{Random, give_up};
 use super::tally::Tally;
@@ -27,8 +29,26 @@ enum Plan {
 /// What is wrong, if anything.
 type Outcome = Result<(), String>;
 
-/// Sends and receives on one end until it is over. Returns what was wrong, if anything.
-pub(crate) async fn run(end: Endpoint, mut random: Random, tally: &Tally) -> Outcome {
+/// Sends and receives on one end until it is over. Returns what was wrong, if anything. A session
+/// in which no packet passes for a while hangs, however long it takes otherwise.
+pub(crate) async fn run(end: Endpoint, random: Random, tally: &Tally) -> Outcome {
+    let own = Tally::default();
+    own.session();
+    let hangs = async {
+        loop {
+            let before = own.passed();
+            Timer::after(PATIENCE).await;
+            if own.passed() == before {
+                return Err(format!("a session hangs after {before} packets"));
+            }
+        }
+    };
+    let outcome = future::or(talk(end, random, &own), hangs).await;
+    tally.add_all(&own);
+    outcome
+}
+
+async fn talk(end: Endpoint, mut random: Random, tally: &Tally) -> Outcome {
     let plan = match random.below(100) {
         0..60 => Plan::Patient,
         60..80 => Plan::Abrupt,

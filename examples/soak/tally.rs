@@ -37,6 +37,11 @@ impl Tally {
         self.add(0, 1);
     }
 
+    /// Returns how many packets were sent and received.
+    pub(crate) fn passed(&self) -> u64 {
+        self.get(1) + self.get(2)
+    }
+
     pub(crate) fn sent(&self, packets: u64) {
         self.add(1, packets);
     }
@@ -77,6 +82,10 @@ impl Tally {
         for (place, count) in line.split(' ').take(NAMES.len()).enumerate() {
             self.add(place, count.parse().unwrap_or(0));
         }
+    }
+
+    pub(crate) fn add_all(&self, other: &Self) {
+        (0..NAMES.len()).for_each(|place| self.add(place, other.get(place)));
     }
 
     /// Returns a line for each counter, with the counts of `other` next to these.
