@@ -312,15 +312,18 @@ impl FalseExport {
         Self { inbox, _token: token.wait().unwrap(), session }
     }
 
-    /// Waits until import wants to open a circuit.
-    fn hear_opening(&self) -> (Header, BridgeId) {
-        loop {
-            let sample = self.inbox.recv_timeout(PATIENCE).unwrap().expect("an opening");
-            let bytes = sample.payload().to_bytes();
-            if let (header, Body::Open { from, .. }) = wire::decode(&bytes).unwrap() {
-                return (header, from);
+    /// Starts an application for which import wants to open a circuit here. The first ones may come
+    /// before import has noticed that the former export is gone. They are cut off.
+    fn opening(&self, world: &World) -> (Process, (Header, BridgeId)) {
+        world.application_until(|within| {
+            while let Some(sample) = self.inbox.recv_timeout(within).unwrap() {
+                let bytes = sample.payload().to_bytes();
+                if let (header, Body::Open { from, .. }) = wire::decode(&bytes).unwrap() {
+                    return Some((header, from));
+                }
             }
-        }
+            None
+        })
     }
 }
 
@@ -336,8 +339,7 @@ fn an_export_that_lies_cancels_the_applications_channel() {
         (0, Body::Beat),
     ];
     for (number, lie) in lies {
-        let mut application = world.application();
-        let (header, from) = export.hear_opening();
+        let (mut application, (header, from)) = export.opening(&world);
         let header = Header { number, ..header };
         let to = format!("{KEY}/import/{from}/in");
         export.session.put(to, wire::encode(&header, &lie)).wait().unwrap();
@@ -349,7 +351,6 @@ fn an_export_that_lies_cancels_the_applications_channel() {
 fn an_export_that_does_not_answer_cancels_the_applications_channel() {
     let mut world = World::with(&["--patience", "3600"]);
     let export = FalseExport::new(&mut world);
-    let mut application = world.application();
-    export.hear_opening();
+    let (mut application, _) = export.opening(&world);
     application.does("end", "cancelled after 0");
 }

@@ -69,8 +69,12 @@ fn a_link_that_loses_everything_silently_cancels_both_sides() {
 #[test]
 fn without_a_link_there_is_no_engine_for_applications() {
     let world = World::new();
-    let mut engine = world.engine();
+    let (mut engine, mut application) = world.connected();
+    application.kill();
+    engine.does("end", "cancelled after 0");
+    engine.does("next", "over");
     world.proxy.cut();
+    world.wait_until_nothing_is_imported();
     engine.tell("accept");
     let mut application = world.connecting_application();
     world.proxy.restore();

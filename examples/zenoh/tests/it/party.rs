@@ -1,6 +1,6 @@
 //! An engine or an application, which does what the test tells it.
 
-use std::time::{Duration, Instant};
+use std::time::Duration;
 
 use futures::SinkExt;
 use futures::executor::block_on;
@@ -9,8 +9,9 @@ use wakering::{Endpoint, Receiver, Sender, ShmError, SpscHandle, SpscListener, T
 use crate::packets::Packets;
 use crate::process::{arguments, listen, say};
 
-/// How long a party that fills its channel waits for more room.
-const CALM: Duration = Duration::from_secs(1);
+/// How often a party that fills its channel looks for more room, with a millisecond in between. A
+/// time would also pass while the whole machine stands still.
+const LOOKS: u32 = 1000;
 
 /// The length of packets that fill a channel.
 pub const FILLING: usize = 1000;
@@ -116,6 +117,7 @@ impl End {
                 }
                 "end" => say(self.end()),
                 "refused" => say(self.refused()),
+                "state" => say(self.state()),
                 "next" => return say("over"),
                 other => panic!("no command {other}"),
             }
@@ -162,16 +164,17 @@ impl End {
     fn fill(&mut self) -> String {
         let sender = self.sender.as_mut().unwrap();
         let (mut packets, mut count) = (Packets::of_length(FILLING), 0_u64);
-        let mut since = Instant::now();
+        let mut looks = 0;
         let mut packet = packets.next().unwrap();
-        while since.elapsed() < CALM {
+        while looks < LOOKS {
             packet = match sender.try_send(packet) {
                 Ok(()) => {
-                    (since, count) = (Instant::now(), count + 1);
+                    (looks, count) = (0, count + 1);
                     packets.next().unwrap()
                 }
                 Err(TrySendError::Full(packet)) => {
                     std::thread::sleep(Duration::from_millis(1));
+                    looks += 1;
                     packet
                 }
                 Err(error) => return error.to_string(),
@@ -196,6 +199,11 @@ impl End {
             Ok(()) => format!("complete after {count}"),
             Err(reason) => format!("{reason} after {count}"),
         }
+    }
+
+    /// Says whether its channel still takes packets.
+    fn state(&self) -> &'static str {
+        if self.sender.as_ref().unwrap().is_closed() { "closed" } else { "open" }
     }
 
     /// Waits until nothing can be sent, and says why.

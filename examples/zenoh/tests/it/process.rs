@@ -81,6 +81,13 @@ impl Process {
         self.expect(said);
     }
 
+    /// Whether a party's channel still takes packets.
+    #[track_caller]
+    pub fn is_open(&mut self) -> bool {
+        self.tell("state");
+        self.hear() == "open"
+    }
+
     /// Kills it, as `kill -9` does.
     pub fn kill(&mut self) {
         self.child.kill().unwrap();

@@ -1,10 +1,11 @@
 //! Two machines: directories that channels are found in, and bridges between them.
 
-use std::net::{SocketAddr, TcpListener};
+use std::net::{Ipv4Addr, SocketAddr, TcpListener};
 use std::path::{Path, PathBuf};
 use std::sync::atomic::{AtomicU32, Ordering};
-use std::time::Duration;
+use std::time::{Duration, Instant};
 
+use crate::PATIENCE;
 use crate::process::Process;
 use crate::proxy::Proxy;
 
@@ -61,7 +62,7 @@ impl World {
         let root = std::env::temp_dir().join(format!("wz-{}-{number}", std::process::id()));
         std::fs::create_dir(&root).unwrap();
         std::fs::write(root.join("zenoh.json5"), CONFIG).unwrap();
-        let proxy = Proxy::new(free_address());
+        let proxy = Proxy::new(free_address(number));
         let more: Vec<String> = more.iter().map(|&word| word.to_owned()).collect();
         let export = start_export(&root, &proxy, &more);
         let import = start_import(&root, &proxy, &more);
@@ -84,6 +85,15 @@ impl World {
     /// Starts an engine that sends back what comes.
     pub fn echo(&self) -> Process {
         self.engine_party(&["echo", NAME])
+    }
+
+    /// Waits until import has noticed that there is no export, and has given up the name.
+    pub fn wait_until_nothing_is_imported(&self) {
+        let (begin, name) = (Instant::now(), format!("{NAME}.sock"));
+        while self.machine("import").join(&name).exists() {
+            assert!(begin.elapsed() < PATIENCE, "import still has the name");
+            std::thread::sleep(Duration::from_millis(1));
+        }
     }
 
     /// Where the channels of a machine are found.
@@ -138,14 +148,27 @@ impl World {
     /// noticed that the other one is gone, or came back. They are cut off.
     pub fn connect_anew(&self, engine: &mut Process) -> Process {
         engine.tell("accept");
-        for _ in 0..20 {
-            let application = self.application();
-            if engine.says_something_within(Duration::from_secs(3)) {
-                engine.expect("accepted");
-                return application;
+        let accepted =
+            |within| engine.says_something_within(within).then(|| engine.expect("accepted"));
+        self.application_until(accepted).0
+    }
+
+    /// Starts applications, each when the one before is cut off, until `comes` returns something.
+    /// It is told how long to wait for that. Returns the last application too.
+    pub fn application_until<T>(
+        &self,
+        mut comes: impl FnMut(Duration) -> Option<T>,
+    ) -> (Process, T) {
+        let begin = Instant::now();
+        loop {
+            let mut application = self.application();
+            while application.is_open() {
+                if let Some(it) = comes(Duration::from_millis(100)) {
+                    return (application, it);
+                }
+                assert!(begin.elapsed() < PATIENCE, "no application gets through");
             }
         }
-        panic!("no application reaches the engine");
     }
 }
 
@@ -174,7 +197,12 @@ fn start(root: &Path, role: &str, ours: &[&str], more: &[String]) -> Process {
     Process::bridge(&root.join(role), &arguments)
 }
 
-/// An address of this machine that nobody listens on.
-fn free_address() -> SocketAddr {
-    TcpListener::bind("127.0.0.1:0").unwrap().local_addr().unwrap()
+/// An address of this machine that nobody listens on. Nobody else uses its host, if the machine has
+/// that: a port of 127.0.0.1 could be given to somebody else before export listens on it.
+fn free_address(number: u32) -> SocketAddr {
+    let [.., high, low] = std::process::id().to_be_bytes();
+    let [.., world] = (1 + number % 250).to_be_bytes();
+    let host = Ipv4Addr::new(127, world, high, low);
+    let listener = TcpListener::bind((host, 0)).or_else(|_| TcpListener::bind("127.0.0.1:0"));
+    listener.unwrap().local_addr().unwrap()
 }
