@@ -67,11 +67,11 @@ pub fn run(
     bridge.start_clock()?;
     loop {
         let export = exports.wait_for_one();
-        match serve(&bridge, name, sizes, export, &exports) {
-            Ok(()) => tracing::info!("export {export} is gone"),
+        match serve(&bridge, name, sizes, &export, &exports) {
+            Ok(()) => tracing::info!("export {} is gone", export.id),
             Err(error) if may_pass(&error) => {
                 tracing::error!("cannot serve {name}: {error}");
-                exports.wait_until_gone(export, Some(PAUSE));
+                exports.wait_until_gone(&export, Some(PAUSE));
             }
             Err(error) => return Err(error),
         }
@@ -91,30 +91,29 @@ fn serve(
     bridge: &Arc<Bridge>,
     name: &str,
     sizes: Sizes,
-    export: BridgeId,
+    export: &Export,
     exports: &Exports,
 ) -> Result<()> {
-    let peer = bridge.peer(export)?;
+    let peer = bridge.peer(export.id)?;
     let builder = SpscListener::builder().driver(peer.driver()).send_timeout(None);
     let place = Arc::new(Place {
         listener: sizes.apply(builder).bind(name)?,
-        is_over: AtomicBool::new(false),
+        is_over: export.is_gone.clone(),
     });
-    tracing::info!("imports {name} from {export}");
+    tracing::info!("imports {name} from {}", export.id);
     let accepting = peer.spawn(accept(bridge.clone(), peer.clone(), place.clone()));
     exports.wait_until_gone(export, None);
     // The name is free at once. Those who came too late are cut off as the others are.
-    place.is_over.store(true, Ordering::SeqCst);
     place.listener.close();
     block_on(accepting);
-    bridge.lose(export);
+    bridge.lose(export.id);
     Ok(())
 }
 
 /// Where applications come.
 struct Place {
     listener: SpscListener,
-    is_over: AtomicBool,
+    is_over: Arc<AtomicBool>,
 }
 
 async fn accept(bridge: Arc<Bridge>, peer: Arc<Peer>, place: Arc<Place>) {
@@ -150,45 +149,54 @@ fn random() -> Result<u128> {
     Ok(u128::from_le_bytes(bytes))
 }
 
+/// An export from when it comes until it goes. If it comes back, it is another one.
+#[derive(Debug, Clone)]
+struct Export {
+    id: BridgeId,
+    is_gone: Arc<AtomicBool>,
+}
+
 /// The exports that are there, the one in use first.
 #[derive(Debug, Default)]
 struct Exports {
-    list: Mutex<Vec<BridgeId>>,
+    list: Mutex<Vec<Export>>,
     changed: Condvar,
 }
 
 impl Exports {
     fn notice(&self, id: BridgeId, is_there: bool) {
         let mut list = self.lock();
-        let known = list.iter().position(|other| *other == id);
+        let known = list.iter().position(|other| other.id == id);
         match (known, is_there) {
-            (None, true) if list.len() < MOST_EXPORTS => list.push(id),
+            (None, true) if list.len() < MOST_EXPORTS => {
+                list.push(Export { id, is_gone: Arc::default() });
+            }
             (None, true) => tracing::warn!("export {id} is ignored: there are {MOST_EXPORTS}"),
-            (Some(at), false) => drop(list.remove(at)),
+            (Some(at), false) => list.remove(at).is_gone.store(true, Ordering::SeqCst),
             _ => {}
         }
         self.changed.notify_all();
     }
 
-    fn wait_for_one(&self) -> BridgeId {
+    fn wait_for_one(&self) -> Export {
         let mut list = self.lock();
         loop {
             if let Some(first) = list.first() {
-                return *first;
+                return first.clone();
             }
             list = self.changed.wait(list).unwrap_or_else(PoisonError::into_inner);
         }
     }
 
-    /// Waits until `id` is gone, or for at most `timeout`.
-    fn wait_until_gone(&self, id: BridgeId, timeout: Option<Duration>) {
+    /// Waits until `export` is gone, or for at most `timeout`.
+    fn wait_until_gone(&self, export: &Export, timeout: Option<Duration>) {
         let timeout = timeout.unwrap_or(Duration::MAX);
-        let is_there = |list: &mut Vec<BridgeId>| list.contains(&id);
+        let is_there = |_: &mut Vec<Export>| !export.is_gone.load(Ordering::SeqCst);
         let waited = self.changed.wait_timeout_while(self.lock(), timeout, is_there);
         drop(waited.unwrap_or_else(PoisonError::into_inner));
     }
 
-    fn lock(&self) -> MutexGuard<'_, Vec<BridgeId>> {
+    fn lock(&self) -> MutexGuard<'_, Vec<Export>> {
         self.list.lock().unwrap_or_else(PoisonError::into_inner)
     }
 }

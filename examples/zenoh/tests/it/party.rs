@@ -1,6 +1,6 @@
 //! An engine or an application, which does what the test tells it.
 
-use std::time::Duration;
+use std::time::{Duration, Instant};
 
 use futures::SinkExt;
 use futures::executor::block_on;
@@ -9,9 +9,8 @@ use wakering::{Endpoint, Receiver, Sender, ShmError, SpscHandle, SpscListener, T
 use crate::packets::Packets;
 use crate::process::{arguments, listen, say};
 
-/// How often a party that fills its channel looks for more room, with a millisecond in between. A
-/// time would also pass while the whole machine stands still.
-const LOOKS: u32 = 1000;
+/// How long a party that fills its channel waits for more room.
+const CALM: Duration = Duration::from_secs(1);
 
 /// The length of packets that fill a channel.
 pub const FILLING: usize = 1000;
@@ -164,17 +163,16 @@ impl End {
     fn fill(&mut self) -> String {
         let sender = self.sender.as_mut().unwrap();
         let (mut packets, mut count) = (Packets::of_length(FILLING), 0_u64);
-        let mut looks = 0;
+        let mut since = Instant::now();
         let mut packet = packets.next().unwrap();
-        while looks < LOOKS {
+        while since.elapsed() < CALM {
             packet = match sender.try_send(packet) {
                 Ok(()) => {
-                    (looks, count) = (0, count + 1);
+                    (since, count) = (Instant::now(), count + 1);
                     packets.next().unwrap()
                 }
                 Err(TrySendError::Full(packet)) => {
                     std::thread::sleep(Duration::from_millis(1));
-                    looks += 1;
                     packet
                 }
                 Err(error) => return error.to_string(),
