@@ -77,14 +77,15 @@ impl Canceller {
     pub(crate) fn add(&self, end: &Arc<Channel>) {
         let is_too_late = {
             let mut ends = self.lock();
-            // Removes ends that are gone, so that a long-lived canceller does not grow.
-            if ends.len() == ends.capacity() {
-                ends.retain(|end| end.strong_count() > 0);
-            }
-            if !self.is_cancelled() {
+            let is_too_late = self.is_cancelled();
+            if !is_too_late {
+                // Removes ends that are gone, so that a long-lived canceller does not grow.
+                if ends.len() == ends.capacity() {
+                    ends.retain(|end| end.strong_count() > 0);
+                }
                 ends.push(Arc::downgrade(end));
             }
-            self.is_cancelled()
+            is_too_late
         };
         if is_too_late {
             end.cancel();

@@ -268,7 +268,8 @@ impl Served for ListenerHost {
 
 impl Host for ListenerHost {
     fn admit(&self, _peer: PeerCredentials) -> Result<OwnedFd, Refusal> {
-        if let Some(mut state) = self.state.lock() {
+        {
+            let mut state = self.state.lock().ok_or(Refusal::Busy)?;
             if state.closed.is_some() {
                 return Err(Refusal::Over);
             }

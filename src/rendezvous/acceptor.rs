@@ -267,10 +267,15 @@ impl Acceptor {
     fn disconnect_unless_hello(&self, client: Pending, watcher: &dyn Watcher, host: &dyn Host) {
         watcher.unwatch(client.socket.as_fd());
         if let Some(socket) = self.read_hello(client.socket, host) {
-            // A process that is just being started may briefly hold a copy of it.
-            socket::hang_up(socket.as_fd());
-            self.note_half_done();
+            self.send_off(&socket);
         }
+    }
+
+    /// Disconnects a client without an answer. A forked child, or a process that is just being
+    /// started, may hold a copy of its socket.
+    fn send_off(&self, socket: &OwnedFd) {
+        socket::hang_up(socket.as_fd());
+        self.note_half_done();
     }
 
     /// Reads and answers the hello. Returns the socket if there is no hello yet.
@@ -298,11 +303,7 @@ impl Acceptor {
                 self.trace_refusal(peer, "what it sent is not a hello");
                 return count(&self.hostile);
             }
-            Ok(Err((_, None))) => {
-                // A forked child may hold a copy of it.
-                socket::hang_up(socket.as_fd());
-                return self.note_half_done();
-            }
+            Ok(Err((_, None))) => return self.send_off(&socket),
             Ok(Err((peer, Some(status)))) => {
                 self.trace_refusal(peer, status.cause());
                 count(&self.refused);
